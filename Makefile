@@ -1,0 +1,68 @@
+# Needs Python 3.11 or newer and nothing else; everything is installed into .venv, by the hashes in requirements/.
+
+PORT ?= 8000
+PYTHON := $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+export UV_SYSTEM_CERTS := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help setup demo serve test check bench soak lock
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(BIN)/proxima .venv/.dev  ## install everything for development into .venv
+
+demo: $(BIN)/proxima  ## from nothing to a running service with sample data; PORT=8000
+	$(BIN)/proxima demo --port $(PORT)
+
+serve: $(BIN)/proxima  ## migrate the database of PROXIMA_DATABASE_URL and serve it; PORT=8000
+	$(BIN)/proxima migrate
+	$(BIN)/proxima serve --port $(PORT)
+
+test: check  ## all checks and all tests, on SQLite and on PostgreSQL
+	$(BIN)/pytest -q -n 2
+
+check: setup  ## lint, formatting, types, layers
+	$(BIN)/ruff check --quiet
+	$(BIN)/ruff format --check --quiet
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+bench: setup  ## measure speed and quality
+	$(BIN)/python -m benchmarks
+
+soak: setup  ## the long tests: minutes to an hour under load and faults
+	$(BIN)/pytest -q -m soak
+
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --no-header
+lock: $(BIN)/uv  ## choose new versions of all dependencies
+	$(COMPILE) --upgrade pyproject.toml -o requirements/runtime.lock
+	$(COMPILE) --upgrade pyproject.toml --group dev -c requirements/runtime.lock -o requirements/dev.lock
+	$(COMPILE) --upgrade requirements/uv.in -o requirements/uv.lock
+
+$(BIN)/python:
+	$(PYTHON) -m venv .venv
+
+$(BIN)/uv: $(BIN)/python requirements/uv.lock
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/uv.lock
+	@touch $@
+
+# uv is fast; pip is slower, but knows the machine's own configuration
+install = $(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r $(1) || \
+	$(BIN)/python -m pip install --quiet --require-hashes -r $(1)
+
+.venv/.runtime: $(BIN)/uv requirements/runtime.lock
+	$(call install,requirements/runtime.lock)
+	@touch $@
+
+.venv/.dev: .venv/.runtime requirements/dev.lock
+	$(call install,requirements/dev.lock)
+	@touch $@
+
+# the command, without a build: this folder on the path, and a program that calls app.cli
+$(BIN)/proxima: .venv/.runtime
+	@$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" | while read -r folder; do \
+		echo "$(CURDIR)" > "$$folder/proxima.pth"; done
+	@printf '#!/bin/sh\nexec "%s" -P -c "from app.cli import main; main()" "$$@"\n' "$(CURDIR)/$(BIN)/python" > $@
+	@chmod +x $@

@@ -1,0 +1,1 @@
+"""The engine: arrays in, arrays out. No clock, no hidden randomness, no input or output (docs/models.md)."""

@@ -1,0 +1,364 @@
+"""Fit the filter to a log: item easiness, the rates of every skill, and what the population shares.
+
+Four steps are repeated. Replay the log; Newton for the easiness of each item under the filter's own offsets; EM for
+P(L0), P(T), P(F) by forward and backward passes over each learner's answers on a skill (Corbett & Anderson 1995; Baum
+et al. 1970), with the filter's likelihoods as emissions; and a search for the population's variances and shifts. All
+of it is one-step-ahead likelihood with priors, so that an item or a skill with few answers keeps its prior.
+
+Easiness is cross-fitted over folds of learners: while rates and variances are fitted, no answer is judged by an
+easiness that saw it, else every item would look easier to predict than it is.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.optimize import minimize
+from scipy.special import expit
+
+from app.adaptive.replay import Log, replay
+from app.adaptive.types import Booleans, Floats, Integers, Items, Parameters, Population, Prediction, Skills
+
+FOLDS = 5
+ROUNDS = 4
+NEWTON_STEPS = 4
+HELD_OUT = 0.2
+ITEM_VARIANCE = 1.0
+PSEUDO_LEARNERS = 20.0
+EM_STEPS = 3
+SEARCH_LEARNERS = 600
+SEARCH_ANSWERS = 150
+SEARCH_EVALUATIONS = 160
+EASINESS_LIMIT = 8.0
+
+DEFAULT_PRIOR, DEFAULT_LEARN, DEFAULT_FORGET = 0.41, 0.24, 0.03
+# P(F) stays so low that somebody who keeps answering correctly can pass the line of mastery.
+BOUNDS = {"prior": (0.02, 0.98), "learn": (0.005, 0.6), "forget": (0.001, 0.06)}
+
+# What it costs to move a searched value by one unit of its free scale away from the default.
+RIDGE = 2.0
+
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The calibrated parameters, and mean log loss and AUC on held-out learners before and after."""
+
+    parameters: Parameters
+    held_out_responses: int
+    log_loss_before: float
+    log_loss_after: float
+    auc_before: float
+    auc_after: float
+
+
+def calibrate(
+    parameters: Parameters, log: Log, fixed: Booleans, seed: int, progress: Progress = lambda stage, share: None
+) -> Fit:
+    """Fit `parameters` (the values in force, the start of the search) to the answers of `log`.
+
+    `fixed` (I,) marks items whose parameters are known and stay. A fifth of the learners, drawn with `seed`, is held
+    out to measure the fit; the result is then fitted again, from there, to everybody. `progress` is called with the
+    name of a stage and the share of the whole that is done.
+    """
+    rng = np.random.default_rng(seed)
+    aside = np.zeros(log.learners, dtype=np.bool_)
+    aside[rng.permutation(log.learners)[: max(1, round(HELD_OUT * log.learners))]] = True
+    training, held_out = take(log, ~aside), take(log, aside)
+    if not len(training.items):
+        training = log
+    start = replace(parameters, skills=default_rates(parameters.skills), population=Population())
+    fitted = rounds(start, training, fixed, rng, ROUNDS, lambda share: progress("fit", 0.8 * share))
+    before, after = (measure(candidate, held_out) for candidate in (parameters, fitted))
+    final = rounds(fitted, log, fixed, rng, 1, lambda share: progress("refit", 0.8 + 0.2 * share))
+    return Fit(final, len(held_out.items), before[0], after[0], before[1], after[1])
+
+
+def default_rates(skills: Skills) -> Skills:
+    """The same skills with the default P(L0), P(T), P(F)."""
+    return replace(
+        skills,
+        prior=np.full(skills.count, DEFAULT_PRIOR),
+        learn=np.full(skills.count, DEFAULT_LEARN),
+        forget=np.full(skills.count, DEFAULT_FORGET),
+    )
+
+
+def rounds(
+    parameters: Parameters,
+    log: Log,
+    fixed: Booleans,
+    rng: np.random.Generator,
+    count: int,
+    progress: Callable[[float], None],
+) -> Parameters:
+    """Alternate the fits of items, skills and population `count` times."""
+    folds = rng.permutation(log.learners) % min(FOLDS, max(log.learners, 1))
+    fold = np.repeat(folds, np.diff(log.starts))
+    easiness = np.tile(parameters.items.easiness, (FOLDS, 1))
+    for done in range(count):
+        crossed, crossed_log = cross(parameters, easiness, log, fold)
+        _, predicted = replay(crossed, crossed_log)
+        offset = predicted.logit - easiness[fold, log.items]
+        easiness = fit_easiness(parameters, easiness, log, fold, fixed, offset, predicted)
+        progress((done + 0.3) / count)
+        crossed, _ = cross(parameters, easiness, log, fold)
+        _, predicted = replay(crossed, crossed_log)
+        parameters = replace(parameters, skills=fit_rates(parameters, log, predicted))
+        progress((done + 0.6) / count)
+        crossed, _ = cross(parameters, easiness, log, fold)
+        parameters = replace(parameters, population=search_population(crossed, crossed_log, rng))
+        progress((done + 1) / count)
+    crossed, crossed_log = cross(parameters, easiness, log, fold)
+    _, predicted = replay(crossed, crossed_log)
+    offset = predicted.logit - easiness[fold, log.items]
+    nobody = np.full(len(log.items), -1)
+    everybody = fit_easiness(parameters, easiness.mean(axis=0)[None], log, nobody, fixed, offset, predicted)
+    return replace(parameters, items=replace(parameters.items, easiness=everybody[0]))
+
+
+def take(log: Log, learners: Booleans | Integers) -> Log:
+    """The log of some learners, in the order they are named."""
+    chosen = np.flatnonzero(learners) if learners.dtype == np.bool_ else learners
+    lengths = np.diff(log.starts)[chosen]
+    starts = np.zeros(len(chosen) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=starts[1:])
+    places = np.repeat(log.starts[:-1][chosen] - starts[:-1], lengths) + np.arange(starts[-1])
+    return Log(starts, log.items[places], log.scores[places])
+
+
+def cross(parameters: Parameters, easiness: Floats, log: Log, fold: Integers) -> tuple[Parameters, Log]:
+    """One bank that holds the items once for each fold, and the log on it: fold f meets the copy that never saw it."""
+    bank, copies = parameters.items, len(easiness)
+    stacked = Items(
+        easiness=easiness.reshape(-1),
+        discrimination=np.tile(bank.discrimination, copies),
+        guessing=np.tile(bank.guessing, copies),
+        upper=np.tile(bank.upper, copies),
+        thresholds=np.tile(bank.thresholds, (copies, 1)),
+        skills=np.tile(bank.skills, (copies, 1)),
+    )
+    return replace(parameters, items=stacked), Log(log.starts, log.items + fold * bank.count, log.scores)
+
+
+def fit_easiness(
+    parameters: Parameters,
+    easiness: Floats,
+    log: Log,
+    fold: Integers,
+    fixed: Booleans,
+    offset: Floats,
+    predicted: Prediction,
+) -> Floats:
+    """Newton for the easiness of every item in every fold; (folds, I).
+
+    Row f is fitted to the answers outside fold f. The prior is normal around the mean of the item's skills with
+    variance 1; `offset` (N,) is the rest of the logit, as the filter had it before each answer.
+    """
+    bank = parameters.items
+    shrink = 1 / np.sqrt(1 + np.pi / 8 * predicted.variance)
+    tagged = bank.tagged[log.items]
+    shifts = (tagged * parameters.population.known_shift, tagged * parameters.population.unknown_shift)
+    result = easiness.copy()
+    for row in range(len(result)):
+        use = np.flatnonzero(fold != row)
+        items, score, mastery = log.items[use], log.scores[use], predicted.mastery[use]
+        bottom, reach = bank.guessing[items], bank.upper[items] - bank.guessing[items]
+        for _ in range(NEWTON_STEPS):
+            x = shrink[use] * (result[row, items] + offset[use] + shifts[0][use])
+            z = shrink[use] * (result[row, items] + offset[use] + shifts[1][use])
+            high, low = expit(x), expit(z)
+            p = np.clip(bottom + reach * (mastery * high + (1 - mastery) * low), 1e-6, 1 - 1e-6)
+            slope = reach * shrink[use] * (mastery * high * (1 - high) + (1 - mastery) * low * (1 - low))
+            spread = p * (1 - p)
+            gradient = np.bincount(items, (score - p) * slope / spread, bank.count)
+            information = np.bincount(items, slope * slope / spread, bank.count)
+            centre = skill_means(bank, result[row], information)
+            move = (gradient - (result[row] - centre) / ITEM_VARIANCE) / (information + 1 / ITEM_VARIANCE)
+            result[row] = np.clip(result[row] + np.clip(move, -1, 1), -EASINESS_LIMIT, EASINESS_LIMIT)
+            result[row, fixed] = bank.easiness[fixed]
+    return result
+
+
+def skill_means(bank: Items, easiness: Floats, weight: Floats) -> Floats:
+    """The mean easiness of each item's skills, shrunk to the mean of all items; (I,)."""
+    weight = weight / (weight + 1 / ITEM_VARIANCE)
+    overall = float((weight * easiness).sum() / max(weight.sum(), 1e-9))
+    if bank.skills.shape[1] == 0:
+        return np.full(bank.count, overall)
+    held = bank.skills >= 0
+    rows = np.repeat(np.arange(bank.count), held.sum(axis=1))
+    skills, size = bank.skills[held], int(bank.skills.max(initial=-1)) + 1
+    total = np.bincount(skills, weight[rows] * easiness[rows], size) + overall
+    mean = total / (np.bincount(skills, weight[rows], size) + 1)
+    centre = np.bincount(rows, mean[skills] * bank.weights[held], bank.count)
+    return np.where(bank.tagged > 0, centre, overall)
+
+
+def fit_rates(parameters: Parameters, log: Log, predicted: Prediction) -> Skills:
+    """EM for P(L0), P(T), P(F) of every skill, with about 20 learners' worth of the mean over skills as prior."""
+    skills = parameters.skills
+    chains = link(parameters.items, log)
+    if not len(chains.skill):
+        return skills
+    for _ in range(EM_STEPS):
+        counts = expect(skills, chains, predicted.known[chains.answer], predicted.unknown[chains.answer])
+        rates = {}
+        for name, (happened, possible) in counts.items():
+            hits = np.bincount(chains.skill, happened, skills.count)
+            chances = np.bincount(chains.skill, possible, skills.count)
+            default = {"prior": DEFAULT_PRIOR, "learn": DEFAULT_LEARN, "forget": DEFAULT_FORGET}[name]
+            mean = (hits.sum() + PSEUDO_LEARNERS * default) / (chances.sum() + PSEUDO_LEARNERS)
+            rates[name] = np.clip(
+                (hits + PSEUDO_LEARNERS * mean) / (chances + PSEUDO_LEARNERS), *BOUNDS[name]
+            )
+        skills = replace(skills, **rates)
+    return skills
+
+
+@dataclass(frozen=True)
+class Chains:
+    """The answers of one learner on one skill, in order: C chains, from the longest to the shortest.
+
+    `starts` and `lengths` are (C,) places in `answer`, which names the answers of the log; `skill` is (C,).
+    """
+
+    starts: Integers
+    lengths: Integers
+    skill: Integers
+    answer: Integers
+
+    def at(self, t: int) -> tuple[int, Integers]:
+        """How many chains have a t-th answer, and where these stand."""
+        active = int(np.searchsorted(-self.lengths, -t, side="left"))
+        return active, self.starts[:active] + t
+
+
+def link(bank: Items, log: Log) -> Chains:
+    """Sort a log into chains."""
+    learner = np.repeat(np.arange(log.learners), np.diff(log.starts))
+    asked = bank.skills[log.items]
+    answer, place = np.nonzero(asked >= 0)
+    skill = asked[answer, place]
+    order = np.lexsort((answer, skill, learner[answer]))
+    answer, skill = answer[order], skill[order]
+    first = np.flatnonzero(np.diff(learner[answer], prepend=-1) | np.diff(skill, prepend=-1))
+    lengths = np.diff(first, append=len(answer))
+    longest = np.argsort(-lengths, kind="stable")
+    return Chains(first[longest], lengths[longest], skill[first][longest], answer)
+
+
+def expect(skills: Skills, chains: Chains, known: Floats, unknown: Floats) -> dict[str, tuple[Floats, Floats]]:
+    """The E-step: for every chain how often something is expected to have happened, and could have; each (C,)."""
+    learn, forget = skills.learn[chains.skill], skills.forget[chains.skill]
+    before, after = np.empty(len(known)), np.empty(len(known))
+    mastery = skills.prior[chains.skill].copy()
+    for t in range(int(chains.lengths[0])):
+        active, places = chains.at(t)
+        q = mastery[:active]
+        weight = q * known[places]
+        posterior = weight / (weight + (1 - q) * unknown[places])
+        before[places], after[places] = q, posterior
+        mastery[:active] = posterior * (1 - forget[:active]) + (1 - posterior) * learn[:active]
+    smoothed = np.empty(len(known))
+    learnt, could_learn, forgot, could_forget = np.zeros((4, len(chains.skill)))
+    for t in range(int(chains.lengths[0]) - 1, -1, -1):
+        active, places = chains.at(t)
+        following, _ = chains.at(t + 1)
+        smoothed[places[following:]] = after[places[following:]]
+        now, coming = places[:following], places[:following] + 1
+        gained, kept = (1 - after[now]) * learn[:following], after[now] * (1 - forget[:following])
+        # P(known next | all) / P(known next | so far), and the same for not known: the backward correction.
+        up = smoothed[coming] / np.maximum(before[coming], 1e-12)
+        down = (1 - smoothed[coming]) / np.maximum(1 - before[coming], 1e-12)
+        lost = after[now] * forget[:following]
+        smoothed[now] = kept * up + lost * down
+        learnt[:following] += gained * up
+        could_learn[:following] += 1 - smoothed[now]
+        forgot[:following] += lost * down
+        could_forget[:following] += smoothed[now]
+    ones = np.ones(len(chains.skill))
+    return {
+        "prior": (smoothed[chains.starts], ones),
+        "learn": (learnt, could_learn),
+        "forget": (forgot, could_forget),
+    }
+
+
+def search_population(parameters: Parameters, log: Log, rng: np.random.Generator) -> Population:
+    """Nelder-Mead for what the population shares, on the first answers of a sample of learners.
+
+    Values move on logarithmic or logit scales and pay a ridge for leaving the defaults.
+    """
+    sample = take(log, np.sort(rng.permutation(log.learners)[:SEARCH_LEARNERS]))
+    lengths = np.minimum(np.diff(sample.starts), SEARCH_ANSWERS)
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    places = np.repeat(sample.starts[:-1] - starts[:-1], lengths) + np.arange(starts[-1])
+    sample = Log(starts, sample.items[places], sample.scores[places])
+    origin = to_free(Population())
+
+    def loss(free: Floats) -> float:
+        population = from_free(free)
+        _, predicted = replay(replace(parameters, population=population), sample)
+        return total_loss(predicted.p, sample.scores) + RIDGE * float(((free - origin) ** 2).sum())
+
+    start = to_free(parameters.population)
+    simplex = np.vstack([start, start + 0.25 * np.eye(len(start))])
+    found = minimize(
+        loss,
+        start,
+        method="Nelder-Mead",
+        options={"initial_simplex": simplex, "maxfev": SEARCH_EVALUATIONS, "xatol": 0.02, "fatol": 0.05},
+    )
+    return from_free(found.x)
+
+
+def to_free(population: Population) -> Floats:
+    """The searched values on scales without bounds."""
+    keep = population.form_retention
+    return np.array(
+        [
+            np.log(population.ability_variance),
+            np.log(population.skill_drift),
+            np.log(population.form_variance),
+            np.log(keep / (1 - keep)),
+            population.unknown_shift,
+            np.log(population.known_shift - population.unknown_shift),
+        ]
+    )
+
+
+def from_free(free: Floats) -> Population:
+    """The inverse of `to_free`, with everything kept within what the filter can bear."""
+    ability, drift, form, keep, unknown, gap = np.clip(free, -8, 6).tolist()
+    return Population(
+        ability_variance=float(np.clip(np.exp(ability), 0.05, 9.0)),
+        skill_drift=float(np.clip(np.exp(drift), 1e-5, 0.2)),
+        form_variance=float(np.clip(np.exp(form), 1e-4, 2.0)),
+        form_retention=float(np.clip(expit(keep), 0.5, 0.999)),
+        unknown_shift=float(np.clip(unknown, -3, 0)),
+        known_shift=float(np.clip(unknown, -3, 0) + np.clip(np.exp(gap), 0.5, 6.0)),
+    )
+
+
+def measure(parameters: Parameters, log: Log) -> tuple[float, float]:
+    """Mean log loss and AUC of the predictions of a log."""
+    _, predicted = replay(parameters, log)
+    return total_loss(predicted.p, log.scores) / max(len(log.scores), 1), auc(predicted.p, log.scores)
+
+
+def total_loss(p: Floats, score: Floats) -> float:
+    """-Σ y log p + (1 - y) log(1 - p)."""
+    return float(-(score * np.log(p) + (1 - score) * np.log1p(-p)).sum())
+
+
+def auc(p: Floats, score: Floats) -> float:
+    """The chance that a success was given the higher prediction (ties count half); .5 if there is only one kind."""
+    success = score >= 0.5
+    positives, negatives = int(success.sum()), int((~success).sum())
+    if not positives or not negatives:
+        return 0.5
+    values, inverse, counts = np.unique(p, return_inverse=True, return_counts=True)
+    ranks = np.cumsum(counts) - (counts - 1) / 2
+    return float((ranks[inverse][success].sum() - positives * (positives + 1) / 2) / (positives * negatives))

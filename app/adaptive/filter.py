@@ -1,0 +1,252 @@
+"""The unified filter: item response theory and Bayesian knowledge tracing in one update.
+
+An item's difficulty and the learner's ability set how likely somebody who knows the skill, or does not, is to answer
+correctly; the answer updates ability, skill offsets and mastery together. Ability and offsets are an assumed-density
+filter (Gaussian; a Laplace step for each of the two states of knowledge, moments matched), mastery is the filter of
+Corbett & Anderson (1995, equations 2 to 4) with slip and guess that belong to the item and the learner.
+
+Everything works element by element in a fixed order: a learner's numbers are bit-identical in any batch.
+"""
+
+import numpy as np
+
+from app.adaptive.likelihood import expected_score, likelihood, slopes
+from app.adaptive.mastery import is_mastered
+from app.adaptive.types import Floats, Integers, Items, Parameters, Population, Prediction, States
+
+BOUND = 6.0
+NEWTON_STEPS = 3
+LONGEST_STEP = 1.5
+SKILL_VARIANCE_LIMIT = 2.0
+# P(T) falls to a fifth, and with it P(known), where a prerequisite is missing.
+WITHOUT_PREREQUISITE = 0.2
+CERTAIN = 1e-9
+
+
+def initial(parameters: Parameters, count: int) -> States:
+    """`count` learners of whom nothing is known: every value is its prior."""
+    population, skills = parameters.population, parameters.skills
+    shape = (count, skills.count)
+    return States(
+        ability=np.zeros(count),
+        ability_variance=np.full(count, population.ability_variance),
+        form=np.zeros(count),
+        form_variance=np.full(count, population.form_variance),
+        answers=np.zeros(count, dtype=np.int64),
+        last_item=np.full(count, -1, dtype=np.int64),
+        offset=np.zeros(shape),
+        offset_variance=np.full(shape, population.skill_variance),
+        mastery=np.broadcast_to(skills.prior, shape).copy(),
+        bump=np.zeros(shape),
+        evidence=np.zeros(shape, dtype=np.int64),
+        practised=np.zeros(shape, dtype=np.int64),
+        attained=np.zeros(shape, dtype=np.bool_),
+    )
+
+
+def predict(parameters: Parameters, states: States, learners: Integers, items: Integers) -> Floats:
+    """The expected score, as a fraction, of each learner (a row of `states`) on each item; all (N,)."""
+    logit, variance, mastery = latent(parameters.items, states, learners, items)
+    known, unknown = levels(parameters, items, logit, variance)
+    p_known = expected_score(parameters.items, items, known)
+    p_unknown = expected_score(parameters.items, items, unknown)
+    return mastery * p_known + (1 - mastery) * p_unknown
+
+
+def latent(items: Items, states: States, learners: Integers, chosen: Integers) -> tuple[Floats, Floats, Floats]:
+    """Mean and variance of the latent logit, and the mean mastery of the item's skills; all (N,)."""
+    slope = items.discrimination[chosen]
+    logit = states.ability[learners] + states.form[learners]
+    variance = states.ability_variance[learners] + states.form_variance[learners]
+    mastery = np.zeros(len(chosen))
+    skills, weights = items.skills[chosen], items.weights[chosen]
+    for place in range(skills.shape[1] if states.offset.shape[1] else 0):
+        skill, weight = skills[:, place], weights[:, place]
+        logit += weight * states.offset[learners, skill]
+        variance += weight * weight * states.offset_variance[learners, skill]
+        mastery += weight * states.mastery[learners, skill]
+    return items.easiness[chosen] + slope * logit, slope * slope * variance, mastery
+
+
+def levels(parameters: Parameters, chosen: Integers, logit: Floats, variance: Floats) -> tuple[Floats, Floats]:
+    """The logits of somebody who knows the skills and of somebody who does not, shrunk for the uncertainty of η.
+
+    κ = (1 + πV/8)^-1/2 (MacKay 1992) turns the mean of a logistic over a Gaussian into a logistic of its mean.
+    """
+    population, tagged = parameters.population, parameters.items.tagged[chosen]
+    shrink = 1 / np.sqrt(1 + np.pi / 8 * variance)
+    return (
+        shrink * (logit + tagged * population.known_shift),
+        shrink * (logit + tagged * population.unknown_shift),
+    )
+
+
+def step(parameters: Parameters, states: States, items: Integers, scores: Floats) -> tuple[States, Prediction]:
+    """Fold one answer of each of B learners into their states.
+
+    `items` (B,) are item numbers, `scores` (B,) fractions of the maximum within 0..1. Returns the states after the
+    answers and what was expected before them; the arguments are not changed.
+    """
+    after = states.copy()
+    return after, advance(parameters, after, items, scores)
+
+
+def advance(parameters: Parameters, states: States, items: Integers, scores: Floats) -> Prediction:
+    """`step` in place: `states` becomes the states after the answers."""
+    population, bank = parameters.population, parameters.items
+    learners = np.arange(states.count)
+    logit, variance, mastery = latent(bank, states, learners, items)
+    known, unknown = levels(parameters, items, logit, variance)
+    p_known, p_unknown = expected_score(bank, items, known), expected_score(bank, items, unknown)
+    prediction = Prediction(
+        p=mastery * p_known + (1 - mastery) * p_unknown,
+        logit=logit,
+        variance=variance,
+        known=likelihood(bank, items, known, scores),
+        unknown=likelihood(bank, items, unknown, scores),
+        mastery=mastery,
+    )
+    pull, shrinkage = surprise(parameters, items, scores, prediction)
+    move_ability(population, states, bank.discrimination[items], pull, shrinkage)
+    states.answers[:] += 1
+    states.last_item[:] = items
+    for place in range(bank.skills.shape[1]):
+        skill = bank.skills[items, place]
+        rows = np.flatnonzero(skill >= 0)
+        skill = skill[rows]
+        loading = bank.discrimination[items[rows]] * bank.weights[items[rows], place]
+        move_offset(population, states, rows, skill, loading, pull[rows], shrinkage[rows])
+        inform_prerequisites(parameters, states, rows, skill, items, prediction)
+        move_mastery(parameters, states, rows, skill, prediction)
+    return prediction
+
+
+def surprise(
+    parameters: Parameters, items: Integers, scores: Floats, prediction: Prediction
+) -> tuple[Floats, Floats]:
+    """How far the answer pulls the latent logit, and how much of its variance it removes, both per unit of variance.
+
+    The posterior is a mixture of "knew it" and "did not"; its two first moments are kept.
+    """
+    population, tagged = parameters.population, parameters.items.tagged[items]
+    weight = prediction.mastery * prediction.known
+    weight = weight / (weight + (1 - prediction.mastery) * prediction.unknown)
+    eta, variance = prediction.logit, prediction.variance
+    high, high_variance = mode(parameters.items, items, scores, eta, variance, tagged * population.known_shift)
+    low, low_variance = mode(parameters.items, items, scores, eta, variance, tagged * population.unknown_shift)
+    mean = weight * high + (1 - weight) * low
+    spread = weight * (high_variance + (high - mean) ** 2) + (1 - weight) * (low_variance + (low - mean) ** 2)
+    return (mean - eta) / variance, np.maximum(variance - spread, 0.0) / (variance * variance)
+
+
+def mode(
+    items: Items, chosen: Integers, scores: Floats, eta: Floats, variance: Floats, shift: Floats
+) -> tuple[Floats, Floats]:
+    """The mode of N(x; η, V) p(y | x + shift) by Newton steps, and the variance there (Laplace).
+
+    Steps are bounded: from far below the mode a full step would overshoot. A step can then never cross η, so a
+    correct answer cannot lower the estimate.
+    """
+    x = eta
+    for _ in range(NEWTON_STEPS):
+        gradient, information = slopes(items, chosen, x + shift, scores)
+        move = (gradient - (x - eta) / variance) / (information + 1 / variance)
+        x = x + np.clip(move, -LONGEST_STEP, LONGEST_STEP)
+    _, information = slopes(items, chosen, x + shift, scores)
+    return x, 1 / (information + 1 / variance)
+
+
+def move_ability(
+    population: Population, states: States, slope: Floats, pull: Floats, shrinkage: Floats
+) -> None:
+    """Ability drifts, form is an AR(1) process: both take their share of the surprise first."""
+    gain = slope * states.ability_variance
+    states.ability[:] = np.clip(states.ability + gain * pull, -BOUND, BOUND)
+    states.ability_variance[:] += population.ability_drift - gain * gain * shrinkage
+    np.minimum(states.ability_variance, population.ability_variance, out=states.ability_variance)
+    gain = slope * states.form_variance
+    keep = population.form_retention
+    states.form[:] = keep * np.clip(states.form + gain * pull, -BOUND, BOUND)
+    states.form_variance[:] = (
+        keep * keep * (states.form_variance - gain * gain * shrinkage) + (1 - keep * keep) * population.form_variance
+    )
+
+
+def move_offset(
+    population: Population,
+    states: States,
+    rows: Integers,
+    skill: Integers,
+    loading: Floats,
+    pull: Floats,
+    shrinkage: Floats,
+) -> None:
+    """The learner's offset on one skill takes its share of the surprise, then drifts."""
+    before = states.offset_variance[rows, skill]
+    gain = loading * before
+    states.offset[rows, skill] = np.clip(states.offset[rows, skill] + gain * pull, -BOUND, BOUND)
+    states.offset_variance[rows, skill] = np.minimum(
+        before - gain * gain * shrinkage + population.skill_drift,
+        max(SKILL_VARIANCE_LIMIT, population.skill_variance),
+    )
+
+
+def move_mastery(
+    parameters: Parameters, states: States, rows: Integers, skill: Integers, prediction: Prediction
+) -> None:
+    """Bayes for P(known), then one transition: what was known may be forgotten, what was not may be learnt."""
+    skills = parameters.skills
+    learn, forget = skills.learn[skill], skills.forget[skill]
+    posterior = bayes(states.mastery[rows, skill], prediction.known[rows], prediction.unknown[rows])
+    mastery = posterior * (1 - forget) + (1 - posterior) * learn
+    evidence = states.evidence[rows, skill] + 1
+    states.mastery[rows, skill] = mastery
+    states.bump[rows, skill] = np.maximum(mastery - posterior, 0.0)
+    states.evidence[rows, skill] = evidence
+    states.practised[rows, skill] = states.answers[rows]
+    states.attained[rows, skill] |= is_mastered(mastery, evidence)
+
+
+def inform_prerequisites(
+    parameters: Parameters,
+    states: States,
+    rows: Integers,
+    skill: Integers,
+    items: Integers,
+    prediction: Prediction,
+) -> None:
+    """An answer on a skill also speaks of its direct prerequisites (noisy AND), unless the item asks for them itself.
+
+    Knowing s is `WITHOUT_PREREQUISITE` times as likely where the prerequisite r is missing, and such that P(s) stays
+    what it is; the likelihood ratio of the answer then moves P(r). The chances use the mastery of s before the answer.
+    """
+    for place in range(parameters.skills.prerequisites.shape[1]):
+        prerequisite = parameters.skills.prerequisites[skill, place]
+        asked = (parameters.items.skills[items[rows]] == prerequisite[:, None]).any(axis=1)
+        held = np.flatnonzero((prerequisite >= 0) & ~asked)
+        if not held.size:
+            continue
+        learners, s, r = rows[held], skill[held], prerequisite[held]
+        q_s, q_r = states.mastery[learners, s], states.mastery[learners, r]
+        with_it = np.minimum(q_s / np.maximum(q_r + WITHOUT_PREREQUISITE * (1 - q_r), CERTAIN), 1.0)
+        without = WITHOUT_PREREQUISITE * with_it
+        known, unknown = prediction.known[learners], prediction.unknown[learners]
+        states.mastery[learners, r] = bayes(
+            q_r, with_it * known + (1 - with_it) * unknown, without * known + (1 - without) * unknown
+        )
+
+
+def bayes(prior: Floats, if_true: Floats, if_false: Floats) -> Floats:
+    """P(true | data) from P(true) and the two likelihoods.
+
+    Stops 1e-9 before 0 and 1: whoever got there could never leave, as a prerequisite that is only informed has no
+    learning or forgetting to bring it back.
+    """
+    weight = prior * if_true
+    posterior = weight / (weight + (1 - prior) * if_false)
+    return np.clip(posterior, np.minimum(prior, CERTAIN), np.maximum(prior, 1 - CERTAIN))
+
+
+def at_bound(states: States) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":
+    """Whether an ability was stopped at the end of the scale, ±6; (B,)."""
+    return np.abs(states.ability) >= BOUND

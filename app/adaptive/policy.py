@@ -1,0 +1,287 @@
+"""Which exercise comes next, and every term of the reason: first the skill, then the item (docs/models.md).
+
+    q_s     = mastery · exp(-.2 F_s Δt_s) - .5 · (what its last answer taught)
+    V_s     = 1 + Σ over the skills it opens up of (1 - q)
+    doubt_s = (1 - q_s) V_s √(T_s / .17)            settled: doubt ≤ .2;  open: unsettled, all prerequisites settled
+    skill   = argmax over open skills of V_s √[(T_s / .17) / (1.1 - q_s)] + .5 [a skill of the last item]
+              none open → argmax doubt over the skills not mastered
+    item    = of that skill, not the last one: the least |logit p - logit .62| - .2 U(0, 1)
+
+The constants were frozen on simulated learners (`engine.md`, "Practice policy").
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import expm1
+
+from app.adaptive.filter import predict
+from app.adaptive.likelihood import logit
+from app.adaptive.mastery import is_mastered
+from app.adaptive.types import Booleans, Floats, Integers, Parameters, Seeds, States
+
+TYPICAL_LEARN = 0.17
+FADING = 0.2
+TAUGHT_DISCOUNT = 0.5
+SETTLED = 0.2
+CEILING = 1.1
+STAY = 0.5
+TARGET = 0.62
+JITTER = 0.2
+
+PRACTISE, STRENGTHEN, NO_SKILL, ALL_MASTERED, NOTHING_ELIGIBLE = range(5)
+CODES = ("practice_skill", "strengthen_skill", "practice_item", "all_mastered", "nothing_eligible")
+
+# 40-point Gauss-Legendre in s, where 1 - u = s³ (width): dense near u = 1, where a choice among very many is decided.
+NODES, WEIGHTS = np.polynomial.legendre.leggauss(40)
+NODES, WEIGHTS = ((NODES + 1) / 2) ** 3, 3 * ((NODES + 1) / 2) ** 2 * WEIGHTS / 2
+
+
+@dataclass(frozen=True)
+class Choices:
+    """One exercise for each of B learners; `item` and `skill` are -1 where there is none, `code` says why.
+
+    `propensity` is the chance this item had, given the skill. The other arrays are the terms of the reason.
+    """
+
+    code: Integers
+    skill: Integers
+    item: Integers
+    p: Floats
+    propensity: Floats
+    doubt: Floats
+    opens_up: Floats
+    learn: Floats
+    challenge: Floats
+    prerequisites: Floats
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How every skill stands for every learner, each (B, S)."""
+
+    opens_up: Floats
+    doubt: Floats
+    ready: Floats
+    open: Booleans
+    mastered: Booleans
+    value: Floats
+
+
+def choose(
+    parameters: Parameters, states: States, seeds: Seeds, avoid: Sequence[Integers] | None = None
+) -> Choices:
+    """The next exercise of each of B learners.
+
+    `seeds` (B,) are the randomness: the same seed gives the same choice. `avoid` lists, for each learner, items not
+    to offer; the last item is avoided too, unless nothing else is left.
+    """
+    shunned = [np.empty(0, dtype=np.int64)] * states.count if avoid is None else list(avoid)
+    shunned = [np.unique(items) for items in shunned]
+    fresh = [
+        np.union1d(items, [last]) if last >= 0 else items
+        for items, last in zip(shunned, states.last_item.tolist(), strict=True)
+    ]
+    choices = choose_once(parameters, states, seeds, fresh)
+    stuck = np.flatnonzero(choices.code == NOTHING_ELIGIBLE)
+    if stuck.size:
+        again = choose_once(parameters, states[stuck], seeds[stuck], [shunned[i] for i in stuck])
+        for name in Choices.__dataclass_fields__:
+            getattr(choices, name)[stuck] = getattr(again, name)
+    return choices
+
+
+def choose_once(
+    parameters: Parameters, states: States, seeds: Seeds, avoid: Sequence[Integers]
+) -> Choices:
+    """`choose` with nothing avoided but what `avoid` says."""
+    standing = stand(parameters, states)
+    available = count_available(parameters, states.count, avoid)
+    skill, code = choose_skill(parameters, states, standing, available > 0)
+    learners, candidates = list_candidates(parameters, skill, code, avoid)
+    p = predict(parameters, states, learners, candidates)
+    distance = np.abs(logit(p) - logit(np.array(TARGET)))
+    score = distance - JITTER * uniform(seeds[learners], candidates)
+    chosen = first_smallest(score, learners, states.count)
+    has = np.flatnonzero(chosen >= 0)
+    code[(chosen < 0) & (code != ALL_MASTERED)] = NOTHING_ELIGIBLE
+    picked, named = chosen[has], has[skill[has] >= 0]
+    rows = skill[named]
+
+    def of_skill(values: Floats) -> Floats:
+        result = np.zeros(states.count)
+        result[named] = values[named, rows]
+        return result
+
+    def of_item(values: Floats, nothing: float) -> Floats:
+        result = np.full(states.count, nothing)
+        result[has] = values
+        return result
+
+    return Choices(
+        code=code,
+        skill=np.where(chosen >= 0, skill, -1),
+        item=of_item(candidates[picked], -1).astype(np.int64),
+        p=of_item(p[picked], 0.0),
+        propensity=of_item(chances(distance, learners, picked), 0.0),
+        doubt=of_skill(standing.doubt),
+        opens_up=of_skill(standing.opens_up),
+        learn=of_skill(np.broadcast_to(parameters.skills.learn, standing.doubt.shape)),
+        challenge=of_item(expm1(-distance[picked]) + 1, 0.0),
+        prerequisites=of_skill(standing.ready),
+    )
+
+
+def stand(parameters: Parameters, states: States) -> Standing:
+    """Judge every skill of every learner."""
+    skills = parameters.skills
+    idle = np.where(states.evidence > 0, states.answers[:, None] - states.practised, 0)
+    faded = states.mastery * (expm1(-FADING * skills.forget * idle) + 1)
+    held = np.clip(faded - TAUGHT_DISCOUNT * states.bump, 0.0, 1.0)
+    missing = 1 - held
+    opens_up = np.ones_like(missing)
+    starts, opened = skills.descendants
+    opening = np.flatnonzero(np.diff(starts))
+    if opening.size:
+        opens_up[:, opening] += np.add.reduceat(missing[:, opened], starts[opening], axis=1)
+    speed = skills.learn / TYPICAL_LEARN
+    doubt = missing * opens_up * np.sqrt(speed)
+    settled = doubt <= SETTLED
+    ready = ready_share(parameters, settled)
+    value = opens_up * np.sqrt(speed / (CEILING - held)) + STAY * of_last_item(parameters, states)
+    return Standing(opens_up, doubt, ready, ~settled & (ready == 1), is_mastered(held, states.evidence), value)
+
+
+def ready_share(parameters: Parameters, settled: Booleans) -> Floats:
+    """The share of each skill's direct prerequisites that are settled; one that no item asks for cannot hold it up."""
+    prerequisites = parameters.skills.prerequisites
+    satisfied = settled | (item_counts(parameters) == 0)
+    met, total = np.zeros(settled.shape), np.maximum((prerequisites >= 0).sum(axis=1), 1)
+    for place in range(prerequisites.shape[1]):
+        met += satisfied[:, prerequisites[:, place]] & (prerequisites[:, place] >= 0)
+    return np.where((prerequisites >= 0).any(axis=1), met / total, 1.0)
+
+
+def of_last_item(parameters: Parameters, states: States) -> Booleans:
+    """Which skills the last item asked for; (B, S)."""
+    result = np.zeros(states.mastery.shape, dtype=np.bool_)
+    last = parameters.items.skills[states.last_item] if parameters.items.count else np.empty((states.count, 0), int)
+    for place in range(last.shape[1]):
+        rows = np.flatnonzero((states.last_item >= 0) & (last[:, place] >= 0))
+        result[rows, last[rows, place]] = True
+    return result
+
+
+def item_counts(parameters: Parameters) -> Integers:
+    """The number of items of each skill; (S,)."""
+    counts = np.zeros(parameters.skills.count, dtype=np.int64)
+    sizes = np.diff(parameters.items.by_skill[0])
+    counts[: len(sizes)] = sizes
+    return counts
+
+
+def count_available(parameters: Parameters, learners: int, avoid: Sequence[Integers]) -> Integers:
+    """The number of items of each skill that each learner does not avoid; (B, S)."""
+    available = np.broadcast_to(item_counts(parameters), (learners, parameters.skills.count)).copy()
+    if parameters.items.skills.shape[1] == 0:
+        return available
+    rows = np.repeat(np.arange(learners), [len(items) for items in avoid])
+    skills = parameters.items.skills[np.concatenate(avoid)] if rows.size else np.empty((0, 1), dtype=np.int64)
+    for place in range(skills.shape[1]):
+        held = skills[:, place] >= 0
+        np.subtract.at(available, (rows[held], skills[held, place]), 1)
+    return available
+
+
+def choose_skill(
+    parameters: Parameters, states: States, standing: Standing, available: Booleans
+) -> tuple[Integers, Integers]:
+    """The skill of each learner and the code of the reason; both (B,)."""
+    count = states.count
+    if not len(parameters.items.by_skill[1]):
+        return np.full(count, -1), np.full(count, NO_SKILL)
+    candidates = standing.open & available
+    rows = np.arange(count)
+    best = np.argmax(np.where(candidates, standing.value, -np.inf), axis=1)
+    code = np.where(candidates[rows, best], PRACTISE, STRENGTHEN)
+    unmastered = available & ~standing.mastered
+    fallback = np.argmax(np.where(unmastered, standing.doubt, -np.inf), axis=1)
+    skill = np.where(code == PRACTISE, best, fallback)
+    nothing = (code == STRENGTHEN) & ~unmastered[rows, fallback]
+    practisable = item_counts(parameters) > 0
+    done = (standing.mastered | ~practisable).all(axis=1)
+    code[nothing] = np.where(done[nothing], ALL_MASTERED, NOTHING_ELIGIBLE)
+    return np.where(nothing, -1, skill), code
+
+
+def list_candidates(
+    parameters: Parameters, skill: Integers, code: Integers, avoid: Sequence[Integers]
+) -> tuple[Integers, Integers]:
+    """All items of the chosen skills but the avoided ones, as `(learner, item)` pairs sorted by learner."""
+    starts, members = parameters.items.by_skill
+    if (code == NO_SKILL).all():
+        sizes = np.full(len(skill), parameters.items.count)
+        first, members = np.zeros(len(skill), dtype=np.int64), np.arange(parameters.items.count)
+    else:
+        named = skill >= 0
+        sizes = np.where(named, starts[skill + 1] - starts[skill], 0)
+        first = np.where(named, starts[skill], 0)
+    learners = np.repeat(np.arange(len(skill)), sizes)
+    within = np.arange(len(learners)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    items = members[np.repeat(first, sizes) + within]
+    keep = np.ones(len(items), dtype=np.bool_)
+    ends = np.cumsum(sizes)
+    for row, shunned in enumerate(avoid):
+        if len(shunned):
+            place = slice(ends[row] - sizes[row], ends[row])
+            keep[place] = ~np.isin(items[place], shunned)
+    return learners[keep], items[keep]
+
+
+def first_smallest(score: Floats, learners: Integers, count: int) -> Integers:
+    """For each learner the place of its smallest score in the flat array, -1 if it has none; (B,)."""
+    result = np.full(count, -1, dtype=np.int64)
+    if score.size:
+        order = np.lexsort((score, learners))
+        first = np.flatnonzero(np.diff(learners[order], prepend=-1))
+        result[learners[order[first]]] = order[first]
+    return result
+
+
+def chances(distance: Floats, learners: Integers, picked: Integers) -> Floats:
+    """The chance each picked item had among its learner's candidates, over the uniform numbers U.
+
+    Item i wins if d_i - .2 U_i is the least: ∫ Π_j P(U_j < u + (d_j - d_i) / .2) du, over the u where no factor is
+    zero. Items further than .2 away from the picked one multiply by 1 and are left out.
+    """
+    rows = learners[picked]
+    best = np.zeros(int(learners.max(initial=-1)) + 1)
+    best[rows] = distance[picked]
+    near = np.flatnonzero(distance < best[learners] + JITTER)
+    near = near[~np.isin(near, picked)]
+    gap = (distance[near] - best[learners[near]]) / JITTER
+    width = np.ones(len(best))
+    np.minimum.at(width, learners[near], np.maximum(1 + gap, 0.0))
+    factors = np.clip(1 - width[learners[near], None] * NODES + gap[:, None], 0.0, 1.0)
+    result = np.ones((len(picked), len(NODES)))
+    place = np.zeros(len(best), dtype=np.int64)
+    place[rows] = np.arange(len(picked))
+    starts = np.flatnonzero(np.diff(learners[near], prepend=-1))
+    with np.errstate(under="ignore"):
+        if starts.size:
+            result[place[learners[near][starts]]] = np.multiply.reduceat(factors, starts, axis=0)
+        chance = result[:, 0] * WEIGHTS[0]
+        for node in range(1, len(NODES)):
+            chance = chance + result[:, node] * WEIGHTS[node]
+        return np.clip(chance * width[rows], 0.0, 1.0)
+
+
+def uniform(seeds: Seeds, items: Integers) -> Floats:
+    """U(0, 1) for each pair of seed and item: SplitMix64 (Steele, Lea & Flood 2014) as a counter-based generator."""
+    with np.errstate(over="ignore"):
+        z = seeds + (items.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        z ^= z >> np.uint64(31)
+    return np.asarray((z >> np.uint64(11)) * 2.0**-53)

@@ -1,0 +1,454 @@
+"""The command line: `proxima`."""
+
+import asyncio
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import uvicorn
+from sqlalchemy import Connection
+
+from app import __version__, sample
+from app.adaptive.calibration import Fit, calibrate
+from app.database import Database, open_database
+from app.errors import Invalid, InvalidSetting, NotMigrated, ProximaError
+from app.files import Rejection, read_catalogue, write_rejections
+from app.main import Demo, create_app
+from app.migrate import is_current, migrate
+from app.queries.catalogue import list_courses
+from app.queries.durability import durability_faults
+from app.queries.keys import insert_tenant, list_tenants
+from app.schemas.catalogue import CatalogueIn
+from app.security import SCOPES
+from app.services import calibrations
+from app.services.banks import read_bank
+from app.services.calibrations import Job
+from app.services.catalogue import upsert
+from app.services.folding import count_stale
+from app.services.keys import create_key, list_keys, revoke_key
+from app.settings import Settings, read_settings
+from app.times import now, to_text
+from app.worker import ImportTotals, check_file, import_responses, refold_course, run_calibration, verify_course
+
+T = TypeVar("T")
+
+FAILED, MISCONFIGURED = 1, 3
+LONG_STATEMENT_S = 600
+QUIET_S = 2.0
+
+
+class Commands(click.Group):
+    """A group whose errors are one readable line and an exit code: 1 what failed, 3 what must be set up first."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ProximaError as error:
+            click.echo(f"proxima: {error.detail}", err=True)
+            for fault in error.faults:
+                click.echo(f"  {fault.pointer}: {fault.detail}", err=True)
+            ctx.exit(MISCONFIGURED if isinstance(error, (InvalidSetting, NotMigrated)) else FAILED)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="proxima")
+def main() -> None:
+    """Adaptive learning as a service: what each learner has mastered, how sure that is, and what comes next."""
+
+
+tenant_option = click.option("--tenant", help="Whose course; may be left out where there is only one tenant.")
+course_option = click.option("--course", required=True, help="The course's id.")
+
+
+def with_database(work: Callable[[Database], Coroutine[Any, Any, T]]) -> T:
+    """Run `work` on the configured database, which must be migrated."""
+
+    async def run() -> T:
+        database = open_database(read_settings().database_url, pool_size=2, statement_timeout_s=LONG_STATEMENT_S)
+        try:
+            await need_migrated(database)
+            return await work(database)
+        finally:
+            await database.close()
+
+    return asyncio.run(run())
+
+
+async def need_migrated(database: Database) -> None:
+    """Raises `NotMigrated` if the tables are not those of this program."""
+    if not await database.read(is_current):
+        raise NotMigrated("the database is not at the version of this program; run `proxima migrate`")
+
+
+async def tenant_of(database: Database, name: str | None) -> int:
+    """The tenant of that name; without a name the only one there is, made if there is none."""
+
+    def find(db: Connection) -> int:
+        tenants = {known: id_ for id_, known in list_tenants(db)}
+        if name in tenants:
+            return tenants[name]
+        if name is not None or len(tenants) > 1:
+            raise Invalid(f"say --tenant with one of: {', '.join(tenants) or 'none yet; proxima key create makes one'}")
+        return next(iter(tenants.values())) if tenants else insert_tenant(db, "default", now())
+
+    return await database.write(find)
+
+
+class Progress:
+    """A bar on a terminal, a plain line every other second in a pipe."""
+
+    def __init__(self) -> None:
+        self.bar = sys.stderr.isatty()
+        self.told = time.monotonic()
+        self.started = self.told
+
+    def __call__(self, stage: str, done: float, whole: float) -> None:
+        """Say how far it is."""
+        share = min(done / whole, 1.0) if whole else 1.0
+        moment = time.monotonic()
+        if self.bar:
+            left = (moment - self.started) * (1 - share) / share if share else 0
+            filled = "█" * round(30 * share)
+            click.echo(f"\r{stage:24} {filled:30} {share:4.0%} {left:4.0f} s left ", nl=False, err=True)
+        elif moment - self.told > QUIET_S:
+            click.echo(f"{stage}: {share:.0%}", err=True)
+            self.told = moment
+
+    def end(self) -> None:
+        """Leave the line of the bar."""
+        if self.bar:
+            click.echo(f"\r{'':79}\r", nl=False, err=True)
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """A progress that leaves no trace when it is done."""
+    progress = Progress()
+    try:
+        yield progress
+    finally:
+        progress.end()
+
+
+@main.command("migrate")
+def migrate_command() -> None:
+    """Bring the database to the version of this program."""
+    migrate(read_settings().database_url)
+    click.echo("the database is up to date")
+
+
+@main.command()
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535))
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 64))
+def serve(host: str, port: int, workers: int) -> None:
+    """Serve the HTTP interface."""
+    read_settings()
+    with_database(need_migrated)
+    if workers == 1:
+        run_server(create_app, host, port, 1)
+        return
+    with tempfile.TemporaryDirectory(prefix="proxima-metrics-") as folder:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        run_server("app.main:create_app", host, port, workers)
+
+
+def run_server(application: Any, host: str, port: int, workers: int) -> None:
+    """Serve until told to stop; what was begun is finished first."""
+    uvicorn.run(
+        application,
+        factory=True,
+        host=host,
+        port=port,
+        workers=workers,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=15,
+        timeout_graceful_shutdown=20,
+    )
+
+
+@main.command()
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535))
+def demo(port: int) -> None:
+    """From an empty machine to a running service with the sample course and its real answers."""
+    settings = read_settings()
+    migrate(settings.database_url)
+    key = with_database(prepare_demo)
+    address = f"http://127.0.0.1:{port}"
+    curl = (
+        f"curl -s {address}/v1/courses/{sample.COURSE}/responses \\\n"
+        f"  -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' \\\n"
+        f'  -d \'{{"learner": "ann", "item": "{first_item()}", "correct": true}}\''
+    )
+    click.echo(f"\n  Proxima     {address}\n  Reference   {address}/docs\n  Key         Authorization: Bearer {key}\n")
+    click.echo(f"Send one answer and see what it changes and what comes next:\n\n{curl}\n\nCtrl-C stops the service.")
+    quiet = settings.model_copy(update={"log_level": "warning", "log_format": "console"})
+    run_server(lambda: create_app(quiet, Demo(key, sample.COURSE, curl)), "127.0.0.1", port, 1)
+
+
+async def prepare_demo(database: Database) -> str:
+    """Load and calibrate the sample course unless that was done before; a new key for it."""
+    key = await database.write(create_key, "demo", ["admin"], now())
+    tenant_id = await tenant_of(database, "demo")
+    if sample.COURSE not in await database.read(list_courses, tenant_id):
+        await database.write(upsert, tenant_id, sample.COURSE, sample.catalogue(), now())
+    with progress_bar() as progress:
+        await import_responses(database, tenant_id, sample.COURSE, sample.responses(), ignore, progress)
+    bank = await database.read(read_bank, tenant_id, sample.COURSE)
+    if bank.calibration is None:
+        await calibrate_course(database, tenant_id, sample.COURSE, activate=True)
+    return key.text
+
+
+def ignore(_: Sequence[Rejection]) -> None:
+    """The sample has no bad rows; a test says so."""
+
+
+def first_item() -> str:
+    """The sample item of the first request."""
+    return str(sample.catalogue()["items"][0]["id"])
+
+
+@main.group()
+def key() -> None:
+    """Make, list and revoke API keys."""
+
+
+@key.command("create")
+@click.option("--tenant", required=True, help="Whose data the key opens; made on first sight.")
+@click.option("--scope", "scopes", required=True, multiple=True, type=click.Choice(list(SCOPES)), help="May be repeated.")
+def key_create(tenant: str, scopes: tuple[str, ...]) -> None:
+    """Print a new key, alone on standard output. It is stored as a hash and cannot be shown again."""
+    click.echo(with_database(lambda database: database.write(create_key, tenant, list(scopes), now())).text)
+
+
+@key.command("list")
+@click.option("--tenant", required=True)
+def key_list(tenant: str) -> None:
+    """List the keys of a tenant, without their secrets."""
+    for row in with_database(lambda database: database.read(list_keys, tenant)):
+        state = "in force" if row.revoked_at is None else f"revoked {to_text(row.revoked_at)}"
+        click.echo(f"{row.id}  {state}  made {to_text(row.created_at)}  {' '.join(row.scopes)}")
+
+
+@key.command("revoke")
+@click.argument("key_id")
+@click.option("--tenant", required=True)
+def key_revoke(key_id: str, tenant: str) -> None:
+    """Revoke a key: within five seconds no worker accepts it."""
+    with_database(lambda database: database.write(revoke_key, tenant, key_id, now()))
+    click.echo(f"{key_id} is revoked")
+
+
+@main.group("import")
+def import_group() -> None:
+    """Load a catalogue or answers from a file."""
+
+
+@import_group.command("catalogue")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--course", help="The course's id; the name of the file without its ending if left out.")
+@tenant_option
+def import_catalogue(file: Path, course: str | None, tenant: str | None) -> None:
+    """Load skills and items: JSON as for PUT …/catalogue, or a table of items as CSV or NDJSON."""
+    body = CatalogueIn.model_validate(read_catalogue(file)).model_dump(exclude_none=True)
+    named = course or file.name.split(".")[0]
+
+    async def load(database: Database) -> None:
+        counts = await database.write(upsert, await tenant_of(database, tenant), named, body, now())
+        click.echo(f"course {named}: {counts.skills} skills, {counts.items} items (revision {counts.revision})")
+
+    with_database(load)
+
+
+@import_group.command("responses")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@course_option
+@tenant_option
+@click.option("--dry-run", is_flag=True, help="Check the file and store nothing.")
+def import_responses_command(file: Path, course: str, tenant: str | None, dry_run: bool) -> None:
+    """Load answers (CSV, NDJSON, Parquet); rows that cannot be loaded go to FILE.rejected.csv.
+
+    Started again after an interruption, it goes on where it stopped; nothing is loaded twice.
+    """
+    rejections: list[Rejection] = []
+    if dry_run:
+        good, rejections = check_file(file)
+        click.echo(f"{good:,} rows can be loaded")
+    else:
+        with progress_bar() as progress:
+
+            async def load(database: Database) -> ImportTotals:
+                tenant_id = await tenant_of(database, tenant)
+                return await import_responses(database, tenant_id, course, file, rejections.extend, progress)
+
+            started = time.monotonic()
+            totals = with_database(load)
+            rate = totals.created / (time.monotonic() - started)
+        click.echo(f"{totals.created:,} answers loaded ({rate:,.0f}/s), {totals.repeated:,} were there already")
+    if rejections:
+        target = file.with_name(file.name + ".rejected.csv")
+        write_rejections(target, rejections)
+        click.echo(f"{len(rejections):,} rows rejected: see {target}", err=True)
+
+
+@main.command("calibrate")
+@course_option
+@tenant_option
+@click.option("--activate", is_flag=True, help="Put the result in force.")
+def calibrate_command(course: str, tenant: str | None, activate: bool) -> None:
+    """Fit item difficulties, skill rates and population to the answers of a course."""
+
+    async def run(database: Database) -> None:
+        await calibrate_course(database, await tenant_of(database, tenant), course, activate=activate)
+
+    with_database(run)
+
+
+async def calibrate_course(database: Database, tenant_id: int, course: str, *, activate: bool) -> None:
+    """Calibrate a course and say what it brought."""
+    number = await database.write(calibrations.request, tenant_id, course, now())
+    with progress_bar() as progress:
+
+        async def fit(job: Job) -> Fit:
+            return await asyncio.to_thread(
+                calibrate, job.bank.parameters, job.log, job.bank.known, job.number,
+                lambda stage, share: progress(f"calibrating: {stage}", share, 1),
+            )
+
+        await run_calibration(database, tenant_id, course, number, fit)
+    told = await database.read(calibrations.describe, tenant_id, course, number, now())
+    if told["error"]:
+        raise Invalid(told["error"])
+    report = told["report"]
+    click.echo(
+        f"calibration {told['id']}: {report['responses']:,} answers of {report['learners']:,} learners; held-out log "
+        f"loss {report['log_loss_before']:.4f} before, {report['log_loss_after']:.4f} after; "
+        f"AUC {report['auc_before']:.3f}, {report['auc_after']:.3f}; {report['items_changed']:,} items changed"
+    )
+    if activate:
+        await database.write(calibrations.activate, tenant_id, course, number, now())
+        folded = await refold_course(database, tenant_id, course)
+        click.echo(f"calibration {told['id']} is in force; {folded:,} learners were folded again")
+
+
+@main.command()
+@click.option("--verify", is_flag=True, required=True, help="Recompute and compare; nothing is changed.")
+def replay(verify: bool) -> None:
+    """Recompute every snapshot, outcome and recommendation from the log; exit 1 on the first difference."""
+
+    async def run(database: Database) -> list[str]:
+        differences: list[str] = []
+        for tenant_id, name in await database.read(list_tenants):
+            for course in await database.read(list_courses, tenant_id):
+                with progress_bar() as progress:
+                    total = await verify_course(
+                        database, tenant_id, course,
+                        lambda part: progress(f"{part.responses:,} answers", 0, 1),  # noqa: B023 (called at once)
+                    )
+                click.echo(
+                    f"{name}/{course}: {total.learners:,} learners, {total.responses:,} answers, "
+                    f"{total.recommendations:,} recommendations, {total.stale:,} snapshots to be folded again, "
+                    f"{len(total.differences)} differences"
+                )
+                differences += total.differences
+        return differences
+
+    differences = with_database(run)
+    for difference in differences[:20]:
+        click.echo(difference, err=True)
+    if differences:
+        sys.exit(FAILED)
+
+
+@main.command()
+def doctor() -> None:
+    """Check everything the service needs, one line each; exit 1 if something is wrong."""
+    findings = [(name, *examine(check)) for name, check in CHECKS]
+    for name, fine, said in findings:
+        click.echo(f"{'ok  ' if fine else 'FAIL'}  {name}: {said}")
+    if not all(fine for _, fine, _ in findings):
+        sys.exit(FAILED)
+
+
+def examine(check: Callable[[], str]) -> tuple[bool, str]:
+    """Whether a check went well, and what it says."""
+    try:
+        return True, check()
+    except ProximaError as error:
+        return False, error.detail
+
+
+def check_settings() -> str:
+    """The settings can be read."""
+    return f"{read_settings().database_url.split('://')[0]}, log level {read_settings().log_level}"
+
+
+def check_schema() -> str:
+    """The database answers and is migrated."""
+    with_database(need_migrated)
+    return "the tables are those of this program"
+
+
+def check_durability() -> str:
+    """An acknowledged answer survives a crash."""
+    faults = with_database(lambda database: database.read(durability_faults))
+    if faults:
+        raise Invalid("; ".join(faults))
+    return "every commit is synced to the disk"
+
+
+def check_disk() -> str:
+    """There is room where SQLite writes."""
+    url = read_settings().database_url
+    folder = Path(url.removeprefix("sqlite:///")).resolve().parent if url.startswith("sqlite") else Path.cwd()
+    free = shutil.disk_usage(folder).free
+    if free < 1 << 28:
+        raise Invalid(f"only {free >> 20} MiB are free; make room")
+    return f"{free >> 30} GiB free"
+
+
+def check_keys() -> str:
+    """Somebody can call."""
+
+    async def count(database: Database) -> int:
+        tenants = await database.read(list_tenants)
+        rows = [row for _, name in tenants for row in await database.read(list_keys, name)]
+        return sum(row.revoked_at is None for row in rows)
+
+    keys = with_database(count)
+    if not keys:
+        raise Invalid("no key is in force; make one with `proxima key create`")
+    return f"{keys} in force"
+
+
+def check_snapshots() -> str:
+    """How many learners wait to be folded again."""
+
+    async def count(database: Database) -> int:
+        total = 0
+        for tenant_id, _ in await database.read(list_tenants):
+            for course in await database.read(list_courses, tenant_id):
+                total += await database.read(count_stale, tenant_id, course)
+        return total
+
+    return f"{with_database(count):,} to be folded again when they are next read"
+
+
+CHECKS: tuple[tuple[str, Callable[[], str]], ...] = (
+    ("settings", check_settings),
+    ("database", check_schema),
+    ("durability", check_durability),
+    ("disk", check_disk),
+    ("keys", check_keys),
+    ("snapshots", check_snapshots),
+)

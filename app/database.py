@@ -1,0 +1,205 @@
+"""Two databases, one way to use them: a transaction is a plain function of a connection.
+
+    outcomes = await database.write(record, answers)      # one transaction, durable on return
+    page = await database.read(list_items, course)        # one consistent, read-only snapshot
+
+A transaction that is a function can run on SQLite's one writer thread, inside SQLAlchemy's asyncio bridge over
+asyncpg, or again after a deadlock (docs/decisions/0002). `write` and `read` are called from routers, intake,
+worker and cli only, so that every transaction can be found by looking there.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
+
+import asyncpg
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import DatabaseError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
+
+from app.errors import InvalidSetting, Unavailable
+
+ATTEMPTS = 4
+SQLITE_READERS = 4
+SQLITE_BUSY_TIMEOUT_MS = 5000
+POOL_TIMEOUT_S = 1.0
+
+# serialization failure, deadlock, and a key taken by a transaction that committed in between:
+# running the same function again finds what the other transaction left.
+RETRIED_STATES = frozenset({"40001", "40P01", "23505"})
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Work = Callable[Concatenate[Connection, P], T]
+
+
+class Database(Protocol):
+    """What both databases offer."""
+
+    @property
+    def dialect(self) -> str:
+        """`sqlite` or `postgresql`."""
+
+    async def read(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run `work(connection, …)` on one consistent snapshot; it cannot write."""
+
+    async def write(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run `work(connection, …)` in one transaction; when this returns it is committed and durable.
+
+        `work` may run more than once (after a deadlock or a lost race), so it must have no effect but on the
+        database. Raises `Unavailable` if the database cannot be reached or does not answer in time.
+        """
+
+    async def close(self) -> None:
+        """Give all connections back."""
+
+
+def open_database(url: str, *, pool_size: int = 8, statement_timeout_s: float = 10.0) -> Database:
+    """Open the database at `sqlite:///path` or `postgresql://…`; nothing is contacted before the first use."""
+    if url.startswith("sqlite:///"):
+        return SqliteDatabase(url)
+    if url.startswith("postgresql://"):
+        return PostgresDatabase(url, pool_size=pool_size, statement_timeout_s=statement_timeout_s)
+    raise InvalidSetting("the database URL must start with sqlite:/// or postgresql://")
+
+
+class SqliteDatabase:
+    """A SQLite file: one writer thread, a few readers beside it (WAL), every commit synced to the disk."""
+
+    dialect = "sqlite"
+
+    def __init__(self, url: str) -> None:
+        path = make_url(url).database
+        if not path or path == ":memory:":
+            raise InvalidSetting("the SQLite database must be a file: sqlite:///path")
+        if not Path(path).resolve().parent.is_dir():
+            raise InvalidSetting(f"the folder of the SQLite file does not exist: {Path(path).parent}")
+        self._writer = sqlite_engine(url, connections=1, begin="BEGIN IMMEDIATE", read_only=False)
+        self._reader = sqlite_engine(url, connections=SQLITE_READERS, begin="BEGIN", read_only=True)
+        self._write_thread = ThreadPoolExecutor(1, "sqlite-writer")
+        self._read_threads = ThreadPoolExecutor(SQLITE_READERS, "sqlite-reader")
+
+    async def read(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._run(self._read_threads, self._reader, work, *args, **kwargs)
+
+    async def write(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._run(self._write_thread, self._writer, work, *args, **kwargs)
+
+    async def _run(
+        self, threads: ThreadPoolExecutor, engine: Engine, work: Work[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        def transaction() -> T:
+            with engine.begin() as connection:
+                return work(connection, *args, **kwargs)
+
+        try:
+            return await asyncio.get_running_loop().run_in_executor(threads, transaction)
+        except OperationalError as error:
+            raise Unavailable("the database is busy or its disk is full; try again") from error
+        except DatabaseError as error:
+            if type(error) is DatabaseError:
+                raise Unavailable("the database file cannot be read; it may be damaged") from error
+            raise
+
+    async def close(self) -> None:
+        self._write_thread.shutdown()
+        self._read_threads.shutdown()
+        self._writer.dispose()
+        self._reader.dispose()
+
+
+def sqlite_engine(url: str, *, connections: int, begin: str, read_only: bool) -> Engine:
+    """An engine whose transactions start with `begin`: the driver's own rules would start them too late."""
+    engine = create_engine(
+        url,
+        poolclass=QueuePool,
+        pool_size=connections,
+        max_overflow=0,
+        hide_parameters=True,
+        connect_args={"check_same_thread": False, "cached_statements": 256},
+    )
+
+    @event.listens_for(engine, "connect")
+    def _prepare(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        for pragma in (
+            f"busy_timeout = {SQLITE_BUSY_TIMEOUT_MS}",
+            "journal_mode = WAL",
+            "synchronous = FULL",
+            "foreign_keys = ON",
+            f"query_only = {'ON' if read_only else 'OFF'}",
+        ):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    return engine
+
+
+class PostgresDatabase:
+    """PostgreSQL over asyncpg, with bounded waits everywhere."""
+
+    dialect = "postgresql"
+
+    def __init__(self, url: str, *, pool_size: int, statement_timeout_s: float) -> None:
+        self._engine = postgres_engine(url, pool_size=pool_size, statement_timeout_s=statement_timeout_s)
+        self._snapshots = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+
+    async def read(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._run(self._snapshots, work, *args, **kwargs)
+
+    async def write(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._run(self._engine, work, *args, **kwargs)
+
+    async def _run(self, engine: AsyncEngine, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                async with engine.begin() as connection:
+                    return await connection.run_sync(work, *args, **kwargs)
+            except DBAPIError as error:
+                if getattr(error.orig, "sqlstate", None) in RETRIED_STATES and attempt < ATTEMPTS:
+                    await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))  # noqa: S311 (jitter, not a secret)
+                    continue
+                if error.connection_invalidated or isinstance(error, (OperationalError, InterfaceError)):
+                    raise Unavailable("the database does not answer; try again") from error
+                raise
+            except (OSError, PoolTimeout, TimeoutError, asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError) as error:
+                raise Unavailable("the database cannot be reached; try again") from error
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    async def close(self) -> None:
+        await self._engine.dispose()
+
+
+def postgres_engine(url: str, *, pool_size: int, statement_timeout_s: float) -> AsyncEngine:
+    """An asyncpg engine whose sessions speak UTC and never wait for ever."""
+    return create_async_engine(
+        make_url(url).set(drivername="postgresql+asyncpg"),
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=POOL_TIMEOUT_S,
+        pool_use_lifo=True,
+        pool_pre_ping=True,
+        hide_parameters=True,
+        connect_args={
+            "timeout": 5,
+            "server_settings": {
+                "application_name": "proxima",
+                "timezone": "UTC",
+                "statement_timeout": f"{statement_timeout_s * 1000:.0f}",
+                "lock_timeout": "2000",
+                "idle_in_transaction_session_timeout": "15000",
+            },
+        },
+    )

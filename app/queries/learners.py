@@ -1,0 +1,92 @@
+"""Learners as rows: the snapshots of their folds."""
+
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, bindparam, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from app.models import Learner
+from app.queries.matching import among
+
+
+class LearnerRow(NamedTuple):
+    """A snapshot: where the learner's log stands and what the engine knew then."""
+
+    id: str
+    position: int
+    state: bytes
+    last_occurred_at: int | None
+    last_response_id: str | None
+    calibration: int | None
+    revision: int
+
+
+COLUMNS = (
+    Learner.id,
+    Learner.position,
+    Learner.state,
+    Learner.last_occurred_at,
+    Learner.last_response_id,
+    Learner.calibration,
+    Learner.revision,
+)
+SNAPSHOT = ("position", "theta", "standard_error", "state", "last_occurred_at", "last_response_id", "calibration", "revision")
+
+
+def find_learners(
+    db: Connection, tenant_id: int, course_id: str, ids: Collection[str], *, lock: bool = False
+) -> dict[str, LearnerRow]:
+    """Those of the learners that exist; `lock` holds their rows, taken in the order of their ids."""
+    statement = (
+        select(*COLUMNS)
+        .where(Learner.tenant_id == tenant_id, Learner.course_id == course_id, among(db, Learner.id, ids))
+        .order_by(Learner.id)
+    )
+    return {row.id: LearnerRow(*row) for row in db.execute(statement.with_for_update() if lock else statement)}
+
+
+def insert_learners(
+    db: Connection, tenant_id: int, course_id: str, ids: Collection[str], blank: Mapping[str, Any]
+) -> None:
+    """Add learners with the snapshot `blank`; one that another transaction has just added stays as it is."""
+    make = postgresql.insert if db.dialect.name == "postgresql" else sqlite.insert
+    rows = [{"tenant_id": tenant_id, "course_id": course_id, "id": id_, **blank} for id_ in sorted(ids)]
+    db.execute(make(Learner).on_conflict_do_nothing(), rows)
+
+
+def save_learners(db: Connection, tenant_id: int, course_id: str, snapshots: list[dict[str, Any]]) -> None:
+    """Write snapshots; each names its learner under `key`."""
+    statement = (
+        update(Learner)
+        .where(Learner.tenant_id == tenant_id, Learner.course_id == course_id, Learner.id == bindparam("key"))
+        .values({column: bindparam(column) for column in SNAPSHOT})
+    )
+    db.execute(statement, snapshots)
+
+
+def page_learners(
+    db: Connection, tenant_id: int, course_id: str, after: str | None, limit: int
+) -> list[LearnerRow]:
+    """Up to `limit` learners from the id `after` on (exclusive), by id."""
+    statement = select(*COLUMNS).where(Learner.tenant_id == tenant_id, Learner.course_id == course_id)
+    if after is not None:
+        statement = statement.where(Learner.id > after)
+    return [LearnerRow(*row) for row in db.execute(statement.order_by(Learner.id).limit(limit))]
+
+
+def list_stale(
+    db: Connection, tenant_id: int, course_id: str, calibration: int | None, revision: int, limit: int | None
+) -> list[str]:
+    """Learners whose snapshot was made under another calibration or before `revision`; up to `limit`, if given."""
+    statement = (
+        select(Learner.id)
+        .where(
+            Learner.tenant_id == tenant_id,
+            Learner.course_id == course_id,
+            or_(Learner.calibration.is_distinct_from(calibration), Learner.revision < revision),
+        )
+        .order_by(Learner.id)
+        .limit(limit)
+    )
+    return list(db.execute(statement).scalars())

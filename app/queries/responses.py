@@ -1,0 +1,186 @@
+"""The log as rows: answers, corrections and recommendations."""
+
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, Row, func, insert, select, update
+
+from app.models import Correction, ImportRun, Recommendation, Response
+from app.queries.matching import among
+
+
+class Entry(NamedTuple):
+    """What the fold needs of an answer. `score` is the one that counts: the last regrade's, none if voided."""
+
+    learner_id: str
+    id: str
+    item_id: str
+    score: float | None
+    occurred_at: int
+
+
+def find_responses(db: Connection, tenant_id: int, course_id: str, ids: Collection[str]) -> dict[str, Row[Any]]:
+    """Those of the answers that exist, with what tells a repetition from a conflict, and the outcome told."""
+    statement = select(
+        Response.id,
+        Response.learner_id,
+        Response.item_id,
+        Response.score,
+        Response.occurred_at,
+        Response.dated,
+        Response.duration_ms,
+        Response.recommendation_id,
+        Response.position,
+        Response.p_correct,
+        Response.calibration,
+        Response.revision,
+        Response.outcome,
+    ).where(Response.tenant_id == tenant_id, Response.course_id == course_id, among(db, Response.id, ids))
+    return {row.id: row for row in db.execute(statement)}
+
+
+def insert_responses(db: Connection, rows: list[dict[str, Any]]) -> None:
+    """Append answers that carry their own tenant_id; an id that exists is an IntegrityError."""
+    db.execute(insert(Response), rows)
+
+
+def save_outcome(db: Connection, tenant_id: int, course_id: str, response_id: str, outcome: str) -> None:
+    """Keep the outcome that is told of an imported answer from now on."""
+    db.execute(
+        update(Response)
+        .where(Response.tenant_id == tenant_id, Response.course_id == course_id, Response.id == response_id)
+        .values(outcome=outcome)
+    )
+
+
+def read_entries(
+    db: Connection, tenant_id: int, course_id: str, learner_ids: Collection[str], until: int | None = None
+) -> list[Entry]:
+    """All answers of some learners, corrected, by learner and in the order of the fold; up to a time, if given."""
+    statement = select(
+        Response.learner_id, Response.id, Response.item_id, Response.score, Response.occurred_at
+    ).where(Response.tenant_id == tenant_id, Response.course_id == course_id, among(db, Response.learner_id, learner_ids))
+    if until is not None:
+        statement = statement.where(Response.occurred_at <= until)
+    statement = statement.order_by(Response.learner_id, Response.occurred_at, Response.id)
+    corrected = read_corrected(db, tenant_id, course_id, learner_ids)
+    return [
+        Entry(learner_id, id_, item_id, corrected.get(id_, score), occurred_at)
+        for learner_id, id_, item_id, score, occurred_at in db.execute(statement)
+    ]
+
+
+def read_all_entries(db: Connection, tenant_id: int, course_id: str, limit: int | None = None) -> list[Entry]:
+    """All answers of a course, corrected, by learner and in the order of the fold; the first `limit`, if given."""
+    statement = (
+        select(Response.learner_id, Response.id, Response.item_id, Response.score, Response.occurred_at)
+        .where(Response.tenant_id == tenant_id, Response.course_id == course_id)
+        .order_by(Response.learner_id, Response.occurred_at, Response.id)
+        .limit(limit)
+    )
+    corrected = read_corrected(db, tenant_id, course_id)
+    return [
+        Entry(learner_id, id_, item_id, corrected.get(id_, score), occurred_at)
+        for learner_id, id_, item_id, score, occurred_at in db.execute(statement)
+    ]
+
+
+def read_corrected(
+    db: Connection, tenant_id: int, course_id: str, learner_ids: Collection[str] | None = None
+) -> dict[str, float | None]:
+    """The score that counts of every corrected answer of some learners, or of all; none if it was voided."""
+    statement = select(Correction.response_id, Correction.score).where(
+        Correction.tenant_id == tenant_id, Correction.course_id == course_id
+    )
+    if learner_ids is not None:
+        statement = statement.where(among(db, Correction.learner_id, learner_ids))
+    statement = statement.order_by(Correction.learner_id, Correction.position)
+    return {response_id: score for response_id, score in db.execute(statement)}
+
+
+def list_corrections(
+    db: Connection, tenant_id: int, course_id: str, learner_ids: Collection[str]
+) -> list[Row[Any]]:
+    """The corrections of some learners, each learner's oldest first."""
+    statement = (
+        select(Correction.learner_id, Correction.response_id, Correction.position, Correction.score)
+        .where(
+            Correction.tenant_id == tenant_id,
+            Correction.course_id == course_id,
+            among(db, Correction.learner_id, learner_ids),
+        )
+        .order_by(Correction.learner_id, Correction.position)
+    )
+    return list(db.execute(statement))
+
+
+def insert_correction(db: Connection, row: Mapping[str, Any]) -> None:
+    """Append a void or a regrade that carries its own tenant_id."""
+    db.execute(insert(Correction), dict(row))
+
+
+def insert_recommendations(db: Connection, rows: list[dict[str, Any]]) -> None:
+    """Keep what was offered; the rows carry their own tenant_id."""
+    if rows:
+        db.execute(insert(Recommendation), rows)
+
+
+def find_recommendations(
+    db: Connection, tenant_id: int, course_id: str, ids: Collection[str]
+) -> dict[str, Row[Any]]:
+    """Those of the recommendations that exist."""
+    statement = select(*Recommendation.__table__.columns).where(
+        Recommendation.tenant_id == tenant_id, Recommendation.course_id == course_id, among(db, Recommendation.id, ids)
+    )
+    return {row.id: row for row in db.execute(statement)}
+
+
+def count_responses(db: Connection, tenant_id: int, course_id: str) -> int:
+    """The number of answers of a course."""
+    statement = select(func.count()).where(Response.tenant_id == tenant_id, Response.course_id == course_id)
+    return db.execute(statement).scalar_one()
+
+
+def read_log(db: Connection, tenant_id: int, course_id: str, learner_ids: Collection[str]) -> list[Row[Any]]:
+    """Everything kept of the answers of some learners, in the order of arrival: what `replay --verify` goes through."""
+    statement = (
+        select(*Response.__table__.columns)
+        .where(
+            Response.tenant_id == tenant_id, Response.course_id == course_id, among(db, Response.learner_id, learner_ids)
+        )
+        .order_by(Response.learner_id, Response.position)
+    )
+    return list(db.execute(statement))
+
+
+def page_offers(db: Connection, tenant_id: int, course_id: str, after: str, limit: int) -> list[Row[Any]]:
+    """Recommendations that were asked for, by id after `after`."""
+    statement = (
+        select(*Recommendation.__table__.columns)
+        .where(
+            Recommendation.tenant_id == tenant_id,
+            Recommendation.course_id == course_id,
+            Recommendation.response_id.is_(None),
+            Recommendation.id > after,
+        )
+        .order_by(Recommendation.id)
+        .limit(limit)
+    )
+    return list(db.execute(statement))
+
+
+def find_import(db: Connection, tenant_id: int, course_id: str, digest: str) -> int:
+    """The last line of a file that was imported, 0 if none."""
+    statement = select(ImportRun.line).where(
+        ImportRun.tenant_id == tenant_id, ImportRun.course_id == course_id, ImportRun.digest == digest
+    )
+    return db.execute(statement).scalar_one_or_none() or 0
+
+
+def save_import(db: Connection, tenant_id: int, course_id: str, digest: str, line: int) -> None:
+    """Note how far the import of a file has come."""
+    mine = (ImportRun.tenant_id == tenant_id, ImportRun.course_id == course_id, ImportRun.digest == digest)
+    if db.execute(update(ImportRun).where(*mine).values(line=line)).rowcount == 0:
+        db.execute(
+            insert(ImportRun), {"tenant_id": tenant_id, "course_id": course_id, "digest": digest, "line": line}
+        )

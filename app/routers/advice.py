@@ -1,0 +1,40 @@
+"""What to do about each error, by its code; shown at `/errors` and, with examples, in `docs/errors.md`."""
+
+ADVICE = {
+    "internal": "Tell the operator the request_id. The request may be sent again: an answer with an id counts once.",
+    "malformed_json": (
+        "Send one JSON value in UTF-8 without NaN, Infinity, repeated keys, NUL characters, half surrogate pairs, "
+        "numbers beyond 64 bits or more than 32 levels. The detail says where it went wrong."
+    ),
+    "unauthenticated": "Send a key in the header Authorization: Bearer prx_…; proxima key create makes one.",
+    "missing_scope": "Use a key that has the scope named in the detail.",
+    "not_found": "Check the address; what belongs to another tenant is not found either.",
+    "unknown_course": "Check the id, or create the course with PUT /v1/courses/{course}/catalogue.",
+    "unknown_item": "Check the id, or add the item to the catalogue of the course first.",
+    "unknown_skill": "Check the id, or add the skill to the catalogue of the course first.",
+    "unknown_learner": "Check the id; a learner exists from the first answer on.",
+    "unknown_response": "Check the id; only an answer that was stored can be voided or regraded.",
+    "unknown_recommendation": "Use the id of a recommendation made for this learner, or leave the field out.",
+    "unknown_calibration": "Check the id; GET /v1/courses/{course}/calibrations lists them.",
+    "conflict": (
+        "The id is taken by other content: use a new id for a new answer, and the same content to retry an old one."
+    ),
+    "response_voided": "Nothing: the answer was voided already and cannot be changed any more.",
+    "calibration_not_ready": "Wait until the calibration has succeeded; one that failed cannot be activated.",
+    "calibration_running": "Wait until the running calibration of this course ends.",
+    "nothing_to_calibrate": "Collect or import more answers, then calibrate.",
+    "too_large": "Send less at once: split the batch.",
+    "unsupported_media_type": "Send uncompressed JSON with the header Content-Type: application/json.",
+    "not_acceptable": "Ask in the Accept header for a form that the address offers, or leave the header out.",
+    "method_not_allowed": "Use one of the methods in the header Allow.",
+    "invalid": "Correct each place that errors names.",
+    "prerequisite_cycle": "Remove one of the prerequisites named in the detail, so that some skill comes first.",
+    "invalid_score": "Send a score from 0 to the max_score of the item, a whole number if the item is graded.",
+    "occurred_in_future": "Correct the clock of the sender; an answer may lie at most five minutes ahead.",
+    "invalid_cursor": "Use the cursor exactly as the page before gave it, or start again without one.",
+    "invalid_file": "Correct the lines that the command names, or the columns of the file.",
+    "database_unavailable": "Wait as long as Retry-After says and send the same request again.",
+    "overloaded": "Wait as long as Retry-After says and send the same request again; send less at the same time.",
+    "invalid_setting": "Correct the environment variable that the message names.",
+    "not_migrated": "Run proxima migrate, then start again.",
+}

@@ -1,0 +1,38 @@
+"""Is it alive, can it serve, how is it doing: for machines, without a key."""
+
+import asyncio
+
+from fastapi import APIRouter, Request, Response
+
+from app.errors import NotMigrated, Unavailable
+from app.migrate import is_current
+from app.telemetry import METRICS_MEDIA_TYPE, render_metrics
+
+READY_TIMEOUT_S = 2.0
+
+router = APIRouter(include_in_schema=False)
+
+
+@router.get("/livez")
+async def livez() -> dict[str, str]:
+    """The process answers; nothing else is looked at, so that a dead database does not get it restarted."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz")
+async def readyz(request: Request) -> dict[str, str]:
+    """The database answers and has the tables this program was written for."""
+    try:
+        async with asyncio.timeout(READY_TIMEOUT_S):
+            current = await request.app.state.database.read(is_current)
+    except TimeoutError:
+        raise Unavailable("the database does not answer in time") from None
+    if not current:
+        raise NotMigrated("the database is not at the version of this program; run proxima migrate")
+    return {"status": "ok"}
+
+
+@router.get("/metrics")
+async def metrics() -> Response:
+    """Prometheus' text form."""
+    return Response(render_metrics(), media_type=METRICS_MEDIA_TYPE)

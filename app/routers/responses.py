@@ -1,0 +1,133 @@
+"""Answers: one or many, and their corrections."""
+
+import uuid
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Request, Response
+from pydantic import ValidationError
+from pydantic_core import from_json
+
+from app.errors import Conflict, Fault, Invalid, OccurredInFuture, ProximaError, Unavailable
+from app.routers.body import StrictRoute
+from app.routers.deps import Caller, require
+from app.routers.parameters import PathId, raw_reply, reply
+from app.routers.problems import faults_of, problem_body, responses_for
+from app.schemas.mastery import LearnerMastery
+from app.schemas.responses import BatchIn, BatchOut, Outcome, RegradeIn, ResponseIn, VoidIn
+from app.services.corrections import correct
+from app.services.responses import NewAnswer, Recorded
+from app.times import now
+
+FUTURE_US = 5 * 60 * 1_000_000
+STATUS = {"created": 201, "duplicate": 200}
+
+router = APIRouter(prefix="/v1/courses/{course}", tags=["responses"], route_class=StrictRoute)
+
+Sender = Annotated[Caller, require("responses:write")]
+IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=255)]
+
+BODY = ("malformed_json", "too_large", "unsupported_media_type", "unknown_course")
+SEND = responses_for(
+    *BODY, "unknown_item", "unknown_recommendation", "conflict", "invalid_score", "occurred_in_future", "overloaded"
+)
+CORRECT = responses_for(*BODY, "unknown_response", "response_voided", "invalid_score")
+
+
+@router.post(
+    "/responses",
+    status_code=201,
+    response_model=Outcome,
+    responses={**SEND, 200: {"model": Outcome, "description": "sent before: the first outcome, byte for byte"}},
+)
+async def post_response(
+    course: PathId, body: ResponseIn, caller: Sender, request: Request, idempotency_key: IdempotencyKey = None
+) -> Response:
+    """Send one answer: what it did to mastery, and what comes next and why."""
+    answer = new_answer(caller, course, body, now(), idempotency_key)
+    if isinstance(answer, ProximaError):
+        raise answer
+    [result] = await request.app.state.intake.submit([answer])
+    if isinstance(result, ProximaError):
+        raise result
+    return raw_reply(result.outcome, STATUS[result.status])
+
+
+@router.post("/responses:batch", response_model=BatchOut, responses=responses_for(*BODY, "overloaded"))
+async def post_responses(course: PathId, body: BatchIn, caller: Sender, request: Request) -> Response:
+    """Send up to 1,000 answers: one result for each, in order."""
+    moment = now()
+    read = [read_answer(caller, course, given, moment) for given in body.responses]
+    taken = [answer for answer in read if isinstance(answer, NewAnswer)]
+    results = iter(await request.app.state.intake.submit(taken))
+    told = [tell(request, next(results) if isinstance(answer, NewAnswer) else answer) for answer in read]
+    return reply({"results": told})
+
+
+@router.post("/responses/{response}/void", response_model=LearnerMastery, responses=CORRECT)
+async def post_void(course: PathId, response: PathId, body: VoidIn, caller: Sender, request: Request) -> Response:
+    """Make an answer count as never given; the learner's mastery without it."""
+    return reply(
+        await request.app.state.database.write(
+            correct, caller.tenant_id, course, response, None, body.reason, caller.key_id, now()
+        )
+    )
+
+
+@router.post("/responses/{response}/regrade", response_model=LearnerMastery, responses=CORRECT)
+async def post_regrade(
+    course: PathId, response: PathId, body: RegradeIn, caller: Sender, request: Request
+) -> Response:
+    """Give an answer the score it should have had; the learner's mastery with it."""
+    return reply(
+        await request.app.state.database.write(
+            correct, caller.tenant_id, course, response, body.score, body.reason, caller.key_id, now()
+        )
+    )
+
+
+def read_answer(caller: Caller, course: str, given: Any, moment: int) -> NewAnswer | ProximaError:
+    """One answer of a batch, or what is wrong with it."""
+    try:
+        body = ResponseIn.model_validate(given)
+    except ValidationError as error:
+        errors = [{**fault, "loc": ("body", *fault["loc"])} for fault in error.errors(include_url=False)]
+        return Invalid("this answer is not valid; errors lists each place", list(faults_of(errors, given)))
+    return new_answer(caller, course, body, moment, None)
+
+
+def new_answer(
+    caller: Caller, course: str, body: ResponseIn, moment: int, idempotency_key: str | None
+) -> NewAnswer | ProximaError:
+    """The answer as the service takes it, or what is wrong with it."""
+    named = None if idempotency_key is None else idempotency_key.strip('"')
+    if named is not None and body.id not in (None, named):
+        return Invalid("the header Idempotency-Key and id differ; give one of them", [Fault("/id", "differs")])
+    if body.occurred_at is not None and body.occurred_at > moment + FUTURE_US:
+        return OccurredInFuture(
+            "occurred_at lies more than five minutes in the future; check the sender's clock",
+            [Fault("/occurred_at", "must not lie in the future")],
+        )
+    return NewAnswer(
+        tenant_id=caller.tenant_id,
+        course_id=course,
+        id=body.id or named or f"r-{uuid.uuid4().hex}",
+        learner=body.learner,
+        item=body.item,
+        score=body.score,
+        correct=body.correct,
+        occurred_at=moment if body.occurred_at is None else body.occurred_at,
+        dated=body.occurred_at is not None,
+        received_at=moment,
+        duration_ms=body.duration_ms,
+        recommendation=body.recommendation,
+    )
+
+
+def tell(request: Request, result: Recorded | ProximaError) -> dict[str, Any]:
+    """The result of one answer of a batch."""
+    if isinstance(result, Unavailable):
+        raise result
+    if isinstance(result, Recorded):
+        return {"status": result.status, **from_json(result.outcome)}
+    status = "conflict" if isinstance(result, Conflict) else "invalid"
+    return {"status": status, "error": problem_body(result, request.state.request_id)}

@@ -1,0 +1,28 @@
+"""Calibrations as they are told."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from app.schemas.common import Page, Reply, Timestamp
+
+CalibrationId = Annotated[str, Field(pattern=r"^c-[1-9][0-9]{0,8}$")]
+
+
+class CalibrationOut(Reply):
+    """One calibration: `report` when it succeeded, `error` when it failed."""
+
+    id: str
+    status: Literal["running", "succeeded", "failed"]
+    active: bool
+    requested_at: Timestamp
+    finished_at: Timestamp | None
+    revision: int = Field(description="the revision of the catalogue it was made for")
+    report: dict[str, Any] | None
+    error: str | None
+
+
+class CalibrationPage(Page):
+    """Calibrations, the newest first."""
+
+    data: list[CalibrationOut]

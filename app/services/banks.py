@@ -1,0 +1,185 @@
+"""The item bank of a course, ready for the engine: one calibration over one revision of the catalogue."""
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import numpy as np
+from sqlalchemy import Connection
+
+from app.adaptive.calibration import default_rates
+from app.adaptive.types import Booleans, Floats, Items, Parameters, Population, Skills
+from app.queries.calibrations import find_parameters
+from app.services.catalogue import Catalogue, catalogue_at, need_course, read_catalogue
+from app.services.packing import CalibratedValues, unpack_values
+
+BANKS_KEPT = 64
+
+Key = tuple[str, int, str, int, int | None]
+
+
+@dataclass(frozen=True)
+class Bank:
+    """A course as the engine sees it. Immutable, so it may be shared by all threads and kept for ever.
+
+    `refold_revision` is the oldest revision under which a learner's snapshot is still good. `known` (I,) marks the
+    items whose parameters came with the catalogue.
+    """
+
+    tenant_id: int
+    course_id: str
+    revision: int
+    refold_revision: int
+    calibration: int | None
+    skill_ids: tuple[str, ...]
+    skill_titles: tuple[str, ...]
+    item_ids: tuple[str, ...]
+    item_numbers: dict[str, int]
+    max_scores: Floats
+    known: Booleans
+    parameters: Parameters
+
+
+class Shelf:
+    """Banks by key, the least recently used leave first."""
+
+    def __init__(self) -> None:
+        self._banks: OrderedDict[Key, Bank] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: Key) -> Bank | None:
+        """The bank, if it is kept."""
+        with self._lock:
+            if key in self._banks:
+                self._banks.move_to_end(key)
+            return self._banks.get(key)
+
+    def put(self, key: Key, bank: Bank) -> None:
+        """Keep a bank."""
+        with self._lock:
+            self._banks[key] = bank
+            if len(self._banks) > BANKS_KEPT:
+                self._banks.popitem(last=False)
+
+
+SHELF = Shelf()
+
+
+def read_bank(db: Connection, tenant_id: int, course_id: str) -> Bank:
+    """The bank in force. Raises `UnknownCourse`."""
+    course = need_course(db, tenant_id, course_id)
+    key = (str(db.engine.url), tenant_id, course_id, course.revision, course.calibration)
+    bank = SHELF.get(key)
+    if bank is None:
+        values = read_values(db, tenant_id, course_id, course.calibration)
+        catalogue = read_catalogue(db, tenant_id, course_id)
+        bank = build_bank(
+            tenant_id, course_id, catalogue, values, (course.revision, course.refold_revision, course.calibration)
+        )
+        SHELF.put(key, bank)
+    return bank
+
+
+def bank_at(db: Connection, tenant_id: int, course_id: str, revision: int, calibration: int | None) -> Bank:
+    """The bank as it was under an older revision or calibration: what a past decision was made with."""
+    values = read_values(db, tenant_id, course_id, calibration)
+    catalogue = catalogue_at(db, tenant_id, course_id, revision)
+    return build_bank(tenant_id, course_id, catalogue, values, (revision, revision, calibration))
+
+
+def read_values(db: Connection, tenant_id: int, course_id: str, number: int | None) -> CalibratedValues | None:
+    """The values of a calibration; none for the defaults."""
+    packed = None if number is None else find_parameters(db, tenant_id, course_id, number)
+    return None if packed is None else unpack_values(packed)
+
+
+def build_bank(
+    tenant_id: int,
+    course_id: str,
+    catalogue: Catalogue,
+    values: CalibratedValues | None,
+    version: tuple[int, int, int | None],
+) -> Bank:
+    """Turn a catalogue and calibrated values into arrays."""
+    skill_ids, item_ids = tuple(catalogue.skills), tuple(catalogue.items)
+    skills = build_skills(catalogue, values)
+    items, known = build_items(catalogue, values)
+    revision, refold_revision, calibration = version
+    return Bank(
+        tenant_id=tenant_id,
+        course_id=course_id,
+        revision=revision,
+        refold_revision=refold_revision,
+        calibration=calibration,
+        skill_ids=skill_ids,
+        skill_titles=tuple(skill["title"] or skill_id for skill_id, skill in catalogue.skills.items()),
+        item_ids=item_ids,
+        item_numbers={item_id: number for number, item_id in enumerate(item_ids)},
+        max_scores=np.array([item["max_score"] for item in catalogue.items.values()]),
+        known=known,
+        parameters=Parameters(values.population if values else Population(), skills, items),
+    )
+
+
+def build_skills(catalogue: Catalogue, values: CalibratedValues | None) -> Skills:
+    """Rates from the calibration; a skill it did not know has the defaults."""
+    numbers = {skill_id: number for number, skill_id in enumerate(catalogue.skills)}
+    prerequisites = [[numbers[p] for p in skill["prerequisites"]] for skill in catalogue.skills.values()]
+    empty = np.empty(len(numbers))
+    skills = default_rates(Skills(empty, empty, empty, pad(prerequisites)))
+    if values is not None:
+        count = min(len(values.prior), len(numbers))
+        for name in ("prior", "learn", "forget"):
+            getattr(skills, name)[:count] = getattr(values, name)[:count]
+    return skills
+
+
+def build_items(catalogue: Catalogue, values: CalibratedValues | None) -> tuple[Items, Booleans]:
+    """Known parameters from the catalogue, easiness from the calibration, and the mean of its skills for the rest."""
+    numbers = {skill_id: number for number, skill_id in enumerate(catalogue.skills)}
+    records = list(catalogue.items.values())
+    given = [item["parameters"] or {} for item in records]
+    known = np.array([bool(p) for p in given], dtype=np.bool_)
+    discrimination = np.array([p.get("a") or 1.0 for p in given])
+    thresholds = [p.get("thresholds") or [] for p in given]
+    skills = pad([[numbers[s] for s in item["skills"]] for item in records])
+    easiness = np.array([-(p.get("a") or 1.0) * (p.get("b") or 0.0) for p in given])
+    if values is not None:
+        count = min(len(values.easiness), len(records))
+        fitted = np.zeros(len(records), dtype=np.bool_)
+        fitted[:count] = True
+        fitted &= ~known
+        easiness[fitted] = values.easiness[:count][fitted[:count]]
+        unseen = ~fitted & ~known
+        easiness[unseen] = mean_of_skills(easiness, skills, fitted)[unseen]
+    items = Items(
+        easiness=easiness,
+        discrimination=discrimination,
+        guessing=np.array([p.get("c") or 0.0 for p in given]),
+        upper=np.array([1.0 if p.get("d") is None else p["d"] for p in given]),
+        thresholds=discrimination[:, None] * pad(thresholds, np.inf),
+        skills=skills,
+    )
+    return items, known
+
+
+def mean_of_skills(easiness: Floats, skills: "np.ndarray[tuple[int, int], np.dtype[np.int64]]", fitted: Booleans) -> Floats:
+    """What to expect of an item that no calibration has seen: the mean over its skills of the fitted items' easiness."""
+    overall = float(easiness[fitted].mean()) if fitted.any() else 0.0
+    held = (skills >= 0) & fitted[:, None]
+    rows = np.nonzero(held)[0]
+    size = int(skills.max(initial=0)) + 1
+    total = np.bincount(skills[held], easiness[rows], size) + overall
+    mean = total / (np.bincount(skills[held], minlength=size) + 1)
+    counted = (skills >= 0).sum(axis=1)
+    summed = np.where(skills >= 0, mean[skills], 0.0).sum(axis=1)
+    return np.where(counted > 0, summed / np.maximum(counted, 1), overall)
+
+
+def pad(lists: "list[list[int]] | list[list[float]]", filler: float = -1) -> np.ndarray:  # type: ignore[type-arg]
+    """Rows of different length as one array, filled up with `filler`."""
+    width = max((len(row) for row in lists), default=0)
+    padded = np.full((len(lists), width), filler, dtype=np.int64 if filler == -1 else np.float64)
+    for number, row in enumerate(lists):
+        padded[number, : len(row)] = row
+    return padded

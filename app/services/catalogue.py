@@ -1,0 +1,202 @@
+"""The catalogue of a course: upserts, checked as a whole and kept as a history."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from graphlib import CycleError, TopologicalSorter
+from typing import Any
+
+from sqlalchemy import Connection
+
+from app.errors import Fault, Invalid, PrerequisiteCycle, UnknownCourse
+from app.queries import catalogue as rows
+
+# What of an item decides what an answer says about its learner.
+MEASURING = ("skills", "max_score", "parameters")
+
+
+@dataclass
+class Catalogue:
+    """All skills and items of a course by id; the order of insertion is the order of their numbers."""
+
+    title: str | None = None
+    skills: dict[str, dict[str, Any]] = field(default_factory=dict)
+    items: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+@dataclass
+class Difference:
+    """What an upsert does to a catalogue; `refold` if it changes what answers already given say."""
+
+    new_skills: list[dict[str, Any]] = field(default_factory=list)
+    changed_skills: list[dict[str, Any]] = field(default_factory=list)
+    prerequisites: dict[str, list[str]] = field(default_factory=dict)
+    new_items: list[dict[str, Any]] = field(default_factory=list)
+    changed_items: list[dict[str, Any]] = field(default_factory=list)
+    refold: bool = False
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What an upsert did, and what the course holds now."""
+
+    revision: int
+    skills_created: int
+    skills_changed: int
+    items_created: int
+    items_changed: int
+    skills: int
+    items: int
+
+
+def upsert(db: Connection, tenant_id: int, course_id: str, body: Mapping[str, Any], now: int) -> Counts:
+    """Add or replace the skills and items of `body`; what it does not name stays. The course is made on first sight.
+
+    Raises `Invalid` (an unknown skill is named) or `PrerequisiteCycle`; then nothing has changed.
+    """
+    course = rows.find_course(db, tenant_id, course_id, lock=True)
+    if course is None:
+        rows.insert_course(db, tenant_id, course_id, now)
+    catalogue = read_catalogue(db, tenant_id, course_id)
+    difference = apply_change(catalogue, body)
+    revision = (course.revision if course else 0) + 1
+    rows.save_skills(db, tenant_id, course_id, difference.new_skills, difference.changed_skills)
+    rows.save_prerequisites(db, tenant_id, course_id, difference.prerequisites)
+    rows.save_items(db, tenant_id, course_id, difference.new_items, difference.changed_items)
+    rows.insert_change(db, tenant_id, course_id, revision, dict(body), now)
+    values: dict[str, Any] = {"revision": revision, "title": catalogue.title}
+    if difference.refold:
+        values["refold_revision"] = revision
+    rows.update_course(db, tenant_id, course_id, values)
+    return Counts(
+        revision,
+        len(difference.new_skills),
+        len(difference.changed_skills),
+        len(difference.new_items),
+        len(difference.changed_items),
+        len(catalogue.skills),
+        len(catalogue.items),
+    )
+
+
+def read_catalogue(db: Connection, tenant_id: int, course_id: str) -> Catalogue:
+    """The catalogue as it stands."""
+    course = rows.find_course(db, tenant_id, course_id)
+    edges = rows.list_prerequisites(db, tenant_id, course_id)
+    skills = {
+        row.id: {"id": row.id, "title": row.title, "prerequisites": edges.get(row.id, [])}
+        for row in rows.list_skills(db, tenant_id, course_id)
+    }
+    items = {item["id"]: item for item in rows.list_items(db, tenant_id, course_id)}
+    return Catalogue(course.title if course else None, skills, items)
+
+
+def catalogue_at(db: Connection, tenant_id: int, course_id: str, revision: int) -> Catalogue:
+    """The catalogue as it was at a revision, folded from its history."""
+    catalogue = Catalogue()
+    for body in rows.list_changes(db, tenant_id, course_id, revision):
+        apply_change(catalogue, body)
+    return catalogue
+
+
+def apply_change(catalogue: Catalogue, body: Mapping[str, Any]) -> Difference:
+    """Apply an upsert to `catalogue` in place and say what it changed."""
+    difference = Difference()
+    if body.get("title") is not None:
+        catalogue.title = body["title"]
+    for skill in body.get("skills", []):
+        put_skill(catalogue, skill, difference)
+    for item in body.get("items", []):
+        put_item(catalogue, item, difference)
+    check_references(catalogue, body)
+    check_acyclic(catalogue)
+    return difference
+
+
+def put_skill(catalogue: Catalogue, given: Mapping[str, Any], difference: Difference) -> None:
+    """Add or replace one skill."""
+    skill = {
+        "id": given["id"],
+        "title": given.get("title"),
+        "prerequisites": sorted(given.get("prerequisites") or []),
+    }
+    old = catalogue.skills.get(skill["id"])
+    catalogue.skills[skill["id"]] = skill
+    if old is None:
+        difference.new_skills.append({**skill, "number": len(catalogue.skills) - 1})
+    elif old["title"] != skill["title"]:
+        difference.changed_skills.append(skill)
+    if skill["prerequisites"] != (old["prerequisites"] if old else []):
+        difference.prerequisites[skill["id"]] = skill["prerequisites"]
+        difference.refold |= old is not None
+
+
+def put_item(catalogue: Catalogue, given: Mapping[str, Any], difference: Difference) -> None:
+    """Add or replace one item."""
+    parameters = given.get("parameters")
+    thresholds = (parameters or {}).get("thresholds")
+    item = {
+        "id": given["id"],
+        "skills": list(given.get("skills") or []),
+        "title": given.get("title"),
+        "kind": given.get("kind"),
+        "tags": list(given.get("tags") or []),
+        "url": given.get("url"),
+        "max_score": float(given.get("max_score") or (len(thresholds) if thresholds else 1)),
+        "parameters": parameters,
+    }
+    old = catalogue.items.get(item["id"])
+    number = old["number"] if old else len(catalogue.items)
+    catalogue.items[item["id"]] = {**item, "number": number}
+    if old is None:
+        difference.new_items.append({**item, "number": number})
+    elif {**item, "number": number} != old:
+        difference.changed_items.append(item)
+        difference.refold |= any(item[name] != old[name] for name in MEASURING)
+
+
+def check_references(catalogue: Catalogue, body: Mapping[str, Any]) -> None:
+    """Every skill that is named must exist, in the body or in the course."""
+    faults = [
+        Fault(f"/{kind}/{place}/{member}/{position}", "no such skill: list it under skills")
+        for kind, member in (("skills", "prerequisites"), ("items", "skills"))
+        for place, record in enumerate(body.get(kind, []))
+        for position, skill_id in enumerate(record.get(member) or [])
+        if skill_id not in catalogue.skills
+    ]
+    if faults:
+        raise Invalid("the catalogue names skills that do not exist", faults[:20])
+
+
+def check_acyclic(catalogue: Catalogue) -> None:
+    """A skill that needs itself, however indirectly, could never be opened."""
+    graph = {skill_id: skill["prerequisites"] for skill_id, skill in catalogue.skills.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        cycle = list(reversed(error.args[1]))
+        path = " → ".join(cycle)
+        raise PrerequisiteCycle(f"these prerequisites form a cycle: {path}; remove one of them") from error
+
+
+def page_of_skills(
+    db: Connection, tenant_id: int, course_id: str, after: str | None, limit: int
+) -> list[dict[str, Any]]:
+    """Skills by id. Raises `UnknownCourse`."""
+    need_course(db, tenant_id, course_id)
+    return rows.page_skills(db, tenant_id, course_id, after, limit)
+
+
+def page_of_items(
+    db: Connection, tenant_id: int, course_id: str, after: str | None, limit: int
+) -> list[dict[str, Any]]:
+    """Items by id. Raises `UnknownCourse`."""
+    need_course(db, tenant_id, course_id)
+    return rows.page_items(db, tenant_id, course_id, after, limit)
+
+
+def need_course(db: Connection, tenant_id: int, course_id: str, *, lock: bool = False) -> rows.CourseRow:
+    """The course's row. Raises `UnknownCourse`."""
+    course = rows.find_course(db, tenant_id, course_id, lock=lock)
+    if course is None:
+        raise UnknownCourse("there is no such course; create it with PUT …/catalogue")
+    return course

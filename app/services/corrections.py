@@ -1,0 +1,62 @@
+"""Voids and regrades: further entries of the log, after which the learner is folded again."""
+
+from typing import Any
+
+from sqlalchemy import Connection
+
+from app.errors import ResponseVoided, UnknownResponse
+from app.queries.learners import find_learners, save_learners
+from app.queries.responses import find_responses, insert_correction, read_corrected
+from app.services.banks import read_bank
+from app.services.folding import refold, snapshots
+from app.services.mastery import report
+from app.services.responses import check_score
+
+VOID, REGRADE = "void", "regrade"
+
+
+def correct(
+    db: Connection,
+    tenant_id: int,
+    course_id: str,
+    response_id: str,
+    score: float | None,
+    reason: str,
+    made_by: str,
+    now: int,
+) -> dict[str, Any]:
+    """Regrade an answer to `score`, or void it (none); the learner's mastery after it.
+
+    Repeating a correction changes nothing. Raises `UnknownResponse`, `InvalidScore`, and `ResponseVoided` for the
+    regrade of a voided answer.
+    """
+    bank = read_bank(db, tenant_id, course_id)
+    found = find_responses(db, tenant_id, course_id, [response_id])
+    if response_id not in found:
+        raise UnknownResponse("the course has no such response")
+    learner_id, item_id = found[response_id].learner_id, found[response_id].item_id
+    row = find_learners(db, tenant_id, course_id, [learner_id], lock=True)[learner_id]
+    if score is not None:
+        check_score(bank, bank.item_numbers[item_id], score)
+    corrected = read_corrected(db, tenant_id, course_id, [learner_id])
+    voided = response_id in corrected and corrected[response_id] is None
+    if voided and score is not None:
+        raise ResponseVoided("this response was voided and stays so; send the answer again under a new id")
+    if corrected.get(response_id, found[response_id].score) != score:
+        row = row._replace(position=row.position + 1)
+        entry = {
+            "tenant_id": tenant_id,
+            "course_id": course_id,
+            "response_id": response_id,
+            "position": row.position,
+            "learner_id": learner_id,
+            "kind": VOID if score is None else REGRADE,
+            "score": score,
+            "reason": reason,
+            "made_by": made_by,
+            "made_at": now,
+        }
+        insert_correction(db, entry)
+    states = refold(db, bank, [learner_id]).states
+    save_learners(db, tenant_id, course_id, snapshots(bank, [row], states))
+    return report(bank, states, learner_id, row.position)

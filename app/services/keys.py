@@ -1,0 +1,46 @@
+"""Make, list and revoke the keys of a tenant."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from app.errors import Invalid, NotFound
+from app.queries import keys as queries
+from app.queries.keys import KeyRow
+from app.security import SCOPES, NewKey, make_key
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+MAX_NAME = 255
+
+
+def create_key(db: "Connection", tenant: str, scopes: Sequence[str], now: int) -> NewKey:
+    """Make a key; the tenant is created on first sight. The text of the key cannot be had again."""
+    if not 1 <= len(tenant) <= MAX_NAME:
+        raise Invalid(f"the name of a tenant has 1 to {MAX_NAME} characters")
+    if not scopes or not SCOPES.keys() >= set(scopes):
+        raise Invalid(f"a key needs one or more of the scopes {', '.join(SCOPES)}")
+    tenant_id = queries.find_tenant(db, tenant)
+    if tenant_id is None:
+        tenant_id = queries.insert_tenant(db, tenant, now)
+    key = make_key(tenant_id)
+    queries.insert_key(db, tenant_id, key.id, key.hash, sorted(set(scopes)), now)
+    return key
+
+
+def list_keys(db: "Connection", tenant: str) -> list[KeyRow]:
+    """All keys of the tenant, also the revoked ones, oldest first."""
+    return queries.list_keys(db, _tenant_id(db, tenant))
+
+
+def revoke_key(db: "Connection", tenant: str, key_id: str, now: int) -> None:
+    """Revoke a key; within five seconds no worker accepts it any more."""
+    if not queries.revoke_key(db, _tenant_id(db, tenant), key_id, now):
+        raise NotFound("the tenant has no such key in force; `proxima key list` shows its keys")
+
+
+def _tenant_id(db: "Connection", tenant: str) -> int:
+    tenant_id = queries.find_tenant(db, tenant)
+    if tenant_id is None:
+        raise NotFound("there is no tenant of that name")
+    return tenant_id

@@ -1,0 +1,435 @@
+"""Answers into the log, and at once the outcome of each: the write path.
+
+Everything here runs inside the caller's transaction. The rows of the learners are locked first, in the order of
+their ids, so that two transactions can never fold the same learner side by side.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from pydantic_core import to_json
+from sqlalchemy import Connection, Row
+
+from app.adaptive.filter import step
+from app.adaptive.policy import Choices, choose
+from app.adaptive.types import Floats, Integers, States
+from app.errors import Conflict, Fault, InvalidScore, ProximaError, UnknownCourse, UnknownItem, UnknownRecommendation
+from app.queries.learners import LearnerRow, find_learners, insert_learners, save_learners
+from app.queries.responses import (
+    Entry,
+    find_recommendations,
+    find_responses,
+    insert_recommendations,
+    insert_responses,
+    read_entries,
+    save_outcome,
+)
+from app.services.banks import Bank, bank_at, read_bank
+from app.services.folding import as_fractions, fold, load_states, put, snapshots
+from app.services.history import read_lives
+from app.services.recommendations import Offer, next_id, recommendation_row, seeds
+from app.services.reports import (
+    DIGITS,
+    ability,
+    calibration_id,
+    mastery_rows,
+    nothing_to_offer,
+    recommendation,
+    skills_of,
+)
+from app.times import to_text
+
+
+@dataclass(frozen=True, slots=True)
+class NewAnswer:
+    """An answer as it came in, of a known tenant; times in µs. `dated` if the caller said when it was given."""
+
+    tenant_id: int
+    course_id: str
+    id: str
+    learner: str
+    item: str
+    score: float | None
+    correct: bool | None
+    occurred_at: int
+    dated: bool
+    received_at: int
+    duration_ms: int | None
+    recommendation: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What to tell: `created` or `duplicate`, and the outcome as JSON, the same bytes each time."""
+
+    status: str
+    outcome: bytes
+
+
+@dataclass
+class Accepted:
+    """An answer on its way into the log; `place` is where its result goes."""
+
+    place: int
+    answer: NewAnswer
+    item: int
+    score: float
+
+
+def record(db: Connection, answers: Sequence[NewAnswer]) -> list[Recorded | ProximaError]:
+    """Append answers and fold them; one result for each, in order. A bad answer is a result too, and stops no other."""
+    results: list[Recorded | ProximaError | None] = [None] * len(answers)
+    by_course: dict[tuple[int, str], list[int]] = {}
+    for place, answer in enumerate(answers):
+        by_course.setdefault((answer.tenant_id, answer.course_id), []).append(place)
+    for tenant_id, course_id in sorted(by_course):
+        places = by_course[tenant_id, course_id]
+        try:
+            bank = read_bank(db, tenant_id, course_id)
+        except UnknownCourse as error:
+            for place in places:
+                results[place] = error
+            continue
+        record_in_course(db, bank, [(place, answers[place]) for place in places], results)
+    return [result for result in results if result is not None]
+
+
+def record_in_course(
+    db: Connection,
+    bank: Bank,
+    answers: Sequence[tuple[int, NewAnswer]],
+    results: list[Recorded | ProximaError | None],
+) -> None:
+    """`record` for the answers of one course; writes into `results`."""
+    accepted = []
+    for place, answer in answers:
+        checked = check(bank, place, answer)
+        if isinstance(checked, ProximaError):
+            results[place] = checked
+        else:
+            accepted.append(checked)
+    if not accepted:
+        return
+    wanted = {each.answer.learner for each in accepted}
+    learners = find_learners(db, bank.tenant_id, bank.course_id, wanted, lock=True)
+    fresh = sort_out(db, bank, accepted, results)
+    if fresh:
+        strangers = {each.answer.learner for each in fresh.values()} - learners.keys()
+        learners |= add_learners(db, bank, strangers)
+        fold_fresh(db, bank, learners, list(fresh.values()), results)
+    for each in accepted:
+        if results[each.place] is None:
+            first = fresh[each.answer.id]
+            results[each.place] = repeat_within(each, first, results[first.place])
+
+
+def fold_fresh(
+    db: Connection,
+    bank: Bank,
+    learners: dict[str, LearnerRow],
+    fresh: Sequence[Accepted],
+    results: list[Recorded | ProximaError | None],
+) -> None:
+    """Fold new answers into their learners and write everything that follows."""
+    rows = [learners[id_] for id_ in sorted({each.answer.learner for each in fresh})]
+
+    def stored(learner_id: str) -> list[Entry]:
+        return read_entries(db, bank.tenant_id, bank.course_id, [learner_id])
+
+    batch = Batch(bank, rows, load_states(db, bank, rows), stored)
+    for turn in turns(fresh):
+        for each, outcome in zip(turn, take_turn(batch, turn), strict=True):
+            results[each.place] = Recorded("created", outcome)
+    insert_responses(db, batch.responses)
+    insert_recommendations(db, batch.recommendations)
+    save_learners(db, bank.tenant_id, bank.course_id, snapshots(bank, batch.learners, batch.states))
+
+
+def check(bank: Bank, place: int, answer: NewAnswer) -> Accepted | ProximaError:
+    """Whether the course can take this answer."""
+    item = bank.item_numbers.get(answer.item)
+    if item is None:
+        return UnknownItem(
+            "the course has no such item; add it with PUT …/catalogue",
+            [Fault("/item", "no such item in this course")],
+        )
+    score = answer.score if answer.score is not None else float(bank.max_scores[item]) * bool(answer.correct)
+    try:
+        check_score(bank, item, score)
+    except InvalidScore as error:
+        return error
+    return Accepted(place, answer, item, score)
+
+
+def check_score(bank: Bank, item: int, score: float) -> None:
+    """Whether the item can have this score. Raises `InvalidScore`."""
+    highest = float(bank.max_scores[item])
+    if score > highest:
+        raise InvalidScore(
+            f"the score is higher than the item's maximum, {highest:g}",
+            [Fault("/score", f"must be from 0 to {highest:g}")],
+        )
+    if bank.parameters.items.grades[item] and score != int(score):
+        raise InvalidScore("this item is graded: its score is a whole number", [Fault("/score", "must be whole")])
+
+
+def add_learners(db: Connection, bank: Bank, ids: set[str]) -> dict[str, LearnerRow]:
+    """Learners never seen before, made and locked; one that another transaction has just made is locked as it is."""
+    if not ids:
+        return {}
+    blank = {
+        "position": 0,
+        "theta": 0.0,
+        "standard_error": float(np.sqrt(bank.parameters.population.ability_variance)),
+        "state": b"",
+        "last_occurred_at": None,
+        "last_response_id": None,
+        "calibration": bank.calibration,
+        "revision": bank.revision,
+    }
+    insert_learners(db, bank.tenant_id, bank.course_id, ids, blank)
+    return find_learners(db, bank.tenant_id, bank.course_id, ids, lock=True)
+
+
+def sort_out(
+    db: Connection, bank: Bank, accepted: Sequence[Accepted], results: list[Recorded | ProximaError | None]
+) -> dict[str, Accepted]:
+    """The answers that are new, by id; repetitions and conflicts with what is stored go into `results` at once.
+
+    Of several with one id the first is new; the others stay open until it is folded.
+    """
+    stored = find_responses(db, bank.tenant_id, bank.course_id, {each.answer.id for each in accepted})
+    named = {each.answer.recommendation for each in accepted if each.answer.recommendation is not None}
+    offered = find_recommendations(db, bank.tenant_id, bank.course_id, named) if named else {}
+    fresh: dict[str, Accepted] = {}
+    for each in accepted:
+        id_, wanted = each.answer.id, each.answer.recommendation
+        if id_ in stored:
+            results[each.place] = repeat(db, bank, each, stored[id_])
+        elif wanted is not None and (wanted not in offered or offered[wanted].learner_id != each.answer.learner):
+            results[each.place] = UnknownRecommendation(
+                "this learner was offered no such recommendation; leave the field out if there was none",
+                [Fault("/recommendation", "no such recommendation of this learner")],
+            )
+        else:
+            fresh.setdefault(id_, each)
+    return fresh
+
+
+def repeat(db: Connection, bank: Bank, each: Accepted, row: Row[Any]) -> Recorded | ProximaError:
+    """The first outcome again if the content is the same, else a conflict."""
+    stored = (row.learner_id, row.item_id, row.score, row.duration_ms, row.recommendation_id)
+    if content(each) != (*stored, row.occurred_at if row.dated else None):
+        return conflict()
+    if row.outcome is not None:
+        return Recorded("duplicate", row.outcome.encode())
+    outcome = outcome_of_imported(db, bank, row)
+    save_outcome(db, bank.tenant_id, bank.course_id, row.id, outcome.decode())
+    return Recorded("duplicate", outcome)
+
+
+def content(each: Accepted) -> tuple[Any, ...]:
+    """What makes two answers with one id the same answer; a time that we set ourselves does not count."""
+    answer = each.answer
+    asked = (answer.learner, answer.item, each.score, answer.duration_ms, answer.recommendation)
+    return (*asked, answer.occurred_at if answer.dated else None)
+
+
+def conflict() -> Conflict:
+    """The same id with other content."""
+    return Conflict(
+        "this id was used for a different answer; use a new id, or regrade the old one to correct it",
+        [Fault("/id", "taken by other content")],
+    )
+
+
+def repeat_within(each: Accepted, first: Accepted, told: Recorded | ProximaError | None) -> Recorded | ProximaError:
+    """The result of an answer whose id another answer of the same group used first."""
+    if content(each) != content(first) or not isinstance(told, Recorded):
+        return conflict()
+    return Recorded("duplicate", told.outcome)
+
+
+def turns(fresh: Sequence[Accepted]) -> list[list[Accepted]]:
+    """Split answers so that each learner has one in a turn, in the order of arrival: what is told of an answer is
+    then the same whatever it was grouped with."""
+    counts: dict[str, int] = {}
+    result: list[list[Accepted]] = []
+    for each in fresh:
+        turn = counts[each.answer.learner] = counts.get(each.answer.learner, -1) + 1
+        if turn == len(result):
+            result.append([])
+        result[turn].append(each)
+    return result
+
+
+@dataclass
+class Batch:
+    """The learners of one transaction as they are folded, and the rows to be written at its end.
+
+    `stored` gives the log of a learner as it was before the transaction.
+    """
+
+    bank: Bank
+    learners: list[LearnerRow]
+    states: States
+    stored: Callable[[str], list[Entry]]
+    pending: dict[str, list[Entry]] = field(default_factory=dict)
+    responses: list[dict[str, Any]] = field(default_factory=list)
+    recommendations: list[dict[str, Any]] = field(default_factory=list)
+
+
+def take_turn(batch: Batch, turn: Sequence[Accepted]) -> list[bytes]:
+    """Fold one answer each of different learners, and choose what comes next; the outcomes."""
+    bank = batch.bank
+    place = {row.id: number for number, row in enumerate(batch.learners)}
+    places = np.array([place[each.answer.learner] for each in turn])
+    items = np.array([each.item for each in turn])
+    before = batch.states[places]
+    after, predicted = step(bank.parameters, before, items, as_fractions(bank, items, [e.score for e in turn]))
+    for number, each in enumerate(turn):
+        row = batch.learners[places[number]]
+        batch.pending.setdefault(row.id, []).append(
+            Entry(row.id, each.answer.id, each.answer.item, each.score, each.answer.occurred_at)
+        )
+        if is_late(row, each.answer):
+            fold_late(batch, row.id, each.answer.id, after, predicted.p, number)
+        batch.learners[places[number]] = advance_row(row, each.answer)
+    put(batch.states, places, after)
+    ids = [each.answer.id for each in turn]
+    choices = choose(bank.parameters, after, seeds(bank, ids))
+    positions = [batch.learners[p].position for p in places]
+    told = outcomes(bank, turn, positions, before, after, predicted.p, choices)
+    keep_responses(batch, turn, places, predicted.p, told)
+    keep_recommendations(batch, turn, places, choices)
+    return told
+
+
+def is_late(row: LearnerRow, answer: NewAnswer | Entry) -> bool:
+    """Whether the answer belongs before one that was folded already."""
+    if row.last_occurred_at is None or row.last_response_id is None:
+        return False
+    return (answer.occurred_at, answer.id) < (row.last_occurred_at, row.last_response_id)
+
+
+def fold_late(batch: Batch, learner_id: str, response_id: str, after: States, p: Floats, number: int) -> None:
+    """Fold a learner again with an answer that came late: writes the state and the prediction into `after` and `p`."""
+    entries = batch.stored(learner_id) + batch.pending[learner_id]
+    folded = fold(batch.bank, [learner_id], sorted(entries, key=lambda entry: (entry.occurred_at, entry.id)))
+    put(after, np.array([number]), folded.states)
+    p[number] = folded.p_correct[response_id]
+
+
+def advance_row(row: LearnerRow, answer: NewAnswer) -> LearnerRow:
+    """The learner's row after one more answer; the state is packed at the end."""
+    last = (row.last_occurred_at, row.last_response_id)
+    if not is_late(row, answer):
+        last = (answer.occurred_at, answer.id)
+    return row._replace(position=row.position + 1, last_occurred_at=last[0], last_response_id=last[1])
+
+
+def outcomes(
+    bank: Bank,
+    turn: Sequence[Accepted],
+    positions: Sequence[int],
+    before: States,
+    after: States,
+    p: Floats,
+    choices: Choices,
+) -> list[bytes]:
+    """What is told of each answer, as JSON."""
+    rows, skills = skills_of(bank, [each.item for each in turn])
+    mastery: list[list[dict[str, Any]]] = [[] for _ in turn]
+    for number, told in zip(rows.tolist(), mastery_rows(bank, after, rows, skills, before), strict=True):
+        mastery[number].append(told)
+    result = []
+    for number, each in enumerate(turn):
+        answer = each.answer
+        following = recommendation(bank, after, choices, number, next_id(bank, answer.id))
+        outcome = {
+            "response": {
+                "id": answer.id,
+                "learner": answer.learner,
+                "item": answer.item,
+                "score": each.score,
+                "occurred_at": to_text(answer.occurred_at),
+                "position": positions[number],
+            },
+            "p_correct": round(float(p[number]), DIGITS),
+            "ability": ability(after, number),
+            "mastery": mastery[number],
+            "next": following,
+            "calibration": calibration_id(bank.calibration),
+        }
+        if following is None:
+            outcome["reason"] = nothing_to_offer(choices, number)
+        result.append(to_json(outcome))
+    return result
+
+
+def keep_responses(batch: Batch, turn: Sequence[Accepted], places: Integers, p: Floats, told: Sequence[bytes]) -> None:
+    """Note the rows of the answers."""
+    bank = batch.bank
+    for number, each in enumerate(turn):
+        answer = each.answer
+        batch.responses.append(
+            {
+                "tenant_id": bank.tenant_id,
+                "course_id": bank.course_id,
+                "id": answer.id,
+                "learner_id": answer.learner,
+                "position": batch.learners[places[number]].position,
+                "item_id": answer.item,
+                "score": each.score,
+                "occurred_at": answer.occurred_at,
+                "dated": answer.dated,
+                "received_at": answer.received_at,
+                "duration_ms": answer.duration_ms,
+                "recommendation_id": answer.recommendation,
+                "calibration": bank.calibration,
+                "revision": bank.revision,
+                "p_correct": float(p[number]),
+                "outcome": told[number].decode(),
+            }
+        )
+
+
+def keep_recommendations(batch: Batch, turn: Sequence[Accepted], places: Integers, choices: Choices) -> None:
+    """Note the rows of what comes next."""
+    drawn = seeds(batch.bank, [each.answer.id for each in turn]).tolist()
+    for number, each in enumerate(turn):
+        if choices.item[number] >= 0:
+            row = batch.learners[places[number]]
+            id_ = next_id(batch.bank, each.answer.id)
+            offer = Offer(id_, row.id, each.answer.id, row.position, drawn[number], (), each.answer.received_at)
+            batch.recommendations.append(recommendation_row(batch.bank, choices, number, offer))
+
+
+def outcome_of_imported(db: Connection, bank: Bank, row: Row[Any]) -> bytes:
+    """The outcome of an answer that was imported and so was told to nobody: as if it had come alone, then."""
+    [life] = read_lives(db, bank, list(find_learners(db, bank.tenant_id, bank.course_id, [row.learner_id]).values()))
+    then = bank_at(db, bank.tenant_id, bank.course_id, row.revision, row.calibration)
+    earlier = life.entries(row.position - 1)
+    states = fold(then, [row.learner_id], earlier).states
+    batch = Batch(then, [life.row_at(row.position - 1)], states, lambda _: earlier)
+    return take_turn(batch, [Accepted(0, stored_answer(then, row), then.item_numbers[row.item_id], row.score)])[0]
+
+
+def stored_answer(bank: Bank, row: Row[Any]) -> NewAnswer:
+    """An answer of the log as it came in."""
+    return NewAnswer(
+        tenant_id=bank.tenant_id,
+        course_id=bank.course_id,
+        id=row.id,
+        learner=row.learner_id,
+        item=row.item_id,
+        score=row.score,
+        correct=None,
+        occurred_at=row.occurred_at,
+        dated=row.dated,
+        received_at=row.occurred_at,
+        duration_ms=row.duration_ms,
+        recommendation=row.recommendation_id,
+    )

@@ -1,0 +1,188 @@
+"""Is everything that was kept and told what the log says? Every learner's history is lived through once more.
+
+The entries of a page of learners are taken in the order of their arrival, with the calibration and the catalogue that
+were in force then, by the same functions that took them the first time.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from sqlalchemy import Connection, Row
+
+from app.adaptive.filter import initial
+from app.adaptive.policy import choose
+from app.adaptive.states import pack
+from app.adaptive.types import Booleans
+from app.queries.learners import LearnerRow, find_learners, page_learners
+from app.queries.responses import find_recommendations, page_offers
+from app.services.banks import Bank, bank_at, read_bank
+from app.services.folding import fold, is_stale, put, refold
+from app.services.history import Life, read_lives
+from app.services.responses import Accepted, Batch, stored_answer, take_turn
+
+PAGE = 200
+COMPARED = ("item_id", "skill_id", "code", "terms", "p_correct", "propensity", "seed", "position", "calibration")
+Version = tuple[int, int | None]
+
+
+@dataclass
+class Verified:
+    """How much was compared, and the differences found, in words."""
+
+    learners: int = 0
+    responses: int = 0
+    recommendations: int = 0
+    stale: int = 0
+    differences: list[str] = field(default_factory=list)
+
+    def add(self, part: "Verified") -> None:
+        """Count a part in."""
+        self.learners += part.learners
+        self.responses += part.responses
+        self.recommendations += part.recommendations
+        self.stale += part.stale
+        self.differences += part.differences
+
+
+@dataclass
+class Strand:
+    """The page of learners under one version; `current` marks those whose state is that of the last position."""
+
+    batch: Batch
+    current: Booleans
+
+
+def verify_page(db: Connection, tenant_id: int, course_id: str, after: str) -> tuple[Verified, str | None]:
+    """Compare a page of learners; the result, and the last learner of the page (none at the end)."""
+    result = Verified()
+    rows = page_learners(db, tenant_id, course_id, after, PAGE)
+    if not rows:
+        return result, None
+    bank = read_bank(db, tenant_id, course_id)
+    compare_snapshots(db, bank, rows, result)
+    lives = read_lives(db, bank, rows)
+    strands: dict[Version, Strand] = {}
+    for turn in range(1, max(row.position for row in rows) + 1):
+        for version, places in arrivals(lives, turn).items():
+            if version not in strands:
+                strands[version] = new_strand(bank_at(db, tenant_id, course_id, *version), lives)
+            relive(db, strands[version], lives, places, turn, result)
+            for other, strand in strands.items():
+                strand.current[places] = other == version
+        corrected = [place for place, life in enumerate(lives) if turn in life.corrections]
+        for strand in strands.values():
+            strand.current[corrected] = False
+    result.learners = len(rows)
+    return result, rows[-1].id
+
+
+def compare_snapshots(db: Connection, bank: Bank, rows: Sequence[LearnerRow], result: Verified) -> None:
+    """Snapshots against the fold of the log; a stale one is never read, only counted."""
+    good = [row for row in rows if not is_stale(bank, row)]
+    result.stale += len(rows) - len(good)
+    if not good:
+        return
+    expected = pack(bank.parameters, refold(db, bank, [row.id for row in good]).states)
+    blank = pack(bank.parameters, initial(bank.parameters, 1))[0]
+    for row, state in zip(good, expected, strict=True):
+        if (row.state or blank) != state:
+            result.differences.append(f"learner {row.id}: the snapshot is not the fold of the log")
+
+
+def arrivals(lives: Sequence[Life], turn: int) -> dict[Version, list[int]]:
+    """The learners who answered at their position `turn`, by the version their answer was judged under."""
+    groups: dict[Version, list[int]] = defaultdict(list)
+    for place, life in enumerate(lives):
+        if turn in life.responses:
+            response = life.responses[turn]
+            groups[response.revision, response.calibration].append(place)
+    return groups
+
+
+def new_strand(bank: Bank, lives: Sequence[Life]) -> Strand:
+    """A page of learners at the beginning of their lives."""
+    log = {life.row.id: life for life in lives}
+    rows = [life.row_at(0) for life in lives]
+    batch = Batch(bank, rows, initial(bank.parameters, len(rows)), lambda learner_id: log[learner_id].entries(0))
+    return Strand(batch, np.zeros(len(rows), dtype=np.bool_))
+
+
+def relive(
+    db: Connection, strand: Strand, lives: Sequence[Life], places: Sequence[int], turn: int, result: Verified
+) -> None:
+    """Take the answers at position `turn` once more and compare what follows from them."""
+    batch = strand.batch
+    behind = [place for place in places if not strand.current[place]]
+    if behind:
+        ids = [lives[place].row.id for place in behind]
+        entries = [entry for place in behind for entry in lives[place].entries(turn - 1)]
+        put(batch.states, np.array(behind), fold(batch.bank, ids, entries).states)
+        for place in behind:
+            batch.learners[place] = lives[place].row_at(turn - 1)
+    log = {lives[place].row.id: lives[place] for place in places}
+    batch.stored = lambda learner_id: log[learner_id].entries(turn - 1)
+    batch.pending.clear()
+    batch.responses.clear()
+    batch.recommendations.clear()
+    answers = [accept(batch.bank, lives[place].responses[turn]) for place in places]
+    told = take_turn(batch, answers)
+    for place, made, outcome in zip(places, batch.responses, told, strict=True):
+        kept = lives[place].responses[turn]
+        if kept.p_correct != made["p_correct"]:
+            result.differences.append(f"response {kept.id}: another prediction follows from the log")
+        if kept.outcome is not None and kept.outcome.encode() != outcome:
+            result.differences.append(f"response {kept.id}: another outcome follows from the log")
+    result.responses += len(places)
+    imported = {lives[place].responses[turn].id for place in places if lives[place].responses[turn].outcome is None}
+    compare_recommendations(db, batch, imported, result)
+
+
+def accept(bank: Bank, response: Row[Any]) -> Accepted:
+    """A stored answer as it was taken."""
+    return Accepted(0, stored_answer(bank, response), bank.item_numbers[response.item_id], response.score)
+
+
+def compare_recommendations(db: Connection, batch: Batch, imported: set[str], result: Verified) -> None:
+    """What followed an answer against what is kept of it; after imported answers nothing was offered."""
+    made = {row["id"]: row for row in batch.recommendations if row["response_id"] not in imported}
+    if not made:
+        return
+    kept = find_recommendations(db, batch.bank.tenant_id, batch.bank.course_id, set(made))
+    for id_, row in made.items():
+        same = id_ in kept and all(getattr(kept[id_], name) == row[name] for name in COMPARED)
+        if not same:
+            result.differences.append(f"recommendation {id_}: another choice follows from the log")
+    result.recommendations += len(made)
+
+
+def verify_offers(db: Connection, tenant_id: int, course_id: str, after: str) -> tuple[Verified, str | None]:
+    """Compare a page of the recommendations that were asked for; the result, and the last id (none at the end)."""
+    result = Verified()
+    offers = page_offers(db, tenant_id, course_id, after, PAGE)
+    if not offers:
+        return result, None
+    bank = read_bank(db, tenant_id, course_id)
+    rows = find_learners(db, tenant_id, course_id, {offer.learner_id for offer in offers})
+    lives = {life.row.id: life for life in read_lives(db, bank, list(rows.values()))}
+    banks: dict[Version, Bank] = {}
+    for offer in offers:
+        version = (offer.revision, offer.calibration)
+        if version not in banks:
+            banks[version] = bank_at(db, tenant_id, course_id, *version)
+        if not same_offer(banks[version], lives[offer.learner_id], offer):
+            result.differences.append(f"recommendation {offer.id}: another choice follows from the log")
+    result.recommendations = len(offers)
+    return result, offers[-1].id
+
+
+def same_offer(bank: Bank, life: Life, offer: Row[Any]) -> bool:
+    """Whether the same item would be offered again, with the same chance."""
+    states = fold(bank, [life.row.id], life.entries(offer.position)).states
+    avoided = np.array([bank.item_numbers[item] for item in offer.avoided], dtype=np.int64)
+    choices = choose(bank.parameters, states, np.array([offer.seed], dtype=np.uint64), [avoided])
+    if choices.item[0] < 0:
+        return False
+    return bool(bank.item_ids[choices.item[0]] == offer.item_id and choices.propensity[0] == offer.propensity)

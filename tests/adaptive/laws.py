@@ -1,0 +1,320 @@
+"""What must always hold: each law raises AssertionError where it does not. `test_controls` shows that they can."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+
+from app.adaptive import calibration, policy
+from app.adaptive import filter as engine
+from app.adaptive import states as snapshots
+from app.adaptive.replay import Log, replay
+from app.adaptive.types import Floats, Parameters, Population, States
+from tests.adaptive.reference import chance
+from tests.adaptive.worlds import (
+    arrays,
+    bank,
+    course,
+    log_of,
+    random_log,
+    random_scores,
+    random_states,
+    same,
+    simulate,
+    tree,
+)
+
+ROUNDING = 1e-12
+SMALLEST = 1e-9
+
+
+def batch_does_not_matter(parameters: Parameters, seed: int) -> None:
+    """`step` gives a learner the same bits alone, in a batch, and in a batch in another order."""
+    rng = np.random.default_rng(seed)
+    before = random_states(parameters, seed, learners=7)
+    items = rng.integers(0, parameters.items.count, 7)
+    scores = random_scores(parameters, rng, items)
+    after, predicted = engine.step(parameters, before, items, scores)
+    order = rng.permutation(7)
+    shuffled, shuffled_prediction = engine.step(parameters, before[order], items[order], scores[order])
+    assert same(shuffled, after[order])
+    assert shuffled_prediction.p.tobytes() == predicted.p[order].tobytes()
+    for row in range(7):
+        only = slice(row, row + 1)
+        alone, alone_prediction = engine.step(parameters, before[only], items[only], scores[only])
+        assert same(alone, after[only])
+        assert alone_prediction.p.tobytes() == predicted.p[only].tobytes()
+
+
+def replay_is_repeated_step(parameters: Parameters, seed: int) -> None:
+    """A replay has the bits of one `step` after the other, wherever it is cut, also through `pack` and `unpack`."""
+    log = random_log(parameters, seed, learners=5, longest=9)
+    states, predicted = replay(parameters, log)
+    for learner in range(log.learners):
+        state = engine.initial(parameters, 1)
+        for place in range(log.starts[learner], log.starts[learner + 1]):
+            state = snapshots.unpack(parameters, snapshots.pack(parameters, state))
+            state, prediction = engine.step(parameters, state, log.items[[place]], log.scores[[place]])
+            for whole, single in zip(arrays(predicted), arrays(prediction), strict=True):
+                assert whole[place] == single[0]
+        assert same(state, states[learner : learner + 1])
+
+
+def stays_finite(parameters: Parameters, log: Log) -> None:
+    """After any answers every number is finite and within its bounds."""
+    population = parameters.population
+    states, predicted = replay(parameters, log)
+    for array in [*arrays(states), *arrays(predicted)]:
+        assert np.isfinite(array).all()
+    assert (np.abs(states.ability) <= 6).all()
+    assert (engine.at_bound(states) == (np.abs(states.ability) == 6)).all()
+    assert (np.abs(states.form) <= 6).all()
+    assert (np.abs(states.offset) <= 6).all()
+    within(states.ability_variance, 0.0, population.ability_variance)
+    within(states.form_variance, 0.0, population.form_variance)
+    within(states.offset_variance, 0.0, max(2.0, population.skill_variance))
+    within(states.mastery, 0.0, 1.0)
+    within(predicted.p, SMALLEST, 1 - SMALLEST)
+    everyone, items = np.meshgrid(np.arange(states.count), np.arange(parameters.items.count), indexing="ij")
+    chances = engine.predict(parameters, states, everyone.reshape(-1), items.reshape(-1))
+    assert np.isfinite(chances).all()
+    within(chances, SMALLEST, 1 - SMALLEST)
+
+
+def within(values: Floats, low: float, high: float) -> None:
+    """The values are between these, but for the last bits."""
+    assert (values >= low - ROUNDING * abs(low)).all()
+    assert (values <= high + ROUNDING * abs(high)).all()
+
+
+def answers_move_the_right_way(parameters: Parameters, seed: int) -> None:
+    """A right answer lowers neither ability nor any mastery, a wrong one raises none; learning is left out."""
+    skills = parameters.skills
+    none = np.zeros(skills.count)
+    before = random_states(parameters, seed, learners=1)
+    still = replace(parameters, skills=replace(skills, learn=none, forget=none))
+    items = np.arange(parameters.items.count)
+    many = before[np.zeros(len(items), dtype=np.int64)]
+    right, _ = engine.step(still, many, items, np.ones(len(items)))
+    wrong, _ = engine.step(still, many, items, np.zeros(len(items)))
+    for name in ("ability", "offset", "mastery"):
+        at_first, up, down = getattr(many, name), getattr(right, name), getattr(wrong, name)
+        assert (up >= at_first - ROUNDING).all(), name
+        assert (down <= at_first + ROUNDING).all(), name
+    usual = (np.abs(many.ability) < 5) & (np.abs(parameters.items.easiness) < 4)
+    assert (right.ability > wrong.ability)[usual].all()
+
+
+def prerequisites_are_informed() -> None:
+    """An answer on a skill speaks of its direct prerequisites, the same way, and of nothing else."""
+    # 0 → 1 → 2, and 3 apart. Items: 0 asks for 1; 1 asks for 1 and for 0 itself; 2 asks for 2.
+    parameters = course(tree([[], [0], [1], []]), bank([[1], [1, 0], [2]]))
+    nobody = engine.initial(parameters, 1)
+    q = nobody.mastery[0]
+    for score in (0.0, 1.0):
+        sign = 1 if score else -1
+        after, _ = engine.step(parameters, nobody, np.array([0]), np.array([score]))
+        assert sign * (after.mastery[0, 0] - q[0]) > 0.01
+        assert (after.mastery[0, 2:] == q[2:]).all()
+        assert after.evidence[0].tolist() == [0, 1, 0, 0]
+        after, _ = engine.step(parameters, nobody, np.array([2]), np.array([score]))
+        assert sign * (after.mastery[0, 1] - q[1]) > 0.01
+        assert (after.mastery[0, [0, 3]] == q[[0, 3]]).all()
+    # Asked for itself: exactly what the answer says of it without the edge.
+    apart = replace(parameters, skills=tree([[], [], [], []]))
+    with_edge, _ = engine.step(parameters, nobody, np.array([1]), np.array([1.0]))
+    without, _ = engine.step(apart, nobody, np.array([1]), np.array([1.0]))
+    assert same(with_edge, without)
+
+
+def one_skill_is_bkt() -> None:
+    """Without any doubt about the logit the mastery is that of Corbett & Anderson (1995), worked out by hand.
+
+    P(L0) .5, P(T) .1, P(F) 0, P(G) .2, P(S) .1; answers right, right, wrong, right. The first: .45 / .55 = 9/11,
+    then 9/11 + 2/11 · .1 = .83636. The third: .09625 / .12625 = .76238, then .76238 + .23762 · .1 = .78614.
+    """
+    parameters = course(
+        tree([[]], prior=[0.5], learn=[0.1], forget=[0.0]),
+        bank([[0]]),
+        ability_variance=1e-12,
+        form_variance=1e-12,
+        skill_drift=0.0,
+        known_shift=float(np.log(9)),
+        unknown_shift=float(-np.log(4)),
+    )
+    states = engine.initial(parameters, 1)
+    for score, expected in ((1.0, 0.8363636364), (1.0, 0.9625), (0.0, 0.7861386139), (1.0, 0.9486935867)):
+        states, _ = engine.step(parameters, states, np.array([0]), np.array([score]))
+        assert abs(states.mastery[0, 0] - expected) < 1e-8
+
+
+def chance_is_what_happens(seeds: int = 20_000) -> None:
+    """The propensity is how often the item is chosen."""
+    parameters = course(tree([[]]), bank([[0]] * 5, easiness=[0.0, 0.03, 0.1, -0.08, 2.0]))
+    choices = policy.choose(
+        parameters,
+        engine.initial(parameters, seeds),
+        np.arange(seeds, dtype=np.uint64),
+    )
+    assert set(np.unique(choices.item)) == {0, 1, 2, 3}
+    for item in range(4):
+        stated = np.unique(choices.propensity[choices.item == item])
+        share = (choices.item == item).mean()
+        assert stated.size == 1
+        assert abs(stated[0] - share) < 4 * np.sqrt(share * (1 - share) / seeds) + 1e-3
+
+
+def chances_sum_to_one(distance: Floats) -> None:
+    """Over all candidates the chances are 1; each is what a plain sum over the random number gives."""
+    everyone = np.zeros(len(distance), dtype=np.int64)
+    found = [policy.chances(distance, everyone, np.array([i]))[0] for i in range(len(distance))]
+    assert abs(sum(found) - 1) < 1e-3
+    if len(distance) <= 20:
+        slow = [chance(distance.tolist(), i) for i in range(len(distance))]
+        np.testing.assert_allclose(found, slow, atol=5e-4)
+
+
+def each_term_orders_alone() -> None:
+    """With all else equal, the skill goes by the one term that differs, and the item by its distance to the target."""
+    apart = bank([[0], [1]])
+
+    def chosen(parameters: Parameters, **changes: list[list[float]]) -> int:
+        states = replace(engine.initial(parameters, 1), **{k: np.array(v) for k, v in changes.items()})
+        return int(policy.choose(parameters, states, np.array([5], dtype=np.uint64)).skill[0])
+
+    # How fast a skill is learnt.
+    assert chosen(course(tree([[], []], learn=[0.1, 0.2]), apart)) == 1
+    assert chosen(course(tree([[], []], learn=[0.2, 0.1]), apart)) == 0
+    # How much is there already: what is nearly mastered is finished first.
+    assert chosen(course(tree([[], []], prior=[0.3, 0.5]), apart)) == 1
+    assert chosen(course(tree([[], []], prior=[0.5, 0.3]), apart)) == 0
+    # What it opens up: skill 2 needs one of the two.
+    three = bank([[0], [1], [2]])
+    assert chosen(course(tree([[], [], [1]]), three)) == 1
+    assert chosen(course(tree([[], [], [0]]), three)) == 0
+    # What the last answer taught is discounted.
+    equal = course(tree([[], []]), apart)
+    assert chosen(equal, bump=[[0.2, 0.0]]) == 1
+    assert chosen(equal, bump=[[0.0, 0.2]]) == 0
+    # Staying with the skill of the last item.
+    two_each = course(tree([[], []]), bank([[0], [0], [1], [1]]))
+    for item, skill in ((0, 0), (2, 1)):
+        states = replace(engine.initial(two_each, 1), last_item=np.array([item]))
+        assert policy.choose(two_each, states, np.array([5], dtype=np.uint64)).skill[0] == skill
+    # What was practised long ago has faded.
+    long_ago = replace(
+        engine.initial(equal, 1),
+        answers=np.array([200]),
+        practised=np.array([[0, 199]]),
+        evidence=np.array([[5, 5]]),
+        mastery=np.array([[0.6, 0.6]]),
+    )
+    assert policy.choose(equal, long_ago, np.array([5], dtype=np.uint64)).skill[0] == 1
+    # Challenge: the item whose chance is nearest .62, whatever its place.
+    for easiness in ([3.0, 0.4, -3.0], [-3.0, 3.0, 0.4], [0.4, -3.0, 3.0]):
+        one = course(tree([[]]), bank([[0]] * 3, easiness=easiness))
+        choices = policy.choose(one, engine.initial(one, 1), np.array([5], dtype=np.uint64))
+        assert choices.item[0] == easiness.index(0.4)
+
+
+def hidden_paths_are_counted() -> None:
+    """`expect` equals an enumeration of every hidden path."""
+    rng = np.random.default_rng(3)
+    skills = tree([[], []], prior=[0.3, 0.7], learn=[0.2, 0.4], forget=[0.05, 0.02])
+    log = random_log(course(skills, bank([[0], [1], [0, 1]])), 8, learners=6, longest=6)
+    chains = calibration.link(bank([[0], [1], [0, 1]]), log)
+    known, unknown = rng.uniform(0.1, 0.9, (2, len(chains.answer)))
+    found = calibration.expect(skills, chains, known, unknown)
+    for number, (start, length) in enumerate(zip(chains.starts, chains.lengths, strict=True)):
+        skill = int(chains.skill[number])
+        prior, learn, forget = (float(r[skill]) for r in (skills.prior, skills.learn, skills.forget))
+        total, counts = 0.0, np.zeros(5)
+        for path in range(2**length):
+            states = [(path >> t) & 1 for t in range(length)]
+            weight = prior if states[0] else 1 - prior
+            for t, state in enumerate(states):
+                weight *= known[start + t] if state else unknown[start + t]
+                if t + 1 < length:
+                    chance_up = 1 - forget if state else learn
+                    weight *= chance_up if states[t + 1] else 1 - chance_up
+            steps = list(pairwise(states))
+            counts += weight * np.array(
+                [
+                    states[0],
+                    steps.count((0, 1)),
+                    states[:-1].count(0),
+                    steps.count((1, 0)),
+                    states[:-1].count(1),
+                ]
+            )
+            total += weight
+        fast = [
+            found["prior"][0][number],
+            *(found["learn"][i][number] for i in (0, 1)),
+            *(found["forget"][i][number] for i in (0, 1)),
+        ]
+        np.testing.assert_allclose(fast, counts / total, atol=1e-10)
+
+
+def no_answer_judges_itself() -> None:
+    """The easiness a fold of learners meets does not depend on that fold's answers."""
+    parameters = course(tree([[], []]), bank([[0], [1], [0, 1], []], easiness=[0.2, -0.4, 0.0, 0.5]))
+    log = simulate_first(parameters)
+    fold = np.repeat(np.arange(log.learners) % 3, np.diff(log.starts))
+    easiness = np.tile(parameters.items.easiness, (3, 1))
+
+    def fitted(scores: Floats) -> Floats:
+        answers = Log(log.starts, log.items, scores)
+        crossed, crossed_log = calibration.cross(parameters, easiness, answers, fold)
+        _, predicted = replay(crossed, crossed_log)
+        offset = predicted.logit - easiness[fold, log.items]
+        fixed = np.zeros(4, dtype=np.bool_)
+        return calibration.fit_easiness(parameters, easiness, answers, fold, fixed, offset, predicted)
+
+    usual = fitted(log.scores)
+    for row in range(3):
+        other = fitted(np.where(fold == row, 1 - log.scores, log.scores))
+        assert other[row].tobytes() == usual[row].tobytes()
+        assert (other != usual).any()
+
+
+def simulate_first(parameters: Parameters) -> Log:
+    """Answers of 30 learners, eight each."""
+    return simulate(parameters, seed=1, learners=30, answers=8)
+
+
+def extreme_world() -> tuple[Parameters, int]:
+    """Items of every extreme: a, b, c and rates at 0 and 1; one learner for each item and habit."""
+    rates = [(0.0, 0.0, 0.0), (1.0, 0.0, 0.0), (0.0, 1.0, 1.0), (1.0, 1.0, 1.0), (0.5, 0.2, 0.03), (1e-9, 0.01, 0.001)]
+    grid = [
+        (skill, a, b, c)
+        for skill in range(len(rates))
+        for a in (0.01, 1.0, 6.0)
+        for b in (-10, 0, 10)
+        for c in (0.0, 0.5)
+    ]
+    skill, a, b, c = (np.array(column) for column in zip(*grid, strict=True))
+    prior, learn, forget = (list(column) for column in zip(*rates, strict=True))
+    skills = tree([[], [0], [1], [4, 5], [], [4]], prior=prior, learn=learn, forget=forget)
+    items = bank([[int(s)] for s in skill], easiness=-a * b, discrimination=a, guessing=c)
+    return course(skills, items), len(grid)
+
+
+def extreme_log(parameters: Parameters, answers: int) -> Log:
+    """Each item answered by three learners: always right, always wrong, in turns."""
+    rows = [
+        [(item, float(score)) for score in habit]
+        for item in range(parameters.items.count)
+        for habit in ([1] * answers, [0] * answers, ([1, 0] * answers)[:answers])
+    ]
+    return log_of(rows)
+
+
+def with_population(parameters: Parameters, **values: float) -> Parameters:
+    """The same with other values of the population."""
+    return replace(parameters, population=replace(Population(), **values))
+
+
+def copies(states: States, row: int, count: int) -> States:
+    """One learner many times."""
+    return states[np.full(count, row)]

@@ -1,0 +1,287 @@
+"""The filter and the policy once more, slow and obvious: plain Python, one learner, one number at a time."""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from app.adaptive.types import Parameters, States
+
+LIMIT = 6.0
+
+
+def sigmoid(x: float) -> float:
+    if x >= 0:
+        return 1 / (1 + math.exp(-x))
+    return math.exp(x) / (1 + math.exp(x))
+
+
+def clip(x: float, low: float, high: float) -> float:
+    return min(max(x, low), high)
+
+
+@dataclass
+class Item:
+    """One item."""
+
+    easiness: float
+    a: float
+    c: float
+    d: float
+    thresholds: list[float]
+    skills: list[int]
+
+    def expected(self, x: float) -> float:
+        if self.thresholds:
+            p = sum(sigmoid(x - t) for t in self.thresholds) / len(self.thresholds)
+        else:
+            p = self.c + (self.d - self.c) * sigmoid(x)
+        return clip(p, 1e-9, 1 - 1e-9)
+
+    def category(self, x: float, score: float) -> float:
+        """P(this category) of the graded response model."""
+        k = round(score * len(self.thresholds))
+        above = 1.0 if k == 0 else sigmoid(x - self.thresholds[k - 1])
+        below = 0.0 if k == len(self.thresholds) else sigmoid(x - self.thresholds[k])
+        return above - below
+
+    def likelihood(self, x: float, score: float) -> float:
+        if self.thresholds:
+            return max(self.category(x, score), 1e-9)
+        p = self.expected(x)
+        return max(math.pow(p, score) * math.pow(1 - p, 1 - score), 1e-9)
+
+    def gradient(self, x: float, score: float) -> float:
+        """d/dx log p(y | x)."""
+        if self.thresholds:
+            k = round(score * len(self.thresholds))
+            above = 1.0 if k == 0 else sigmoid(x - self.thresholds[k - 1])
+            below = 0.0 if k == len(self.thresholds) else sigmoid(x - self.thresholds[k])
+            return (above * (1 - above) - below * (1 - below)) / max(above - below, 1e-9)
+        s, p = sigmoid(x), self.expected(x)
+        if self.c == 0 and self.d == 1:
+            return score - s
+        return (score - p) * (self.d - self.c) * s * (1 - s) / (p * (1 - p))
+
+    def information(self, x: float) -> float:
+        """Fisher: Σ over the categories of P'² / P."""
+        if self.thresholds:
+            edges = [1.0, *(sigmoid(x - t) for t in self.thresholds), 0.0]
+            slopes = [e * (1 - e) for e in edges]
+            return sum(
+                (slopes[k] - slopes[k + 1]) ** 2 / max(edges[k] - edges[k + 1], 1e-9) for k in range(len(edges) - 1)
+            )
+        s, p = sigmoid(x), self.expected(x)
+        if self.c == 0 and self.d == 1:
+            return s * (1 - s)
+        return ((self.d - self.c) * s * (1 - s)) ** 2 / (p * (1 - p))
+
+
+def item_of(parameters: Parameters, number: int) -> Item:
+    """The item with this number."""
+    items = parameters.items
+    return Item(
+        float(items.easiness[number]),
+        float(items.discrimination[number]),
+        float(items.guessing[number]),
+        float(items.upper[number]),
+        [float(t) for t in items.thresholds[number] if math.isfinite(t)],
+        [int(s) for s in items.skills[number] if s >= 0],
+    )
+
+
+@dataclass
+class Learner:
+    """One learner of a course."""
+
+    parameters: Parameters
+    ability: float = 0.0
+    form: float = 0.0
+    answers: int = 0
+    last: int = -1
+    v: float = field(init=False)
+    v_f: float = field(init=False)
+    offset: list[float] = field(init=False)
+    v_s: list[float] = field(init=False)
+    q: list[float] = field(init=False)
+    bump: list[float] = field(init=False)
+    evidence: list[int] = field(init=False)
+    practised: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        population, count = self.parameters.population, self.parameters.skills.count
+        self.v, self.v_f = population.ability_variance, population.form_variance
+        self.offset, self.v_s = [0.0] * count, [population.skill_variance] * count
+        self.q, self.bump = [float(q) for q in self.parameters.skills.prior], [0.0] * count
+        self.evidence, self.practised = [0] * count, [0] * count
+
+    def prerequisites(self, skill: int) -> list[int]:
+        return [int(r) for r in self.parameters.skills.prerequisites[skill] if r >= 0]
+
+    def look(self, item: Item) -> tuple[float, float, float, float, float]:
+        """η, V, Q and the two logits."""
+        share = 1 / len(item.skills) if item.skills else 0.0
+        eta = item.easiness + item.a * (self.ability + self.form + sum(share * self.offset[s] for s in item.skills))
+        variance = item.a**2 * (self.v + self.v_f + sum(share**2 * self.v_s[s] for s in item.skills))
+        q = sum(share * self.q[s] for s in item.skills)
+        kappa = (1 + math.pi * variance / 8) ** -0.5
+        high, low = self.shifts(item)
+        return eta, variance, q, kappa * (eta + high), kappa * (eta + low)
+
+    def shifts(self, item: Item) -> tuple[float, float]:
+        population = self.parameters.population
+        return (population.known_shift, population.unknown_shift) if item.skills else (0.0, 0.0)
+
+    def predict(self, number: int) -> float:
+        item = item_of(self.parameters, number)
+        _, _, q, known, unknown = self.look(item)
+        return q * item.expected(known) + (1 - q) * item.expected(unknown)
+
+    def answer(self, number: int, score: float) -> None:
+        item, population = item_of(self.parameters, number), self.parameters.population
+        eta, variance, q, known, unknown = self.look(item)
+        l1, l0 = item.likelihood(known, score), item.likelihood(unknown, score)
+        r = q * l1 / (q * l1 + (1 - q) * l0)
+        modes = []
+        for shift in self.shifts(item):
+            x = eta
+            for _ in range(3):
+                curvature = item.information(x + shift) + 1 / variance
+                step = (item.gradient(x + shift, score) - (x - eta) / variance) / curvature
+                x += clip(step, -1.5, 1.5)
+            modes.append((x, 1 / (item.information(x + shift) + 1 / variance)))
+        (x_h, h_h), (x_l, h_l) = modes
+        x = r * x_h + (1 - r) * x_l
+        spread = r * (h_h + (x_h - x) ** 2) + (1 - r) * (h_l + (x_l - x) ** 2)
+        g, c = (x - eta) / variance, max(variance - spread, 0.0) / variance**2
+
+        gain = item.a * self.v
+        self.ability = clip(self.ability + gain * g, -LIMIT, LIMIT)
+        self.v = min(self.v - gain**2 * c + population.ability_drift, population.ability_variance)
+        gain, rho = item.a * self.v_f, population.form_retention
+        self.form = rho * clip(self.form + gain * g, -LIMIT, LIMIT)
+        self.v_f = rho**2 * (self.v_f - gain**2 * c) + (1 - rho**2) * population.form_variance
+        self.answers, self.last = self.answers + 1, number
+        for s in item.skills:
+            gain = item.a / len(item.skills) * self.v_s[s]
+            self.offset[s] = clip(self.offset[s] + gain * g, -LIMIT, LIMIT)
+            self.v_s[s] = min(self.v_s[s] - gain**2 * c + population.skill_drift, max(2.0, population.skill_variance))
+            for p in self.prerequisites(s):
+                if p not in item.skills:
+                    self.inform(s, p, l1, l0)
+            self.master(s, l1, l0)
+
+    def inform(self, s: int, p: int, l1: float, l0: float) -> None:
+        """Noisy AND: P(s | p) is five times P(s | not p), and P(s) stays what it is."""
+        with_it = min(self.q[s] / (self.q[p] + 0.2 * (1 - self.q[p])), 1.0)
+        without = 0.2 * with_it
+        if_known, if_not = with_it * l1 + (1 - with_it) * l0, without * l1 + (1 - without) * l0
+        self.q[p] = self.q[p] * if_known / (self.q[p] * if_known + (1 - self.q[p]) * if_not)
+
+    def master(self, s: int, l1: float, l0: float) -> None:
+        learn, forget = float(self.parameters.skills.learn[s]), float(self.parameters.skills.forget[s])
+        posterior = self.q[s] * l1 / (self.q[s] * l1 + (1 - self.q[s]) * l0)
+        self.q[s] = posterior * (1 - forget) + (1 - posterior) * learn
+        self.bump[s] = max(self.q[s] - posterior, 0.0)
+        self.evidence[s] += 1
+        self.practised[s] = self.answers
+
+
+def learner_of(parameters: Parameters, states: States, row: int) -> Learner:
+    """A row of States as a Learner."""
+    learner = Learner(parameters)
+    learner.ability, learner.v = float(states.ability[row]), float(states.ability_variance[row])
+    learner.form, learner.v_f = float(states.form[row]), float(states.form_variance[row])
+    learner.answers, learner.last = int(states.answers[row]), int(states.last_item[row])
+    learner.offset, learner.v_s = states.offset[row].tolist(), states.offset_variance[row].tolist()
+    learner.q, learner.bump = states.mastery[row].tolist(), states.bump[row].tolist()
+    learner.evidence, learner.practised = states.evidence[row].tolist(), states.practised[row].tolist()
+    return learner
+
+
+@dataclass
+class Policy:
+    """The practice policy for one learner, term by term."""
+
+    learner: Learner
+    avoid: set[int]
+
+    def __post_init__(self) -> None:
+        self.skills = range(self.learner.parameters.skills.count)
+        self.items = [item_of(self.learner.parameters, i) for i in range(self.learner.parameters.items.count)]
+
+    def held(self, s: int) -> float:
+        learner, skills = self.learner, self.learner.parameters.skills
+        idle = learner.answers - learner.practised[s] if learner.evidence[s] else 0
+        return clip(learner.q[s] * math.exp(-0.2 * float(skills.forget[s]) * idle) - 0.5 * learner.bump[s], 0, 1)
+
+    def needs(self, s: int, p: int) -> bool:
+        """Whether s needs p, directly or not."""
+        return any(r == p or self.needs(r, p) for r in self.learner.prerequisites(s))
+
+    def opens_up(self, s: int) -> float:
+        return 1 + sum(1 - self.held(d) for d in self.skills if self.needs(d, s))
+
+    def learn(self, s: int) -> float:
+        return float(self.learner.parameters.skills.learn[s])
+
+    def doubt(self, s: int) -> float:
+        return (1 - self.held(s)) * self.opens_up(s) * math.sqrt(self.learn(s) / 0.17)
+
+    def items_of(self, s: int) -> list[int]:
+        return [i for i, item in enumerate(self.items) if s in item.skills]
+
+    def is_open(self, s: int) -> bool:
+        ready = all(self.doubt(r) <= 0.2 or not self.items_of(r) for r in self.learner.prerequisites(s))
+        return self.doubt(s) > 0.2 and ready
+
+    def value(self, s: int) -> float:
+        last = self.learner.last
+        stay = 0.5 if last >= 0 and s in self.items[last].skills else 0.0
+        return self.opens_up(s) * math.sqrt(self.learn(s) / 0.17 / (1.1 - self.held(s))) + stay
+
+    def mastered(self, s: int) -> bool:
+        return self.held(s) >= 0.9 and self.learner.evidence[s] >= 3
+
+    def skill(self, avoid: set[int]) -> tuple[str, int]:
+        if not any(item.skills for item in self.items):
+            return "practice_item", -1
+        available = [s for s in self.skills if set(self.items_of(s)) - avoid]
+        opened = [s for s in available if self.is_open(s)]
+        if opened:
+            return "practice_skill", max(opened, key=self.value)
+        unmastered = [s for s in available if not self.mastered(s)]
+        if unmastered:
+            return "strengthen_skill", max(unmastered, key=self.doubt)
+        done = all(self.mastered(s) for s in self.skills if self.items_of(s))
+        return ("all_mastered" if done else "nothing_eligible"), -1
+
+    def choose(self, uniform: list[float]) -> tuple[str, int, int]:
+        """Code, skill and item; `uniform` has the random number of every item."""
+        last = {self.learner.last} - {-1}
+        code, skill, item = self.attempt(self.avoid | last, uniform)
+        return self.attempt(self.avoid, uniform) if code == "nothing_eligible" else (code, skill, item)
+
+    def attempt(self, avoid: set[int], uniform: list[float]) -> tuple[str, int, int]:
+        code, skill = self.skill(avoid)
+        if code in {"all_mastered", "nothing_eligible"}:
+            return code, -1, -1
+        pool = range(len(self.items)) if skill < 0 else self.items_of(skill)
+        candidates = [i for i in pool if i not in avoid]
+        if not candidates:
+            return "nothing_eligible", -1, -1
+        return code, skill, min(candidates, key=lambda i: self.distance(i) - 0.2 * uniform[i])
+
+    def distance(self, i: int) -> float:
+        p = self.learner.predict(i)
+        return abs(math.log(p / (1 - p)) - math.log(0.62 / 0.38))
+
+
+def chance(distance: list[float], i: int, points: int = 20000) -> float:
+    """The chance that item i is drawn: a plain Riemann sum over its random number."""
+    u = (np.arange(points) + 0.5) / points
+    product = np.ones(points)
+    for j, d in enumerate(distance):
+        if j != i:
+            product *= np.clip(u + (d - distance[i]) / 0.2, 0, 1)
+    return float(product.mean())

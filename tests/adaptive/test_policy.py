@@ -1,0 +1,306 @@
+"""The practice policy: each term alone, the whole against a slow reference, honest chances, a code for every case."""
+
+import math
+from dataclasses import replace
+from itertools import count
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from app.adaptive.filter import initial, predict, step
+from app.adaptive.policy import CODES, JITTER, TARGET, Choices, chances, choose, stand, uniform
+from app.adaptive.replay import replay
+from app.adaptive.types import Parameters, States
+from tests.adaptive import laws
+from tests.adaptive.reference import Policy, learner_of
+from tests.adaptive.worlds import bank, course, frozen, log_of, random_course, random_states, same, tree
+
+seeds = st.integers(0, 2**32 - 1)
+ONE_SEED = np.array([7], dtype=np.uint64)
+
+
+def code_of(choices: Choices, row: int = 0) -> str:
+    return CODES[choices.code[row]]
+
+
+def numbers(many: int, seed: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+    return np.random.default_rng(seed).integers(0, 2**64, many, dtype=np.uint64)
+
+
+def test_each_term_orders_alone() -> None:
+    laws.each_term_orders_alone()
+
+
+@given(seeds, st.sampled_from([0, 0, 4, 10]))
+@settings(max_examples=150)
+def test_the_policy_equals_its_reference(seed: int, avoided: int) -> None:
+    parameters = random_course(seed, skills=5, items=12)
+    states = random_states(parameters, seed, learners=5, longest=25)
+    rng = np.random.default_rng(seed)
+    avoid = [rng.integers(0, 12, avoided) for _ in range(5)]
+    random = numbers(5, seed)
+    found = choose(parameters, states, random, avoid)
+    for row in range(5):
+        policy = Policy(learner_of(parameters, states, row), set(avoid[row].tolist()))
+        drawn = [float(uniform(random[[row]], np.array([i]))[0]) for i in range(12)]
+        code, skill, item = policy.choose(drawn)
+        assert (code_of(found, row), found.skill[row], found.item[row]) == (code, skill, item)
+        if item < 0:
+            continue
+        assert abs(found.p[row] - policy.learner.predict(item)) < 1e-9
+        assert abs(found.challenge[row] - math.exp(-policy.distance(item))) < 1e-8
+        if skill >= 0:
+            assert abs(found.doubt[row] - policy.doubt(skill)) < 1e-9
+            assert abs(found.opens_up[row] - policy.opens_up(skill)) < 1e-9
+            assert abs(found.learn[row] - policy.learn(skill)) < 1e-9
+
+
+@given(seeds)
+def test_every_skill_stands_as_in_the_reference(seed: int) -> None:
+    parameters = random_course(seed, skills=7)
+    states = random_states(parameters, seed, learners=3, longest=25)
+    found = stand(parameters, states)
+    for row in range(3):
+        policy = Policy(learner_of(parameters, states, row), set())
+        for s in range(7):
+            near = abs(policy.doubt(s) - 0.2) < 1e-9
+            assert abs(found.doubt[row, s] - policy.doubt(s)) < 1e-9
+            assert abs(found.value[row, s] - policy.value(s)) < 1e-9
+            assert near or found.mastered[row, s] == policy.mastered(s)
+            assert found.open[row, s] == policy.is_open(s)
+
+
+@given(seeds)
+def test_the_batch_does_not_matter(seed: int) -> None:
+    parameters = random_course(seed, skills=20, items=40)
+    states, random = random_states(parameters, seed, learners=6), numbers(6, seed)
+    rng = np.random.default_rng(seed)
+    avoid = [rng.integers(0, 40, int(rng.integers(0, 9))) for _ in range(6)]
+    whole = choose(parameters, states, random, avoid)
+    order = rng.permutation(6)
+    shuffled = choose(parameters, states[order], random[order], [avoid[i] for i in order])
+    for name in Choices.__dataclass_fields__:
+        assert getattr(shuffled, name).tobytes() == getattr(whole, name)[order].tobytes(), name
+    for row in range(6):
+        only = slice(row, row + 1)
+        alone = choose(parameters, states[only], random[only], avoid[only])
+        for name in Choices.__dataclass_fields__:
+            assert getattr(alone, name).tobytes() == getattr(whole, name)[only].tobytes(), name
+
+
+@given(seeds)
+@settings(max_examples=20)
+def test_the_same_seed_gives_the_same_choice_and_changes_nothing(seed: int) -> None:
+    parameters = frozen(random_course(seed))
+    states, random = frozen(random_states(parameters, seed)), numbers(4, seed)
+    random.setflags(write=False)
+    avoid = [np.array([1, 2, 2])] * 4
+    assert same(choose(parameters, states, random, avoid), choose(parameters, states, random, avoid))
+    assert avoid[0].tolist() == [1, 2, 2]
+
+
+def test_other_seeds_give_other_choices() -> None:
+    parameters = course(tree([[]]), bank([[0]] * 4))
+    choices = choose(parameters, initial(parameters, 400), np.arange(400, dtype=np.uint64))
+    assert (np.bincount(choices.item, minlength=4) > 60).all()
+
+
+def test_random_numbers_are_uniform() -> None:
+    """Mean, variance and neighbours' correlation of 200,000 numbers, over seeds and over items."""
+    for drawn in (
+        uniform(np.arange(200_000, dtype=np.uint64), np.zeros(200_000, dtype=np.int64)),
+        uniform(np.full(200_000, 3, dtype=np.uint64), np.arange(200_000)),
+    ):
+        assert ((drawn >= 0) & (drawn < 1)).all()
+        assert abs(drawn.mean() - 0.5) < 0.003
+        assert abs(drawn.var() - 1 / 12) < 0.001
+        assert abs(np.corrcoef(drawn[1:], drawn[:-1])[0, 1]) < 0.01
+
+
+def test_uniform_is_splitmix64() -> None:
+    """The first outputs of the published generator for seed 0."""
+    published = [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
+    found = uniform(np.zeros(3, dtype=np.uint64), np.arange(3))
+    assert found.tolist() == [(z >> 11) * 2.0**-53 for z in published]
+
+
+@given(seeds, st.integers(1, 12))
+@settings(max_examples=100)
+def test_never_an_avoided_item(seed: int, avoided: int) -> None:
+    parameters = random_course(seed, kinds="plain")
+    states = random_states(parameters, seed)
+    rng = np.random.default_rng(seed)
+    avoid = [rng.permutation(12)[:avoided] for _ in range(4)]
+    choices = choose(parameters, states, numbers(4, seed), avoid)
+    for row in range(4):
+        assert choices.item[row] not in avoid[row]
+
+
+@given(seeds)
+def test_the_last_item_is_avoided_while_there_is_another(seed: int) -> None:
+    parameters = random_course(seed, kinds="plain")
+    states = random_states(parameters, seed)
+    tagged = np.flatnonzero(parameters.items.tagged)
+    assume(len(tagged) > 1)
+    choices = choose(parameters, states, numbers(4, seed))
+    for row in range(4):
+        others = set(tagged.tolist()) - {int(states.last_item[row])}
+        standing = stand(parameters, states[row : row + 1])
+        unmastered = any(not standing.mastered[0, s] for i in others for s in parameters.items.skills[i] if s >= 0)
+        assert not unmastered or choices.item[row] != states.last_item[row]
+
+
+def test_what_is_avoided_twice_is_counted_once() -> None:
+    """The last item is often among the avoided ones too; a skill with an item left is still there."""
+    parameters = course(tree([[], []], learn=[0.5, 0.1]), bank([[0], [0], [0], [1]]))
+    states = replace(initial(parameters, 1), last_item=np.array([1]))
+    for avoid in ([0, 1], [0, 0, 1, 1, 1]):
+        choices = choose(parameters, states, ONE_SEED, [np.array(avoid)])
+        assert (choices.skill[0], choices.item[0]) == (0, 2)
+
+
+def test_the_chance_is_what_happens() -> None:
+    laws.chance_is_what_happens()
+
+
+@given(st.lists(st.integers(0, 500), min_size=1, max_size=12))
+@settings(max_examples=40)
+def test_chances_sum_to_one(thousandths: list[int]) -> None:
+    laws.chances_sum_to_one(np.array(thousandths) / 1000)
+
+
+@pytest.mark.parametrize("many", [100, 1000, 3000])
+def test_chances_sum_to_one_among_very_many(many: int) -> None:
+    rng = np.random.default_rng(many)
+    for distance in (np.full(many, 0.3), rng.uniform(0, 0.4, many)):
+        laws.chances_sum_to_one(distance)
+
+
+def test_the_chance_of_a_distant_item_is_small_but_right() -> None:
+    """Two items .19 apart: the further wins on the last twentieth, ∫ (u - .95) du = .00125."""
+    for gap, expected in ((0.19, 0.00125), (0.1, 0.125), (0.0, 0.5)):
+        found = [chances(np.array([0.0, gap]), np.array([0, 0]), np.array([i]))[0] for i in (0, 1)]
+        np.testing.assert_allclose(found, [1 - expected, expected], rtol=1e-3)
+
+
+def test_the_target_is_a_success_in_62_of_100() -> None:
+    easiness = np.linspace(-4, 4, 81)
+    parameters = course(tree([[]]), bank([[0]] * 81, easiness=easiness))
+    nobody = initial(parameters, 1)
+    p = predict(parameters, nobody, np.zeros(81, dtype=np.int64), np.arange(81))
+    for seed in range(50):
+        choices = choose(parameters, nobody, np.array([seed], dtype=np.uint64))
+        distance = abs(np.log(choices.p[0] / (1 - choices.p[0])) - np.log(TARGET / (1 - TARGET)))
+        least = np.abs(np.log(p / (1 - p)) - np.log(TARGET / (1 - TARGET))).min()
+        assert distance <= least + JITTER
+
+
+@pytest.mark.parametrize("width", [0, 1])
+@pytest.mark.parametrize("skills", [0, 2])
+def test_no_items(skills: int, width: int) -> None:
+    empty = replace(bank([]), skills=np.full((0, width), -1))
+    parameters = course(tree([[]] * skills), empty)
+    choices = choose(parameters, initial(parameters, 2), numbers(2, 0), [np.empty(0, dtype=np.int64)] * 2)
+    assert code_of(choices) == "nothing_eligible"
+    assert choices.item.tolist() == [-1, -1]
+
+
+@pytest.mark.parametrize("width", [0, 1])
+@pytest.mark.parametrize("skills", [0, 2])
+def test_no_skills(skills: int, width: int) -> None:
+    """A plain IRT course: the item nearest the target, and a step works too."""
+    items = replace(bank([[], [], []], easiness=[3.0, 0.5, -3.0]), skills=np.full((3, width), -1))
+    parameters = course(tree([[]] * skills), items)
+    states, _ = step(parameters, initial(parameters, 1), np.array([0]), np.array([1.0]))
+    choices = choose(parameters, states, ONE_SEED)
+    assert (code_of(choices), choices.skill[0], choices.item[0]) == ("practice_item", -1, 1)
+    assert choices.propensity[0] == 1
+    choices = choose(parameters, states, ONE_SEED, [np.arange(3)])
+    assert (code_of(choices), choices.item[0]) == ("nothing_eligible", -1)
+
+
+def test_no_learners() -> None:
+    parameters = random_course(1)
+    choices = choose(parameters, initial(parameters, 0), numbers(0, 0))
+    assert choices.item.shape == (0,)
+
+
+def test_one_item_is_given_again() -> None:
+    parameters = course(tree([[]]), bank([[0]]))
+    states, _ = step(parameters, initial(parameters, 1), np.array([0]), np.array([0.0]))
+    choices = choose(parameters, states, ONE_SEED)
+    assert (code_of(choices), choices.item[0], choices.propensity[0]) == ("practice_skill", 0, 1.0)
+    assert code_of(choose(parameters, states, ONE_SEED, [np.array([0])])) == "nothing_eligible"
+
+
+def mastered(parameters: Parameters) -> States:
+    """A learner who knows everything."""
+    nobody = initial(parameters, 1)
+    return replace(nobody, mastery=np.full_like(nobody.mastery, 0.99), evidence=np.full_like(nobody.evidence, 9))
+
+
+def test_everything_mastered() -> None:
+    parameters = course(tree([[], [0]]), bank([[0], [1]]))
+    choices = choose(parameters, mastered(parameters), ONE_SEED)
+    assert (code_of(choices), choices.skill[0], choices.item[0]) == ("all_mastered", -1, -1)
+    # Also when nothing could have been offered.
+    assert code_of(choose(parameters, mastered(parameters), ONE_SEED, [np.arange(2)])) == "all_mastered"
+
+
+def test_a_skill_without_items_holds_nothing_up() -> None:
+    """Neither as a prerequisite nor when all the others are mastered."""
+    parameters = course(tree([[], [0], []], prior=[0.1, 0.4, 0.4]), bank([[1]]))
+    choices = choose(parameters, initial(parameters, 1), ONE_SEED)
+    assert (code_of(choices), choices.skill[0], choices.prerequisites[0]) == ("practice_skill", 1, 1.0)
+    known = mastered(parameters)
+    unknown = replace(known, mastery=np.array([[0.1, 0.99, 0.1]]), evidence=np.array([[0, 9, 0]]))
+    assert code_of(choose(parameters, unknown, ONE_SEED)) == "all_mastered"
+
+
+def test_a_skill_waits_for_its_prerequisite() -> None:
+    parameters = course(tree([[], [0]], learn=[0.05, 0.6]), bank([[0], [1]]))
+    doubtful = replace(initial(parameters, 1), mastery=np.array([[0.1, 0.1]]))
+    assert choose(parameters, doubtful, ONE_SEED).skill[0] == 0
+    settled = replace(doubtful, mastery=np.array([[0.97, 0.1]]), evidence=np.array([[5, 0]]))
+    assert choose(parameters, settled, ONE_SEED).skill[0] == 1
+
+
+def test_nothing_open_strengthens_what_is_most_doubtful() -> None:
+    """Settled but not mastered: both skills are above the doubt and below the line of mastery."""
+    parameters = course(tree([[], []], learn=[0.1, 0.1]), bank([[0], [1]]))
+    states = replace(initial(parameters, 1), mastery=np.array([[0.85, 0.8]]), evidence=np.array([[5, 5]]))
+    choices = choose(parameters, states, ONE_SEED)
+    assert (code_of(choices), choices.skill[0]) == ("strengthen_skill", 1)
+
+
+def test_guessing_does_not_poison_an_item() -> None:
+    """A true/false item is judged by its chance of success, as any other."""
+    parameters = course(tree([[]]), bank([[0]] * 2, easiness=[-1.75, 6.0], guessing=[0.5, 0.0]))
+    choices = choose(parameters, initial(parameters, 1), ONE_SEED)
+    assert choices.item[0] == 0
+    assert abs(choices.p[0] - TARGET) < 0.1
+
+
+def test_the_longer_problem_is_not_served_for_its_length() -> None:
+    """An item of three skills has the same chance as one of one skill where all masteries are equal."""
+    parameters = course(tree([[], [], []], prior=[0.5] * 3), bank([[0], [0, 1, 2]]))
+    p = predict(parameters, initial(parameters, 1), np.zeros(2, dtype=np.int64), np.arange(2))
+    assert abs(p[0] - p[1]) < 1e-12
+
+
+def test_practice_ends_in_mastery() -> None:
+    """Somebody who always answers right masters everything, in the order of the prerequisites."""
+    parameters = course(tree([[], [0], [1]]), bank([[0]] * 3 + [[1]] * 3 + [[2]] * 3))
+    states, turns = initial(parameters, 1), count()
+    order: list[int] = []
+    choices = choose(parameters, states, ONE_SEED)
+    while code_of(choices) != "all_mastered" and len(order) < 100:
+        order.append(int(choices.skill[0]))
+        states, _ = step(parameters, states, choices.item, np.ones(1))
+        choices = choose(parameters, states, np.array([next(turns)], dtype=np.uint64))
+    assert code_of(choices) == "all_mastered"
+    assert list(dict.fromkeys(order)) == [0, 1, 2]
+    replayed, _ = replay(parameters, log_of([[]]))
+    assert code_of(choose(parameters, replayed, ONE_SEED)) == "practice_skill"

@@ -1,0 +1,65 @@
+"""States as bytes."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.adaptive.filter import initial
+from app.adaptive.states import HEAD, SKILL, pack, unpack
+from tests.adaptive.worlds import frozen, random_course, random_states, same
+
+seeds = st.integers(0, 2**32 - 1)
+
+
+@given(seeds)
+def test_there_and_back(seed: int) -> None:
+    parameters = frozen(random_course(seed, skills=8))
+    states = frozen(random_states(parameters, seed, learners=6, longest=6))
+    packed = pack(parameters, states)
+    assert same(unpack(parameters, packed), states)
+    assert pack(parameters, unpack(parameters, packed)) == packed
+
+
+@given(seeds)
+def test_each_learner_has_bytes_of_its_own(seed: int) -> None:
+    parameters = random_course(seed)
+    states = random_states(parameters, seed, learners=5)
+    packed = pack(parameters, states)
+    for row in range(5):
+        assert pack(parameters, states[row : row + 1]) == packed[row : row + 1]
+        assert same(unpack(parameters, packed[row : row + 1]), states[row : row + 1])
+
+
+def test_nobody_takes_the_room_of_a_head_and_nothing_is_a_new_learner() -> None:
+    parameters = random_course(3)
+    nobody = initial(parameters, 3)
+    assert [len(data) for data in pack(parameters, nobody)] == [HEAD.itemsize] * 3
+    assert same(unpack(parameters, [b""] * 3), nobody)
+    assert unpack(parameters, []).count == 0
+    known = pack(parameters, random_states(parameters, 3, learners=1))
+    assert same(unpack(parameters, [b"", *known])[1:], unpack(parameters, known))
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    parameters = random_course(4, skills=6)
+    whole = pack(parameters, random_states(parameters, 4, learners=2, longest=30))
+    half = SKILL.itemsize // 2
+    assert all(len(data) >= HEAD.itemsize + SKILL.itemsize for data in whole)
+    for torn in (
+        [whole[0][:-1], whole[1]],
+        [whole[0][:-half], whole[1][:-half]],
+        [whole[0][: HEAD.itemsize - 1], whole[1]],
+        [whole[0][: HEAD.itemsize // 2], whole[1][: HEAD.itemsize // 2]],
+    ):
+        with pytest.raises(ValueError, match="torn"):
+            unpack(parameters, torn)
+    with pytest.raises(ValueError, match="more skills"):
+        unpack(random_course(4, skills=1), whole)
+
+
+def test_the_last_bit_is_kept() -> None:
+    parameters = random_course(5)
+    states = random_states(parameters, 5)
+    states.ability[:] = np.nextafter(0.1, 1)
+    assert unpack(parameters, pack(parameters, states)).ability.tobytes() == states.ability.tobytes()

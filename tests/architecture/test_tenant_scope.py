@@ -1,0 +1,64 @@
+"""Every query names the tenant: one forgotten condition would show a school the learners of another."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+QUERIES = Path(__file__).parents[2] / "app" / "queries"
+MODULES = {path.name: path for path in sorted(QUERIES.glob("*.py"))}
+STATEMENTS = {"select", "update", "delete", "insert", "text"}
+
+# module.function → why it may look at all tenants
+ACROSS_TENANTS = {
+    "keys.find_tenant": "a tenant is found by its name, before anybody belongs to it",
+    "keys.insert_tenant": "the tenant does not exist yet",
+    # an insert without a tenant fails: the column is the first of the key and has no default
+    "calibrations.insert_calibration": "the row is a whole row",
+    "catalogue.insert_many": "the rows are whole rows",
+    "responses.insert_correction": "the row is a whole row",
+    "responses.insert_recommendations": "the rows are whole rows",
+    "responses.insert_responses": "the rows are whole rows",
+}
+
+
+def unscoped(module: str, source: str) -> Iterator[str]:
+    """Functions that build a statement and do not mention `tenant_id`, as `module.function`."""
+    for function in ast.parse(source).body:
+        nodes = list(ast.walk(function))
+        prose = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+        builds = any(isinstance(node, ast.Call) and name_of(node.func) in STATEMENTS for node in nodes)
+        if builds and not any(mentions_tenant(node) for node in nodes if id(node) not in prose):
+            yield f"{module.removesuffix('.py')}.{getattr(function, 'name', f'line {function.lineno}')}"
+
+
+def name_of(function: ast.expr) -> str:
+    """`select` of `select(…)`, of `sa.select(…)` and of `sqlite.insert(…)`."""
+    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+
+
+def mentions_tenant(node: ast.AST) -> bool:
+    """Whether the code, or the text of a raw statement, says `tenant_id`."""
+    return (
+        (isinstance(node, ast.Attribute) and node.attr == "tenant_id")
+        or (isinstance(node, ast.Constant) and isinstance(node.value, str) and "tenant_id" in node.value)
+        or (isinstance(node, ast.keyword) and node.arg == "tenant_id")
+    )
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_statement_names_the_tenant(module: str) -> None:
+    assert [name for name in unscoped(module, MODULES[module].read_text()) if name not in ACROSS_TENANTS] == []
+
+
+def test_every_exception_is_still_needed() -> None:
+    needed = {name for module, path in MODULES.items() for name in unscoped(module, path.read_text())}
+    assert set(ACROSS_TENANTS) <= needed
+
+
+def test_the_check_can_fail() -> None:
+    scoped = "def f(db, tenant):\n    return db.execute(select(Item).where(Item.tenant_id == tenant))"
+    bare = "def g(db):\n    'Without tenant_id.'\n    return db.execute(select(Item))\nSTATEMENT = insert(Item)"
+    assert list(unscoped("items.py", scoped)) == []
+    assert list(unscoped("items.py", bare)) == ["items.g", "items.line 4"]

@@ -1,0 +1,99 @@
+"""Every test that asks for `database` or `database_url` runs twice: on SQLite and on PostgreSQL, each time empty."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from sqlalchemy.engine import make_url
+
+from app.database import Database, open_database
+from app.migrate import migrate
+from tests import postgres
+
+SERVER = "TEST_POSTGRES_SERVER"
+
+settings.register_profile("proxima", deadline=None, max_examples=50, print_blob=True)
+settings.load_profile("proxima")
+
+names = (f"test_{os.getpid()}_{number}" for number in count())
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start PostgreSQL, without waiting for it, in the process that starts the workers and is the last to end."""
+    if hasattr(config, "workerinput") or config.option.collectonly:
+        return
+    folder = Path(tempfile.mkdtemp(prefix="proxima-pg-"))
+    process = postgres.start(folder)
+    os.environ[SERVER] = postgres.server_url(folder)
+    config.add_cleanup(lambda: postgres.stop(process, folder))
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """Asynchronous tests run on asyncio, as the service does."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> str:
+    """The URL of the server, once it answers."""
+    postgres.wait_until_ready(os.environ[SERVER])
+    return os.environ[SERVER]
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_server: str) -> Iterator[str]:
+    """The name of a migrated database that nobody is connected to."""
+    with postgres.fresh_database(postgres_server, next(names), template="template0") as url:
+        migrate(url)
+        yield str(make_url(url).database)
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated file that nobody has open."""
+    path = tmp_path_factory.mktemp("template") / "template.db"
+    migrate(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def engine_name(request: pytest.FixtureRequest) -> str:
+    """What makes a test run on both databases."""
+    return str(request.param)
+
+
+@pytest.fixture
+def database_url(engine_name: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of a migrated database without a row."""
+    if engine_name == "sqlite":
+        path = shutil.copy(request.getfixturevalue("sqlite_template"), tmp_path / "proxima.db")
+        yield f"sqlite:///{path}"
+    else:
+        server, template = (request.getfixturevalue(name) for name in ("postgres_server", "postgres_template"))
+        with postgres.fresh_database(server, next(names), template=template) as url:
+            yield url
+
+
+@pytest.fixture
+def empty_database_url(engine_name: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of a database without a table."""
+    if engine_name == "sqlite":
+        yield f"sqlite:///{tmp_path / 'empty.db'}"
+    else:
+        server = request.getfixturevalue("postgres_server")
+        with postgres.fresh_database(server, next(names), template="template0") as url:
+            yield url
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    """An open database, migrated and without a row."""
+    opened = open_database(database_url)
+    yield opened
+    await opened.close()

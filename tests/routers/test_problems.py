@@ -1,0 +1,210 @@
+"""Every error is a problem: the same form, a documented code, no stack and nothing of what was sent."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
+from structlog.testing import capture_logs
+
+from app import errors
+from app.errors import ProximaError
+from app.routers.advice import ADVICE
+from app.routers.problems import Problem, classes_by_code, faults_of, problem_body, responses_for, status_of
+from tests.routers.edge import CANARY, Answers, edge_client, make_edge
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "errors.md"
+GOOD = {"id": "r-1", "score": 1}
+
+
+def check(reply: httpx.Response, status: int, code: str) -> Problem:
+    assert reply.status_code == status
+    assert reply.headers["content-type"] == "application/problem+json"
+    problem = Problem.model_validate_json(reply.content, strict=True)
+    assert (problem.status, problem.code, problem.type) == (status, code, f"/errors#{code}")
+    assert problem.request_id == reply.headers["x-request-id"]
+    assert reply.headers.get_list("x-request-id") == [problem.request_id]
+    assert CANARY not in reply.text
+    assert "Traceback" not in reply.text
+    return problem
+
+
+def places(problem: Problem) -> dict[str, str]:
+    return {fault.pointer: fault.detail for fault in problem.errors}
+
+
+async def send_answers(body: Any) -> httpx.Response:
+    async with edge_client(make_edge()) as client:
+        return await client.post("/v1/answers", json=body)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ([], {"": "must be an object"}),
+        ({}, {"/answers": "is required; give it"}),
+        ({"answers": CANARY}, {"/answers": "must be a list"}),
+        ({"answers": [GOOD, {"id": "r-2"}]}, {"/answers/1/score": "is required; give it"}),
+        ({"answers": [{**GOOD, "score": 1.5}]}, {"/answers/0/score": "must be at most 1.0"}),
+        ({"answers": [{**GOOD, "score": CANARY}]}, {"/answers/0/score": "must be a number"}),
+        ({"answers": [{**GOOD, "id": CANARY * 5}]}, {"/answers/0/id": "must have at most 20 characters"}),
+        ({"answers": [{**GOOD, "id": CANARY + " "}]}, {"/answers/0/id": "must not hold a space"}),
+        ({"answers": [{**GOOD, "a/~b": CANARY}]}, {"/answers/0/a~1~0b": "is not a known field; leave it out"}),
+        (
+            {"answers": [{**GOOD, "part": {"kind": CANARY}}]},
+            {"/answers/0/part": "'kind' must be one of 'choice', 'text'"},
+        ),
+        ({"answers": [{**GOOD, "part": {}}]}, {"/answers/0/part": "must say which kind it is with 'kind'"}),
+        (
+            {"answers": [{**GOOD, "part": {"kind": "choice", "option": CANARY}}]},
+            {"/answers/0/part/option": "must be a whole number"},
+        ),
+        ({"answers": [{**GOOD, "part": {"kind": "choice"}}]}, {"/answers/0/part/option": "is required; give it"}),
+        (
+            {"answers": [{**GOOD, "part": {"kind": "text", "words": ["a", 7]}}]},
+            {"/answers/0/part/words/1": "must be a string"},
+        ),
+    ],
+)
+async def test_an_invalid_body_is_told_place_by_place(body: Any, expected: dict[str, str]) -> None:
+    assert places(check(await send_answers(body), 422, "invalid")) == expected
+
+
+@pytest.mark.anyio
+async def test_a_thousand_faults_are_not_all_told() -> None:
+    problem = check(await send_answers({"answers": [{}] * 1000}), 422, "invalid")
+    assert len(problem.errors) == 50
+
+
+@pytest.mark.anyio
+async def test_parameters_are_named_by_where_they_stand() -> None:
+    async with edge_client(make_edge()) as client:
+        problem = check(await client.get(f"/v1/limited/{CANARY}?limit={CANARY}"), 422, "invalid")
+        assert places(problem) == {"{number}": "must be a whole number", "?limit": "must be a whole number"}
+        problem = check(await client.get("/v1/limited/1?limit=11"), 422, "invalid")
+        assert places(problem) == {"?limit": "must be at most 10"}
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.just(CANARY) | st.just(f"choice {CANARY}"),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["answers", "id", "score", "part", "kind", "words", "option"]), inner)
+    ),
+    max_leaves=20,
+)
+
+
+@given(VALUES)
+def test_no_sentence_repeats_a_value_and_every_pointer_leads_somewhere(value: object) -> None:
+    try:
+        TypeAdapter(Answers).validate_python(value)
+    except ValidationError as error:
+        found = [{**entry, "loc": ("body", *entry["loc"])} for entry in error.errors()]
+        for entry, fault in zip(found, faults_of(found, value), strict=False):
+            assert CANARY not in fault.detail + fault.pointer
+            *parents, last = fault.pointer.split("/")
+            node: Any = value
+            for part in parents[1:]:
+                node = node[int(part)] if isinstance(node, list) else node[part]
+            assert fault.pointer == "" or entry["type"] == "missing" or last.isdigit() or last in node
+
+
+@pytest.mark.anyio
+async def test_what_is_not_there_is_a_404_without_the_path() -> None:
+    async with edge_client(make_edge()) as client:
+        for path in (f"/{CANARY}", f"/v1/{CANARY}", f"/docs/{CANARY}", f"/v1/limited/1/{CANARY}"):
+            check(await client.get(path), 404, "not_found")
+
+
+@pytest.mark.anyio
+async def test_a_wrong_method_is_told_the_right_ones() -> None:
+    async with edge_client(make_edge()) as client:
+        reply = await client.delete("/v1/courses/c-1")
+        check(reply, 405, "method_not_allowed")
+        assert reply.headers["allow"] == "GET, PUT"
+        assert (await client.request("BREW", "/livez")).headers["allow"] == "GET"
+
+
+@pytest.mark.anyio
+async def test_overload_says_when_to_come_back() -> None:
+    async with edge_client(make_edge()) as client:
+        reply = await client.get("/v1/overloaded")
+        check(reply, 503, "overloaded")
+        assert reply.headers["retry-after"] == "1"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("path", "kind"), [("/v1/broken", RuntimeError), ("/v1/ours", ProximaError)])
+async def test_the_unexpected_tells_its_id_and_is_logged(path: str, kind: type[Exception]) -> None:
+    with capture_logs() as lines:
+        async with edge_client(make_edge()) as client:
+            reply = await client.get(path)
+    problem = check(reply, 500, "internal")
+    logged = [line for line in lines if line["log_level"] == "error"]
+    assert [(type(line["exc_info"]), line["request_id"]) for line in logged] == [(kind, problem.request_id)]
+
+
+def test_statuses_follow_the_tree() -> None:
+    expected = {
+        "malformed_json": 400, "unauthenticated": 401, "missing_scope": 403, "unknown_item": 404,
+        "method_not_allowed": 405, "not_acceptable": 406, "response_voided": 409, "too_large": 413,
+        "unsupported_media_type": 415, "prerequisite_cycle": 422, "overloaded": 503,
+        "not_migrated": 503, "internal": 500,
+    }  # fmt: skip
+    assert {code: status_of(classes_by_code()[code]) for code in expected} == expected
+
+
+def test_every_error_has_a_code_of_its_own() -> None:
+    classes = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ProximaError)]
+    assert {kind.code: kind for kind in classes} == classes_by_code()
+    assert len(classes) == len(classes_by_code())
+
+
+def entries() -> Iterator[tuple[str, str]]:
+    text = DOCUMENT.read_text()
+    for match in re.finditer(r"^## (\w+)\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL):
+        yield match[1], match[2]
+
+
+def test_every_code_is_documented_once_and_nothing_else_is() -> None:
+    assert sorted(code for code, _ in entries()) == sorted(ADVICE) == sorted(classes_by_code())
+
+
+@pytest.mark.parametrize(("code", "entry"), list(entries()))
+def test_an_entry_says_what_the_program_says(code: str, entry: str) -> None:
+    error = classes_by_code()[code]
+    assert f"**{error.title}**" in entry
+    assert f"What to do: {ADVICE[code]}" in entry
+    for example in re.findall(r"```json\n(.*?)```", entry, re.DOTALL):
+        shown = json.loads(example)
+        assert shown.items() <= {**problem_body(error(shown["detail"]), ""), **shown}.items()
+        assert (shown["code"], shown["status"], shown["title"]) == (code, status_of(error), error.title)
+    assert "```" in entry
+
+
+def test_the_openapi_document_describes_problems() -> None:
+    app = make_edge()
+    document = app.openapi()
+    assert {"Problem", "Fault"} <= document["components"]["schemas"].keys()
+    get = document["paths"]["/v1/courses/{course}"]["get"]
+    assert get["responses"].keys() >= {"200", "401", "403", "404", "422", "503"}
+    for status, entry in get["responses"].items():
+        if status != "200":
+            reference = entry["content"]["application/problem+json"]["schema"]["$ref"]
+            assert reference == "#/components/schemas/Problem"
+    assert list(get["responses"]["401"]["headers"]) == ["WWW-Authenticate"]
+    assert "`unknown_course`" in get["responses"]["404"]["description"]
+    assert app.openapi() == document
+
+
+def test_an_unknown_code_cannot_be_declared() -> None:
+    with pytest.raises(KeyError):
+        responses_for("no_such_code")

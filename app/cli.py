@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 
 import click
 import uvicorn
-from sqlalchemy import Connection
 
 from app import __version__, sample
 from app.adaptive.calibration import Fit, calibrate
@@ -24,7 +23,7 @@ from app.main import Demo, create_app
 from app.migrate import is_current, migrate
 from app.queries.catalogue import list_courses
 from app.queries.durability import durability_faults
-from app.queries.keys import insert_tenant, list_tenants
+from app.queries.keys import list_tenants
 from app.schemas.catalogue import CatalogueIn
 from app.security import SCOPES
 from app.services import calibrations
@@ -32,8 +31,8 @@ from app.services.banks import read_bank
 from app.services.calibrations import Job
 from app.services.catalogue import upsert
 from app.services.folding import count_stale
-from app.services.keys import create_key, list_keys, revoke_key
-from app.settings import Settings, read_settings
+from app.services.keys import choose_tenant, create_key, list_keys, revoke_key
+from app.settings import read_settings
 from app.times import now, to_text
 from app.worker import ImportTotals, check_file, import_responses, refold_course, run_calibration, verify_course
 
@@ -85,20 +84,6 @@ async def need_migrated(database: Database) -> None:
     """Raises `NotMigrated` if the tables are not those of this program."""
     if not await database.read(is_current):
         raise NotMigrated("the database is not at the version of this program; run `proxima migrate`")
-
-
-async def tenant_of(database: Database, name: str | None) -> int:
-    """The tenant of that name; without a name the only one there is, made if there is none."""
-
-    def find(db: Connection) -> int:
-        tenants = {known: id_ for id_, known in list_tenants(db)}
-        if name in tenants:
-            return tenants[name]
-        if name is not None or len(tenants) > 1:
-            raise Invalid(f"say --tenant with one of: {', '.join(tenants) or 'none yet; proxima key create makes one'}")
-        return next(iter(tenants.values())) if tenants else insert_tenant(db, "default", now())
-
-    return await database.write(find)
 
 
 class Progress:
@@ -198,7 +183,7 @@ def demo(port: int) -> None:
 async def prepare_demo(database: Database) -> str:
     """Load and calibrate the sample course unless that was done before; a new key for it."""
     key = await database.write(create_key, "demo", ["admin"], now())
-    tenant_id = await tenant_of(database, "demo")
+    tenant_id = await database.write(choose_tenant, "demo", now())
     if sample.COURSE not in await database.read(list_courses, tenant_id):
         await database.write(upsert, tenant_id, sample.COURSE, sample.catalogue(), now())
     with progress_bar() as progress:
@@ -225,7 +210,9 @@ def key() -> None:
 
 @key.command("create")
 @click.option("--tenant", required=True, help="Whose data the key opens; made on first sight.")
-@click.option("--scope", "scopes", required=True, multiple=True, type=click.Choice(list(SCOPES)), help="May be repeated.")
+@click.option(
+    "--scope", "scopes", required=True, multiple=True, type=click.Choice(list(SCOPES)), help="May be repeated."
+)
 def key_create(tenant: str, scopes: tuple[str, ...]) -> None:
     """Print a new key, alone on standard output. It is stored as a hash and cannot be shown again."""
     click.echo(with_database(lambda database: database.write(create_key, tenant, list(scopes), now())).text)
@@ -264,7 +251,7 @@ def import_catalogue(file: Path, course: str | None, tenant: str | None) -> None
     named = course or file.name.split(".")[0]
 
     async def load(database: Database) -> None:
-        counts = await database.write(upsert, await tenant_of(database, tenant), named, body, now())
+        counts = await database.write(upsert, await database.write(choose_tenant, tenant, now()), named, body, now())
         click.echo(f"course {named}: {counts.skills} skills, {counts.items} items (revision {counts.revision})")
 
     with_database(load)
@@ -288,7 +275,7 @@ def import_responses_command(file: Path, course: str, tenant: str | None, dry_ru
         with progress_bar() as progress:
 
             async def load(database: Database) -> ImportTotals:
-                tenant_id = await tenant_of(database, tenant)
+                tenant_id = await database.write(choose_tenant, tenant, now())
                 return await import_responses(database, tenant_id, course, file, rejections.extend, progress)
 
             started = time.monotonic()
@@ -309,7 +296,7 @@ def calibrate_command(course: str, tenant: str | None, activate: bool) -> None:
     """Fit item difficulties, skill rates and population to the answers of a course."""
 
     async def run(database: Database) -> None:
-        await calibrate_course(database, await tenant_of(database, tenant), course, activate=activate)
+        await calibrate_course(database, await database.write(choose_tenant, tenant, now()), course, activate=activate)
 
     with_database(run)
 
@@ -321,7 +308,11 @@ async def calibrate_course(database: Database, tenant_id: int, course: str, *, a
 
         async def fit(job: Job) -> Fit:
             return await asyncio.to_thread(
-                calibrate, job.bank.parameters, job.log, job.bank.known, job.number,
+                calibrate,
+                job.bank.parameters,
+                job.log,
+                job.bank.known,
+                job.number,
                 lambda stage, share: progress(f"calibrating: {stage}", share, 1),
             )
 
@@ -342,8 +333,8 @@ async def calibrate_course(database: Database, tenant_id: int, course: str, *, a
 
 
 @main.command()
-@click.option("--verify", is_flag=True, required=True, help="Recompute and compare; nothing is changed.")
-def replay(verify: bool) -> None:
+@click.option("--verify", is_flag=True, required=True, expose_value=False, help="Recompute and compare.")
+def replay() -> None:
     """Recompute every snapshot, outcome and recommendation from the log; exit 1 on the first difference."""
 
     async def run(database: Database) -> list[str]:
@@ -352,8 +343,10 @@ def replay(verify: bool) -> None:
             for course in await database.read(list_courses, tenant_id):
                 with progress_bar() as progress:
                     total = await verify_course(
-                        database, tenant_id, course,
-                        lambda part: progress(f"{part.responses:,} answers", 0, 1),  # noqa: B023 (called at once)
+                        database,
+                        tenant_id,
+                        course,
+                        lambda part: progress(f"{part.responses:,} answers", 0, 1),
                     )
                 click.echo(
                     f"{name}/{course}: {total.learners:,} learners, {total.responses:,} answers, "

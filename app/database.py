@@ -174,7 +174,13 @@ class PostgresDatabase:
                 if error.connection_invalidated or isinstance(error, (OperationalError, InterfaceError)):
                     raise Unavailable("the database does not answer; try again") from error
                 raise
-            except (OSError, PoolTimeout, TimeoutError, asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError) as error:
+            except (
+                OSError,
+                PoolTimeout,
+                TimeoutError,
+                asyncpg.PostgresConnectionError,
+                asyncpg.OperatorInterventionError,
+            ) as error:
                 raise Unavailable("the database cannot be reached; try again") from error
         raise AssertionError("unreachable: the last attempt returns or raises")
 

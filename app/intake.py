@@ -64,7 +64,7 @@ class Intake:
                 results: list[Result] = await self._database.write(record, [answer for answer, _ in group])
         except Unavailable as error:
             results = [error] * len(group)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 (whatever it is, somebody waits for it)
             if len(group) == 1:
                 settle(group[0][1], error)
                 return

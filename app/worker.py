@@ -40,7 +40,7 @@ async def run_calibration(database: Database, tenant_id: int, course_id: str, nu
         await database.write(succeed, job, fitted, now())
     except Exception as error:
         told = error.detail if isinstance(error, ProximaError) else f"the fit failed: {type(error).__name__}"
-        log.error("calibration failed", number=number, exc_info=error)
+        log.exception("calibration failed", number=number)
         await database.write(fail, tenant_id, course_id, number, told, now())
     finally:
         heart.cancel()

@@ -30,6 +30,8 @@ SEARCH_LEARNERS = 600
 SEARCH_ANSWERS = 150
 SEARCH_EVALUATIONS = 160
 EASINESS_LIMIT = 8.0
+# From here on a fractional score counts as a success where only two kinds are told apart.
+HALF = 0.5
 
 DEFAULT_PRIOR, DEFAULT_LEARN, DEFAULT_FORGET = 0.41, 0.24, 0.03
 # P(F) stays so low that somebody who keeps answering correctly can pass the line of mastery.
@@ -53,9 +55,11 @@ class Fit:
     auc_after: float
 
 
-def calibrate(
-    parameters: Parameters, log: Log, fixed: Booleans, seed: int, progress: Progress = lambda stage, share: None
-) -> Fit:
+def silent(_stage: str, _share: float) -> None:
+    """For whoever does not want to know how far it is."""
+
+
+def calibrate(parameters: Parameters, log: Log, fixed: Booleans, seed: int, progress: Progress = silent) -> Fit:
     """Fit `parameters` (the values in force, the start of the search) to the answers of `log`.
 
     `fixed` (I,) marks items whose parameters are known and stay. A fifth of the learners, drawn with `seed`, is held
@@ -173,7 +177,7 @@ def fit_easiness(
             slope = reach * shrink[use] * (mastery * high * (1 - high) + (1 - mastery) * low * (1 - low))
             spread = p * (1 - p)
             gradient = np.bincount(items, (score - p) * slope / spread, bank.count)
-            information = np.bincount(items, slope * slope / spread, bank.count)
+            information = np.asarray(np.bincount(items, slope * slope / spread, bank.count), dtype=np.float64)
             centre = skill_means(bank, result[row], information)
             move = (gradient - (result[row] - centre) / ITEM_VARIANCE) / (information + 1 / ITEM_VARIANCE)
             result[row] = np.clip(result[row] + np.clip(move, -1, 1), -EASINESS_LIMIT, EASINESS_LIMIT)
@@ -210,9 +214,7 @@ def fit_rates(parameters: Parameters, log: Log, predicted: Prediction) -> Skills
             chances = np.bincount(chains.skill, possible, skills.count)
             default = {"prior": DEFAULT_PRIOR, "learn": DEFAULT_LEARN, "forget": DEFAULT_FORGET}[name]
             mean = (hits.sum() + PSEUDO_LEARNERS * default) / (chances.sum() + PSEUDO_LEARNERS)
-            rates[name] = np.clip(
-                (hits + PSEUDO_LEARNERS * mean) / (chances + PSEUDO_LEARNERS), *BOUNDS[name]
-            )
+            rates[name] = np.clip((hits + PSEUDO_LEARNERS * mean) / (chances + PSEUDO_LEARNERS), *BOUNDS[name])
         skills = replace(skills, **rates)
     return skills
 
@@ -355,10 +357,10 @@ def total_loss(p: Floats, score: Floats) -> float:
 
 def auc(p: Floats, score: Floats) -> float:
     """The chance that a success was given the higher prediction (ties count half); .5 if there is only one kind."""
-    success = score >= 0.5
+    success = score >= HALF
     positives, negatives = int(success.sum()), int((~success).sum())
     if not positives or not negatives:
         return 0.5
-    values, inverse, counts = np.unique(p, return_inverse=True, return_counts=True)
+    _, inverse, counts = np.unique(p, return_inverse=True, return_counts=True)
     ranks = np.cumsum(counts) - (counts - 1) / 2
     return float((ranks[inverse][success].sum() - positives * (positives + 1) / 2) / (positives * negatives))

@@ -121,9 +121,7 @@ def advance(parameters: Parameters, states: States, items: Integers, scores: Flo
     return prediction
 
 
-def surprise(
-    parameters: Parameters, items: Integers, scores: Floats, prediction: Prediction
-) -> tuple[Floats, Floats]:
+def surprise(parameters: Parameters, items: Integers, scores: Floats, prediction: Prediction) -> tuple[Floats, Floats]:
     """How far the answer pulls the latent logit, and how much of its variance it removes, both per unit of variance.
 
     The posterior is a mixture of "knew it" and "did not"; its two first moments are kept.
@@ -156,9 +154,7 @@ def mode(
     return x, 1 / (information + 1 / variance)
 
 
-def move_ability(
-    population: Population, states: States, slope: Floats, pull: Floats, shrinkage: Floats
-) -> None:
+def move_ability(population: Population, states: States, slope: Floats, pull: Floats, shrinkage: Floats) -> None:
     """Ability drifts, form is an AR(1) process: both take their share of the surprise first."""
     gain = slope * states.ability_variance
     states.ability[:] = np.clip(states.ability + gain * pull, -BOUND, BOUND)

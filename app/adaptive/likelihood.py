@@ -27,7 +27,7 @@ def expected_score(items: Items, chosen: Integers, x: Floats) -> Floats:
     4PL: c + (d - c) σ(x) (Barton & Lord 1981). Graded: the mean of P(category ≥ k) (Samejima 1969).
     `chosen` and `x` have one shape.
     """
-    p = expit(x)
+    p = np.asarray(expit(x))
     if not items.plain:
         guessing = items.guessing[chosen]
         p = guessing + (items.upper[chosen] - guessing) * p
@@ -35,7 +35,7 @@ def expected_score(items: Items, chosen: Integers, x: Floats) -> Floats:
         if graded.size:
             reached = expit(x[graded, None] - items.thresholds[chosen[graded]])
             p[graded] = ordered_sum(reached) / items.grades[chosen[graded]]
-    return np.clip(p, TINY, 1 - TINY)
+    return np.asarray(np.clip(p, TINY, 1 - TINY))
 
 
 def likelihood(items: Items, chosen: Integers, x: Floats, score: Floats) -> Floats:

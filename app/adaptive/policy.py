@@ -69,9 +69,7 @@ class Standing:
     value: Floats
 
 
-def choose(
-    parameters: Parameters, states: States, seeds: Seeds, avoid: Sequence[Integers] | None = None
-) -> Choices:
+def choose(parameters: Parameters, states: States, seeds: Seeds, avoid: Sequence[Integers] | None = None) -> Choices:
     """The next exercise of each of B learners.
 
     `seeds` (B,) are the randomness: the same seed gives the same choice. `avoid` lists, for each learner, items not
@@ -92,9 +90,7 @@ def choose(
     return choices
 
 
-def choose_once(
-    parameters: Parameters, states: States, seeds: Seeds, avoid: Sequence[Integers]
-) -> Choices:
+def choose_once(parameters: Parameters, states: States, seeds: Seeds, avoid: Sequence[Integers]) -> Choices:
     """`choose` with nothing avoided but what `avoid` says."""
     standing = stand(parameters, states)
     available = count_available(parameters, states.count, avoid)
@@ -122,7 +118,7 @@ def choose_once(
     return Choices(
         code=code,
         skill=np.where(chosen >= 0, skill, -1),
-        item=of_item(candidates[picked], -1).astype(np.int64),
+        item=of_item(candidates[picked].astype(np.float64), -1).astype(np.int64),
         p=of_item(p[picked], 0.0),
         propensity=of_item(chances(distance, learners, picked), 0.0),
         doubt=of_skill(standing.doubt),
@@ -210,7 +206,7 @@ def choose_skill(
     skill = np.where(code == PRACTISE, best, fallback)
     nothing = (code == STRENGTHEN) & ~unmastered[rows, fallback]
     practisable = item_counts(parameters) > 0
-    done = (standing.mastered | ~practisable).all(axis=1)
+    done = np.atleast_1d((standing.mastered | ~practisable).all(axis=1))
     code[nothing] = np.where(done[nothing], ALL_MASTERED, NOTHING_ELIGIBLE)
     return np.where(nothing, -1, skill), code
 

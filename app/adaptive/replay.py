@@ -45,9 +45,7 @@ def replay(parameters: Parameters, log: Log, before: States | None = None) -> tu
     return states, predicted
 
 
-def replay_block(
-    parameters: Parameters, log: Log, block: Integers, states: States, predicted: Prediction
-) -> None:
+def replay_block(parameters: Parameters, log: Log, block: Integers, states: States, predicted: Prediction) -> None:
     """Fold the learners of one block, sorted from the longest log to the shortest, into `states` and `predicted`."""
     lengths = np.diff(log.starts)[block]
     working = states[block]

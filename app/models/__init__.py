@@ -8,6 +8,19 @@ from app.models.response import Correction, ImportRun, Recommendation, Response
 from app.models.tenant import ApiKey, Tenant
 
 __all__ = [
-    "ApiKey", "Base", "Calibration", "CatalogueChange", "Correction", "Course", "ImportRun", "Item", "ItemSkill", "Learner",
-    "Prerequisite", "Recommendation", "Response", "Skill", "Tenant",
+    "ApiKey",
+    "Base",
+    "Calibration",
+    "CatalogueChange",
+    "Correction",
+    "Course",
+    "ImportRun",
+    "Item",
+    "ItemSkill",
+    "Learner",
+    "Prerequisite",
+    "Recommendation",
+    "Response",
+    "Skill",
+    "Tenant",
 ]

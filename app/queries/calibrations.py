@@ -56,9 +56,7 @@ def insert_calibration(db: Connection, row: Mapping[str, Any]) -> None:
     db.execute(insert(Calibration), dict(row))
 
 
-def update_calibration(
-    db: Connection, tenant_id: int, course_id: str, number: int, values: Mapping[str, Any]
-) -> None:
+def update_calibration(db: Connection, tenant_id: int, course_id: str, number: int, values: Mapping[str, Any]) -> None:
     """Change a calibration that is still running; a finished one is immutable."""
     db.execute(
         update(Calibration)

@@ -1,6 +1,6 @@
 """The catalogue as rows."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
@@ -82,7 +82,7 @@ def list_items(db: Connection, tenant_id: int, course_id: str) -> list[dict[str,
         .order_by(Item.number)
     )
     skills = list_item_skills(db, tenant_id, course_id)
-    return [{**row._mapping, "skills": skills.get(row.id, [])} for row in db.execute(statement)]
+    return [{**row, "skills": skills.get(row["id"], [])} for row in db.execute(statement).mappings()]
 
 
 def list_item_skills(db: Connection, tenant_id: int, course_id: str) -> dict[str, list[str]]:
@@ -98,7 +98,9 @@ def list_item_skills(db: Connection, tenant_id: int, course_id: str) -> dict[str
     return result
 
 
-def save_skills(db: Connection, tenant_id: int, course_id: str, new: list[Record], changed: list[Record]) -> None:
+def save_skills(
+    db: Connection, tenant_id: int, course_id: str, new: Sequence[Record], changed: Sequence[Record]
+) -> None:
     """Add the new skills and rewrite the titles of the changed ones."""
     key = {"tenant_id": tenant_id, "course_id": course_id}
     columns = ("id", "number", "title")
@@ -129,7 +131,9 @@ def save_prerequisites(db: Connection, tenant_id: int, course_id: str, edges: Ma
     insert_many(db, Prerequisite, rows)
 
 
-def save_items(db: Connection, tenant_id: int, course_id: str, new: list[Record], changed: list[Record]) -> None:
+def save_items(
+    db: Connection, tenant_id: int, course_id: str, new: Sequence[Record], changed: Sequence[Record]
+) -> None:
     """Add the new items and rewrite the changed ones, with their skills."""
     key = {"tenant_id": tenant_id, "course_id": course_id}
     insert_many(db, Item, ({**key, "id": r["id"], "number": r["number"], **columns_of(r)} for r in new))
@@ -161,7 +165,9 @@ def insert_many(db: Connection, table: type[Any], rows: Iterable[dict[str, Any]]
         db.execute(insert(table), listed)
 
 
-def insert_change(db: Connection, tenant_id: int, course_id: str, revision: int, body: dict[str, Any], now: int) -> None:
+def insert_change(
+    db: Connection, tenant_id: int, course_id: str, revision: int, body: dict[str, Any], now: int
+) -> None:
     """Keep an upsert as it was applied."""
     row = {"tenant_id": tenant_id, "course_id": course_id, "revision": revision, "body": body, "changed_at": now}
     db.execute(insert(CatalogueChange), row)
@@ -181,9 +187,7 @@ def list_changes(db: Connection, tenant_id: int, course_id: str, until: int) -> 
     return list(db.execute(statement).scalars())
 
 
-def page_skills(
-    db: Connection, tenant_id: int, course_id: str, after: str | None, limit: int
-) -> list[dict[str, Any]]:
+def page_skills(db: Connection, tenant_id: int, course_id: str, after: str | None, limit: int) -> list[dict[str, Any]]:
     """Up to `limit` skills after the id `after`, by id, each with its prerequisites."""
     statement = (
         select(Skill.id, Skill.title)
@@ -217,7 +221,7 @@ def page_items(db: Connection, tenant_id: int, course_id: str, after: str | None
         .order_by(Item.id)
         .limit(limit)
     )
-    rows = list(db.execute(statement))
+    rows = list(db.execute(statement).mappings())
     if not rows:
         return []
     tags = (
@@ -225,14 +229,14 @@ def page_items(db: Connection, tenant_id: int, course_id: str, after: str | None
         .where(
             ItemSkill.tenant_id == tenant_id,
             ItemSkill.course_id == course_id,
-            ItemSkill.item_id.between(rows[0].id, rows[-1].id),
+            ItemSkill.item_id.between(rows[0]["id"], rows[-1]["id"]),
         )
         .order_by(ItemSkill.item_id, ItemSkill.place)
     )
     listed: dict[str, list[str]] = {}
     for item_id, skill_id in db.execute(tags):
         listed.setdefault(item_id, []).append(skill_id)
-    return [{**row._mapping, "skills": listed.get(row.id, [])} for row in rows]
+    return [{**row, "skills": listed.get(row["id"], [])} for row in rows]
 
 
 def list_courses(db: Connection, tenant_id: int) -> list[str]:

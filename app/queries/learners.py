@@ -31,7 +31,16 @@ COLUMNS = (
     Learner.calibration,
     Learner.revision,
 )
-SNAPSHOT = ("position", "theta", "standard_error", "state", "last_occurred_at", "last_response_id", "calibration", "revision")
+SNAPSHOT = (
+    "position",
+    "theta",
+    "standard_error",
+    "state",
+    "last_occurred_at",
+    "last_response_id",
+    "calibration",
+    "revision",
+)
 
 
 def find_learners(
@@ -65,9 +74,7 @@ def save_learners(db: Connection, tenant_id: int, course_id: str, snapshots: lis
     db.execute(statement, snapshots)
 
 
-def page_learners(
-    db: Connection, tenant_id: int, course_id: str, after: str | None, limit: int
-) -> list[LearnerRow]:
+def page_learners(db: Connection, tenant_id: int, course_id: str, after: str | None, limit: int) -> list[LearnerRow]:
     """Up to `limit` learners from the id `after` on (exclusive), by id."""
     statement = select(*COLUMNS).where(Learner.tenant_id == tenant_id, Learner.course_id == course_id)
     if after is not None:

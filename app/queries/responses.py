@@ -36,7 +36,8 @@ def find_responses(db: Connection, tenant_id: int, course_id: str, ids: Collecti
         Response.revision,
         Response.outcome,
     ).where(Response.tenant_id == tenant_id, Response.course_id == course_id, among(db, Response.id, ids))
-    return {row.id: row for row in db.execute(statement)}
+    rows: list[Row[Any]] = list(db.execute(statement))
+    return {row.id: row for row in rows}
 
 
 def insert_responses(db: Connection, rows: list[dict[str, Any]]) -> None:
@@ -57,9 +58,9 @@ def read_entries(
     db: Connection, tenant_id: int, course_id: str, learner_ids: Collection[str], until: int | None = None
 ) -> list[Entry]:
     """All answers of some learners, corrected, by learner and in the order of the fold; up to a time, if given."""
-    statement = select(
-        Response.learner_id, Response.id, Response.item_id, Response.score, Response.occurred_at
-    ).where(Response.tenant_id == tenant_id, Response.course_id == course_id, among(db, Response.learner_id, learner_ids))
+    statement = select(Response.learner_id, Response.id, Response.item_id, Response.score, Response.occurred_at).where(
+        Response.tenant_id == tenant_id, Response.course_id == course_id, among(db, Response.learner_id, learner_ids)
+    )
     if until is not None:
         statement = statement.where(Response.occurred_at <= until)
     statement = statement.order_by(Response.learner_id, Response.occurred_at, Response.id)
@@ -95,12 +96,10 @@ def read_corrected(
     if learner_ids is not None:
         statement = statement.where(among(db, Correction.learner_id, learner_ids))
     statement = statement.order_by(Correction.learner_id, Correction.position)
-    return {response_id: score for response_id, score in db.execute(statement)}
+    return dict(db.execute(statement).tuples().all())
 
 
-def list_corrections(
-    db: Connection, tenant_id: int, course_id: str, learner_ids: Collection[str]
-) -> list[Row[Any]]:
+def list_corrections(db: Connection, tenant_id: int, course_id: str, learner_ids: Collection[str]) -> list[Row[Any]]:
     """The corrections of some learners, each learner's oldest first."""
     statement = (
         select(Correction.learner_id, Correction.response_id, Correction.position, Correction.score)
@@ -125,9 +124,7 @@ def insert_recommendations(db: Connection, rows: list[dict[str, Any]]) -> None:
         db.execute(insert(Recommendation), rows)
 
 
-def find_recommendations(
-    db: Connection, tenant_id: int, course_id: str, ids: Collection[str]
-) -> dict[str, Row[Any]]:
+def find_recommendations(db: Connection, tenant_id: int, course_id: str, ids: Collection[str]) -> dict[str, Row[Any]]:
     """Those of the recommendations that exist."""
     statement = select(*Recommendation.__table__.columns).where(
         Recommendation.tenant_id == tenant_id, Recommendation.course_id == course_id, among(db, Recommendation.id, ids)
@@ -146,7 +143,9 @@ def read_log(db: Connection, tenant_id: int, course_id: str, learner_ids: Collec
     statement = (
         select(*Response.__table__.columns)
         .where(
-            Response.tenant_id == tenant_id, Response.course_id == course_id, among(db, Response.learner_id, learner_ids)
+            Response.tenant_id == tenant_id,
+            Response.course_id == course_id,
+            among(db, Response.learner_id, learner_ids),
         )
         .order_by(Response.learner_id, Response.position)
     )
@@ -181,6 +180,4 @@ def save_import(db: Connection, tenant_id: int, course_id: str, digest: str, lin
     """Note how far the import of a file has come."""
     mine = (ImportRun.tenant_id == tenant_id, ImportRun.course_id == course_id, ImportRun.digest == digest)
     if db.execute(update(ImportRun).where(*mine).values(line=line)).rowcount == 0:
-        db.execute(
-            insert(ImportRun), {"tenant_id": tenant_id, "course_id": course_id, "digest": digest, "line": line}
-        )
+        db.execute(insert(ImportRun), {"tenant_id": tenant_id, "course_id": course_id, "digest": digest, "line": line})

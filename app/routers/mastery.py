@@ -50,9 +50,7 @@ async def get_mastery(
     course: PathId, learner: PathId, query: Annotated[AsOf, Query()], caller: Reader, request: Request
 ) -> Response:
     """One learner's ability and mastery of every skill."""
-    return reply(
-        await request.app.state.database.read(learner_mastery, caller.tenant_id, course, learner, query.as_of)
-    )
+    return reply(await request.app.state.database.read(learner_mastery, caller.tenant_id, course, learner, query.as_of))
 
 
 @router.get(
@@ -68,7 +66,9 @@ async def get_cohort(
     wants_csv = negotiate(request.headers.get("accept", "*/*"))
     if wants_csv and "limit" not in request.query_params:
         first = await read_rows(request, caller, course, query.skill, place, CSV_ROWS_AT_ONCE)
-        return StreamingResponse(stream(request, caller, course, query.skill, first), media_type=f"{CSV}; charset=utf-8")
+        return StreamingResponse(
+            stream(request, caller, course, query.skill, first), media_type=f"{CSV}; charset=utf-8"
+        )
     data = await read_rows(request, caller, course, query.skill, place, query.limit)
     if wants_csv:
         return Response(lines([COLUMNS]) + lines(map(cells, data)), media_type=f"{CSV}; charset=utf-8")

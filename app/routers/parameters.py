@@ -13,6 +13,7 @@ from pydantic_core import to_json
 from app.errors import InvalidCursor
 
 MAX_PAGE = 1000
+LONGEST_ID = 255
 # What `KeepSlashes` puts in place of an encoded slash: no id may hold it.
 SLASH = "\0"
 
@@ -22,7 +23,7 @@ def restore_slashes(segment: str) -> str:
     return segment.replace(SLASH, "/")
 
 
-PathId = Annotated[str, Path(min_length=1, max_length=255), AfterValidator(restore_slashes)]
+PathId = Annotated[str, Path(min_length=1, max_length=LONGEST_ID), AfterValidator(restore_slashes)]
 
 
 class PageQuery(BaseModel):
@@ -56,11 +57,11 @@ def read_cursor(cursor: str | None, kinds: tuple[type, ...]) -> tuple[Any, ...] 
     return tuple(place)
 
 
-def part_fits(part: str | int) -> bool:
+def part_fits(part: Any) -> bool:
     """Whether a part of a cursor is something both databases can compare with."""
     if isinstance(part, int):
         return 0 <= part < 2**31
-    return len(part) <= 255 and not any(sign == "\0" or "\ud800" <= sign <= "\udfff" for sign in part)
+    return len(part) <= LONGEST_ID and not any(sign == "\0" or "\ud800" <= sign <= "\udfff" for sign in part)
 
 
 def page(request: Request, data: list[dict[str, Any]], limit: int, *place: str) -> Response:

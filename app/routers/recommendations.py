@@ -14,9 +14,7 @@ from app.schemas.mastery import Recommendations
 from app.services.recommendations import offer, preview
 from app.times import now
 
-router = APIRouter(
-    prefix="/v1/courses/{course}/learners/{learner}", tags=["recommendations"], route_class=StrictRoute
-)
+router = APIRouter(prefix="/v1/courses/{course}/learners/{learner}", tags=["recommendations"], route_class=StrictRoute)
 
 Reader = Annotated[Caller, require("learners:read")]
 ASK = responses_for("unknown_course", "unknown_learner")
@@ -40,9 +38,7 @@ async def get_recommendations(
 ) -> Response:
     """A preview of the next exercises; nothing is stored."""
     return reply(
-        await request.app.state.database.read(
-            preview, caller.tenant_id, course, learner, query.limit, query.avoid
-        )
+        await request.app.state.database.read(preview, caller.tenant_id, course, learner, query.limit, query.avoid)
     )
 
 

@@ -74,9 +74,7 @@ async def post_void(course: PathId, response: PathId, body: VoidIn, caller: Send
 
 
 @router.post("/responses/{response}/regrade", response_model=LearnerMastery, responses=CORRECT)
-async def post_regrade(
-    course: PathId, response: PathId, body: RegradeIn, caller: Sender, request: Request
-) -> Response:
+async def post_regrade(course: PathId, response: PathId, body: RegradeIn, caller: Sender, request: Request) -> Response:
     """Give an answer the score it should have had; the learner's mastery with it."""
     return reply(
         await request.app.state.database.write(

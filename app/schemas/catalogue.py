@@ -1,6 +1,7 @@
 """Courses, skills and items as they are sent and told."""
 
 from collections.abc import Hashable, Iterable, Sequence
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, HttpUrl, model_validator
@@ -48,9 +49,9 @@ class Parameters(Request):
     b: Annotated[float, Field(ge=-10, le=10)] | None = Field(default=None, description="difficulty")
     c: Annotated[float, Field(ge=0, le=0.5)] | None = Field(default=None, description="guessing (lower asymptote)")
     d: Annotated[float, Field(ge=0.51, le=1)] | None = Field(default=None, description="upper asymptote")
-    thresholds: Annotated[list[Annotated[float, Field(ge=-10, le=10)]], Field(min_length=1, max_length=MAX_THRESHOLDS)] | None = Field(
-        default=None, description="graded: the m - 1 boundaries between m categories, increasing"
-    )
+    thresholds: (
+        Annotated[list[Annotated[float, Field(ge=-10, le=10)]], Field(min_length=1, max_length=MAX_THRESHOLDS)] | None
+    ) = Field(default=None, description="graded: the m - 1 boundaries between m categories, increasing")
 
     @model_validator(mode="after")
     def _complete(self) -> "Parameters":
@@ -63,7 +64,7 @@ class Parameters(Request):
         if given - allowed:
             raise ValueError(f"{self.model} has no {', '.join(sorted(given - allowed))}")
         thresholds = self.thresholds or []
-        if any(low >= high for low, high in zip(thresholds, thresholds[1:], strict=False)):
+        if any(low >= high for low, high in pairwise(thresholds)):
             raise ValueError("the thresholds must increase")
         return self
 
@@ -73,7 +74,9 @@ class SkillIn(Request):
 
     id: Identifier
     title: Title | None = None
-    prerequisites: Annotated[list[Identifier], AfterValidator(no_repetition), Field(max_length=100), Unique] | None = None
+    prerequisites: Annotated[list[Identifier], AfterValidator(no_repetition), Field(max_length=100), Unique] | None = (
+        None
+    )
 
 
 class ItemIn(Request):
@@ -84,7 +87,9 @@ class ItemIn(Request):
     title: Title | None = None
     kind: Label | None = None
     tags: Annotated[list[Label], AfterValidator(no_repetition), Field(max_length=50), Unique] | None = None
-    url: Annotated[str, AfterValidator(web_address), Field(max_length=2000, json_schema_extra={"format": "uri"})] | None = None
+    url: (
+        Annotated[str, AfterValidator(web_address), Field(max_length=2000, json_schema_extra={"format": "uri"})] | None
+    ) = None
     max_score: Annotated[float, Field(gt=0, le=1_000_000)] | None = Field(default=None, description="default 1")
     parameters: Parameters | None = None
 

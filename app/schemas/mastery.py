@@ -31,5 +31,3 @@ class Recommendations(Reply):
 
     recommendations: list[RecommendationOut]
     reason: Why | None = None
-
-

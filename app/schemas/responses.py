@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, JsonValue, model_validator
 
 from app.schemas.common import Identifier, Moment, Probability, Reason, Reply, Request, Timestamp
 
@@ -10,7 +10,7 @@ MAX_BATCH = 1000
 LONGEST_MS = 366 * 24 * 3600 * 1000
 
 # Exactly one of `correct` and `score`, as the validator below says it.
-ONE_RESULT = [
+ONE_RESULT: list[JsonValue] = [
     {"required": ["correct"], "properties": {"correct": {"type": "boolean"}, "score": {"type": "null"}}},
     {"required": ["score"], "properties": {"score": {"type": "number"}, "correct": {"type": "null"}}},
 ]

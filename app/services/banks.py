@@ -2,13 +2,14 @@
 
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from sqlalchemy import Connection
 
 from app.adaptive.calibration import default_rates
-from app.adaptive.types import Booleans, Floats, Items, Parameters, Population, Skills
+from app.adaptive.types import Booleans, Floats, Integers, Items, Parameters, Population, Skills
 from app.queries.calibrations import find_parameters
 from app.services.catalogue import Catalogue, catalogue_at, need_course, read_catalogue
 from app.services.packing import CalibratedValues, unpack_values
@@ -126,7 +127,7 @@ def build_skills(catalogue: Catalogue, values: CalibratedValues | None) -> Skill
     numbers = {skill_id: number for number, skill_id in enumerate(catalogue.skills)}
     prerequisites = [[numbers[p] for p in skill["prerequisites"]] for skill in catalogue.skills.values()]
     empty = np.empty(len(numbers))
-    skills = default_rates(Skills(empty, empty, empty, pad(prerequisites)))
+    skills = default_rates(Skills(empty, empty, empty, pad_numbers(prerequisites)))
     if values is not None:
         count = min(len(values.prior), len(numbers))
         for name in ("prior", "learn", "forget"):
@@ -142,7 +143,7 @@ def build_items(catalogue: Catalogue, values: CalibratedValues | None) -> tuple[
     known = np.array([bool(p) for p in given], dtype=np.bool_)
     discrimination = np.array([p.get("a") or 1.0 for p in given])
     thresholds = [p.get("thresholds") or [] for p in given]
-    skills = pad([[numbers[s] for s in item["skills"]] for item in records])
+    skills = pad_numbers([[numbers[s] for s in item["skills"]] for item in records])
     easiness = np.array([-(p.get("a") or 1.0) * (p.get("b") or 0.0) for p in given])
     if values is not None:
         count = min(len(values.easiness), len(records))
@@ -157,14 +158,14 @@ def build_items(catalogue: Catalogue, values: CalibratedValues | None) -> tuple[
         discrimination=discrimination,
         guessing=np.array([p.get("c") or 0.0 for p in given]),
         upper=np.array([1.0 if p.get("d") is None else p["d"] for p in given]),
-        thresholds=discrimination[:, None] * pad(thresholds, np.inf),
+        thresholds=discrimination[:, None] * pad_thresholds(thresholds),
         skills=skills,
     )
     return items, known
 
 
-def mean_of_skills(easiness: Floats, skills: "np.ndarray[tuple[int, int], np.dtype[np.int64]]", fitted: Booleans) -> Floats:
-    """What to expect of an item that no calibration has seen: the mean over its skills of the fitted items' easiness."""
+def mean_of_skills(easiness: Floats, skills: Integers, fitted: Booleans) -> Floats:
+    """What to expect of an item that no calibration has seen: the mean easiness of its skills' fitted items."""
     overall = float(easiness[fitted].mean()) if fitted.any() else 0.0
     held = (skills >= 0) & fitted[:, None]
     rows = np.nonzero(held)[0]
@@ -176,10 +177,17 @@ def mean_of_skills(easiness: Floats, skills: "np.ndarray[tuple[int, int], np.dty
     return np.where(counted > 0, summed / np.maximum(counted, 1), overall)
 
 
-def pad(lists: "list[list[int]] | list[list[float]]", filler: float = -1) -> np.ndarray:  # type: ignore[type-arg]
-    """Rows of different length as one array, filled up with `filler`."""
+def pad_numbers(lists: Sequence[Sequence[int]]) -> Integers:
+    """Rows of different length as one array, filled up with -1."""
+    return np.array(padded(lists, -1), dtype=np.int64).reshape(len(lists), -1)
+
+
+def pad_thresholds(lists: Sequence[Sequence[float]]) -> Floats:
+    """Rows of different length as one array, filled up with infinity."""
+    return np.array(padded(lists, np.inf), dtype=np.float64).reshape(len(lists), -1)
+
+
+def padded(lists: Sequence[Sequence[float]], filler: float) -> list[list[float]]:
+    """Rows made as long as the longest."""
     width = max((len(row) for row in lists), default=0)
-    padded = np.full((len(lists), width), filler, dtype=np.int64 if filler == -1 else np.float64)
-    for number, row in enumerate(lists):
-        padded[number, : len(row)] = row
-    return padded
+    return [[*row, *[filler] * (width - len(row))] for row in lists]

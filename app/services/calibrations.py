@@ -138,7 +138,9 @@ def page(
 ) -> list[dict[str, Any]]:
     """Calibrations as they are told, the newest first."""
     course = need_course(db, tenant_id, course_id)
-    return [tell(row, course.calibration, now) for row in rows.page_calibrations(db, tenant_id, course_id, below, limit)]
+    return [
+        tell(row, course.calibration, now) for row in rows.page_calibrations(db, tenant_id, course_id, below, limit)
+    ]
 
 
 def tell(row: Row[Any], active: int | None, now: int) -> dict[str, Any]:

@@ -103,9 +103,7 @@ def snapshots(bank: Bank, rows: Sequence[LearnerRow], states: States) -> list[di
     ]
 
 
-def read_page(
-    db: Connection, bank: Bank, after: str | None, limit: int
-) -> tuple[list[LearnerRow], States]:
+def read_page(db: Connection, bank: Bank, after: str | None, limit: int) -> tuple[list[LearnerRow], States]:
     """A page of a course's learners by id, with their states."""
     rows = page_learners(db, bank.tenant_id, bank.course_id, after, limit)
     return rows, load_states(db, bank, rows)

@@ -66,9 +66,7 @@ def import_chunk(
     return result
 
 
-def check_rows(
-    bank: Bank, digest: str, answers: Sequence[Answer], result: Imported
-) -> Iterable[tuple[Entry, Answer]]:
+def check_rows(bank: Bank, digest: str, answers: Sequence[Answer], result: Imported) -> Iterable[tuple[Entry, Answer]]:
     """The rows that the course can take; the others are rejected with a reason."""
     for answer in answers:
         item = bank.item_numbers.get(answer.item)
@@ -165,9 +163,7 @@ def advanced(row: LearnerRow, entries: Sequence[Entry]) -> LearnerRow:
     return row if is_late(row, last) else row._replace(last_occurred_at=last.occurred_at, last_response_id=last.id)
 
 
-def response_row(
-    bank: Bank, entry: Entry, answer: Answer, position: int, p_correct: float, now: int
-) -> dict[str, Any]:
+def response_row(bank: Bank, entry: Entry, answer: Answer, position: int, p_correct: float, now: int) -> dict[str, Any]:
     """The row of an imported answer; nobody was told an outcome, and nothing was offered after it."""
     return {
         "tenant_id": bank.tenant_id,

@@ -39,6 +39,17 @@ def revoke_key(db: "Connection", tenant: str, key_id: str, now: int) -> None:
         raise NotFound("the tenant has no such key in force; `proxima key list` shows its keys")
 
 
+def choose_tenant(db: "Connection", name: str | None, now: int) -> int:
+    """The tenant of that name; without a name the only one there is, made if there is none."""
+    tenants = {known: id_ for id_, known in queries.list_tenants(db)}
+    if name in tenants:
+        return tenants[name]
+    if name is not None or len(tenants) > 1:
+        known = ", ".join(tenants) or "none yet; `proxima key create` makes one"
+        raise Invalid(f"say --tenant with one of: {known}")
+    return next(iter(tenants.values())) if tenants else queries.insert_tenant(db, "default", now)
+
+
 def _tenant_id(db: "Connection", tenant: str) -> int:
     tenant_id = queries.find_tenant(db, tenant)
     if tenant_id is None:

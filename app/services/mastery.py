@@ -14,9 +14,7 @@ from app.services.recommendations import find_learner
 from app.services.reports import ability, all_mastery, calibration_id, mastery_rows
 
 
-def learner_mastery(
-    db: Connection, tenant_id: int, course_id: str, learner: str, as_of: int | None
-) -> dict[str, Any]:
+def learner_mastery(db: Connection, tenant_id: int, course_id: str, learner: str, as_of: int | None) -> dict[str, Any]:
     """Ability and the mastery of every skill, now or counting only the answers given until `as_of` (µs)."""
     bank = read_bank(db, tenant_id, course_id)
     row = find_learner(db, bank, learner)

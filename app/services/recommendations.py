@@ -10,7 +10,7 @@ import numpy as np
 from sqlalchemy import Connection
 
 from app.adaptive.policy import CODES, Choices, choose
-from app.adaptive.types import Seeds, States
+from app.adaptive.types import Seeds
 from app.errors import UnknownLearner
 from app.queries.learners import LearnerRow, find_learners
 from app.queries.responses import insert_recommendations
@@ -78,17 +78,17 @@ def recommend(
     shunned = [bank.item_numbers[item] for item in avoid if item in bank.item_numbers]
     told: list[dict[str, Any]] = []
     chosen: list[Choices] = []
+    reply: dict[str, Any] = {"recommendations": told}
     for id_, seed in zip(ids, seeds(bank, ids), strict=True):
         choices = choose(bank.parameters, states, np.array([seed]), [np.array(shunned, dtype=np.int64)])
         following = recommendation(bank, states, choices, 0, id_)
         if following is None:
+            if not told:
+                reply["reason"] = nothing_to_offer(choices, 0)
             break
         told.append(following)
         chosen.append(choices)
         shunned.append(int(choices.item[0]))
-    reply: dict[str, Any] = {"recommendations": told}
-    if not told:
-        reply["reason"] = nothing_to_offer(choices, 0)
     return reply, chosen
 
 

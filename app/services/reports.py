@@ -1,4 +1,4 @@
-"""What the engine knows, as it is told: mastery rows, recommendations and their reasons, in the words of the contract."""
+"""What the engine knows, in the words of the contract: mastery rows, recommendations and their reasons."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +12,8 @@ from app.adaptive.types import Integers, States
 from app.services.banks import Bank
 
 DIGITS = 6
+# Half a skill's worth of doubt further on: worth a word in the reason.
+OPENS_UP = 1.5
 Json = dict[str, Any]
 
 
@@ -121,7 +123,7 @@ def sentence(bank: Bank, states: States, choices: Choices, learner: int) -> str:
     return SENTENCES[CODES[choices.code[learner]]].format(
         skill=f"“{bank.skill_titles[skill]}”" if skill >= 0 else "",
         mastery=percent(states.mastery[learner, skill]) if skill >= 0 else "",
-        opens=", and it opens up further skills" if choices.opens_up[learner] >= 1.5 else "",
+        opens=", and it opens up further skills" if choices.opens_up[learner] >= OPENS_UP else "",
         chance=percent(choices.p[learner]),
     )
 

@@ -253,8 +253,10 @@ def repeat_within(each: Accepted, first: Accepted, told: Recorded | ProximaError
 
 
 def turns(fresh: Sequence[Accepted]) -> list[list[Accepted]]:
-    """Split answers so that each learner has one in a turn, in the order of arrival: what is told of an answer is
-    then the same whatever it was grouped with."""
+    """Split answers so that each learner has one in a turn, in the order of arrival.
+
+    What is told of an answer is then the same whatever it was grouped with.
+    """
     counts: dict[str, int] = {}
     result: list[list[Accepted]] = []
     for each in fresh:

@@ -79,12 +79,12 @@ def test_population_is_near(found: Fit) -> None:
 
 
 def test_new_learners_are_predicted_as_well_as_by_the_truth(found: Fit) -> None:
-    """Log loss on 300 fresh learners: within .01 of the truth, .03 better than before."""
+    """Log loss on 300 fresh learners: within .003 of the truth (measured .001), .04 better than before."""
     fresh = simulate(TRUTH, 99, 300, 30)
     before, after, truth = (measure(p, fresh) for p in (untouched(TRUTH), found.parameters, TRUTH))
-    assert after[0] < truth[0] + 0.01
-    assert after[0] < before[0] - 0.03
-    assert after[1] > truth[1] - 0.01
+    assert after[0] < truth[0] + 0.003
+    assert after[0] < before[0] - 0.04
+    assert after[1] > truth[1] - 0.003
 
 
 def test_the_report_is_of_held_out_learners(found: Fit) -> None:
@@ -94,10 +94,10 @@ def test_the_report_is_of_held_out_learners(found: Fit) -> None:
 
 
 def test_asymptotes_that_are_known_are_minded() -> None:
-    """With c = .25 the easiness is not that of the raw success: measured off by .15, ignoring c by more than .5."""
+    """With c = .25 the easiness is not that of the raw success: measured off by -.22, and by .76 if c is ignored."""
     parameters = course(tree([]), bank([[]] * 12, easiness=np.linspace(-2, 1, 12), guessing=np.full(12, 0.25)))
     fit = calibrate(untouched(parameters), simulate(parameters, 2, 500, 15), free(parameters), SEED)
-    assert abs((fit.parameters.items.easiness - parameters.items.easiness).mean()) < 0.25
+    assert abs((fit.parameters.items.easiness - parameters.items.easiness).mean()) < 0.4
 
 
 def test_hidden_paths_are_counted() -> None:
@@ -111,7 +111,7 @@ def test_no_answer_judges_itself() -> None:
 @given(st.lists(st.tuples(st.sampled_from([0.1, 0.2, 0.2, 0.5, 0.9]), st.booleans()), max_size=30))
 def test_auc_is_the_share_of_pairs_in_order(answers: list[tuple[float, bool]]) -> None:
     p, y = np.array([a for a, _ in answers]), np.array([float(b) for _, b in answers])
-    pairs = [(a > b) + (a == b) / 2 for a, won in answers if won for b, lost in answers if not lost]
+    pairs = [np.sign(a - b) / 2 + 0.5 for a in p[y == 1] for b in p[y == 0]]
     assert abs(auc(p, y) - (np.mean(pairs) if pairs else 0.5)) < 1e-12
 
 

@@ -1,0 +1,1 @@
+"""Measurements, with the commands that made the tables of docs/benchmarks.md."""

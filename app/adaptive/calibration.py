@@ -33,9 +33,10 @@ EASINESS_LIMIT = 8.0
 # From here on a fractional score counts as a success where only two kinds are told apart.
 HALF = 0.5
 
-DEFAULT_PRIOR, DEFAULT_LEARN, DEFAULT_FORGET = 0.41, 0.24, 0.03
-# P(F) stays so low that somebody who keeps answering correctly can pass the line of mastery.
-BOUNDS = {"prior": (0.02, 0.98), "learn": (0.005, 0.6), "forget": (0.001, 0.06)}
+DEFAULT_PRIOR, DEFAULT_LEARN, DEFAULT_FORGET = 0.36, 0.40, 0.02
+BOUNDS = {"prior": (0.02, 0.98), "learn": (0.05, 0.6), "forget": (0.001, 0.05)}
+# Mastery settles at T / (T + F) where answers say nothing: so somebody always right passes the line, .9, in the end.
+LEARN_TO_FORGET = 12.0
 
 # What it costs to move a searched value by one unit of its free scale away from the default.
 RIDGE = 2.0
@@ -206,8 +207,9 @@ def fit_rates(parameters: Parameters, log: Log, predicted: Prediction) -> Skills
     chains = link(parameters.items, log)
     if not len(chains.skill):
         return skills
+    taught = log.scores[chains.answer]
     for _ in range(EM_STEPS):
-        counts = expect(skills, chains, predicted.known[chains.answer], predicted.unknown[chains.answer])
+        counts = expect(skills, chains, predicted.known[chains.answer], predicted.unknown[chains.answer], taught)
         rates = {}
         for name, (happened, possible) in counts.items():
             hits = np.bincount(chains.skill, happened, skills.count)
@@ -215,6 +217,7 @@ def fit_rates(parameters: Parameters, log: Log, predicted: Prediction) -> Skills
             default = {"prior": DEFAULT_PRIOR, "learn": DEFAULT_LEARN, "forget": DEFAULT_FORGET}[name]
             mean = (hits.sum() + PSEUDO_LEARNERS * default) / (chances.sum() + PSEUDO_LEARNERS)
             rates[name] = np.clip((hits + PSEUDO_LEARNERS * mean) / (chances + PSEUDO_LEARNERS), *BOUNDS[name])
+        rates["forget"] = np.minimum(rates["forget"], rates["learn"] / LEARN_TO_FORGET)
         skills = replace(skills, **rates)
     return skills
 
@@ -251,8 +254,13 @@ def link(bank: Items, log: Log) -> Chains:
     return Chains(first[longest], lengths[longest], skill[first][longest], answer)
 
 
-def expect(skills: Skills, chains: Chains, known: Floats, unknown: Floats) -> dict[str, tuple[Floats, Floats]]:
-    """The E-step: for every chain how often something is expected to have happened, and could have; each (C,)."""
+def expect(
+    skills: Skills, chains: Chains, known: Floats, unknown: Floats, taught: Floats
+) -> dict[str, tuple[Floats, Floats]]:
+    """The E-step: for every chain how often something is expected to have happened, and could have; each (C,).
+
+    `known`, `unknown` and `taught`, the score that P(T) counts by, stand in the order of `chains.answer`.
+    """
     learn, forget = skills.learn[chains.skill], skills.forget[chains.skill]
     before, after = np.empty(len(known)), np.empty(len(known))
     mastery = skills.prior[chains.skill].copy()
@@ -262,7 +270,7 @@ def expect(skills: Skills, chains: Chains, known: Floats, unknown: Floats) -> di
         weight = q * known[places]
         posterior = weight / (weight + (1 - q) * unknown[places])
         before[places], after[places] = q, posterior
-        mastery[:active] = posterior * (1 - forget[:active]) + (1 - posterior) * learn[:active]
+        mastery[:active] = posterior * (1 - forget[:active]) + (1 - posterior) * learn[:active] * taught[places]
     smoothed = np.empty(len(known))
     learnt, could_learn, forgot, could_forget = np.zeros((4, len(chains.skill)))
     for t in range(int(chains.lengths[0]) - 1, -1, -1):
@@ -270,14 +278,15 @@ def expect(skills: Skills, chains: Chains, known: Floats, unknown: Floats) -> di
         following, _ = chains.at(t + 1)
         smoothed[places[following:]] = after[places[following:]]
         now, coming = places[:following], places[:following] + 1
-        gained, kept = (1 - after[now]) * learn[:following], after[now] * (1 - forget[:following])
+        gained = (1 - after[now]) * learn[:following] * taught[now]
+        kept = after[now] * (1 - forget[:following])
         # P(known next | all) / P(known next | so far), and the same for not known: the backward correction.
         up = smoothed[coming] / np.maximum(before[coming], 1e-12)
         down = (1 - smoothed[coming]) / np.maximum(1 - before[coming], 1e-12)
         lost = after[now] * forget[:following]
         smoothed[now] = kept * up + lost * down
         learnt[:following] += gained * up
-        could_learn[:following] += 1 - smoothed[now]
+        could_learn[:following] += taught[now] * (1 - smoothed[now])
         forgot[:following] += lost * down
         could_forget[:following] += smoothed[now]
     ones = np.ones(len(chains.skill))

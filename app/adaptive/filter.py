@@ -12,7 +12,7 @@ import numpy as np
 
 from app.adaptive.likelihood import expected_score, likelihood, slopes
 from app.adaptive.mastery import is_mastered
-from app.adaptive.types import Floats, Integers, Items, Parameters, Population, Prediction, States
+from app.adaptive.types import Floats, Integers, Items, Parameters, Population, Prediction, Skills, States
 
 BOUND = 6.0
 NEWTON_STEPS = 3
@@ -116,8 +116,9 @@ def advance(parameters: Parameters, states: States, items: Integers, scores: Flo
         skill = skill[rows]
         loading = bank.discrimination[items[rows]] * bank.weights[items[rows], place]
         move_offset(population, states, rows, skill, loading, pull[rows], shrinkage[rows])
-        inform_prerequisites(parameters, states, rows, skill, items, prediction)
-        move_mastery(parameters, states, rows, skill, prediction)
+        posterior = bayes(states.mastery[rows, skill], prediction.known[rows], prediction.unknown[rows])
+        inform_prerequisites(parameters, states, rows, skill, items[rows], posterior)
+        move_mastery(parameters.skills, states, rows, skill, posterior, scores[rows])
     return prediction
 
 
@@ -188,12 +189,14 @@ def move_offset(
 
 
 def move_mastery(
-    parameters: Parameters, states: States, rows: Integers, skill: Integers, prediction: Prediction
+    skills: Skills, states: States, rows: Integers, skill: Integers, posterior: Floats, scores: Floats
 ) -> None:
-    """Bayes for P(known), then one transition: what was known may be forgotten, what was not may be learnt."""
-    skills = parameters.skills
-    learn, forget = skills.learn[skill], skills.forget[skill]
-    posterior = bayes(states.mastery[rows, skill], prediction.known[rows], prediction.unknown[rows])
+    """After Bayes one transition: what was known may be forgotten, what was not may be learnt by answering right.
+
+    P(T) counts in the measure of the score. That a wrong answer teaches as much as a right one, as in Corbett &
+    Anderson, predicts worse, and would lift somebody who is always wrong to mastery (docs/decisions/0011).
+    """
+    learn, forget = skills.learn[skill] * scores, skills.forget[skill]
     mastery = posterior * (1 - forget) + (1 - posterior) * learn
     evidence = states.evidence[rows, skill] + 1
     states.mastery[rows, skill] = mastery
@@ -204,40 +207,38 @@ def move_mastery(
 
 
 def inform_prerequisites(
-    parameters: Parameters,
-    states: States,
-    rows: Integers,
-    skill: Integers,
-    items: Integers,
-    prediction: Prediction,
+    parameters: Parameters, states: States, rows: Integers, skill: Integers, items: Integers, posterior: Floats
 ) -> None:
     """An answer on a skill also speaks of its direct prerequisites (noisy AND), unless the item asks for them itself.
 
     Knowing s is `WITHOUT_PREREQUISITE` times as likely where the prerequisite r is missing, and such that P(s) stays
-    what it is; the likelihood ratio of the answer then moves P(r). The chances use the mastery of s before the answer.
+    what it is if it can. P(r) then follows what the answer changed in P(s) by Jeffrey's rule (1965), from P(r) towards
+    P(r | s) or P(r | not s), in the measure in which the item asks for s. A rise that only makes good what was
+    forgotten of s says nothing new of r: else r would rise for ever with right answers on s.
     """
-    for place in range(parameters.skills.prerequisites.shape[1]):
-        prerequisite = parameters.skills.prerequisites[skill, place]
-        asked = (parameters.items.skills[items[rows]] == prerequisite[:, None]).any(axis=1)
+    skills, bank = parameters.skills, parameters.items
+    share = 1 / np.maximum((bank.skills[items] >= 0).sum(axis=1), 1)
+    for place in range(skills.prerequisites.shape[1]):
+        prerequisite = skills.prerequisites[skill, place]
+        asked = (bank.skills[items] == prerequisite[:, None]).any(axis=1)
         held = np.flatnonzero((prerequisite >= 0) & ~asked)
         if not held.size:
             continue
-        learners, s, r = rows[held], skill[held], prerequisite[held]
-        q_s, q_r = states.mastery[learners, s], states.mastery[learners, r]
-        with_it = np.minimum(q_s / np.maximum(q_r + WITHOUT_PREREQUISITE * (1 - q_r), CERTAIN), 1.0)
-        without = WITHOUT_PREREQUISITE * with_it
-        known, unknown = prediction.known[learners], prediction.unknown[learners]
-        states.mastery[learners, r] = bayes(
-            q_r, with_it * known + (1 - with_it) * unknown, without * known + (1 - without) * unknown
-        )
+        learners, r = rows[held], prerequisite[held]
+        q_s, q_r = states.mastery[learners, skill[held]], states.mastery[learners, r]
+        reach = q_r + WITHOUT_PREREQUISITE * (1 - q_r)
+        with_it = np.minimum(q_s / reach, 1.0)
+        expected = np.clip(with_it * reach, CERTAIN, 1 - CERTAIN)
+        if_known, if_unknown = q_r * with_it / expected, q_r * (1 - with_it) / (1 - expected)
+        lasting = np.maximum(posterior[held] * (1 - skills.forget[skill[held]]) - q_s, 0.0)
+        risen = lasting / np.maximum(1 - q_s, CERTAIN) * np.maximum(if_known - q_r, 0.0)
+        fallen = np.maximum(q_s - posterior[held], 0.0) / np.maximum(q_s, CERTAIN) * np.maximum(q_r - if_unknown, 0.0)
+        moved = q_r + share[held] * (risen - fallen)
+        states.mastery[learners, r] = np.clip(moved, np.minimum(q_r, CERTAIN), np.maximum(q_r, 1 - CERTAIN))
 
 
 def bayes(prior: Floats, if_true: Floats, if_false: Floats) -> Floats:
-    """P(true | data) from P(true) and the two likelihoods.
-
-    Stops 1e-9 before 0 and 1: whoever got there could never leave, as a prerequisite that is only informed has no
-    learning or forgetting to bring it back.
-    """
+    """P(true | data) from P(true) and the two likelihoods; stops 1e-9 before 0 and 1, which nothing could leave."""
     weight = prior * if_true
     posterior = weight / (weight + (1 - prior) * if_false)
     return np.clip(posterior, np.minimum(prior, CERTAIN), np.maximum(prior, 1 - CERTAIN))

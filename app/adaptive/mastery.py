@@ -9,6 +9,7 @@ MASTERY_LINE = 0.9
 LEAST_EVIDENCE = 3
 INTERVAL = 0.9
 PRIOR_WEIGHT = 2.0
+JEFFREYS = 0.5
 
 INSUFFICIENT, DEVELOPING, MASTERED, DECAYED = range(4)
 STATUSES = ("insufficient", "developing", "mastered", "decayed")
@@ -28,13 +29,13 @@ def status(mastery: Floats, evidence: Integers, attained: Booleans) -> Integers:
 
 
 def interval(mastery: Floats, evidence: Integers) -> tuple[Floats, Floats]:
-    """A 90 % interval around P(known): the quantiles of a Beta with that mean, worth 2 + evidence answers.
+    """A 90 % interval around P(known): Beta quantiles, as if it were a share seen in 2 + evidence answers (Jeffreys).
 
     A working rule, not a posterior: P(known) is itself a probability, and what the interval tells is how few answers
     it rests on (docs/models.md, "How sure").
     """
     weight = PRIOR_WEIGHT + evidence
-    mean = np.clip(mastery, 1e-6, 1 - 1e-6)
-    low = betaincinv(mean * weight, (1 - mean) * weight, (1 - INTERVAL) / 2)
-    high = betaincinv(mean * weight, (1 - mean) * weight, (1 + INTERVAL) / 2)
+    known, unknown = JEFFREYS + mastery * weight, JEFFREYS + (1 - mastery) * weight
+    low = betaincinv(known, unknown, (1 - INTERVAL) / 2)
+    high = betaincinv(known, unknown, (1 + INTERVAL) / 2)
     return np.minimum(low, mastery), np.maximum(high, mastery)

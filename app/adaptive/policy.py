@@ -2,8 +2,9 @@
 
     q_s     = mastery · exp(-.2 F_s Δt_s) - .5 · (what its last answer taught)
     V_s     = 1 + Σ over the skills it opens up of (1 - q)
-    doubt_s = (1 - q_s) V_s √(T_s / .17)            settled: doubt ≤ .2;  open: unsettled, all prerequisites settled
-    skill   = argmax over open skills of V_s √[(T_s / .17) / (1.1 - q_s)] + .5 [a skill of the last item]
+    speed_s = .62 T_s / .17                         what an exercise teaches that succeeds with the chance aimed at
+    doubt_s = (1 - q_s) V_s √speed_s                settled: doubt ≤ .2;  open: unsettled, all prerequisites settled
+    skill   = argmax over open skills of V_s √[speed_s / (1.1 - q_s)] + .5 [a skill of the last item]
               none open → argmax doubt over the skills not mastered
     item    = of that skill, not the last one: the least |logit p - logit .62| - .2 U(0, 1)
 
@@ -141,7 +142,7 @@ def stand(parameters: Parameters, states: States) -> Standing:
     opening = np.flatnonzero(np.diff(starts))
     if opening.size:
         opens_up[:, opening] += np.add.reduceat(missing[:, opened], starts[opening], axis=1)
-    speed = skills.learn / TYPICAL_LEARN
+    speed = TARGET * skills.learn / TYPICAL_LEARN
     doubt = missing * opens_up * np.sqrt(speed)
     settled = doubt <= SETTLED
     ready = ready_share(parameters, settled)
@@ -270,7 +271,7 @@ def chances(distance: Floats, learners: Integers, picked: Integers) -> Floats:
         chance = result[:, 0] * WEIGHTS[0]
         for node in range(1, len(NODES)):
             chance = chance + result[:, node] * WEIGHTS[node]
-        return np.clip(chance * width[rows], 0.0, 1.0)
+        return np.asarray(np.clip(chance * width[rows], 0.0, 1.0))
 
 
 def uniform(seeds: Seeds, items: Integers) -> Floats:

@@ -19,20 +19,20 @@ Seeds = NDArray[np.uint64]
 
 @dataclass(frozen=True)
 class Population:
-    """What all learners of a course share; the defaults were fitted on public data (`engine.md`, one split).
+    """What all learners of a course share; the defaults were fitted on public data (docs/models.md).
 
     Variances are in squared logits. `form_retention` is the AR(1) coefficient ρ of the form of the day;
     `unknown_shift` and `known_shift` are δ_l and δ_h, what not knowing and knowing a skill adds to the logit.
     """
 
-    ability_variance: float = 1.36
+    ability_variance: float = 0.76
     ability_drift: float = 0.0
     skill_variance: float = 0.0
-    skill_drift: float = 0.008
-    form_variance: float = 0.20
+    skill_drift: float = 0.007
+    form_variance: float = 0.15
     form_retention: float = 0.98
-    unknown_shift: float = -0.93
-    known_shift: float = 1.17
+    unknown_shift: float = -0.32
+    known_shift: float = 1.37
 
 
 @dataclass(frozen=True)

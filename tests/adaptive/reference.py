@@ -163,24 +163,28 @@ class Learner:
         self.v_f = rho**2 * (self.v_f - gain**2 * c) + (1 - rho**2) * population.form_variance
         self.answers, self.last = self.answers + 1, number
         for s in item.skills:
+            posterior = self.q[s] * l1 / (self.q[s] * l1 + (1 - self.q[s]) * l0)
             gain = item.a / len(item.skills) * self.v_s[s]
             self.offset[s] = clip(self.offset[s] + gain * g, -LIMIT, LIMIT)
             self.v_s[s] = min(self.v_s[s] - gain**2 * c + population.skill_drift, max(2.0, population.skill_variance))
             for p in self.prerequisites(s):
                 if p not in item.skills:
-                    self.inform(s, p, l1, l0)
-            self.master(s, l1, l0)
+                    self.inform(s, p, posterior, 1 / len(item.skills))
+            self.master(s, posterior, score)
 
-    def inform(self, s: int, p: int, l1: float, l0: float) -> None:
-        """Noisy AND: P(s | p) is five times P(s | not p), and P(s) stays what it is."""
+    def inform(self, s: int, p: int, posterior: float, share: float) -> None:
+        """Noisy AND: P(s | p) is five times P(s | not p); P(p) follows the change of P(s) by Jeffrey's rule."""
         with_it = min(self.q[s] / (self.q[p] + 0.2 * (1 - self.q[p])), 1.0)
-        without = 0.2 * with_it
-        if_known, if_not = with_it * l1 + (1 - with_it) * l0, without * l1 + (1 - without) * l0
-        self.q[p] = self.q[p] * if_known / (self.q[p] * if_known + (1 - self.q[p]) * if_not)
+        mean = clip(with_it * (self.q[p] + 0.2 * (1 - self.q[p])), 1e-9, 1 - 1e-9)
+        if_known, if_not = self.q[p] * with_it / mean, self.q[p] * (1 - with_it) / (1 - mean)
+        lasting = posterior * (1 - float(self.parameters.skills.forget[s]))
+        if lasting > self.q[s]:
+            self.q[p] += share * max(if_known - self.q[p], 0) * (lasting - self.q[s]) / (1 - self.q[s])
+        elif posterior < self.q[s]:
+            self.q[p] -= share * max(self.q[p] - if_not, 0) * (self.q[s] - posterior) / self.q[s]
 
-    def master(self, s: int, l1: float, l0: float) -> None:
-        learn, forget = float(self.parameters.skills.learn[s]), float(self.parameters.skills.forget[s])
-        posterior = self.q[s] * l1 / (self.q[s] * l1 + (1 - self.q[s]) * l0)
+    def master(self, s: int, posterior: float, score: float) -> None:
+        learn, forget = float(self.parameters.skills.learn[s]) * score, float(self.parameters.skills.forget[s])
         self.q[s] = posterior * (1 - forget) + (1 - posterior) * learn
         self.bump[s] = max(self.q[s] - posterior, 0.0)
         self.evidence[s] += 1
@@ -226,7 +230,7 @@ class Policy:
         return float(self.learner.parameters.skills.learn[s])
 
     def doubt(self, s: int) -> float:
-        return (1 - self.held(s)) * self.opens_up(s) * math.sqrt(self.learn(s) / 0.17)
+        return (1 - self.held(s)) * self.opens_up(s) * math.sqrt(0.62 * self.learn(s) / 0.17)
 
     def items_of(self, s: int) -> list[int]:
         return [i for i, item in enumerate(self.items) if s in item.skills]
@@ -238,7 +242,7 @@ class Policy:
     def value(self, s: int) -> float:
         last = self.learner.last
         stay = 0.5 if last >= 0 and s in self.items[last].skills else 0.0
-        return self.opens_up(s) * math.sqrt(self.learn(s) / 0.17 / (1.1 - self.held(s))) + stay
+        return self.opens_up(s) * math.sqrt(0.62 * self.learn(s) / 0.17 / (1.1 - self.held(s))) + stay
 
     def mastered(self, s: int) -> bool:
         return self.held(s) >= 0.9 and self.learner.evidence[s] >= 3

@@ -85,8 +85,8 @@ def forget_to_learn(patch: Patch) -> None:
     """Mastery without its transition."""
     move = engine.move_mastery
 
-    def without(parameters: Any, states: Any, rows: Any, skill: Any, prediction: Any) -> None:
-        move(parameters, states, rows, skill, prediction)
+    def without(skills: Any, states: Any, rows: Any, skill: Any, *others: Any) -> None:
+        move(skills, states, rows, skill, *others)
         states.mastery[rows, skill] -= states.bump[rows, skill]
 
     patch.setattr(engine, "move_mastery", without)
@@ -156,8 +156,8 @@ def shift_the_counts(patch: Patch) -> None:
     """The filtered instead of the smoothed probabilities."""
     expect = calibration.expect
 
-    def filtered(skills: Any, chains: Any, known: Any, unknown: Any) -> Any:
-        counts = expect(skills, chains, known, unknown)
+    def filtered(skills: Any, chains: Any, known: Any, unknown: Any, taught: Any) -> Any:
+        counts = expect(skills, chains, known, unknown, taught)
         q = skills.prior[chains.skill]
         first = q * known[chains.starts]
         counts["prior"] = (first / (first + (1 - q) * unknown[chains.starts]), counts["prior"][1])

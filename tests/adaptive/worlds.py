@@ -134,7 +134,8 @@ def simulate(parameters: Parameters, seed: int, learners: int, answers: int) -> 
         p = items.guessing[item] + (items.upper[item] - items.guessing[item]) / (1 + np.exp(-x))
         scores[t] = rng.random(learners) < p
         luck, skill, known = rng.random(learners)[tagged], skill[tagged], known[tagged]
-        knows[everyone[tagged], skill] = np.where(known, luck >= skills.forget[skill], luck < skills.learn[skill])
+        learn = skills.learn[skill] * scores[t, tagged]
+        knows[everyone[tagged], skill] = np.where(known, luck >= skills.forget[skill], luck < learn)
     return Log(np.arange(learners + 1) * answers, asked.T.reshape(-1), scores.T.reshape(-1))
 
 

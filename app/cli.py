@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -13,17 +14,19 @@ from typing import Any, TypeVar
 
 import click
 import uvicorn
+from pydantic import ValidationError
 
 from app import __version__, sample
 from app.adaptive.calibration import Fit, calibrate
 from app.database import Database, open_database
-from app.errors import Invalid, InvalidSetting, NotMigrated, ProximaError
+from app.errors import Invalid, InvalidFile, InvalidSetting, NotMigrated, ProximaError
 from app.files import Rejection, read_catalogue, write_rejections
 from app.main import Demo, create_app
 from app.migrate import is_current, migrate
 from app.queries.catalogue import list_courses
 from app.queries.durability import durability_faults
 from app.queries.keys import list_tenants
+from app.routers.problems import faults_of
 from app.schemas.catalogue import CatalogueIn
 from app.security import SCOPES
 from app.services import calibrations
@@ -147,6 +150,8 @@ def serve(host: str, port: int, workers: int) -> None:
 
 def run_server(application: Any, host: str, port: int, workers: int) -> None:
     """Serve until told to stop; what was begun is finished first."""
+    # Once everything is finished the server raises the signal that stopped it once more: then all is well.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     uvicorn.run(
         application,
         factory=True,
@@ -171,7 +176,8 @@ def demo(port: int) -> None:
     address = f"http://127.0.0.1:{port}"
     curl = (
         f"curl -s {address}/v1/courses/{sample.COURSE}/responses \\\n"
-        f"  -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' \\\n"
+        f"  -H 'Authorization: Bearer {key}' \\\n"
+        f"  -H 'Content-Type: application/json' \\\n"
         f'  -d \'{{"learner": "ann", "item": "{first_item()}", "correct": true}}\''
     )
     click.echo(f"\n  Proxima     {address}\n  Reference   {address}/docs\n  Key         Authorization: Bearer {key}\n")
@@ -247,7 +253,7 @@ def import_group() -> None:
 @tenant_option
 def import_catalogue(file: Path, course: str | None, tenant: str | None) -> None:
     """Load skills and items: JSON as for PUT …/catalogue, or a table of items as CSV or NDJSON."""
-    body = CatalogueIn.model_validate(read_catalogue(file)).model_dump(exclude_none=True)
+    body = sound_catalogue(file)
     named = course or file.name.split(".")[0]
 
     async def load(database: Database) -> None:
@@ -255,6 +261,16 @@ def import_catalogue(file: Path, course: str | None, tenant: str | None) -> None
         click.echo(f"course {named}: {counts.skills} skills, {counts.items} items (revision {counts.revision})")
 
     with_database(load)
+
+
+def sound_catalogue(file: Path) -> dict[str, Any]:
+    """The catalogue in a file, as PUT …/catalogue would take it. Raises `InvalidFile`."""
+    given = read_catalogue(file)
+    try:
+        return CatalogueIn.model_validate(given).model_dump(exclude_none=True)
+    except ValidationError as error:
+        errors = [{**fault, "loc": ("body", *fault["loc"])} for fault in error.errors(include_url=False)]
+        raise InvalidFile(f"{file.name} is not a sound catalogue", list(faults_of(errors, given))) from error
 
 
 @import_group.command("responses")

@@ -1,11 +1,12 @@
 """Work that takes longer than a request: calibrations, imports, verification, folding again after a switch."""
 
 import asyncio
+import pickle
+import sys
+from asyncio.subprocess import PIPE
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from multiprocessing import get_context
 from pathlib import Path
 
 import structlog
@@ -16,7 +17,7 @@ from app.errors import ProximaError
 from app.files import Answer, Rejection, read_answers
 from app.files import digest as file_digest
 from app.services.calibrations import Job, fail, read_job, stay_alive, succeed
-from app.services.catalogue import upsert
+from app.services.catalogue import read_catalogue, upsert
 from app.services.folding import refold_stale
 from app.services.imports import import_chunk, imported_until, missing_catalogue
 from app.services.verification import Verified, verify_offers, verify_page
@@ -25,6 +26,7 @@ from app.times import now
 HEARTBEAT_S = 10
 REFOLDED_AT_ONCE = 200
 CHUNK = 10_000
+FIT = "from app.worker import fit_piped; fit_piped()"
 
 log = structlog.get_logger("proxima.worker")
 
@@ -54,10 +56,23 @@ async def beat(database: Database, tenant_id: int, course_id: str, number: int) 
 
 
 async def fit_in_process(job: Job) -> Fit:
-    """Fit in a process of its own, so that answers are served meanwhile."""
-    loop = asyncio.get_running_loop()
-    with ProcessPoolExecutor(1, get_context("spawn")) as processes:
-        return await loop.run_in_executor(processes, fit_job, job)
+    """Fit in a process of its own, so that answers are served meanwhile; it dies with whoever waits for it."""
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", FIT, stdin=PIPE, stdout=PIPE)
+    try:
+        fitted, _ = await process.communicate(pickle.dumps(job))
+    finally:
+        if process.returncode is None:
+            process.kill()
+    if process.returncode != 0:
+        raise RuntimeError(f"the process that fitted ended with {process.returncode}")
+    result: Fit = pickle.loads(fitted)  # noqa: S301 (from our own child)
+    return result
+
+
+def fit_piped() -> None:
+    """What the process of its own does: a job from standard input, the fit to standard output."""
+    job = pickle.load(sys.stdin.buffer)  # noqa: S301 (from our own parent)
+    sys.stdout.buffer.write(pickle.dumps(fit_job(job)))
 
 
 def fit_job(job: Job) -> Fit:
@@ -131,9 +146,11 @@ async def add_missing(
             if number % CHUNK == 0:
                 progress("looking for new items", reading.position, reading.size)
 
-    catalogue = await database.read(missing_catalogue, tenant_id, course_id, answers())
-    if catalogue["items"] or catalogue["skills"]:
-        await database.write(upsert, tenant_id, course_id, catalogue, now())
+    # The file is read outside of any transaction: it may take longer than one may last.
+    catalogue = await database.read(read_catalogue, tenant_id, course_id)
+    missing = await asyncio.to_thread(missing_catalogue, catalogue, answers())
+    if missing["items"] or missing["skills"]:
+        await database.write(upsert, tenant_id, course_id, missing, now())
 
 
 def check_file(path: Path) -> tuple[int, list[Rejection]]:

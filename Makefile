@@ -6,7 +6,7 @@ BIN := .venv/bin
 export UV_SYSTEM_CERTS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo serve test check bench soak lock
+.PHONY: help setup demo serve test check openapi bench soak lock
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ check: setup  ## lint, formatting, types, layers
 	$(BIN)/ruff format --check --quiet
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+openapi: setup  ## write docs/openapi.json after the interface has changed
+	$(BIN)/python -m tests.contract.document
 
 bench: setup  ## measure speed and quality
 	$(BIN)/python -m benchmarks

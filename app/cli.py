@@ -17,10 +17,10 @@ import uvicorn
 from pydantic import ValidationError
 
 from app import __version__, sample
-from app.adaptive.calibration import Fit, calibrate
+from app.adaptive.calibration import Fit
 from app.database import Database, open_database
 from app.errors import Invalid, InvalidFile, InvalidSetting, NotMigrated, ProximaError
-from app.files import Rejection, read_catalogue, write_rejections
+from app.files import Rejection, digest, read_catalogue, write_rejections
 from app.main import Demo, create_app
 from app.migrate import is_current, migrate
 from app.queries.catalogue import list_courses
@@ -34,10 +34,19 @@ from app.services.banks import read_bank
 from app.services.calibrations import Job
 from app.services.catalogue import upsert
 from app.services.folding import count_stale
+from app.services.imports import imported_until
 from app.services.keys import choose_tenant, create_key, list_keys, revoke_key
 from app.settings import read_settings
 from app.times import now, to_text
-from app.worker import ImportTotals, check_file, import_responses, refold_course, run_calibration, verify_course
+from app.worker import (
+    ImportTotals,
+    check_file,
+    fit_job,
+    import_responses,
+    refold_course,
+    run_calibration,
+    verify_course,
+)
 
 T = TypeVar("T")
 
@@ -283,25 +292,36 @@ def import_responses_command(file: Path, course: str, tenant: str | None, dry_ru
 
     Started again after an interruption, it goes on where it stopped; nothing is loaded twice.
     """
-    rejections: list[Rejection] = []
+    target = file.with_name(file.name + ".rejected.csv")
     if dry_run:
         good, rejections = check_file(file)
+        target.unlink(missing_ok=True)
+        told_rejected(write_rejections(target, rejections) if rejections else 0, target)
         click.echo(f"{good:,} rows can be loaded")
-    else:
-        with progress_bar() as progress:
+        return
+    started = time.monotonic()
+    with progress_bar() as progress:
 
-            async def load(database: Database) -> ImportTotals:
-                tenant_id = await database.write(choose_tenant, tenant, now())
-                return await import_responses(database, tenant_id, course, file, rejections.extend, progress)
+        def keep(rejections: Sequence[Rejection]) -> None:
+            if rejections:
+                write_rejections(target, rejections)
 
-            started = time.monotonic()
-            totals = with_database(load)
-            rate = totals.created / (time.monotonic() - started)
-        click.echo(f"{totals.created:,} answers loaded ({rate:,.0f}/s), {totals.repeated:,} were there already")
-    if rejections:
-        target = file.with_name(file.name + ".rejected.csv")
-        write_rejections(target, rejections)
-        click.echo(f"{len(rejections):,} rows rejected: see {target}", err=True)
+        async def load(database: Database) -> ImportTotals:
+            tenant_id = await database.write(choose_tenant, tenant, now())
+            if not await database.read(imported_until, tenant_id, course, digest(file)):
+                target.unlink(missing_ok=True)
+            return await import_responses(database, tenant_id, course, file, keep, progress)
+
+        totals = with_database(load)
+    rate = totals.created / (time.monotonic() - started)
+    told_rejected(totals.rejected, target)
+    click.echo(f"{totals.created:,} answers loaded ({rate:,.0f}/s), {totals.repeated:,} were there already")
+
+
+def told_rejected(count: int, target: Path) -> None:
+    """Say where the rejected rows are, if there are any."""
+    if count:
+        click.echo(f"{count:,} {'row' if count == 1 else 'rows'} rejected: see {target}", err=True)
 
 
 @main.command("calibrate")
@@ -324,12 +344,7 @@ async def calibrate_course(database: Database, tenant_id: int, course: str, *, a
 
         async def fit(job: Job) -> Fit:
             return await asyncio.to_thread(
-                calibrate,
-                job.bank.parameters,
-                job.log,
-                job.bank.known,
-                job.number,
-                lambda stage, share: progress(f"calibrating: {stage}", share, 1),
+                fit_job, job, lambda stage, share: progress(f"calibrating: {stage}", share, 1)
             )
 
         await run_calibration(database, tenant_id, course, number, fit)
@@ -367,6 +382,7 @@ def replay() -> None:
                 click.echo(
                     f"{name}/{course}: {total.learners:,} learners, {total.responses:,} answers, "
                     f"{total.recommendations:,} recommendations, {total.stale:,} snapshots to be folded again, "
+                    f"{total.other_engine:,} answers judged by another engine, "
                     f"{len(total.differences)} differences"
                 )
                 differences += total.differences

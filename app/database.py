@@ -34,6 +34,9 @@ POOL_TIMEOUT_S = 1.0
 # serialization failure, deadlock, and a key taken by a transaction that committed in between:
 # running the same function again finds what the other transaction left.
 RETRIED_STATES = frozenset({"40001", "40P01", "23505"})
+# No connection, no such database or user, in the way after all attempts, short of resources, a row that stays locked,
+# stopped by a timeout or an operator.
+UNAVAILABLE_STATES = ("08", "28", "3D000", "40", "53", "55P03", "57", "25P03")
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -76,11 +79,6 @@ class SqliteDatabase:
     dialect = "sqlite"
 
     def __init__(self, url: str) -> None:
-        path = make_url(url).database
-        if not path or path == ":memory:":
-            raise InvalidSetting("the SQLite database must be a file: sqlite:///path")
-        if not Path(path).resolve().parent.is_dir():
-            raise InvalidSetting(f"the folder of the SQLite file does not exist: {Path(path).parent}")
         self._writer = sqlite_engine(url, connections=1, begin="BEGIN IMMEDIATE", read_only=False)
         self._reader = sqlite_engine(url, connections=SQLITE_READERS, begin="BEGIN", read_only=True)
         self._write_thread = ThreadPoolExecutor(1, "sqlite-writer")
@@ -117,6 +115,11 @@ class SqliteDatabase:
 
 def sqlite_engine(url: str, *, connections: int, begin: str, read_only: bool) -> Engine:
     """An engine whose transactions start with `begin`: the driver's own rules would start them too late."""
+    path = make_url(url).database
+    if not path or path == ":memory:":
+        raise InvalidSetting("the SQLite database must be a file: sqlite:///path")
+    if not Path(path).resolve().parent.is_dir():
+        raise InvalidSetting(f"the folder of the SQLite file does not exist: {Path(path).parent}")
     engine = create_engine(
         url,
         poolclass=QueuePool,
@@ -167,25 +170,30 @@ class PostgresDatabase:
             try:
                 async with engine.begin() as connection:
                     return await connection.run_sync(work, *args, **kwargs)
-            except DBAPIError as error:
-                if getattr(error.orig, "sqlstate", None) in RETRIED_STATES and attempt < ATTEMPTS:
+            except Exception as error:
+                if sqlstate(error) in RETRIED_STATES and attempt < ATTEMPTS:
                     await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))  # noqa: S311 (jitter, not a secret)
-                    continue
-                if error.connection_invalidated or isinstance(error, (OperationalError, InterfaceError)):
+                elif is_unavailable(error):
                     raise Unavailable("the database does not answer; try again") from error
-                raise
-            except (
-                OSError,
-                PoolTimeout,
-                TimeoutError,
-                asyncpg.PostgresConnectionError,
-                asyncpg.OperatorInterventionError,
-            ) as error:
-                raise Unavailable("the database cannot be reached; try again") from error
+                else:
+                    raise
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     async def close(self) -> None:
         await self._engine.dispose()
+
+
+def sqlstate(error: Exception) -> str:
+    """PostgreSQL's code of an error; empty if it is not one of PostgreSQL's."""
+    return getattr(getattr(error, "orig", None), "sqlstate", None) or ""
+
+
+def is_unavailable(error: Exception) -> bool:
+    """Whether an error of PostgreSQL's or on the way to it says: not now."""
+    if isinstance(error, DBAPIError):
+        lost = error.connection_invalidated or isinstance(error, (OperationalError, InterfaceError))
+        return lost or sqlstate(error).startswith(UNAVAILABLE_STATES)
+    return isinstance(error, (OSError, PoolTimeout, TimeoutError, asyncpg.PostgresError))
 
 
 def postgres_engine(url: str, *, pool_size: int, statement_timeout_s: float) -> AsyncEngine:

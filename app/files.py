@@ -28,6 +28,8 @@ from app.errors import InvalidFile
 REQUIRED = ("learner_id", "item_id", "skill_ids", "correct")
 COLUMNS = (*REQUIRED, "order", "attempted_at", "split", "response_id", "duration_ms")
 LONGEST_IDENTIFIER = 255
+# More does not fit PostgreSQL's indexes with three of them.
+LONGEST_IDENTIFIER_BYTES = 850
 LONGEST_LINE = 1 << 20
 ROWS_BETWEEN_REPORTS = 1 << 12
 
@@ -112,11 +114,12 @@ def digest(path: Path) -> str:
 
 
 def write_rejections(path: Path, rejections: Iterable[Rejection]) -> int:
-    """Write `line,reason,row` as CSV that no spreadsheet takes for formulas; returns how many were written."""
+    """Append `line,reason,row` as CSV that no spreadsheet takes for formulas; returns how many were written."""
     written = 0
-    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+    with path.open("a", encoding="utf-8", errors="backslashreplace", newline="") as file:
         table = csv.writer(file)
-        table.writerow(("line", "reason", "row"))
+        if not file.tell():
+            table.writerow(("line", "reason", "row"))
         for rejection in rejections:
             table.writerow((rejection.line, _inert(rejection.reason), _inert(rejection.row)))
             written += 1
@@ -368,9 +371,11 @@ def _sound(column: str, text: str) -> str:
     if "\0" in text:
         raise _Unusable(f"{column} contains a NUL character")
     try:
-        text.encode()
+        size = len(text.encode())
     except UnicodeEncodeError:
         raise _Unusable(f"{column} contains half of a surrogate pair") from None
+    if size > LONGEST_IDENTIFIER_BYTES:
+        raise _Unusable(f"{column} has more than {LONGEST_IDENTIFIER_BYTES} bytes in UTF-8")
     return text
 
 

@@ -7,12 +7,16 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 
+import structlog
+
 from app.database import Database
 from app.errors import Overloaded, ProximaError, Unavailable
 from app.services.responses import NewAnswer, Recorded, record
 from app.telemetry import FOLD_SECONDS, GROUP_SIZE
 
 LARGEST_GROUP = 256
+
+log = structlog.get_logger("proxima.intake")
 
 Result = Recorded | ProximaError
 Waiting = tuple[NewAnswer, "asyncio.Future[Result]"]
@@ -64,20 +68,20 @@ class Intake:
                 results: list[Result] = await self._database.write(record, [answer for answer, _ in group])
         except Unavailable as error:
             results = [error] * len(group)
-        except Exception as error:  # noqa: BLE001 (whatever it is, somebody waits for it)
+        except Exception as error:
             if len(group) == 1:
-                settle(group[0][1], error)
+                log.exception("an answer could not be recorded")
+                settle(group[0][1], ProximaError("an answer could not be recorded"))
                 return
             # One of them cannot be stored for a reason nobody foresaw: alone, it fails alone.
             for waiting in group:
                 await self._record([waiting])
             return
         for (_, place), result in zip(group, results, strict=True):
-            if not place.done():
-                place.set_result(result)
+            settle(place, result)
 
 
-def settle(place: "asyncio.Future[Result]", error: Exception) -> None:
-    """Hand an unforeseen error to the one who waits for it."""
+def settle(place: "asyncio.Future[Result]", result: Result) -> None:
+    """Hand a result to the one who waits for it, if anybody still does."""
     if not place.done():
-        place.set_exception(error)
+        place.set_result(result)

@@ -6,7 +6,7 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from urllib.parse import unquote
+from urllib.parse import unquote_to_bytes
 
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -18,6 +18,7 @@ from app.intake import Intake
 from app.migrate import is_current
 from app.routers import calibrations, catalogue, health, mastery, pages, recommendations, responses
 from app.routers.deps import KnownKeys
+from app.routers.document import ABOUT, describe
 from app.routers.parameters import SLASH
 from app.routers.problems import install_problems
 from app.settings import Settings, read_settings
@@ -41,9 +42,8 @@ def create_app(settings: Settings | None = None, demo: Demo | None = None) -> Fa
     """The service under `settings` (none: from the environment)."""
     settings = settings or read_settings()
     app = FastAPI(
-        title="Proxima",
+        **ABOUT,
         version=__version__,
-        summary="What each learner has mastered, how sure that is, and what comes next and why.",
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
@@ -52,9 +52,11 @@ def create_app(settings: Settings | None = None, demo: Demo | None = None) -> Fa
     app.state.settings = settings
     app.state.demo = demo
     install_problems(app)
-    for module in (health, pages, catalogue, responses, recommendations, mastery, calibrations):
+    # Routers are asked in turn for every request, so the one with the hot route comes first.
+    for module in (responses, mastery, recommendations, catalogue, calibrations, health, pages):
         app.include_router(module.router)
-    app.add_middleware(KeepSlashes)
+    describe(app)
+    app.add_middleware(ReadPath)
     app.add_middleware(Telemetry)
     return app
 
@@ -66,6 +68,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     configure_logging(settings)
     database = open_database(settings.database_url, pool_size=settings.pool_size)
     if not await database.read(is_current):
+        await database.close()
         raise NotMigrated("the database is not at the version of this program; run proxima migrate")
     app.state.database = database
     app.state.known_keys = KnownKeys()
@@ -77,19 +80,26 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     yield
     await app.state.intake.close()
     if app.state.tasks:
-        await asyncio.wait(app.state.tasks, timeout=STOP_S)
+        _, unfinished = await asyncio.wait(app.state.tasks, timeout=STOP_S)
+        for task in unfinished:
+            task.cancel()
+        await asyncio.gather(*unfinished, return_exceptions=True)
     await database.close()
 
 
-class KeepSlashes:
-    """An encoded slash in a path belongs to an id and must not split it: ids are the caller's own opaque strings."""
+class ReadPath:
+    """Keep what an id in a path is: the caller's own opaque string.
+
+    An encoded slash must not split it, and bytes that are not UTF-8 must not be taken for another id. Both become
+    halves of surrogate pairs, which no id has.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         raw: bytes = scope.get("raw_path", b"")
-        if scope["type"] == "http" and b"%2" in raw and re.search(rb"%2[fF]", raw) and b"%00" not in raw:
-            path = re.sub("%2f", SLASH, raw.decode("latin-1"), flags=re.IGNORECASE)
-            scope["path"] = unquote(path)
+        if scope["type"] == "http" and b"%" in raw:
+            parts = re.split(rb"%2[fF]", raw)
+            scope["path"] = SLASH.join(unquote_to_bytes(part).decode("utf-8", "surrogateescape") for part in parts)
         await self.app(scope, receive, send)

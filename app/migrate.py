@@ -16,7 +16,8 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from app.database import postgres_engine, sqlite_engine
+from app.database import is_unavailable, postgres_engine, sqlite_engine
+from app.errors import Unavailable
 
 MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
 ADVISORY_LOCK = 7_306_071_185
@@ -107,6 +108,10 @@ async def alone_on_postgres(url: str, work: Callable[[Connection], None]) -> Non
             await guard.execute(text("SELECT pg_advisory_lock(:key)"), {"key": ADVISORY_LOCK})
             await patiently(engine, work)
             await guard.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": ADVISORY_LOCK})
+    except Exception as error:
+        if not is_unavailable(error):
+            raise
+        raise Unavailable("the database cannot be reached; see that it runs and what its URL says") from error
     finally:
         await engine.dispose()
 

@@ -5,15 +5,16 @@ import pickle
 import sys
 from asyncio.subprocess import PIPE
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import structlog
 
-from app.adaptive.calibration import Fit, calibrate
+from app.adaptive.calibration import Fit, Progress, calibrate, silent
 from app.database import Database
-from app.errors import ProximaError
+from app.errors import ProximaError, Unavailable
 from app.files import Answer, Rejection, read_answers
 from app.files import digest as file_digest
 from app.services.calibrations import Job, fail, read_job, stay_alive, succeed
@@ -52,7 +53,8 @@ async def beat(database: Database, tenant_id: int, course_id: str, number: int) 
     """Tell every few seconds that a calibration is being fitted."""
     while True:
         await asyncio.sleep(HEARTBEAT_S)
-        await database.write(stay_alive, tenant_id, course_id, number, now())
+        with suppress(Unavailable):
+            await database.write(stay_alive, tenant_id, course_id, number, now())
 
 
 async def fit_in_process(job: Job) -> Fit:
@@ -75,9 +77,9 @@ def fit_piped() -> None:
     sys.stdout.buffer.write(pickle.dumps(fit_job(job)))
 
 
-def fit_job(job: Job) -> Fit:
+def fit_job(job: Job, progress: Progress = silent) -> Fit:
     """The fit itself; the seed is the number, so that a calibration can be made again."""
-    return calibrate(job.bank.parameters, job.log, job.bank.known, job.number)
+    return calibrate(job.before, job.log, job.bank.known, job.held_out, job.number, progress)
 
 
 async def refold_course(database: Database, tenant_id: int, course_id: str) -> int:

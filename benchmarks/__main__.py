@@ -132,7 +132,7 @@ def serving(url: str) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
     try:
         for _ in range(200):
             try:
-                with urlopen(f"http://127.0.0.1:{port}/readyz"):  # noqa: S310 (our own server)
+                with urlopen(f"http://127.0.0.1:{port}/readyz"):
                     break
             except OSError:
                 time.sleep(0.1)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from itertools import count
 from random import Random
 
+CORRECT = 0.65
+
 
 @dataclass(frozen=True)
 class Load:
@@ -37,7 +39,7 @@ async def run(port: int, path: str, key: str, clients: int, seconds: float, shap
                 "id": f"{int(started * 1000)}-{next(numbers)}",
                 "learner": f"learner-{chance.randrange(shape[0])}",
                 "item": f"item-{chance.randrange(shape[1])}",
-                "correct": chance.random() < 0.65,
+                "correct": chance.random() < CORRECT,
             }
             body = json.dumps(answer)
             sent = time.perf_counter()

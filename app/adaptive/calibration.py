@@ -22,7 +22,6 @@ from app.adaptive.types import Booleans, Floats, Integers, Items, Parameters, Po
 FOLDS = 5
 ROUNDS = 4
 NEWTON_STEPS = 4
-HELD_OUT = 0.2
 ITEM_VARIANCE = 1.0
 PSEUDO_LEARNERS = 20.0
 EM_STEPS = 3
@@ -46,9 +45,14 @@ Progress = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class Fit:
-    """The calibrated parameters, and mean log loss and AUC on held-out learners before and after."""
+    """The calibrated parameters, and mean log loss and AUC on held-out learners before and after.
+
+    `parameters` were fitted to everybody, `trained` without the held-out learners: `trained` was measured, and is what
+    the next calibration has to be compared with.
+    """
 
     parameters: Parameters
+    trained: Parameters
     held_out_responses: int
     log_loss_before: float
     log_loss_after: float
@@ -60,24 +64,25 @@ def silent(_stage: str, _share: float) -> None:
     """For whoever does not want to know how far it is."""
 
 
-def calibrate(parameters: Parameters, log: Log, fixed: Booleans, seed: int, progress: Progress = silent) -> Fit:
-    """Fit `parameters` (the values in force, the start of the search) to the answers of `log`.
+def calibrate(
+    before: Parameters, log: Log, fixed: Booleans, held_out: Booleans, seed: int, progress: Progress = silent
+) -> Fit:
+    """Fit the items, skills and population of `before` to the answers of `log`.
 
-    `fixed` (I,) marks items whose parameters are known and stay. A fifth of the learners, drawn with `seed`, is held
-    out to measure the fit; the result is then fitted again, from there, to everybody. `progress` is called with the
-    name of a stage and the share of the whole that is done.
+    `fixed` (I,) marks items whose parameters are known and stay. The learners of `held_out` (L,) only measure the fit,
+    against `before`, which must not have seen them either; the result is then fitted again, from there, to everybody.
+    If nobody else is left they are fitted too. `progress` is called with the name of a stage and the share of the
+    whole that is done.
     """
     rng = np.random.default_rng(seed)
-    aside = np.zeros(log.learners, dtype=np.bool_)
-    aside[rng.permutation(log.learners)[: max(1, round(HELD_OUT * log.learners))]] = True
-    training, held_out = take(log, ~aside), take(log, aside)
+    training, aside = take(log, ~held_out), take(log, held_out)
     if not len(training.items):
         training = log
-    start = replace(parameters, skills=default_rates(parameters.skills), population=Population())
-    fitted = rounds(start, training, fixed, rng, ROUNDS, lambda share: progress("fit", 0.8 * share))
-    before, after = (measure(candidate, held_out) for candidate in (parameters, fitted))
-    final = rounds(fitted, log, fixed, rng, 1, lambda share: progress("refit", 0.8 + 0.2 * share))
-    return Fit(final, len(held_out.items), before[0], after[0], before[1], after[1])
+    start = replace(before, skills=default_rates(before.skills), population=Population())
+    trained = rounds(start, training, fixed, rng, ROUNDS, lambda share: progress("fit", 0.8 * share))
+    was, became = (measure(candidate, aside) for candidate in (before, trained))
+    final = rounds(trained, log, fixed, rng, 1, lambda share: progress("refit", 0.8 + 0.2 * share))
+    return Fit(final, trained, len(aside.items), was[0], became[0], was[1], became[1])
 
 
 def default_rates(skills: Skills) -> Skills:

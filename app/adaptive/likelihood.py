@@ -1,7 +1,7 @@
 """How likely a score is, given a latent logit: 1PL to 4PL and the graded response model behind one interface.
 
 SciPy's special functions work element by element, so a learner's numbers never depend on who else is in the batch;
-NumPy's own `exp` and `log` may differ in the last bit with the length of the array.
+NumPy's own `exp` and `log` may differ in the last bit with the layout of the array and the processor.
 """
 
 from typing import NamedTuple

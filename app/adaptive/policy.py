@@ -8,7 +8,7 @@
               none open → argmax doubt over the skills not mastered
     item    = of that skill, not the last one: the least |logit p - logit .62| - .2 U(0, 1)
 
-The constants were frozen on simulated learners (`engine.md`, "Practice policy").
+The constants were frozen on simulated learners (docs/models.md).
 """
 
 from collections.abc import Sequence
@@ -34,8 +34,8 @@ JITTER = 0.2
 PRACTISE, STRENGTHEN, NO_SKILL, ALL_MASTERED, NOTHING_ELIGIBLE = range(5)
 CODES = ("practice_skill", "strengthen_skill", "practice_item", "all_mastered", "nothing_eligible")
 
-# 40-point Gauss-Legendre in s, where 1 - u = s³ (width): dense near u = 1, where a choice among very many is decided.
-NODES, WEIGHTS = np.polynomial.legendre.leggauss(40)
+# 64-point Gauss-Legendre in s, where 1 - u = s³ (width): dense near u = 1, where a choice among very many is decided.
+NODES, WEIGHTS = np.polynomial.legendre.leggauss(64)
 NODES, WEIGHTS = ((NODES + 1) / 2) ** 3, 3 * ((NODES + 1) / 2) ** 2 * WEIGHTS / 2
 
 
@@ -268,9 +268,7 @@ def chances(distance: Floats, learners: Integers, picked: Integers) -> Floats:
     with np.errstate(under="ignore"):
         if starts.size:
             result[place[learners[near][starts]]] = np.multiply.reduceat(factors, starts, axis=0)
-        chance = result[:, 0] * WEIGHTS[0]
-        for node in range(1, len(NODES)):
-            chance = chance + result[:, node] * WEIGHTS[node]
+        chance = np.add.reduce(result * WEIGHTS, axis=1)
         return np.asarray(np.clip(chance * width[rows], 0.0, 1.0))
 
 

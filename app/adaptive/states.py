@@ -7,6 +7,9 @@ import numpy as np
 from app.adaptive.filter import initial
 from app.adaptive.types import Parameters, States
 
+# To be raised with every change of the engine that changes a result: older snapshots are then folded again.
+ENGINE = 1
+
 HEAD = np.dtype(
     [
         ("ability", "<f8"),

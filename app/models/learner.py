@@ -11,7 +11,7 @@ class Learner(Base):
     """One learner in one course.
 
     `position` counts the entries of the learner's log. `state` is what the engine knows after them, packed by
-    `app.adaptive.states`, under `calibration` (none: the defaults) and the catalogue of `revision`;
+    `app.adaptive.states`, by that `engine`, under `calibration` (none: the defaults) and the catalogue of `revision`;
     `last_occurred_at` and `last_response_id` are the place of the latest answer in the order of the fold.
     """
 
@@ -29,3 +29,4 @@ class Learner(Base):
     last_response_id: Mapped[str | None] = mapped_column(Identifier)
     calibration: Mapped[int | None] = mapped_column(Integer)
     revision: Mapped[int] = mapped_column(Integer)
+    engine: Mapped[int] = mapped_column(Integer)

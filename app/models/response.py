@@ -40,6 +40,7 @@ class Response(Base):
     recommendation_id: Mapped[str | None] = mapped_column(String(255))
     calibration: Mapped[int | None] = mapped_column(Integer)
     revision: Mapped[int] = mapped_column(Integer)
+    engine: Mapped[int] = mapped_column(Integer)
     p_correct: Mapped[float] = mapped_column(Real)
     outcome: Mapped[str | None] = mapped_column(Text)
 
@@ -95,6 +96,7 @@ class Recommendation(Base):
     position: Mapped[int] = mapped_column(Integer)
     calibration: Mapped[int | None] = mapped_column(Integer)
     revision: Mapped[int] = mapped_column(Integer)
+    engine: Mapped[int] = mapped_column(Integer)
     offered_at: Mapped[int] = mapped_column(Instant)
 
 

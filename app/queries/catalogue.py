@@ -26,7 +26,7 @@ def find_course(db: Connection, tenant_id: int, course_id: str, *, lock: bool = 
     statement = select(Course.title, Course.revision, Course.refold_revision, Course.calibration).where(
         Course.tenant_id == tenant_id, Course.id == course_id
     )
-    row = db.execute(statement.with_for_update() if lock else statement).one_or_none()
+    row = db.execute(statement.with_for_update(key_share=True) if lock else statement).one_or_none()
     return None if row is None else CourseRow(*row)
 
 

@@ -20,6 +20,7 @@ class LearnerRow(NamedTuple):
     last_response_id: str | None
     calibration: int | None
     revision: int
+    engine: int
 
 
 COLUMNS = (
@@ -30,6 +31,7 @@ COLUMNS = (
     Learner.last_response_id,
     Learner.calibration,
     Learner.revision,
+    Learner.engine,
 )
 SNAPSHOT = (
     "position",
@@ -40,6 +42,7 @@ SNAPSHOT = (
     "last_response_id",
     "calibration",
     "revision",
+    "engine",
 )
 
 
@@ -83,15 +86,27 @@ def page_learners(db: Connection, tenant_id: int, course_id: str, after: str | N
 
 
 def list_stale(
-    db: Connection, tenant_id: int, course_id: str, calibration: int | None, revision: int, limit: int | None
+    db: Connection,
+    tenant_id: int,
+    course_id: str,
+    version: tuple[int | None, int, int],
+    limit: int | None,
 ) -> list[str]:
-    """Learners whose snapshot was made under another calibration or before `revision`; up to `limit`, if given."""
+    """Learners whose snapshot is not of this version, up to `limit`, if given.
+
+    A version is a calibration, the oldest good revision of the catalogue, and an engine.
+    """
+    calibration, revision, engine = version
     statement = (
         select(Learner.id)
         .where(
             Learner.tenant_id == tenant_id,
             Learner.course_id == course_id,
-            or_(Learner.calibration.is_distinct_from(calibration), Learner.revision < revision),
+            or_(
+                Learner.calibration.is_distinct_from(calibration),
+                Learner.revision < revision,
+                Learner.engine != engine,
+            ),
         )
         .order_by(Learner.id)
         .limit(limit)

@@ -71,13 +71,12 @@ def read_entries(
     ]
 
 
-def read_all_entries(db: Connection, tenant_id: int, course_id: str, limit: int | None = None) -> list[Entry]:
-    """All answers of a course, corrected, by learner and in the order of the fold; the first `limit`, if given."""
+def read_all_entries(db: Connection, tenant_id: int, course_id: str) -> list[Entry]:
+    """All answers of a course, corrected, by learner and in the order of the fold."""
     statement = (
         select(Response.learner_id, Response.id, Response.item_id, Response.score, Response.occurred_at)
         .where(Response.tenant_id == tenant_id, Response.course_id == course_id)
         .order_by(Response.learner_id, Response.occurred_at, Response.id)
-        .limit(limit)
     )
     corrected = read_corrected(db, tenant_id, course_id)
     return [
@@ -96,7 +95,7 @@ def read_corrected(
     if learner_ids is not None:
         statement = statement.where(among(db, Correction.learner_id, learner_ids))
     statement = statement.order_by(Correction.learner_id, Correction.position)
-    return dict(db.execute(statement).tuples().all())
+    return dict(list(db.execute(statement)))
 
 
 def list_corrections(db: Connection, tenant_id: int, course_id: str, learner_ids: Collection[str]) -> list[Row[Any]]:

@@ -8,7 +8,17 @@ from fastapi import APIRouter, Path, Request, Response
 
 from app.routers.body import StrictRoute
 from app.routers.deps import Caller, require
-from app.routers.parameters import Paging, PathId, page_reply, read_cursor, reply, write_cursor
+from app.routers.parameters import (
+    LINK,
+    NO_PARAMETERS,
+    TEXT_HEADER,
+    Paging,
+    PathId,
+    page_reply,
+    read_cursor,
+    reply,
+    write_cursor,
+)
 from app.routers.problems import responses_for
 from app.schemas.calibrations import CalibrationId, CalibrationOut, CalibrationPage
 from app.services import calibrations as services
@@ -21,11 +31,15 @@ Writer = Annotated[Caller, require("catalogue:write")]
 Analyst = Annotated[Caller, require("analytics:read")]
 NumberedId = Annotated[CalibrationId, Path()]
 
-START = responses_for("unknown_course", "calibration_running", "nothing_to_calibrate")
+START = {
+    **responses_for("unknown_course", "calibration_running", "nothing_to_calibrate"),
+    202: {"headers": {"Location": {**TEXT_HEADER, "description": "where to watch it"}}},
+}
+LIST = {**responses_for("unknown_course", "invalid_cursor"), 200: LINK}
 READ = responses_for("unknown_course", "unknown_calibration")
 
 
-@router.post("", status_code=202, response_model=CalibrationOut, responses=START)
+@router.post("", status_code=202, response_model=CalibrationOut, responses=START, dependencies=NO_PARAMETERS)
 async def post_calibration(course: PathId, caller: Writer, request: Request) -> Response:
     """Start a calibration; watch it at the address in `Location`."""
     database, tenant_id = request.app.state.database, caller.tenant_id
@@ -35,7 +49,7 @@ async def post_calibration(course: PathId, caller: Writer, request: Request) -> 
     return reply(told, 202, {"Location": f"{request.scope['raw_path'].decode('ascii')}/c-{number}"})
 
 
-@router.get("", response_model=CalibrationPage, responses=responses_for("unknown_course", "invalid_cursor"))
+@router.get("", response_model=CalibrationPage, responses=LIST)
 async def list_calibrations(course: PathId, query: Paging, caller: Analyst, request: Request) -> Response:
     """The calibrations of a course, the newest first."""
     place = read_cursor(query.cursor, (int,))
@@ -46,7 +60,7 @@ async def list_calibrations(course: PathId, query: Paging, caller: Analyst, requ
     return page_reply(request, data, write_cursor(number_of(data[-1]["id"])) if full else None)
 
 
-@router.get("/{calibration}", response_model=CalibrationOut, responses=READ)
+@router.get("/{calibration}", response_model=CalibrationOut, responses=READ, dependencies=NO_PARAMETERS)
 async def get_calibration(course: PathId, calibration: NumberedId, caller: Analyst, request: Request) -> Response:
     """One calibration."""
     number = number_of(calibration)
@@ -57,6 +71,7 @@ async def get_calibration(course: PathId, calibration: NumberedId, caller: Analy
     "/{calibration}/activate",
     response_model=CalibrationOut,
     responses=responses_for("unknown_course", "unknown_calibration", "calibration_not_ready"),
+    dependencies=NO_PARAMETERS,
 )
 async def post_activation(course: PathId, calibration: NumberedId, caller: Writer, request: Request) -> Response:
     """Put a calibration in force; activating an older one is the way back."""

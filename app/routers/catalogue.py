@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request, Response
 
 from app.routers.body import StrictRoute
 from app.routers.deps import Caller, require
-from app.routers.parameters import Paging, PathId, page, read_cursor, reply
+from app.routers.parameters import LINK, NO_PARAMETERS, Paging, PathId, page, read_cursor, reply
 from app.routers.problems import responses_for
 from app.schemas.catalogue import CatalogueCounts, CatalogueIn, ItemPage, SkillPage
 from app.services.catalogue import page_of_items, page_of_skills, upsert
@@ -19,10 +19,10 @@ Writer = Annotated[Caller, require("catalogue:write")]
 Reader = Annotated[Caller, require("learners:read")]
 
 UPSERT = responses_for("malformed_json", "prerequisite_cycle", "too_large", "unsupported_media_type")
-LIST = responses_for("unknown_course", "invalid_cursor")
+LIST = {**responses_for("unknown_course", "invalid_cursor"), 200: LINK}
 
 
-@router.put("/catalogue", response_model=CatalogueCounts, responses=UPSERT)
+@router.put("/catalogue", response_model=CatalogueCounts, responses=UPSERT, dependencies=NO_PARAMETERS)
 async def put_catalogue(course: PathId, body: CatalogueIn, caller: Writer, request: Request) -> Response:
     """Add or replace skills and items, all or nothing; the course is made on first sight."""
     given = body.model_dump(exclude_none=True)

@@ -2,23 +2,27 @@
 
 import csv
 import io
+import re
 from collections.abc import AsyncIterator
+from operator import itemgetter
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.errors import NotAcceptable
+from app.errors import InvalidCursor, NotAcceptable, UnknownLearner
 from app.routers.body import StrictRoute
 from app.routers.deps import Caller, require
-from app.routers.parameters import PageQuery, PathId, page, read_cursor, reply
+from app.routers.parameters import LINK, PageQuery, PathId, page, read_cursor, reply
 from app.routers.problems import responses_for
-from app.schemas.common import Identifier, Moment
+from app.schemas.common import Absent, Identifier, Moment
 from app.schemas.mastery import CohortPage, LearnerMastery
 from app.services.mastery import cohort_mastery, learner_mastery
 
-CSV = "text/csv"
+CSV, JSON = "text/csv", "application/json"
+WEIGHT = re.compile(r"(?:^|;)\s*q=([01](?:\.[0-9]{0,3})?)\s*(?:;|$)", re.IGNORECASE | re.ASCII)
+CSV_HEADERS = {"Content-Type": f"{CSV}; charset=utf-8", "X-Content-Type-Options": "nosniff"}
 CSV_ROWS_AT_ONCE = 1000
 COLUMNS = ("learner", "skill", "mastery", "low", "high", "evidence", "status")
 
@@ -36,13 +40,13 @@ class AsOf(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    as_of: Moment | None = Field(default=None, description="only answers that occurred until then count")
+    as_of: Moment | Absent = Field(default=None, description="only answers that occurred until then count")
 
 
 class CohortQuery(PageQuery):
     """Which rows of the cohort."""
 
-    skill: Identifier | None = None
+    skill: Identifier | Absent = Field(default=None, description="only this skill")
 
 
 @router.get("/learners/{learner}/mastery", response_model=LearnerMastery, responses=LEARNER)
@@ -56,22 +60,20 @@ async def get_mastery(
 @router.get(
     "/mastery",
     response_model=CohortPage,
-    responses={**COHORT, 200: {"model": CohortPage, "content": {CSV: {"schema": {"type": "string"}}}}},
+    responses={**COHORT, 200: {**LINK, "content": {CSV: {"schema": {"type": "string"}}}}},
 )
 async def get_cohort(
     course: PathId, query: Annotated[CohortQuery, Query()], caller: Analyst, request: Request
 ) -> Response:
-    """The mastery of a cohort, a row for each learner and skill met; as CSV, all rows unless `limit` is given."""
+    """The mastery of a cohort, a row for each learner and skill met; as CSV, all rows unless a limit is given."""
     place = read_cursor(query.cursor, (str, str))
     wants_csv = negotiate(request.headers.get("accept", "*/*"))
     if wants_csv and "limit" not in request.query_params:
         first = await read_rows(request, caller, course, query.skill, place, CSV_ROWS_AT_ONCE)
-        return StreamingResponse(
-            stream(request, caller, course, query.skill, first), media_type=f"{CSV}; charset=utf-8"
-        )
+        return StreamingResponse(stream(request, caller, course, query.skill, first), headers=CSV_HEADERS)
     data = await read_rows(request, caller, course, query.skill, place, query.limit)
     if wants_csv:
-        return Response(lines([COLUMNS]) + lines(map(cells, data)), media_type=f"{CSV}; charset=utf-8")
+        return Response(lines([COLUMNS]) + lines(map(cells, data)), headers=CSV_HEADERS)
     return page(request, data, query.limit, "learner", "skill")
 
 
@@ -79,9 +81,12 @@ async def read_rows(
     request: Request, caller: Caller, course: str, skill: str | None, place: tuple[Any, ...] | None, limit: int
 ) -> list[dict[str, Any]]:
     """A page of cohort rows."""
-    rows: list[dict[str, Any]] = await request.app.state.database.read(
-        cohort_mastery, caller.tenant_id, course, skill, place, limit
-    )
+    try:
+        rows: list[dict[str, Any]] = await request.app.state.database.read(
+            cohort_mastery, caller.tenant_id, course, skill, place, limit
+        )
+    except UnknownLearner:
+        raise InvalidCursor("this cursor was not given by us; use the one of the page before") from None
     return rows
 
 
@@ -98,13 +103,20 @@ async def stream(
 
 def negotiate(accept: str) -> bool:
     """Whether CSV is wanted rather than JSON. Raises `NotAcceptable` if neither is."""
-    kinds = [kind.split(";")[0].strip().lower() for kind in accept.split(",")]
-    for kind in kinds:
-        if kind in (CSV, "text/*"):
-            return True
-        if kind in ("application/json", "application/*", "*/*", ""):
-            return False
+    ranges = sorted(map(weigh, accept.split(",")), key=itemgetter(1), reverse=True)
+    refused = {kind for kind, weight in ranges if weight <= 0}
+    for kind, weight in ranges:
+        for offer, family in ((JSON, "application/*"), (CSV, "text/*")):
+            if weight > 0 and offer not in refused and kind in (offer, family, "*/*", ""):
+                return offer == CSV
     raise NotAcceptable("this is to be had as application/json or text/csv")
+
+
+def weigh(asked: str) -> tuple[str, float]:
+    """A media range and its weight (RFC 9110); a weight that cannot be read counts as none given."""
+    kind, _, rest = asked.partition(";")
+    found = WEIGHT.search(rest)
+    return kind.strip().lower(), float(found[1]) if found else 1.0
 
 
 def cells(row: dict[str, Any]) -> tuple[Any, ...]:

@@ -6,24 +6,47 @@ import json
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
-from fastapi import Path, Query, Request, Response
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from fastapi import Depends, Path, Query, Request, Response
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import to_json
 
-from app.errors import InvalidCursor
+from app.errors import Fault, Invalid, InvalidCursor
+from app.schemas.common import LONGEST_ID, TEXT, Absent, storable
 
 MAX_PAGE = 1000
-LONGEST_ID = 255
-# What `KeepSlashes` puts in place of an encoded slash: no id may hold it.
-SLASH = "\0"
+# What `ReadPath` puts in place of an encoded slash; like every half of a surrogate pair it cannot come in otherwise.
+SLASH = "\udc2f"
+
+# Headers of replies, for the OpenAPI document.
+TEXT_HEADER: dict[str, Any] = {"schema": {"type": "string"}}
+LINK: dict[str, Any] = {
+    "headers": {
+        "Link": {**TEXT_HEADER, "description": 'the address of the next page, rel="next"; none on the last one'}
+    }
+}
 
 
-def restore_slashes(segment: str) -> str:
+def restore_slashes(segment: object) -> object:
     """The id as the caller wrote it."""
-    return segment.replace(SLASH, "/")
+    return segment.replace(SLASH, "/") if isinstance(segment, str) else segment
 
 
-PathId = Annotated[str, Path(min_length=1, max_length=LONGEST_ID), AfterValidator(restore_slashes)]
+PathId = Annotated[
+    str,
+    Path(min_length=1, max_length=LONGEST_ID, pattern=TEXT, examples=["c1"]),
+    BeforeValidator(restore_slashes),
+    AfterValidator(storable),
+]
+
+
+async def refuse_parameters(request: Request) -> None:
+    """An address without query parameters takes none, rather than letting a mistyped one pass."""
+    if request.query_params:
+        faults = [Fault(f"?{name}", "is not a known parameter; leave it out") for name in request.query_params]
+        raise Invalid("this address takes no query parameters", faults)
+
+
+NO_PARAMETERS = [Depends(refuse_parameters)]
 
 
 class PageQuery(BaseModel):
@@ -32,7 +55,9 @@ class PageQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = 100
-    cursor: Annotated[str, Field(max_length=2000)] | None = None
+    cursor: Annotated[str, Field(max_length=2000, pattern=r"^[A-Za-z0-9_-]*$")] | Absent = Field(
+        default=None, description="`next` of the page before"
+    )
 
 
 Paging = Annotated[PageQuery, Query()]

@@ -12,7 +12,6 @@ import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import iter_route_contexts
-from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -33,6 +32,7 @@ from app.errors import (
     UnsupportedMediaType,
 )
 from app.routers.body import pointer_part
+from app.schemas.problems import Problem as Problem  # noqa: PLC0414 (part of what this module offers)
 
 MEDIA_TYPE = "application/problem+json"
 MAX_FAULTS = 50
@@ -59,18 +59,6 @@ NO_SUCH_ADDRESS = "there is nothing at this address; /docs shows what there is"
 OUR_FAULT = "something went wrong on our side; tell the operator the request_id"
 
 log = structlog.get_logger()
-
-
-class Problem(BaseModel):
-    """What every error looks like (RFC 9457)."""
-
-    type: str = Field(description="where the code is explained", examples=["/errors#unknown_course"])
-    title: str
-    status: int
-    detail: str = Field(description="what happened, and what to do about it")
-    code: str = Field(description="stable: programs may rely on it")
-    request_id: str = Field(description="finds the request in the logs; also in the header X-Request-ID")
-    errors: list[Fault] = Field(description="the places that are wrong; empty if there is no single place")
 
 
 def install_problems(app: FastAPI) -> None:

@@ -4,14 +4,15 @@ import uuid
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Request, Response
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from pydantic_core import from_json
 
 from app.errors import Conflict, Fault, Invalid, OccurredInFuture, ProximaError, Unavailable
 from app.routers.body import StrictRoute
 from app.routers.deps import Caller, require
-from app.routers.parameters import PathId, raw_reply, reply
+from app.routers.parameters import NO_PARAMETERS, PathId, raw_reply, reply
 from app.routers.problems import faults_of, problem_body, responses_for
+from app.schemas.common import LONGEST_ID, Absent
 from app.schemas.mastery import LearnerMastery
 from app.schemas.responses import BatchIn, BatchOut, Outcome, RegradeIn, ResponseIn, VoidIn
 from app.services.corrections import correct
@@ -21,10 +22,15 @@ from app.times import now
 FUTURE_US = 5 * 60 * 1_000_000
 STATUS = {"created": 201, "duplicate": 200}
 
-router = APIRouter(prefix="/v1/courses/{course}", tags=["responses"], route_class=StrictRoute)
+router = APIRouter(
+    prefix="/v1/courses/{course}", tags=["responses"], route_class=StrictRoute, dependencies=NO_PARAMETERS
+)
 
 Sender = Annotated[Caller, require("responses:write")]
-IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=255)]
+KeyText = Annotated[str, Field(min_length=1, max_length=LONGEST_ID, pattern=r'^("[ !#-~]+"|[!#-~]([ !#-~]*[!#-~])?)$')]
+IdempotencyKey = Annotated[
+    KeyText | Absent, Header(alias="Idempotency-Key", description="the same as `id`: printable ASCII, in quotes or not")
+]
 
 BODY = ("malformed_json", "too_large", "unsupported_media_type", "unknown_course")
 SEND = responses_for(
@@ -56,7 +62,8 @@ async def post_response(
 async def post_responses(course: PathId, body: BatchIn, caller: Sender, request: Request) -> Response:
     """Send up to 1,000 answers: one result for each, in order."""
     moment = now()
-    read = [read_answer(caller, course, given, moment) for given in body.responses]
+    # A microsecond apart: those without a time of their own count in the order they are listed in.
+    read = [read_answer(caller, course, given, moment + place) for place, given in enumerate(body.responses)]
     taken = [answer for answer in read if isinstance(answer, NewAnswer)]
     results = iter(await request.app.state.intake.submit(taken))
     told = [tell(request, next(results) if isinstance(answer, NewAnswer) else answer) for answer in read]

@@ -18,7 +18,7 @@ class CalibrationOut(Reply):
     requested_at: Timestamp
     finished_at: Timestamp | None
     revision: int = Field(description="the revision of the catalogue it was made for")
-    report: dict[str, Any] | None
+    report: dict[str, Any] | None = Field(description="log loss and AUC before and after on held-out learners, counts")
     error: str | None
 
 

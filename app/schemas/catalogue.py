@@ -4,12 +4,23 @@ from collections.abc import Hashable, Iterable, Sequence
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, HttpUrl, model_validator
+from pydantic import AfterValidator, Field, JsonValue, StringConstraints, model_validator
 
-from app.schemas.common import Identifier, Label, Page, Reply, Request, Title
+from app.schemas.common import LARGEST_SCORE, Identifier, Label, Page, Reply, Request, Title, examples
 
 MAX_SKILLS = 16
 MAX_THRESHOLDS = 20
+
+# Which parameters a model has: those it needs and those it may have.
+NEEDED: dict[str, tuple[str, ...]] = {
+    "1PL": ("b",),
+    "2PL": ("a", "b"),
+    "3PL": ("a", "b", "c"),
+    "4PL": ("a", "b", "c", "d"),
+    "graded": ("thresholds",),
+}
+OPTIONAL = {"graded": ("a",)}
+PARAMETERS = ("a", "b", "c", "d", "thresholds")
 
 
 def no_repetition(values: list[Any]) -> list[Any]:
@@ -29,13 +40,17 @@ def first_repeated(values: Iterable[Hashable]) -> Hashable | None:
     return None
 
 
-def web_address(text: str) -> str:
-    """An http(s) address; kept as it was sent."""
-    HttpUrl(text)
-    return text
+def complete(model: str) -> JsonValue:
+    """What `Parameters._complete` says of one model, as JSON schema."""
+    needed, allowed = NEEDED[model], {*NEEDED[model], *OPTIONAL.get(model, ())}
+    properties: dict[str, JsonValue] = {"model": {"const": model}}
+    properties |= {name: {"type": "array" if name == "thresholds" else "number"} for name in needed}
+    properties |= {name: {"type": "null"} for name in PARAMETERS if name not in allowed}
+    return {"properties": properties, "required": list(needed)}
 
 
 Unique = Field(json_schema_extra={"uniqueItems": True})
+Address = Annotated[str, StringConstraints(max_length=2000, strict=True, pattern=r"^https?://[^\x00-\x20]+$")]
 
 
 class Parameters(Request):
@@ -43,6 +58,8 @@ class Parameters(Request):
 
     1PL: b. 2PL: a, b. 3PL: a, b, c. 4PL: a, b, c, d. graded (Samejima 1969): a and increasing thresholds.
     """
+
+    model_config = examples({"model": "2PL", "a": 1.2, "b": -0.4}, oneOf=[complete(model) for model in NEEDED])
 
     model: Literal["1PL", "2PL", "3PL", "4PL", "graded"]
     a: Annotated[float, Field(ge=0.01, le=6)] | None = Field(default=None, description="discrimination, default 1")
@@ -55,10 +72,10 @@ class Parameters(Request):
 
     @model_validator(mode="after")
     def _complete(self) -> "Parameters":
-        needed = {"1PL": {"b"}, "2PL": {"a", "b"}, "3PL": {"a", "b", "c"}, "4PL": {"a", "b", "c", "d"}}
-        allowed = needed.get(self.model, {"a", "thresholds"}) | {"a"} - ({"a"} if self.model == "1PL" else set())
-        given = {name for name in ("a", "b", "c", "d", "thresholds") if getattr(self, name) is not None}
-        missing = needed.get(self.model, {"thresholds"}) - given
+        needed = set(NEEDED[self.model])
+        allowed = needed.union(OPTIONAL.get(self.model, ()))
+        given = {name for name in PARAMETERS if getattr(self, name) is not None}
+        missing = needed - given
         if missing:
             raise ValueError(f"{self.model} needs {', '.join(sorted(missing))}")
         if given - allowed:
@@ -75,7 +92,7 @@ class SkillIn(Request):
     id: Identifier
     title: Title | None = None
     prerequisites: Annotated[list[Identifier], AfterValidator(no_repetition), Field(max_length=100), Unique] | None = (
-        None
+        Field(default=None, description="the skills to know before, all of this course; no cycles")
     )
 
 
@@ -87,10 +104,10 @@ class ItemIn(Request):
     title: Title | None = None
     kind: Label | None = None
     tags: Annotated[list[Label], AfterValidator(no_repetition), Field(max_length=50), Unique] | None = None
-    url: (
-        Annotated[str, AfterValidator(web_address), Field(max_length=2000, json_schema_extra={"format": "uri"})] | None
-    ) = None
-    max_score: Annotated[float, Field(gt=0, le=1_000_000)] | None = Field(default=None, description="default 1")
+    url: Address | None = Field(default=None, description="where the item is shown")
+    max_score: Annotated[float, Field(gt=0, le=LARGEST_SCORE)] | None = Field(
+        default=None, description="default 1; of a graded item the number of its thresholds"
+    )
     parameters: Parameters | None = None
 
     @model_validator(mode="after")
@@ -104,26 +121,22 @@ class ItemIn(Request):
 class CatalogueIn(Request):
     """Skills and items to add or replace; what is not named stays as it is."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "title": "Fractions",
-                    "skills": [{"id": "subtract"}, {"id": "borrow", "prerequisites": ["subtract"]}],
-                    "items": [{"id": "i1", "skills": ["subtract"]}, {"id": "i2", "skills": ["subtract", "borrow"]}],
-                }
-            ]
+    model_config = examples(
+        {
+            "title": "Fractions",
+            "skills": [{"id": "subtract"}, {"id": "borrow", "prerequisites": ["subtract"]}],
+            "items": [{"id": "i1", "skills": ["subtract"]}, {"id": "i2", "skills": ["subtract", "borrow"]}],
         }
     )
 
     title: Title | None = None
-    skills: Annotated[list[SkillIn], Field(max_length=10_000)] = Field(default_factory=list)
-    items: Annotated[list[ItemIn], Field(max_length=100_000)] = Field(default_factory=list)
+    skills: Annotated[list[SkillIn], Field(max_length=10_000)] | None = Field(default=None, description="ids once each")
+    items: Annotated[list[ItemIn], Field(max_length=100_000)] | None = Field(default=None, description="ids once each")
 
     @model_validator(mode="after")
     def _ids_once(self) -> "CatalogueIn":
         for records in (self.skills, self.items):
-            repeated = first_repeated(record.id for record in records)
+            repeated = first_repeated(record.id for record in records or ())
             if repeated is not None:
                 raise ValueError("an id stands twice in one list")
         return self

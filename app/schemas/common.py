@@ -2,14 +2,34 @@
 
 import re
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+    WithJsonSchema,
+)
+from pydantic.json_schema import SkipJsonSchema
 
 from app.times import from_datetime
 
 FIRST_YEAR, LAST_YEAR = 1970, 2199
-RFC_3339 = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]|[+-]\d{2}:\d{2})", re.ASCII)
+LONGEST_ID = 255
+MOST_BYTES = 850
+LARGEST_SCORE = 1_000_000
+_TIME = "([01][0-9]|2[0-3]):[0-5][0-9]"
+RFC_3339 = (
+    r"^(19[7-9][0-9]|2[01][0-9]{2})-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
+    rf"[Tt]{_TIME}:[0-5][0-9](\.[0-9]{{1,9}})?([Zz]|[+-]{_TIME})$"
+)
+_RFC_3339 = re.compile(RFC_3339)
+# No id and no text holds NUL: PostgreSQL could not store it.
+TEXT = r"^[^\x00]*$"
 
 
 class Request(BaseModel):
@@ -26,15 +46,13 @@ class Reply(BaseModel):
 
 def to_moment(value: object) -> int:
     """An RFC 3339 text as microseconds since 1970."""
-    if not isinstance(value, str) or not RFC_3339.fullmatch(value):
-        raise ValueError("must be a time with an offset, such as 2026-11-22T09:00:00Z")
+    if not isinstance(value, str) or not _RFC_3339.search(value):
+        years = f"between {FIRST_YEAR} and {LAST_YEAR}"
+        raise ValueError(f"must be a time {years} with an offset, such as 2026-11-22T09:00:00Z")
     try:
-        moment = datetime.fromisoformat(cut_to_microseconds(value.upper()))
+        return from_datetime(datetime.fromisoformat(cut_to_microseconds(value.upper())))
     except ValueError:
         raise ValueError("there is no such time") from None
-    if not FIRST_YEAR <= moment.year <= LAST_YEAR:
-        raise ValueError(f"must lie between {FIRST_YEAR} and {LAST_YEAR}")
-    return from_datetime(moment)
 
 
 def cut_to_microseconds(text: str) -> str:
@@ -42,14 +60,33 @@ def cut_to_microseconds(text: str) -> str:
     return re.sub(r"(\.\d{6})\d+", r"\1", text)
 
 
-Identifier = Annotated[str, StringConstraints(min_length=1, max_length=255, strict=True)]
-Title = Annotated[str, StringConstraints(max_length=1000, strict=True)]
-Label = Annotated[str, StringConstraints(min_length=1, max_length=64, strict=True)]
-Reason = Annotated[str, StringConstraints(min_length=1, max_length=1000, strict=True)]
+def whole(value: object) -> object:
+    """A whole number written as 1.0 is whole in JSON too."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def storable(id_: str) -> str:
+    """An id of which three fit into one entry of an index of PostgreSQL (2,704 bytes)."""
+    if len(id_) * 4 > MOST_BYTES and len(id_.encode()) > MOST_BYTES:
+        raise ValueError(f"must have at most {MOST_BYTES} bytes in UTF-8")
+    return id_
+
+
+Identifier = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=LONGEST_ID, strict=True, pattern=TEXT),
+    AfterValidator(storable),
+]
+Title = Annotated[str, StringConstraints(max_length=1000, strict=True, pattern=TEXT)]
+Label = Annotated[str, StringConstraints(min_length=1, max_length=64, strict=True, pattern=TEXT)]
+Reason = Annotated[str, StringConstraints(min_length=1, max_length=1000, strict=True, pattern=TEXT)]
+Absent = SkipJsonSchema[None]
 Moment = Annotated[
     int,
     BeforeValidator(to_moment),
-    WithJsonSchema({"type": "string", "format": "date-time", "examples": ["2026-11-22T09:00:00Z"]}),
+    WithJsonSchema(
+        {"type": "string", "format": "date-time", "pattern": RFC_3339, "examples": ["2026-11-22T09:00:00Z"]}
+    ),
 ]
 Timestamp = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -61,6 +98,6 @@ class Page(Reply):
     next: str | None = Field(description="give it as `cursor` to get the next page")
 
 
-def examples(*given: dict[str, Any]) -> ConfigDict:
-    """For the `model_config` of a body: examples that the tests send."""
-    return ConfigDict(json_schema_extra={"examples": list(given)})
+def examples(*given: dict[str, JsonValue], **more: JsonValue) -> ConfigDict:
+    """For the `model_config` of a body: examples that the tests send, and what a field alone cannot say."""
+    return ConfigDict(json_schema_extra={"examples": list(given), **more})

@@ -1,6 +1,8 @@
 """What is known of learners, as it is told."""
 
-from app.schemas.common import Page, Reply
+from pydantic import Field
+
+from app.schemas.common import Absent, Page, Reply
 from app.schemas.responses import Ability, RecommendationOut, SkillMastery, Why
 
 
@@ -8,9 +10,9 @@ class LearnerMastery(Reply):
     """Everything known of one learner."""
 
     learner: str
-    position: int
+    position: int = Field(description="how many answers and corrections the learner's log holds")
     ability: Ability
-    mastery: list[SkillMastery]
+    mastery: list[SkillMastery] = Field(description="every skill of the course")
     calibration: str | None
 
 
@@ -30,4 +32,4 @@ class Recommendations(Reply):
     """Exercises, the best first; none is an answer too, with its reason."""
 
     recommendations: list[RecommendationOut]
-    reason: Why | None = None
+    reason: Why | Absent = Field(default=None, description="only where there is none: why")

@@ -2,9 +2,22 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, JsonValue, model_validator
+from pydantic import BeforeValidator, Field, JsonValue, model_validator
 
-from app.schemas.common import Identifier, Moment, Probability, Reason, Reply, Request, Timestamp
+from app.schemas.common import (
+    LARGEST_SCORE,
+    Absent,
+    Identifier,
+    Moment,
+    Probability,
+    Reason,
+    Reply,
+    Request,
+    Timestamp,
+    examples,
+    whole,
+)
+from app.schemas.problems import Problem
 
 MAX_BATCH = 1000
 LONGEST_MS = 366 * 24 * 3600 * 1000
@@ -16,23 +29,35 @@ ONE_RESULT: list[JsonValue] = [
 ]
 
 
+# What an answer of a batch may be: anything, but only this one is recorded.
+EACH: JsonValue = {
+    "anyOf": [
+        {"$ref": "#/components/schemas/ResponseIn"},
+        {"description": "anything else is not recorded; its result has the status `invalid`"},
+    ]
+}
+
+Score = Annotated[float, Field(ge=0, le=LARGEST_SCORE)]
+
+
 class ResponseIn(Request):
     """One answer of one learner."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "oneOf": ONE_RESULT,
-            "examples": [{"id": "r-1", "learner": "ann", "item": "i1", "correct": True}],
-        }
+    model_config = examples(
+        {"id": "r-1", "learner": "ann", "item": "i1", "correct": True},
+        {"learner": "ann", "item": "i2", "score": 0.5, "occurred_at": "2026-11-22T09:00:00Z", "duration_ms": 21_500},
+        oneOf=ONE_RESULT,
     )
 
     id: Identifier | None = Field(default=None, description="yours, to retry safely; made if absent")
     learner: Identifier
     item: Identifier
     correct: bool | None = Field(default=None, description="short for all or nothing")
-    score: Annotated[float, Field(ge=0)] | None = Field(default=None, description="from 0 to the item's max_score")
-    occurred_at: Moment | None = Field(default=None, description="when it was given; the time of arrival if absent")
-    duration_ms: Annotated[int, Field(ge=0, le=LONGEST_MS)] | None = None
+    score: Score | None = Field(default=None, description="from 0 to the item's max_score; whole if it is graded")
+    occurred_at: Moment | None = Field(
+        default=None, description="when it was given, at most five minutes ahead; if absent: now"
+    )
+    duration_ms: Annotated[int, Field(ge=0, le=LONGEST_MS), BeforeValidator(whole)] | None = None
     recommendation: Identifier | None = Field(default=None, description="the id of the recommendation that led to it")
 
     @model_validator(mode="after")
@@ -45,15 +70,15 @@ class ResponseIn(Request):
 class BatchIn(Request):
     """Up to 1,000 answers. Each is checked on its own: one that is not valid does not stop the others."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"responses": [{"id": "r-2", "learner": "ann", "item": "i2", "score": 1}]}]}
-    )
+    model_config = examples({"responses": [{"id": "r-2", "learner": "ann", "item": "i2", "score": 1}]})
 
-    responses: Annotated[list[Any], Field(min_length=1, max_length=MAX_BATCH)]
+    responses: Annotated[list[Any], Field(min_length=1, max_length=MAX_BATCH, json_schema_extra={"items": EACH})]
 
 
 class VoidIn(Request):
     """Why an answer should count as never given."""
+
+    model_config = examples({"reason": "the exercise was shown with the wrong picture"})
 
     reason: Reason
 
@@ -61,7 +86,9 @@ class VoidIn(Request):
 class RegradeIn(Request):
     """The score that an answer should have had, and why."""
 
-    score: Annotated[float, Field(ge=0)]
+    model_config = examples({"score": 1, "reason": "a second right answer was found"})
+
+    score: Score
     reason: Reason
 
 
@@ -70,7 +97,7 @@ class Ability(Reply):
 
     theta: Annotated[float, Field(ge=-6, le=6)]
     standard_error: Annotated[float, Field(ge=0)]
-    at_bound: bool | None = Field(default=None, description="true where the scale ended")
+    at_bound: Literal[True] | Absent = Field(default=None, description="only where the scale ended")
 
 
 class SkillMastery(Reply):
@@ -79,9 +106,14 @@ class SkillMastery(Reply):
     skill: str
     mastery: Probability
     interval: Annotated[list[Probability], Field(min_length=2, max_length=2, description="90 %")]
-    evidence: int = Field(description="answers on this skill")
+    evidence: int = Field(ge=0, description="answers on this skill")
     status: Literal["insufficient", "developing", "mastered", "decayed"]
-    change: float | None = Field(default=None, description="what this answer changed")
+
+
+class SkillChange(SkillMastery):
+    """P(known) of one skill after an answer."""
+
+    change: Annotated[float, Field(ge=-1, le=1, description="what this answer changed")]
 
 
 class Why(Reply):
@@ -89,7 +121,7 @@ class Why(Reply):
 
     code: str
     text: str
-    terms: dict[str, float] | None = None
+    terms: dict[str, float] | Absent = Field(default=None, description="only of a recommendation")
 
 
 class RecommendationOut(Reply):
@@ -110,7 +142,7 @@ class ResponseOut(Reply):
     item: str
     score: float
     occurred_at: Timestamp
-    position: int = Field(description="its place in the learner's log, in the order of arrival")
+    position: int = Field(ge=1, description="its place in the learner's log, in the order of arrival")
 
 
 class Outcome(Reply):
@@ -119,23 +151,26 @@ class Outcome(Reply):
     response: ResponseOut
     p_correct: Probability = Field(description="predicted before the answer")
     ability: Ability
-    mastery: list[SkillMastery]
+    mastery: list[SkillChange] = Field(description="the skills of the item")
     next: RecommendationOut | None
     calibration: str | None
-    reason: Why | None = Field(default=None, description="only where next is null: why")
+    reason: Why | Absent = Field(default=None, description="only where next is null: why")
 
 
-class BatchResult(Reply):
-    """What became of one answer of a batch: an outcome, or the problem with it."""
+class BatchRecorded(Outcome):
+    """An answer of a batch that is in the log: now, or since an earlier request."""
 
-    model_config = ConfigDict(extra="allow")
+    status: Literal["created", "duplicate"]
 
-    status: Literal["created", "duplicate", "conflict", "invalid"]
-    response: ResponseOut | None = None
-    error: dict[str, Any] | None = None
+
+class BatchRefused(Reply):
+    """An answer of a batch that is not in the log, and why."""
+
+    status: Literal["conflict", "invalid"]
+    error: Problem
 
 
 class BatchOut(Reply):
     """One result for each answer, in order."""
 
-    results: list[BatchResult]
+    results: list[BatchRecorded | BatchRefused]

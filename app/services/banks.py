@@ -12,7 +12,7 @@ from app.adaptive.calibration import default_rates
 from app.adaptive.types import Booleans, Floats, Integers, Items, Parameters, Population, Skills
 from app.queries.calibrations import find_parameters
 from app.services.catalogue import Catalogue, catalogue_at, need_course, read_catalogue
-from app.services.packing import CalibratedValues, unpack_values
+from app.services.packing import CalibratedValues, unpack_fit
 
 BANKS_KEPT = 64
 
@@ -88,10 +88,20 @@ def bank_at(db: Connection, tenant_id: int, course_id: str, revision: int, calib
     return build_bank(tenant_id, course_id, catalogue, values, (revision, revision, calibration))
 
 
-def read_values(db: Connection, tenant_id: int, course_id: str, number: int | None) -> CalibratedValues | None:
+def trained_parameters(db: Connection, bank: Bank) -> Parameters:
+    """The parameters in force as they were before the held-out learners were fitted too."""
+    values = read_values(db, bank.tenant_id, bank.course_id, bank.calibration, trained=True)
+    catalogue = read_catalogue(db, bank.tenant_id, bank.course_id)
+    version = (bank.revision, bank.refold_revision, bank.calibration)
+    return build_bank(bank.tenant_id, bank.course_id, catalogue, values, version).parameters
+
+
+def read_values(
+    db: Connection, tenant_id: int, course_id: str, number: int | None, *, trained: bool = False
+) -> CalibratedValues | None:
     """The values of a calibration; none for the defaults."""
     packed = None if number is None else find_parameters(db, tenant_id, course_id, number)
-    return None if packed is None else unpack_values(packed)
+    return None if packed is None else unpack_fit(packed, trained=trained)
 
 
 def build_bank(
@@ -179,15 +189,19 @@ def mean_of_skills(easiness: Floats, skills: Integers, fitted: Booleans) -> Floa
 
 def pad_numbers(lists: Sequence[Sequence[int]]) -> Integers:
     """Rows of different length as one array, filled up with -1."""
-    return np.array(padded(lists, -1), dtype=np.int64).reshape(len(lists), -1)
+    return np.array(padded(lists, -1), dtype=np.int64).reshape(len(lists), longest(lists))
 
 
 def pad_thresholds(lists: Sequence[Sequence[float]]) -> Floats:
     """Rows of different length as one array, filled up with infinity."""
-    return np.array(padded(lists, np.inf), dtype=np.float64).reshape(len(lists), -1)
+    return np.array(padded(lists, np.inf), dtype=np.float64).reshape(len(lists), longest(lists))
 
 
 def padded(lists: Sequence[Sequence[float]], filler: float) -> list[list[float]]:
     """Rows made as long as the longest."""
-    width = max((len(row) for row in lists), default=0)
-    return [[*row, *[filler] * (width - len(row))] for row in lists]
+    return [[*row, *[filler] * (longest(lists) - len(row))] for row in lists]
+
+
+def longest(lists: Sequence[Sequence[float]]) -> int:
+    """The length of the longest row."""
+    return max((len(row) for row in lists), default=0)

@@ -1,5 +1,7 @@
 """Calibrations: requested, fitted elsewhere, kept for ever, and one of them in force."""
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -8,14 +10,15 @@ from sqlalchemy import Connection, Row
 
 from app.adaptive.calibration import Fit
 from app.adaptive.replay import Log
+from app.adaptive.types import Booleans, Parameters
 from app.errors import CalibrationNotReady, CalibrationRunning, NothingToCalibrate, UnknownCalibration
 from app.queries import calibrations as rows
 from app.queries.catalogue import update_course
-from app.queries.responses import read_all_entries
-from app.services.banks import Bank, read_bank
+from app.queries.responses import count_responses, read_all_entries
+from app.services.banks import Bank, read_bank, trained_parameters
 from app.services.catalogue import need_course
 from app.services.folding import log_of
-from app.services.packing import pack_values
+from app.services.packing import pack_fit
 from app.services.reports import calibration_id
 from app.times import to_text
 
@@ -24,15 +27,19 @@ LEAST_RESPONSES = 100
 # A run that has not told that it is alive for so long was interrupted.
 SILENCE_US = 60_000_000
 ITEM_CHANGED = 0.25
+# One learner in so many measures the fit.
+HELD_OUT = 5
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a fit needs: the values in force and the log."""
+    """What a fit needs: the log, which learners to hold out, and what to compare the result with."""
 
     bank: Bank
+    before: Parameters
     number: int
     log: Log
+    held_out: Booleans
 
 
 def request(db: Connection, tenant_id: int, course_id: str, now: int) -> int:
@@ -42,8 +49,7 @@ def request(db: Connection, tenant_id: int, course_id: str, now: int) -> int:
     previous = rows.find_calibration(db, tenant_id, course_id, last)
     if previous is not None and status_of(previous, now) == RUNNING:
         raise CalibrationRunning(f"calibration {calibration_id(last)} is running; wait until it has ended")
-    entries = read_all_entries(db, tenant_id, course_id, LEAST_RESPONSES)
-    if len(entries) < LEAST_RESPONSES:
+    if count_responses(db, tenant_id, course_id) < LEAST_RESPONSES:
         raise NothingToCalibrate(f"a calibration needs at least {LEAST_RESPONSES} responses; send or import more")
     row = {
         "tenant_id": tenant_id,
@@ -65,7 +71,19 @@ def request(db: Connection, tenant_id: int, course_id: str, now: int) -> int:
 def read_job(db: Connection, tenant_id: int, course_id: str, number: int) -> Job:
     """Everything the fit of a requested calibration needs."""
     bank = read_bank(db, tenant_id, course_id)
-    return Job(bank, number, log_of(bank, read_all_entries(db, tenant_id, course_id)))
+    log, learners = log_of(bank, read_all_entries(db, tenant_id, course_id))
+    if not len(log.items):
+        raise NothingToCalibrate("all responses of the course were voided; send or import others")
+    return Job(bank, trained_parameters(db, bank), number, log, hold_out(learners))
+
+
+def hold_out(learners: Sequence[str]) -> Booleans:
+    """A fifth of the learners, the same in every calibration of every course: no calibration may have seen them."""
+    drawn = [int.from_bytes(hashlib.blake2b(learner.encode(), digest_size=8).digest()) for learner in learners]
+    held_out = np.array([number % HELD_OUT == 0 for number in drawn], dtype=np.bool_)
+    if not held_out.any():
+        held_out[int(np.argmin(drawn))] = True
+    return held_out
 
 
 def stay_alive(db: Connection, tenant_id: int, course_id: str, number: int, now: int) -> None:
@@ -78,7 +96,7 @@ def succeed(db: Connection, job: Job, fit: Fit, now: int) -> None:
     values = {
         "status": SUCCEEDED,
         "finished_at": now,
-        "parameters": pack_values(fit.parameters),
+        "parameters": pack_fit(fit),
         "report": report(job, fit),
     }
     rows.update_calibration(db, job.bank.tenant_id, job.bank.course_id, job.number, values)

@@ -123,7 +123,7 @@ def put_skill(catalogue: Catalogue, given: Mapping[str, Any], difference: Differ
     catalogue.skills[skill["id"]] = skill
     if old is None:
         difference.new_skills.append({**skill, "number": len(catalogue.skills) - 1})
-    elif old["title"] != skill["title"]:
+    elif old != skill:
         difference.changed_skills.append(skill)
     if skill["prerequisites"] != (old["prerequisites"] if old else []):
         difference.prerequisites[skill["id"]] = skill["prerequisites"]

@@ -8,6 +8,7 @@ from app.errors import ResponseVoided, UnknownResponse
 from app.queries.learners import find_learners, save_learners
 from app.queries.responses import find_responses, insert_correction, read_corrected
 from app.services.banks import read_bank
+from app.services.catalogue import need_course
 from app.services.folding import refold, snapshots
 from app.services.mastery import report
 from app.services.responses import check_score
@@ -30,12 +31,14 @@ def correct(
     Repeating a correction changes nothing. Raises `UnknownResponse`, `InvalidScore`, and `ResponseVoided` for the
     regrade of a voided answer.
     """
-    bank = read_bank(db, tenant_id, course_id)
+    need_course(db, tenant_id, course_id)
     found = find_responses(db, tenant_id, course_id, [response_id])
     if response_id not in found:
         raise UnknownResponse("the course has no such response")
     learner_id, item_id = found[response_id].learner_id, found[response_id].item_id
     row = find_learners(db, tenant_id, course_id, [learner_id], lock=True)[learner_id]
+    # Not before the learner is locked: whoever held it may have folded it under a newer bank.
+    bank = read_bank(db, tenant_id, course_id)
     if score is not None:
         check_score(bank, bank.item_numbers[item_id], score)
     corrected = read_corrected(db, tenant_id, course_id, [learner_id])

@@ -9,7 +9,7 @@ import numpy as np
 from sqlalchemy import Connection
 
 from app.adaptive.replay import Log, replay
-from app.adaptive.states import pack, unpack
+from app.adaptive.states import ENGINE, pack, unpack
 from app.adaptive.types import Integers, States
 from app.queries.learners import LearnerRow, find_learners, list_stale, page_learners, save_learners
 from app.queries.responses import Entry, read_entries
@@ -40,10 +40,11 @@ def fold(bank: Bank, learner_ids: Sequence[str], entries: Sequence[Entry]) -> Fo
     return Folded(tuple(learner_ids), states, p_correct)
 
 
-def log_of(bank: Bank, entries: Sequence[Entry]) -> Log:
-    """A whole course as arrays, for a calibration: the entries by learner, voided ones left out."""
+def log_of(bank: Bank, entries: Sequence[Entry]) -> tuple[Log, list[str]]:
+    """A whole course as arrays, for a calibration, and whose they are; voided answers are left out."""
     counted = [entry for entry in entries if entry.score is not None]
-    return as_log(bank, counted, [len(list(group)) for _, group in groupby(counted, lambda entry: entry.learner_id)])
+    lengths = {id_: len(list(group)) for id_, group in groupby(counted, lambda entry: entry.learner_id)}
+    return as_log(bank, counted, list(lengths.values())), list(lengths)
 
 
 def as_log(bank: Bank, entries: Sequence[Entry], lengths: Sequence[int]) -> Log:
@@ -60,8 +61,13 @@ def as_fractions(bank: Bank, items: Integers, scores: Sequence[float]) -> "np.nd
 
 
 def is_stale(bank: Bank, row: LearnerRow) -> bool:
-    """Whether a snapshot was made under another calibration, or before a change that concerns it."""
-    return row.calibration != bank.calibration or row.revision < bank.refold_revision
+    """Whether a snapshot was made under another calibration, before a change that concerns it, or by another engine."""
+    return row.calibration != bank.calibration or row.revision < bank.refold_revision or row.engine != ENGINE
+
+
+def good_version(bank: Bank) -> tuple[int | None, int, int]:
+    """What a snapshot must be of, for `list_stale`."""
+    return bank.calibration, bank.refold_revision, ENGINE
 
 
 def load_states(db: Connection, bank: Bank, rows: Sequence[LearnerRow]) -> States:
@@ -98,6 +104,7 @@ def snapshots(bank: Bank, rows: Sequence[LearnerRow], states: States) -> list[di
             "last_response_id": row.last_response_id,
             "calibration": bank.calibration,
             "revision": bank.revision,
+            "engine": ENGINE,
         }
         for number, (row, packed) in enumerate(zip(rows, pack(bank.parameters, states), strict=True))
     ]
@@ -112,9 +119,11 @@ def read_page(db: Connection, bank: Bank, after: str | None, limit: int) -> tupl
 def refold_stale(db: Connection, tenant_id: int, course_id: str, limit: int) -> int:
     """Fold up to `limit` learners again whose snapshot is not of the bank in force; how many there were."""
     bank = read_bank(db, tenant_id, course_id)
-    ids = list_stale(db, tenant_id, course_id, bank.calibration, bank.refold_revision, limit)
+    ids = list_stale(db, tenant_id, course_id, good_version(bank), limit)
     rows = list(find_learners(db, tenant_id, course_id, ids, lock=True).values()) if ids else []
     if rows:
+        # Whoever held them may have folded them under a newer bank.
+        bank = read_bank(db, tenant_id, course_id)
         states = refold(db, bank, [row.id for row in rows]).states
         save_learners(db, tenant_id, course_id, snapshots(bank, rows, states))
     return len(rows)
@@ -123,4 +132,4 @@ def refold_stale(db: Connection, tenant_id: int, course_id: str, limit: int) -> 
 def count_stale(db: Connection, tenant_id: int, course_id: str) -> int:
     """How many snapshots are not of the bank in force."""
     bank = read_bank(db, tenant_id, course_id)
-    return len(list_stale(db, tenant_id, course_id, bank.calibration, bank.refold_revision, None))
+    return len(list_stale(db, tenant_id, course_id, good_version(bank), None))

@@ -20,6 +20,11 @@ class Life:
     responses: dict[int, Row[Any]]
     corrections: dict[int, Row[Any]]
 
+    @property
+    def end(self) -> int:
+        """The last position of the log."""
+        return max((*self.responses, *self.corrections), default=0)
+
     def entries(self, until: int) -> list[Entry]:
         """The answers that had arrived at a position, in the order of the fold, with the scores that counted then."""
         scores = {c.response_id: c.score for c in self.corrections.values() if c.position <= until}

@@ -8,19 +8,19 @@ import numpy as np
 from sqlalchemy import Connection
 
 from app.adaptive.replay import replay
+from app.adaptive.states import ENGINE
 from app.adaptive.types import States
 from app.errors import InvalidScore
 from app.files import Answer, Rejection
 from app.queries.learners import LearnerRow, find_learners, save_learners
 from app.queries.responses import Entry, find_import, find_responses, insert_responses, read_entries, save_import
 from app.services.banks import Bank, read_bank
-from app.services.catalogue import read_catalogue
+from app.services.catalogue import Catalogue
 from app.services.folding import as_log, fold, load_states, put, snapshots
 from app.services.responses import add_learners, check_score, is_late
 
-# Where a file gives an order but no times: seconds from here, long before any live answer.
+# Where a file gives an order but no times: microseconds from here, long before any live answer.
 UNDATED_EPOCH_US = 946_684_800_000_000
-SECOND_US = 1_000_000
 
 
 @dataclass
@@ -32,9 +32,8 @@ class Imported:
     rejections: list[Rejection] = field(default_factory=list)
 
 
-def missing_catalogue(db: Connection, tenant_id: int, course_id: str, answers: Iterable[Answer]) -> dict[str, Any]:
+def missing_catalogue(catalogue: Catalogue, answers: Iterable[Answer]) -> dict[str, Any]:
     """An upsert of the skills and items that a file names and the course lacks; the first row of an item counts."""
-    catalogue = read_catalogue(db, tenant_id, course_id)
     skills: dict[str, dict[str, Any]] = {}
     items: dict[str, dict[str, Any]] = {}
     for answer in answers:
@@ -54,9 +53,10 @@ def import_chunk(
 ) -> Imported:
     """Append a chunk of a file to the log and fold it; notes how far the file is done in the same transaction."""
     result = Imported()
+    known = find_learners(db, tenant_id, course_id, {answer.learner for answer in answers}, lock=True)
+    # Not before the learners are locked: whoever held them may have folded them under a newer bank.
     bank = read_bank(db, tenant_id, course_id)
-    checked = list(check_rows(bank, digest, answers, result))
-    known = find_learners(db, tenant_id, course_id, {entry.learner_id for entry, _ in checked}, lock=True)
+    checked = list(check_rows(bank, digest, answers, now, result))
     fresh = drop_known(db, bank, checked, result)
     learners = known | add_learners(db, bank, {entry.learner_id for entry, _ in fresh} - known.keys())
     if fresh:
@@ -66,7 +66,9 @@ def import_chunk(
     return result
 
 
-def check_rows(bank: Bank, digest: str, answers: Sequence[Answer], result: Imported) -> Iterable[tuple[Entry, Answer]]:
+def check_rows(
+    bank: Bank, digest: str, answers: Sequence[Answer], now: int, result: Imported
+) -> Iterable[tuple[Entry, Answer]]:
     """The rows that the course can take; the others are rejected with a reason."""
     for answer in answers:
         item = bank.item_numbers.get(answer.item)
@@ -80,9 +82,13 @@ def check_rows(bank: Bank, digest: str, answers: Sequence[Answer], result: Impor
         except InvalidScore as error:
             result.rejections.append(Rejection(answer.line, error.detail, row))
             continue
-        id_ = answer.response_id or f"{digest[:16]}-{answer.line:09d}"
         order = answer.line if answer.order is None else answer.order
-        moment = UNDATED_EPOCH_US + order * SECOND_US if answer.occurred_at is None else answer.occurred_at
+        moment = UNDATED_EPOCH_US + order if answer.occurred_at is None else answer.occurred_at
+        if not 0 <= moment <= now:
+            reason = "attempted_at lies in the future" if answer.occurred_at is not None else "order is out of range"
+            result.rejections.append(Rejection(answer.line, reason, row))
+            continue
+        id_ = answer.response_id or f"{digest[:16]}-{answer.line:09d}"
         yield Entry(answer.learner, id_, answer.item, score, moment), answer
 
 
@@ -180,6 +186,7 @@ def response_row(bank: Bank, entry: Entry, answer: Answer, position: int, p_corr
         "recommendation_id": None,
         "calibration": bank.calibration,
         "revision": bank.revision,
+        "engine": ENGINE,
         "p_correct": p_correct,
         "outcome": None,
     }

@@ -5,7 +5,8 @@ from dataclasses import astuple, dataclass
 
 import numpy as np
 
-from app.adaptive.types import Floats, Parameters, Population
+from app.adaptive.calibration import Fit
+from app.adaptive.types import Floats, Population
 
 
 @dataclass(frozen=True)
@@ -19,27 +20,27 @@ class CalibratedValues:
     easiness: Floats
 
 
-def pack_values(parameters: Parameters) -> bytes:
-    """The fitted values of `parameters` as an uncompressed NumPy archive."""
+def pack_fit(fit: Fit) -> bytes:
+    """The values of a fit, those of everybody and those without the held-out learners, as a NumPy archive."""
     buffer = io.BytesIO()
-    np.savez(
-        buffer,
-        population=np.array(astuple(parameters.population)),
-        prior=parameters.skills.prior,
-        learn=parameters.skills.learn,
-        forget=parameters.skills.forget,
-        easiness=parameters.items.easiness,
-    )
+    arrays = {}
+    for kind, parameters in (("final", fit.parameters), ("trained", fit.trained)):
+        arrays[f"{kind}_population"] = np.array(astuple(parameters.population))
+        arrays[f"{kind}_easiness"] = parameters.items.easiness
+        for rate in ("prior", "learn", "forget"):
+            arrays[f"{kind}_{rate}"] = getattr(parameters.skills, rate)
+    np.savez(buffer, allow_pickle=False, **arrays)
     return buffer.getvalue()
 
 
-def unpack_values(packed: bytes) -> CalibratedValues:
-    """The values of `pack_values`."""
+def unpack_fit(packed: bytes, *, trained: bool = False) -> CalibratedValues:
+    """The values of `pack_fit`: those of everybody, or those without the held-out learners."""
+    kind = "trained" if trained else "final"
     with np.load(io.BytesIO(packed), allow_pickle=False) as archive:
         return CalibratedValues(
-            Population(*archive["population"].tolist()),
-            archive["prior"],
-            archive["learn"],
-            archive["forget"],
-            archive["easiness"],
+            Population(*archive[f"{kind}_population"].tolist()),
+            archive[f"{kind}_prior"],
+            archive[f"{kind}_learn"],
+            archive[f"{kind}_forget"],
+            archive[f"{kind}_easiness"],
         )

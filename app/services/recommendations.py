@@ -10,11 +10,13 @@ import numpy as np
 from sqlalchemy import Connection
 
 from app.adaptive.policy import CODES, Choices, choose
+from app.adaptive.states import ENGINE
 from app.adaptive.types import Seeds
 from app.errors import UnknownLearner
 from app.queries.learners import LearnerRow, find_learners
 from app.queries.responses import insert_recommendations
 from app.services.banks import Bank, read_bank
+from app.services.catalogue import need_course
 from app.services.folding import load_states
 from app.services.reports import nothing_to_offer, recommendation, terms
 
@@ -47,6 +49,9 @@ def offer(
     db: Connection, tenant_id: int, course_id: str, learner: str, limit: int, avoid: Collection[str], now: int
 ) -> dict[str, Any]:
     """The best `limit` exercises for a learner now, kept with the chance each had."""
+    need_course(db, tenant_id, course_id)
+    find_learners(db, tenant_id, course_id, [learner], lock=True)
+    # Not before the learner is locked: whoever held it may have folded it under a newer bank.
     bank = read_bank(db, tenant_id, course_id)
     row = find_learner(db, bank, learner)
     ids = [f"o-{secrets.token_hex(12)}" for _ in range(limit)]
@@ -112,6 +117,7 @@ def recommendation_row(bank: Bank, choices: Choices, number: int, offer: Offer) 
         "position": offer.position,
         "calibration": bank.calibration,
         "revision": bank.revision,
+        "engine": ENGINE,
         "offered_at": offer.offered_at,
     }
 

@@ -4,7 +4,7 @@ Everything here runs inside the caller's transaction. The rows of the learners a
 their ids, so that two transactions can never fold the same learner side by side.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,8 +14,18 @@ from sqlalchemy import Connection, Row
 
 from app.adaptive.filter import step
 from app.adaptive.policy import Choices, choose
+from app.adaptive.states import ENGINE
 from app.adaptive.types import Floats, Integers, States
-from app.errors import Conflict, Fault, InvalidScore, ProximaError, UnknownCourse, UnknownItem, UnknownRecommendation
+from app.errors import (
+    Conflict,
+    Fault,
+    InvalidScore,
+    ProximaError,
+    Unavailable,
+    UnknownCourse,
+    UnknownItem,
+    UnknownRecommendation,
+)
 from app.queries.learners import LearnerRow, find_learners, insert_learners, save_learners
 from app.queries.responses import (
     Entry,
@@ -87,42 +97,32 @@ def record(db: Connection, answers: Sequence[NewAnswer]) -> list[Recorded | Prox
     for tenant_id, course_id in sorted(by_course):
         places = by_course[tenant_id, course_id]
         try:
-            bank = read_bank(db, tenant_id, course_id)
+            record_in_course(db, tenant_id, course_id, [(place, answers[place]) for place in places], results)
         except UnknownCourse as error:
             for place in places:
                 results[place] = error
-            continue
-        record_in_course(db, bank, [(place, answers[place]) for place in places], results)
     return [result for result in results if result is not None]
 
 
 def record_in_course(
     db: Connection,
-    bank: Bank,
+    tenant_id: int,
+    course_id: str,
     answers: Sequence[tuple[int, NewAnswer]],
     results: list[Recorded | ProximaError | None],
 ) -> None:
-    """`record` for the answers of one course; writes into `results`."""
-    accepted = []
-    for place, answer in answers:
-        checked = check(bank, place, answer)
-        if isinstance(checked, ProximaError):
-            results[place] = checked
-        else:
-            accepted.append(checked)
-    if not accepted:
-        return
-    wanted = {each.answer.learner for each in accepted}
-    learners = find_learners(db, bank.tenant_id, bank.course_id, wanted, lock=True)
-    fresh = sort_out(db, bank, accepted, results)
+    """`record` for the answers of one course; writes into `results`. Raises `UnknownCourse`."""
+    learners = find_learners(db, tenant_id, course_id, {answer.learner for _, answer in answers}, lock=True)
+    # Not before the learners are locked: whoever held them may have folded them under a newer bank.
+    bank = read_bank(db, tenant_id, course_id)
+    fresh, again = sort_out(db, bank, answers, results)
     if fresh:
         strangers = {each.answer.learner for each in fresh.values()} - learners.keys()
         learners |= add_learners(db, bank, strangers)
         fold_fresh(db, bank, learners, list(fresh.values()), results)
-    for each in accepted:
-        if results[each.place] is None:
-            first = fresh[each.answer.id]
-            results[each.place] = repeat_within(each, first, results[first.place])
+    for each in again:
+        first = fresh[each.answer.id]
+        results[each.place] = repeat_within(each, first, results[first.place])
 
 
 def fold_fresh(
@@ -147,20 +147,33 @@ def fold_fresh(
     save_learners(db, bank.tenant_id, bank.course_id, snapshots(bank, batch.learners, batch.states))
 
 
-def check(bank: Bank, place: int, answer: NewAnswer) -> Accepted | ProximaError:
-    """Whether the course can take this answer."""
+def check(bank: Bank, offered: Mapping[str, Row[Any]], place: int, answer: NewAnswer) -> Accepted | ProximaError:
+    """Whether the course can take this answer; `offered` are the recommendations that exist."""
     item = bank.item_numbers.get(answer.item)
     if item is None:
         return UnknownItem(
             "the course has no such item; add it with PUT …/catalogue",
             [Fault("/item", "no such item in this course")],
         )
-    score = answer.score if answer.score is not None else float(bank.max_scores[item]) * bool(answer.correct)
+    score = score_of(bank, answer)
     try:
         check_score(bank, item, score)
     except InvalidScore as error:
         return error
+    wanted = answer.recommendation
+    if wanted is not None and (wanted not in offered or offered[wanted].learner_id != answer.learner):
+        return UnknownRecommendation(
+            "this learner was offered no such recommendation; leave the field out if there was none",
+            [Fault("/recommendation", "no such recommendation of this learner")],
+        )
     return Accepted(place, answer, item, score)
+
+
+def score_of(bank: Bank, answer: NewAnswer) -> float:
+    """The score of an answer to an item of the bank; `correct` is short for all or nothing."""
+    if answer.score is not None:
+        return answer.score
+    return float(bank.max_scores[bank.item_numbers[answer.item]]) * bool(answer.correct)
 
 
 def check_score(bank: Bank, item: int, score: float) -> None:
@@ -188,53 +201,70 @@ def add_learners(db: Connection, bank: Bank, ids: set[str]) -> dict[str, Learner
         "last_response_id": None,
         "calibration": bank.calibration,
         "revision": bank.revision,
+        "engine": ENGINE,
     }
     insert_learners(db, bank.tenant_id, bank.course_id, ids, blank)
-    return find_learners(db, bank.tenant_id, bank.course_id, ids, lock=True)
+    made = find_learners(db, bank.tenant_id, bank.course_id, ids, lock=True)
+    if any(row.revision > bank.revision for row in made.values()):
+        raise Unavailable("the catalogue has changed at this very moment; send this again")
+    return made
 
 
 def sort_out(
-    db: Connection, bank: Bank, accepted: Sequence[Accepted], results: list[Recorded | ProximaError | None]
-) -> dict[str, Accepted]:
-    """The answers that are new, by id; repetitions and conflicts with what is stored go into `results` at once.
+    db: Connection,
+    bank: Bank,
+    answers: Sequence[tuple[int, NewAnswer]],
+    results: list[Recorded | ProximaError | None],
+) -> tuple[dict[str, Accepted], list[Accepted]]:
+    """The answers that are new, by id, and those that use an id of these once more, open until these are folded.
 
-    Of several with one id the first is new; the others stay open until it is folded.
+    What repeats or contradicts what is stored, or cannot be taken, has its place in `results` at once. What is stored
+    comes first: a repetition is one however the catalogue has changed since.
     """
-    stored = find_responses(db, bank.tenant_id, bank.course_id, {each.answer.id for each in accepted})
-    named = {each.answer.recommendation for each in accepted if each.answer.recommendation is not None}
+    stored = find_responses(db, bank.tenant_id, bank.course_id, {answer.id for _, answer in answers})
+    named = {answer.recommendation for _, answer in answers if answer.recommendation is not None}
     offered = find_recommendations(db, bank.tenant_id, bank.course_id, named) if named else {}
     fresh: dict[str, Accepted] = {}
-    for each in accepted:
-        id_, wanted = each.answer.id, each.answer.recommendation
-        if id_ in stored:
-            results[each.place] = repeat(db, bank, each, stored[id_])
-        elif wanted is not None and (wanted not in offered or offered[wanted].learner_id != each.answer.learner):
-            results[each.place] = UnknownRecommendation(
-                "this learner was offered no such recommendation; leave the field out if there was none",
-                [Fault("/recommendation", "no such recommendation of this learner")],
-            )
-        else:
-            fresh.setdefault(id_, each)
-    return fresh
+    again: list[Accepted] = []
+    told: dict[str, bytes] = {}
+    for place, answer in answers:
+        if answer.id in stored:
+            results[place] = repeat(db, bank, answer, stored[answer.id], told)
+            continue
+        each = check(bank, offered, place, answer)
+        if isinstance(each, ProximaError):
+            results[place] = each
+        elif fresh.setdefault(answer.id, each) is not each:
+            again.append(each)
+    return fresh, again
 
 
-def repeat(db: Connection, bank: Bank, each: Accepted, row: Row[Any]) -> Recorded | ProximaError:
-    """The first outcome again if the content is the same, else a conflict."""
-    stored = (row.learner_id, row.item_id, row.score, row.duration_ms, row.recommendation_id)
-    if content(each) != (*stored, row.occurred_at if row.dated else None):
+def repeat(
+    db: Connection, bank: Bank, answer: NewAnswer, row: Row[Any], told: dict[str, bytes]
+) -> Recorded | ProximaError:
+    """The first outcome again if the content is the same, else a conflict; `told` is what was told of imported ones."""
+    stored = (row.learner_id, row.item_id, row.duration_ms, row.recommendation_id)
+    if content(answer) != (*stored, row.occurred_at if row.dated else None) or not same_score(db, bank, answer, row):
         return conflict()
     if row.outcome is not None:
         return Recorded("duplicate", row.outcome.encode())
-    outcome = outcome_of_imported(db, bank, row)
-    save_outcome(db, bank.tenant_id, bank.course_id, row.id, outcome.decode())
-    return Recorded("duplicate", outcome)
+    if answer.id not in told:
+        told[answer.id] = tell_imported(db, bank, row)
+    return Recorded("duplicate", told[answer.id])
 
 
-def content(each: Accepted) -> tuple[Any, ...]:
-    """What makes two answers with one id the same answer; a time that we set ourselves does not count."""
-    answer = each.answer
-    asked = (answer.learner, answer.item, each.score, answer.duration_ms, answer.recommendation)
+def content(answer: NewAnswer) -> tuple[Any, ...]:
+    """What makes two answers with one id the same answer, but for the score; a time that we set does not count."""
+    asked = (answer.learner, answer.item, answer.duration_ms, answer.recommendation)
     return (*asked, answer.occurred_at if answer.dated else None)
+
+
+def same_score(db: Connection, bank: Bank, answer: NewAnswer, row: Row[Any]) -> bool:
+    """Whether an answer has the score that is stored; all or nothing is meant of the maximum at that time."""
+    then = bank
+    if answer.score is None and score_of(bank, answer) != row.score and bank.revision != row.revision:
+        then = bank_at(db, bank.tenant_id, bank.course_id, row.revision, row.calibration)
+    return bool(score_of(then, answer) == row.score)
 
 
 def conflict() -> Conflict:
@@ -247,7 +277,8 @@ def conflict() -> Conflict:
 
 def repeat_within(each: Accepted, first: Accepted, told: Recorded | ProximaError | None) -> Recorded | ProximaError:
     """The result of an answer whose id another answer of the same group used first."""
-    if content(each) != content(first) or not isinstance(told, Recorded):
+    same = content(each.answer) == content(first.answer) and each.score == first.score
+    if not same or not isinstance(told, Recorded):
         return conflict()
     return Recorded("duplicate", told.outcome)
 
@@ -392,6 +423,7 @@ def keep_responses(batch: Batch, turn: Sequence[Accepted], places: Integers, p: 
                 "recommendation_id": answer.recommendation,
                 "calibration": bank.calibration,
                 "revision": bank.revision,
+                "engine": ENGINE,
                 "p_correct": float(p[number]),
                 "outcome": told[number].decode(),
             }
@@ -409,14 +441,20 @@ def keep_recommendations(batch: Batch, turn: Sequence[Accepted], places: Integer
             batch.recommendations.append(recommendation_row(batch.bank, choices, number, offer))
 
 
-def outcome_of_imported(db: Connection, bank: Bank, row: Row[Any]) -> bytes:
-    """The outcome of an answer that was imported and so was told to nobody: as if it had come alone, then."""
+def tell_imported(db: Connection, bank: Bank, row: Row[Any]) -> bytes:
+    """The outcome of an answer that was imported and so was told to nobody: as if it had come alone, then.
+
+    From here on it is told: the outcome is kept, and what it recommends.
+    """
     [life] = read_lives(db, bank, list(find_learners(db, bank.tenant_id, bank.course_id, [row.learner_id]).values()))
     then = bank_at(db, bank.tenant_id, bank.course_id, row.revision, row.calibration)
     earlier = life.entries(row.position - 1)
     states = fold(then, [row.learner_id], earlier).states
     batch = Batch(then, [life.row_at(row.position - 1)], states, lambda _: earlier)
-    return take_turn(batch, [Accepted(0, stored_answer(then, row), then.item_numbers[row.item_id], row.score)])[0]
+    [outcome] = take_turn(batch, [Accepted(0, stored_answer(then, row), then.item_numbers[row.item_id], row.score)])
+    save_outcome(db, bank.tenant_id, bank.course_id, row.id, outcome.decode())
+    insert_recommendations(db, batch.recommendations)
+    return outcome
 
 
 def stored_answer(bank: Bank, row: Row[Any]) -> NewAnswer:

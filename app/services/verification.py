@@ -14,13 +14,14 @@ from sqlalchemy import Connection, Row
 
 from app.adaptive.filter import initial
 from app.adaptive.policy import choose
-from app.adaptive.states import pack
+from app.adaptive.states import ENGINE, pack
 from app.adaptive.types import Booleans
 from app.queries.learners import LearnerRow, find_learners, page_learners
 from app.queries.responses import find_recommendations, page_offers
 from app.services.banks import Bank, bank_at, read_bank
 from app.services.folding import fold, is_stale, put, refold
 from app.services.history import Life, read_lives
+from app.services.recommendations import Offer, recommendation_row
 from app.services.responses import Accepted, Batch, stored_answer, take_turn
 
 PAGE = 200
@@ -36,6 +37,7 @@ class Verified:
     responses: int = 0
     recommendations: int = 0
     stale: int = 0
+    other_engine: int = 0
     differences: list[str] = field(default_factory=list)
 
     def add(self, part: "Verified") -> None:
@@ -44,6 +46,7 @@ class Verified:
         self.responses += part.responses
         self.recommendations += part.recommendations
         self.stale += part.stale
+        self.other_engine += part.other_engine
         self.differences += part.differences
 
 
@@ -64,19 +67,26 @@ def verify_page(db: Connection, tenant_id: int, course_id: str, after: str) -> t
     bank = read_bank(db, tenant_id, course_id)
     compare_snapshots(db, bank, rows, result)
     lives = read_lives(db, bank, rows)
+    compare_positions(lives, result)
     strands: dict[Version, Strand] = {}
-    for turn in range(1, max(row.position for row in rows) + 1):
+    for turn in range(1, max(life.end for life in lives) + 1):
         for version, places in arrivals(lives, turn).items():
             if version not in strands:
                 strands[version] = new_strand(bank_at(db, tenant_id, course_id, *version), lives)
             relive(db, strands[version], lives, places, turn, result)
             for other, strand in strands.items():
                 strand.current[places] = other == version
-        corrected = [place for place, life in enumerate(lives) if turn in life.corrections]
+        passed = [place for place, life in enumerate(lives) if is_passed_over(life, turn)]
+        result.other_engine += sum(turn in lives[place].responses for place in passed)
         for strand in strands.values():
-            strand.current[corrected] = False
+            strand.current[passed] = False
     result.learners = len(rows)
     return result, rows[-1].id
+
+
+def is_passed_over(life: Life, turn: int) -> bool:
+    """Whether the entry at a position is a correction, or an answer that another engine judged."""
+    return turn in life.corrections or (turn in life.responses and life.responses[turn].engine != ENGINE)
 
 
 def compare_snapshots(db: Connection, bank: Bank, rows: Sequence[LearnerRow], result: Verified) -> None:
@@ -92,11 +102,21 @@ def compare_snapshots(db: Connection, bank: Bank, rows: Sequence[LearnerRow], re
             result.differences.append(f"learner {row.id}: the snapshot is not the fold of the log")
 
 
+def compare_positions(lives: Sequence[Life], result: Verified) -> None:
+    """Where snapshots say that the log ends against where it does."""
+    for life in lives:
+        if life.row != life.row_at(life.end):
+            result.differences.append(f"learner {life.row.id}: the snapshot is not of the end of the log")
+
+
 def arrivals(lives: Sequence[Life], turn: int) -> dict[Version, list[int]]:
-    """The learners who answered at their position `turn`, by the version their answer was judged under."""
+    """The learners who answered at their position `turn`, by the version their answer was judged under.
+
+    What another engine told cannot be told again by this one.
+    """
     groups: dict[Version, list[int]] = defaultdict(list)
     for place, life in enumerate(lives):
-        if turn in life.responses:
+        if turn in life.responses and life.responses[turn].engine == ENGINE:
             response = life.responses[turn]
             groups[response.revision, response.calibration].append(place)
     return groups
@@ -169,6 +189,8 @@ def verify_offers(db: Connection, tenant_id: int, course_id: str, after: str) ->
     lives = {life.row.id: life for life in read_lives(db, bank, list(rows.values()))}
     banks: dict[Version, Bank] = {}
     for offer in offers:
+        if offer.engine != ENGINE:
+            continue
         version = (offer.revision, offer.calibration)
         if version not in banks:
             banks[version] = bank_at(db, tenant_id, course_id, *version)
@@ -179,10 +201,12 @@ def verify_offers(db: Connection, tenant_id: int, course_id: str, after: str) ->
 
 
 def same_offer(bank: Bank, life: Life, offer: Row[Any]) -> bool:
-    """Whether the same item would be offered again, with the same chance."""
+    """Whether the same would be offered again, for the same reasons and with the same chance."""
     states = fold(bank, [life.row.id], life.entries(offer.position)).states
     avoided = np.array([bank.item_numbers[item] for item in offer.avoided], dtype=np.int64)
     choices = choose(bank.parameters, states, np.array([offer.seed], dtype=np.uint64), [avoided])
     if choices.item[0] < 0:
         return False
-    return bool(bank.item_ids[choices.item[0]] == offer.item_id and choices.propensity[0] == offer.propensity)
+    again = Offer(offer.id, life.row.id, None, offer.position, offer.seed, offer.avoided, offer.offered_at)
+    made = recommendation_row(bank, choices, 0, again)
+    return all(getattr(offer, name) == made[name] for name in COMPARED)

@@ -110,6 +110,7 @@ def upgrade() -> None:
         sa.Column("last_response_id", IDENTIFIER),
         sa.Column("calibration", sa.Integer),
         sa.Column("revision", sa.Integer, nullable=False),
+        sa.Column("engine", sa.Integer, nullable=False),
         sa.ForeignKeyConstraint(
             ["tenant_id", "course_id"], ["course.tenant_id", "course.id"], name="fk_learner_tenant_id_course_id"
         ),
@@ -183,6 +184,7 @@ def upgrade() -> None:
         sa.Column("position", sa.Integer, nullable=False),
         sa.Column("calibration", sa.Integer),
         sa.Column("revision", sa.Integer, nullable=False),
+        sa.Column("engine", sa.Integer, nullable=False),
         sa.Column("offered_at", sa.BigInteger, nullable=False),
         sa.ForeignKeyConstraint(
             ["tenant_id", "course_id", "item_id"],
@@ -212,6 +214,7 @@ def upgrade() -> None:
         sa.Column("recommendation_id", sa.String(255)),
         sa.Column("calibration", sa.Integer),
         sa.Column("revision", sa.Integer, nullable=False),
+        sa.Column("engine", sa.Integer, nullable=False),
         sa.Column("p_correct", sa.Double, nullable=False),
         sa.Column("outcome", sa.Text),
         sa.ForeignKeyConstraint(

@@ -47,10 +47,20 @@ def free(parameters: Parameters) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     return np.zeros(parameters.items.count, dtype=np.bool_)
 
 
+def aside(log: Log) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """One learner in five is held out."""
+    return np.asarray(np.arange(log.learners) % 5 == 0)
+
+
+def fitted(parameters: Parameters, log: Log, seed: int) -> Fit:
+    """A calibration of a course whose items are all free."""
+    return calibrate(parameters, log, free(parameters), aside(log), seed)
+
+
 @pytest.fixture(scope="module")
 def found() -> Fit:
     """A calibration on 400 learners with 30 answers each, 500 answers an item."""
-    return calibrate(untouched(TRUTH), simulate(TRUTH, 1, 400, 30), free(TRUTH), SEED)
+    return fitted(untouched(TRUTH), simulate(TRUTH, 1, 400, 30), SEED)
 
 
 def test_easiness_is_recovered(found: Fit) -> None:
@@ -98,7 +108,7 @@ def test_the_report_is_of_held_out_learners(found: Fit) -> None:
 def test_asymptotes_that_are_known_are_minded() -> None:
     """With c = .25 the easiness is not that of the raw success: measured off by -.22, and by .76 if c is ignored."""
     parameters = course(tree([]), bank([[]] * 12, easiness=np.linspace(-2, 1, 12), guessing=np.full(12, 0.25)))
-    fit = calibrate(untouched(parameters), simulate(parameters, 2, 500, 15), free(parameters), SEED)
+    fit = fitted(untouched(parameters), simulate(parameters, 2, 500, 15), SEED)
     assert abs((fit.parameters.items.easiness - parameters.items.easiness).mean()) < 0.4
 
 
@@ -163,7 +173,7 @@ HABITS: dict[str, list[list[tuple[int, float]]]] = {
 def test_degenerate_logs_are_survived(habit: str) -> None:
     """Item 3 is never answered, and nor is skill 2: they keep a value near their prior."""
     parameters = course(tree([[], [0], []]), bank([[0], [1], [0, 1], [2]]))
-    fit = calibrate(parameters, log_of(HABITS[habit]), free(parameters), SEED)
+    fit = fitted(parameters, log_of(HABITS[habit]), SEED)
     is_safe(fit)
     items, skills = fit.parameters.items.easiness, fit.parameters.skills
     if habit in {"no learners", "no answers"}:
@@ -181,7 +191,7 @@ def test_degenerate_logs_are_survived(habit: str) -> None:
 @pytest.mark.parametrize("skills", [0, 2])
 def test_a_course_without_items(skills: int, width: int) -> None:
     parameters = course(tree([[]] * skills), replace(bank([]), skills=np.full((0, width), -1)))
-    is_safe(calibrate(parameters, log_of([[], []]), free(parameters), SEED))
+    is_safe(fitted(parameters, log_of([[], []]), SEED))
 
 
 @pytest.mark.usefixtures("quick")
@@ -189,13 +199,13 @@ def test_a_course_without_items(skills: int, width: int) -> None:
 @settings(max_examples=25)
 def test_random_banks_are_survived(seed: int, learners: int) -> None:
     parameters = random_course(seed)
-    is_safe(calibrate(parameters, random_log(parameters, seed, learners, longest=6), free(parameters), seed))
+    is_safe(fitted(parameters, random_log(parameters, seed, learners, longest=6), seed))
 
 
 @pytest.mark.usefixtures("quick")
 def test_the_same_seed_gives_the_same_fit_and_nothing_is_changed() -> None:
     parameters, log = frozen(random_course(2)), frozen(random_log(random_course(2), 2, learners=12))
-    fits = [calibrate(parameters, log, free(parameters), seed) for seed in (5, 5, 6)]
+    fits = [fitted(parameters, log, seed) for seed in (5, 5, 6)]
     assert same(fits[0].parameters, fits[1].parameters)
     assert fits[0].parameters.population == fits[1].parameters.population
     assert not same(fits[0].parameters, fits[2].parameters)
@@ -206,7 +216,8 @@ def test_fixed_items_stay_and_are_what_the_others_are_measured_by() -> None:
     """Also outside the bounds of what is fitted. What a fixed item would have been does not move its neighbours."""
     parameters = course(tree([[]]), bank([[0]] * 3, easiness=[-9.0, 2.0, 0.0]))
     fixed = np.array([True, True, False])
-    fit = calibrate(parameters, log_of([[(1, 0.0)]] * 200), fixed, SEED)
+    log = log_of([[(1, 0.0)]] * 200)
+    fit = calibrate(parameters, log, fixed, aside(log), SEED)
     assert fit.parameters.items.easiness[:2].tolist() == [-9.0, 2.0]
     assert fit.parameters.items.easiness[2] > 1
     same_otherwise = replace(fit.parameters.items, easiness=parameters.items.easiness)
@@ -217,9 +228,8 @@ def test_fixed_items_stay_and_are_what_the_others_are_measured_by() -> None:
 def test_progress_goes_from_the_beginning_to_the_end() -> None:
     told: list[tuple[str, float]] = []
     parameters = random_course(1)
-    calibrate(
-        parameters, random_log(parameters, 1), free(parameters), SEED, lambda stage, share: told.append((stage, share))
-    )
+    log = random_log(parameters, 1)
+    calibrate(parameters, log, free(parameters), aside(log), SEED, lambda stage, share: told.append((stage, share)))
     shares = [share for _, share in told]
     assert shares == sorted(shares)
     assert shares[-1] == pytest.approx(1)
@@ -231,7 +241,7 @@ def test_an_item_with_one_answer_stays_near_its_skill() -> None:
     parameters = course(tree([[]]), bank([[0]] * 5))
     rows = [[(i, float((i + n) % 3 > 0)) for i in range(4)] for n in range(60)]
     rows[0].append((4, 0.0))
-    easiness = calibrate(parameters, log_of(rows), free(parameters), SEED).parameters.items.easiness
+    easiness = fitted(parameters, log_of(rows), SEED).parameters.items.easiness
     assert -0.6 < easiness[4] - easiness[:4].mean() < 0
 
 

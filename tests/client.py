@@ -1,0 +1,108 @@
+"""A whole service in the process of a test, with keys and a small course."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+from fastapi import FastAPI
+
+from app.database import Database, open_database
+from app.main import create_app
+from app.services import banks
+from app.services.keys import create_key
+from app.services.verification import Verified
+from app.settings import Settings
+from app.times import now, to_text
+from app.worker import verify_course
+
+COURSE = "arithmetic"
+MINUTE_US = 60_000_000
+# 2025-01-01T00:00:00Z
+NEW_YEAR_US = 1_735_689_600_000_000
+
+CATALOGUE: dict[str, Any] = {
+    "title": "Arithmetic",
+    "skills": [
+        {"id": "add", "title": "Add"},
+        {"id": "subtract", "prerequisites": ["add"]},
+        {"id": "multiply", "prerequisites": ["add"]},
+        {"id": "divide", "prerequisites": ["multiply", "subtract"]},
+    ],
+    "items": [
+        {"id": "i1", "skills": ["add"]},
+        {"id": "i2", "skills": ["add"]},
+        {"id": "i3", "skills": ["subtract"]},
+        {"id": "i4", "skills": ["subtract", "multiply"]},
+        {"id": "i5", "skills": ["divide"], "max_score": 2},
+        {"id": "i6", "skills": []},
+        {"id": "i7", "skills": ["multiply"], "parameters": {"model": "3PL", "a": 1.2, "b": 0.4, "c": 0.2}},
+        {"id": "i8", "skills": ["divide"], "parameters": {"model": "graded", "a": 0.9, "thresholds": [-1, 0, 1.5]}},
+    ],
+}
+
+
+def at(minute: int) -> str:
+    """A moment on the first day of 2025 and later, as it is sent."""
+    return to_text(NEW_YEAR_US + minute * MINUTE_US)
+
+
+async def make_key(database: Database, tenant: str = "school", scopes: Sequence[str] = ("admin",)) -> str:
+    """A key as a caller has it."""
+    return (await database.write(create_key, tenant, scopes, now())).text
+
+
+@asynccontextmanager
+async def served(database_url: str, **settings: Any) -> AsyncIterator[FastAPI]:
+    """A started service, as a process that has just begun."""
+    banks.SHELF = banks.Shelf()
+    app = create_app(Settings(database_url=database_url, log_level="error", **settings))
+    async with app.router.lifespan_context(app):
+        yield app
+
+
+def client_of(app: FastAPI, key: str | None = None) -> httpx.AsyncClient:
+    """A caller of the service with a key, or without."""
+    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+    transport = httpx.ASGITransport(app)
+    return httpx.AsyncClient(transport=transport, base_url="http://service/v1/", headers=headers)
+
+
+@asynccontextmanager
+async def school(database_url: str, course: str = COURSE, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
+    """A caller who may do everything in a service with the small course; addresses are below the course."""
+    async with served(database_url, **settings) as app:
+        key = await make_key(app.state.database)
+        async with client_of(app, key) as client:
+            client.base_url = client.base_url.join(f"courses/{course}/")
+            assert (await client.put("catalogue", json=CATALOGUE)).status_code == 200
+            yield client
+
+
+def app_of(client: httpx.AsyncClient) -> FastAPI:
+    """The service behind a client."""
+    transport = client._transport
+    assert isinstance(transport, httpx.ASGITransport)
+    app = transport.app
+    assert isinstance(app, FastAPI)
+    return app
+
+
+async def differences(database: Database, course: str = COURSE, tenant_id: int = 1) -> list[str]:
+    """What `replay --verify` finds in a course."""
+    return (await verified(database, course, tenant_id)).differences
+
+
+async def verified(database: Database, course: str = COURSE, tenant_id: int = 1) -> Verified:
+    """What `replay --verify` counts and finds."""
+    return await verify_course(database, tenant_id, course, lambda _: None)
+
+
+@asynccontextmanager
+async def opened(database_url: str) -> AsyncIterator[Database]:
+    """One more process at the same database."""
+    database = open_database(database_url)
+    try:
+        yield database
+    finally:
+        await database.close()

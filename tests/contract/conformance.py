@@ -1,0 +1,179 @@
+"""Schemathesis over the whole service in this process: what is sent, what is checked, what may be refused."""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import schemathesis
+from fastapi import FastAPI
+from schemathesis.checks import CheckContext
+from schemathesis.config import SchemathesisConfig
+from schemathesis.core.failures import AcceptedNegativeData, Failure
+from schemathesis.core.transport import Response
+from schemathesis.engine import events, from_schema
+from schemathesis.hooks import HookContext
+from schemathesis.openapi.checks import RejectedPositiveData
+from schemathesis.python.asgi import shutdown_lifespans
+
+from tests.contract.course import COURSE
+
+# Examples of each operation in every run; `make soak` takes more, with a seed of its own each time. To repeat one:
+# CONTRACT_SEED=… CONTRACT_EXAMPLES=… pytest tests/test_openapi.py
+SEED = int(os.environ.get("CONTRACT_SEED", "20261122"))
+EXAMPLES = int(os.environ.get("CONTRACT_EXAMPLES", "25"))
+
+# What four of five generated requests are about, so that they meet something.
+HITS = {
+    "path.course": [COURSE],
+    "path.learner": ["ann", "bob"],
+    "path.response": ["r-1", "r-2", "r-3"],
+    "path.calibration": ["c-1", "c-2"],
+    "query.skill": ["s1", "s/3 ü"],
+    "body.item": ["i1", "i2", "graded"],
+    "body.learner": ["ann", "bob"],
+}
+
+CURSOR = "which cursors were given by this list"
+# What JSON schema cannot say: operation, code and (a part of) the detail of what may be refused although it fits.
+# Nothing else may be.
+MAY_REFUSE = {
+    ("any", "invalid", "bytes in UTF-8"): "how long a text is in UTF-8",
+    ("put_catalogue", "invalid", "names skills that do not exist"): "that a name in one list stands in another",
+    ("put_catalogue", "invalid", "an id stands twice in one list"): "that a field differs between elements",
+    ("put_catalogue", "invalid", "the thresholds must increase"): "that a list is sorted",
+    ("put_catalogue", "invalid", "max_score is the number of its thresholds"): "that a number is a length",
+    ("put_catalogue", "prerequisite_cycle", ""): "that a graph has no cycle",
+    ("post_response", "invalid", "Idempotency-Key and id differ"): "that a header equals a field",
+    ("post_response", "invalid_score", ""): "what max_score the catalogue gives",
+    ("post_regrade", "invalid_score", ""): "what max_score the catalogue gives",
+    ("post_response", "occurred_in_future", ""): "what time it is",
+    ("post_responses", "malformed_json", ""): "that no text, however deep in what is no answer, holds NUL",
+    ("list_skills", "invalid_cursor", ""): CURSOR,
+    ("list_items", "invalid_cursor", ""): CURSOR,
+    ("list_calibrations", "invalid_cursor", ""): CURSOR,
+    ("get_cohort", "invalid_cursor", ""): CURSOR,
+}
+
+
+Case = schemathesis.Case[Any]
+
+
+class Role(NamedTuple):
+    """Who calls: with which scopes (none: without a key), and how many examples of each operation."""
+
+    name: str
+    scopes: tuple[str, ...] | None
+    examples: int
+
+
+ROLES = (
+    Role("admin", ("admin",), EXAMPLES),
+    Role("reader", ("learners:read",), EXAMPLES // 5),
+    Role("stranger", None, EXAMPLES // 5),
+)
+
+
+class Run(NamedTuple):
+    """What came out: findings as text, how often each operation gave each status, which refusals were met."""
+
+    findings: list[str]
+    statuses: Counter[tuple[str, int]]
+    refusals: set[tuple[str, str, str]]
+
+
+@schemathesis.check
+def every_reply_keeps_the_rules_of_the_house(ctx: CheckContext, response: Response, case: Case) -> None:
+    """Errors are problems whose code the operation documents; nothing is to be sniffed; each reply has its id."""
+    del ctx
+    assert response.headers.get("x-content-type-options") == ["nosniff"], "no nosniff"
+    assert response.headers.get("x-request-id"), "no request id"
+    if response.status_code >= 400:
+        assert response.headers["content-type"] == ["application/problem+json"], "not a problem"
+        code = response.json()["code"]
+        documented = case.operation.definition.raw["responses"].get(str(response.status_code), {})
+        # No operation can document a method it does not have, or an address that is none.
+        known = code in {"method_not_allowed", "not_found"} or f"`{code}`" in documented.get("description", "")
+        assert known, f"{response.status_code} {code} is not documented"
+
+
+def explore(app: FastAPI, key: str | None, role: Role, seed: int = SEED) -> Run:
+    """Send everything that schemathesis can think of, with all its checks."""
+    config = SchemathesisConfig.from_dict(
+        {
+            "seed": seed,
+            "headers": {} if key is None else {"Authorization": f"Bearer {key}"},
+            "continue-on-failure": True,
+            "generation": {"max-examples": role.examples, "database": "none"},
+            "dictionaries": {name.replace(".", "-"): {"values": values} for name, values in HITS.items()},
+            "parameters": {name: {"dictionary": name.replace(".", "-"), "probability": 0.8} for name in HITS},
+        }
+    )
+    schema = schemathesis.openapi.from_asgi("/openapi.json", app, config=config)
+    run = Run([], Counter(), set())
+
+    @schema.hook
+    def filter_failure(_context: HookContext, failure: Failure, case: Case, response: Response) -> bool:
+        refusal = refused(failure, case, response)
+        if refusal is not None:
+            run.refusals.add(refusal)
+        return refusal is None and not too_long_to_look_at(failure, response)
+
+    try:
+        for event in from_schema(schema).execute():
+            run.findings.extend(findings_of(event))
+            run.statuses.update(statuses_of(event))
+    finally:
+        shutdown_lifespans()
+    return run
+
+
+def refused(failure: Failure, case: Case, response: Response) -> tuple[str, str, str] | None:
+    """The entry of `MAY_REFUSE` that this failure falls under."""
+    if not isinstance(failure, RejectedPositiveData):
+        return None
+    problem = response.json()
+    told = " ".join([problem["detail"], *(fault["detail"] for fault in problem["errors"])])
+    name = case.operation.definition.raw["operationId"]
+    for entry in MAY_REFUSE:
+        if entry[0] in {name, "any"} and entry[1] == problem["code"] and entry[2] in told:
+            return entry
+    return None
+
+
+def too_long_to_look_at(failure: Failure, response: Response) -> bool:
+    """Whether a body that does not fit was refused for its length before anybody could see that it does not fit."""
+    return isinstance(failure, AcceptedNegativeData) and response.status_code == 413
+
+
+def findings_of(event: events.EngineEvent) -> Iterator[str]:
+    """What is wrong, as a person can send it again."""
+    if isinstance(event, events.NonFatalError):
+        yield f"{event.label}: {event.value}"
+    if not isinstance(event, events.ScenarioFinished):
+        return
+    for case_id, checks in event.recorder.checks.items():
+        for check in checks:
+            if check.failure_info is not None:
+                asked = event.recorder.interactions[case_id]
+                answer = asked.response.content[:500] if asked.response else b"nothing"
+                body = (asked.request.body or b"")[:1000]
+                yield (
+                    f"{check.name}: {check.failure_info.failure.message}\n"
+                    f"  {asked.request.method} {asked.request.uri} {body!r}\n  {answer!r}"
+                )
+
+
+def statuses_of(event: events.EngineEvent) -> Iterator[tuple[str, int]]:
+    """Which operation answered what."""
+    if isinstance(event, events.ScenarioFinished):
+        for case_id, asked in event.recorder.interactions.items():
+            if asked.response is not None:
+                operation: Any = event.recorder.cases[case_id].value.operation
+                yield operation.definition.raw["operationId"], asked.response.status_code
+
+
+def show(findings: list[str]) -> str:
+    """For the message of a test; all of them would be too much to read."""
+    return json.dumps(len(findings)) + " findings\n" + "\n".join(findings[:10])

@@ -1,0 +1,71 @@
+"""A course with something of everything: skills that build on others, a graded item, answers, a calibration."""
+
+import asyncio
+from typing import Any
+
+import httpx
+
+from app.database import Database
+from app.services.calibrations import request
+from app.times import now
+from tests.client import app_of
+
+COURSE = "c1"
+CATALOGUE: dict[str, Any] = {
+    "title": "Fractions",
+    "skills": [
+        {"id": "s1", "title": "Subtract"},
+        {"id": "s2", "prerequisites": ["s1"]},
+        {"id": "s/3 ü", "prerequisites": ["s1", "s2"]},
+    ],
+    "items": [
+        {"id": "i1", "skills": ["s1"], "tags": ["easy"], "url": "https://example.org/i1", "kind": "choice"},
+        {"id": "i2", "skills": ["s1", "s2"], "parameters": {"model": "2PL", "a": 1.1, "b": 0.3}},
+        {"id": "i3", "skills": ["s/3 ü"]},
+        {"id": "free", "skills": []},
+        {"id": "graded", "skills": ["s2"], "parameters": {"model": "graded", "thresholds": [-1, 0, 1]}},
+    ],
+}
+CROWD = 20
+HOUR_US = 3_600_000_000
+ITEMS = [item["id"] for item in CATALOGUE["items"]]
+
+
+def crowd() -> list[dict[str, Any]]:
+    """Enough answers for a calibration: every learner of the crowd answers every item."""
+    return [
+        {
+            "id": f"crowd-{learner}-{item}",
+            "learner": f"learner {learner:02d}",
+            "item": item,
+            "correct": (learner + place) % 3 > 0,
+            "occurred_at": f"2026-01-{learner + 1:02d}T09:{place:02d}:00Z",
+        }
+        for learner in range(CROWD)
+        for place, item in enumerate(ITEMS)
+    ]
+
+
+async def fill(client: httpx.AsyncClient) -> None:
+    """Make the course with its answers."""
+    assert (await client.put(f"courses/{COURSE}/catalogue", json=CATALOGUE)).status_code == 200
+    for number, (learner, item) in enumerate([("ann", "i1"), ("bob", "i2"), ("ann", "graded"), ("ann", "i3")], 1):
+        body = {"id": f"r-{number}", "learner": learner, "item": item, "correct": True}
+        assert (await client.post(f"courses/{COURSE}/responses", json=body)).status_code == 201
+    batch = await client.post(f"courses/{COURSE}/responses:batch", json={"responses": crowd()})
+    assert {result["status"] for result in batch.json()["results"]} == {"created"}
+
+
+async def calibrate(client: httpx.AsyncClient) -> str:
+    """Add a calibration to the course; its id, once it has succeeded."""
+    asked = await client.post(f"courses/{COURSE}/calibrations")
+    assert asked.status_code == 202
+    await asyncio.gather(*app_of(client).state.tasks)
+    told = (await client.get(client.base_url.join(asked.headers["location"]))).json()
+    assert told["status"] == "succeeded", told
+    return str(told["id"])
+
+
+async def keep_calibrating(database: Database) -> None:
+    """Leave the course with a calibration that seems to run, for an hour: another one is refused."""
+    await database.write(request, 1, COURSE, now() + HOUR_US)

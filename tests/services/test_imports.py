@@ -1,0 +1,225 @@
+"""Files of answers: through the same fold, all or resumed, and found out when somebody changed what was kept."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, func, select, text
+
+from app import sample, worker
+from app.database import Database
+from app.files import Rejection
+from app.models import Learner, Response
+from app.queries.learners import page_learners
+from app.services.catalogue import read_catalogue, upsert
+from app.services.imports import Imported, import_chunk
+from app.services.keys import create_key
+from app.worker import ImportTotals, import_responses
+from tests.client import CATALOGUE, COURSE, app_of, at, differences, school, verified
+
+pytestmark = pytest.mark.anyio
+
+HEADER = "learner_id,item_id,skill_ids,correct,order,attempted_at,response_id"
+
+
+async def begin(database: Database) -> None:
+    await database.write(create_key, "school", ["admin"], 1)
+    await database.write(upsert, 1, COURSE, CATALOGUE, 1)
+
+
+async def load(database: Database, path: Path, course: str = COURSE) -> tuple[ImportTotals, list[Rejection]]:
+    rejections: list[Rejection] = []
+    totals = await import_responses(database, 1, course, path, rejections.extend, lambda *_: None)
+    return totals, rejections
+
+
+def counts(totals: ImportTotals) -> tuple[int, int, int]:
+    return totals.created, totals.repeated, totals.rejected
+
+
+def written(path: Path, rows: Sequence[str]) -> Path:
+    path.write_text("\n".join([HEADER, *rows, ""]))
+    return path
+
+
+def snapshots(db: Connection) -> list[Any]:
+    return page_learners(db, 1, COURSE, None, 1000)
+
+
+def stored(db: Connection) -> tuple[int, int, int]:
+    """Learners, answers, and positions given."""
+    answers, learners = (db.scalar(select(func.count()).select_from(table)) or 0 for table in (Response, Learner))
+    return learners, answers, db.scalar(select(func.sum(Learner.position))) or 0
+
+
+def many(learners: int = 12, answers: int = 25) -> list[str]:
+    """Rows of a file whose learners take turns."""
+    return [
+        f"l{who},i{1 + (who + n) % 4},,{(who * n + n) % 3 % 2},,{at(n)},r-{who}-{n}"
+        for n in range(answers)
+        for who in range(learners)
+    ]
+
+
+async def test_the_sample_is_loaded_whole_once_and_verified(database: Database) -> None:
+    await database.write(create_key, "school", ["admin"], 1)
+    await database.write(upsert, 1, sample.COURSE, sample.catalogue(), 1)
+    totals, rejections = await load(database, sample.responses(), sample.COURSE)
+    assert (counts(totals), rejections) == ((10_720, 0, 0), [])
+    assert await database.read(stored) == (536, 10_720, 10_720)
+    totals, _ = await load(database, sample.responses(), sample.COURSE)
+    assert counts(totals) == (0, 0, 0)
+    found = await verified(database, sample.COURSE)
+    assert (found.learners, found.responses, found.differences) == (536, 10_720, [])
+
+
+async def test_a_copy_of_the_file_repeats_its_answers(database: Database, tmp_path: Path) -> None:
+    await begin(database)
+    rows = many()
+    await load(database, written(tmp_path / "a.csv", rows))
+    totals, _ = await load(database, written(tmp_path / "b.csv", rows[::-1]))
+    assert counts(totals) == (0, 300, 0)
+    assert await database.read(stored) == (12, 300, 300)
+
+
+class Killed(BaseException):
+    """As if the process had ended here."""
+
+
+@pytest.mark.parametrize("before", [True, False])
+async def test_a_killed_import_goes_on_without_loss_or_doubling(
+    before: bool, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await begin(database)
+    monkeypatch.setattr(worker, "CHUNK", 70)
+    path = written(tmp_path / "answers.csv", many())
+    calls = []
+
+    def third_dies(db: Connection, *arguments: Any) -> Imported:
+        calls.append(1)
+        if len(calls) == 3 and before:
+            raise Killed
+        result = import_chunk(db, *arguments)
+        if len(calls) == 3:
+            raise Killed
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "import_chunk", third_dies)
+        with pytest.raises(Killed):
+            await load(database, path)
+    assert (await database.read(stored))[1] == 140
+    totals, _ = await load(database, path)
+    assert counts(totals) == (160, 0, 0)
+    assert await database.read(stored) == (12, 300, 300)
+    assert await differences(database) == []
+
+
+@pytest.mark.parametrize("chunk", [7, 1000])
+async def test_the_order_of_the_lines_and_the_chunks_do_not_matter(
+    chunk: int, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await begin(database)
+    await database.write(upsert, 1, "other", CATALOGUE, 1)
+    monkeypatch.setattr(worker, "CHUNK", chunk)
+    rows = many(4, 12)
+    shuffled = [rows[place * 29 % len(rows)] for place in range(len(rows))]
+    assert sorted(shuffled) == sorted(rows)
+    await load(database, written(tmp_path / "shuffled.csv", shuffled))
+    await load(database, written(tmp_path / "sorted.csv", rows), "other")
+    assert [row.state for row in await database.read(snapshots)] == [
+        row.state for row in await database.read(lambda db: page_learners(db, 1, "other", None, 1000))
+    ]
+    assert await differences(database) == []
+
+
+async def test_rows_that_cannot_be_loaded_are_named_by_their_lines(database: Database, tmp_path: Path) -> None:
+    await begin(database)
+    rows = [
+        f"ann,i1,,1,,{at(1)},r-1",
+        f"ann,i8,,0.5,,{at(2)},r-2",  # line 3: a graded item has whole scores
+        f"ann,i1,,2,,{at(3)},r-3",  # line 4
+        f"ann,i2,,1,,{at(4)},r-1",  # line 5: r-1 is another answer
+        f"ann,i1,,1,,{at(1)},r-1",  # line 6 repeats line 2
+        ",i1,,1,,,r-4",  # line 7
+        "ann,i1,,1,,2199-01-01T00:00:00Z,r-5",  # line 8: not yet
+        "ann,i1,,1,9000000000000000000,,r-6",  # line 9: no such moment
+        "ann,i1,,1,-9000000000000000000,,r-7",  # line 10
+        "ann,i1,,1,1735689600000,,r-8",  # line 11: some count milliseconds
+        f"ann,fresh,fraction;add,1,,{at(5)},r-9",  # line 12: an item that the course learns of
+    ]
+    totals, rejections = await load(database, written(tmp_path / "answers.csv", rows))
+    assert [rejection.line for rejection in rejections] == [3, 4, 5, 7, 8, 9, 10]
+    assert counts(totals) == (3, 1, 7)
+    assert await differences(database) == []
+    items = (await database.read(read_catalogue, 1, COURSE)).items
+    assert items["fresh"]["skills"] == ["fraction", "add"]
+
+
+async def test_an_imported_answer_can_be_sent_again_and_its_outcome_stays(database_url: str, tmp_path: Path) -> None:
+    async with school(database_url) as client:
+        database = app_of(client).state.database
+        rows = ["ann,i3,,0,0,,r-0", f"ann,i1,,1,,{at(1)},r-1", f"ann,i5,,0.5,,{at(3)},r-3", f"ann,i2,,1,,{at(2)},r-2"]
+        await load(database, written(tmp_path / "answers.csv", rows))
+        again = [
+            {"id": "r-0", "learner": "ann", "item": "i3", "correct": False},
+            {"id": "r-1", "learner": "ann", "item": "i1", "correct": True, "occurred_at": at(1)},
+            {"id": "r-3", "learner": "ann", "item": "i5", "score": 1, "occurred_at": at(3)},
+        ]
+        batch = await client.post("/responses:batch", json={"responses": [*again, *again]})
+        results = batch.json()["results"]
+        assert [result["status"] for result in results] == ["duplicate"] * 6
+        assert results[:3] == results[3:]
+        for body in again:
+            first, second = [await client.post("responses", json=body) for _ in range(2)]
+            assert (first.status_code, second.content) == (200, first.content)
+        assert [result["response"]["position"] for result in results[:3]] == [1, 2, 4]
+        following = results[2]["next"]
+        answer = {"learner": "ann", "item": following["item"], "correct": True, "recommendation": following["id"]}
+        assert (await client.post("responses", json=answer)).status_code == 201
+        other = await client.post("responses", json={**again[1], "correct": False})
+        assert (other.status_code, other.json()["code"]) == (409, "conflict")
+        assert await differences(database) == []
+
+
+Tamper = Callable[[Connection], Any]
+
+
+def change(statement: str) -> Tamper:
+    return lambda db: db.execute(text(statement))
+
+
+TAMPERED = {
+    "state": change("UPDATE learner SET state = (SELECT state FROM learner WHERE id = 'bob') WHERE id = 'ann'"),
+    "position": change("UPDATE learner SET position = position - 1 WHERE id = 'ann'"),
+    "last": change("UPDATE learner SET last_occurred_at = last_occurred_at + 1 WHERE id = 'ann'"),
+    "outcome": change("UPDATE response SET outcome = replace(outcome, '\"theta\"', '\"thета\"') WHERE id = 'r-2'"),
+    "prediction": change("UPDATE response SET p_correct = p_correct + 1e-9 WHERE id = 'r-2'"),
+    "prediction of an imported answer": change("UPDATE response SET p_correct = p_correct + 1e-9 WHERE id = 'm-1'"),
+    "score": change("UPDATE response SET score = 1 - score WHERE id = 'm-1'"),
+    "item of a recommendation": change("UPDATE recommendation SET item_id = 'i6' WHERE response_id = 'r-2'"),
+    "chance of a recommendation": change("UPDATE recommendation SET propensity = 0.5 WHERE response_id = 'r-2'"),
+    "recommendation gone": change("DELETE FROM recommendation WHERE response_id = 'r-2'"),
+    "chance of an offer": change("UPDATE recommendation SET propensity = 0.5 WHERE response_id IS NULL"),
+    "prediction of an offer": change("UPDATE recommendation SET p_correct = 0.5 WHERE response_id IS NULL"),
+    "reason of an offer": change("UPDATE recommendation SET code = 'practice_item' WHERE response_id IS NULL"),
+    "correction": change("UPDATE correction SET score = 1"),
+}
+
+
+@pytest.mark.parametrize("what", TAMPERED)
+async def test_what_was_tampered_with_is_found(what: str, database_url: str, tmp_path: Path) -> None:
+    async with school(database_url) as client:
+        database = app_of(client).state.database
+        await load(database, written(tmp_path / "answers.csv", [f"ann,i1,,1,,{at(1)},m-1", f"bob,i1,,0,,{at(2)},m-2"]))
+        for number in range(4):
+            body = {"id": f"r-{number}", "learner": "ann", "item": f"i{1 + number}", "correct": number != 1}
+            assert (await client.post("responses", json={**body, "occurred_at": at(9 - number)})).status_code == 201
+        await client.post("responses/r-0/regrade", json={"score": 0, "reason": "wrong key"})
+        await client.post("learners/ann/recommendations", params={"limit": 2})
+        found = await verified(database)
+        assert (found.learners, found.responses, found.recommendations) == (2, 6, 6)
+        assert found.differences == []
+        await database.write(TAMPERED[what])
+        assert await differences(database) != []

@@ -1,0 +1,212 @@
+"""The state belongs to the set of the answers: order of arrival, grouping and detours leave no trace."""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Connection
+
+from app.database import Database, open_database
+from app.errors import ProximaError
+from app.queries.learners import LearnerRow, page_learners
+from app.services.catalogue import upsert
+from app.services.corrections import correct
+from app.services.keys import create_key
+from app.services.mastery import learner_mastery
+from app.services.responses import NewAnswer, Recorded, record
+from tests.client import CATALOGUE, COURSE, MINUTE_US, NEW_YEAR_US
+
+T = TypeVar("T")
+Trial = Callable[[Callable[[Connection], T]], T]
+
+
+class Undo(Exception):
+    """Carries the result out of a transaction that leaves nothing behind."""
+
+
+@pytest.fixture
+def trial(database_url: str) -> Iterator[Callable[[Callable[[Connection], Any]], Any]]:
+    """Do something with the small course, and undo it."""
+    with asyncio.Runner() as runner:
+
+        async def begin() -> Database:
+            database = open_database(database_url)
+            await database.write(create_key, "school", ["admin"], 1)
+            await database.write(upsert, 1, COURSE, CATALOGUE, 1)
+            return database
+
+        database = runner.run(begin())
+
+        def once(work: Callable[[Connection], Any]) -> Any:
+            def undone(db: Connection) -> None:
+                raise Undo(work(db))
+
+            with pytest.raises(Undo) as caught:
+                runner.run(database.write(undone))
+            return caught.value.args[0]
+
+        yield once
+        runner.run(database.close())
+
+
+def make(number: int, learner: str, item: str, minute: int, *, correct: bool) -> NewAnswer:
+    return NewAnswer(
+        tenant_id=1,
+        course_id=COURSE,
+        id=f"{number * 7919 % 1000:03d}",
+        learner=learner,
+        item=item,
+        score=None,
+        correct=correct,
+        occurred_at=NEW_YEAR_US + minute * MINUTE_US,
+        dated=True,
+        received_at=NEW_YEAR_US,
+        duration_ms=None,
+        recommendation=None,
+    )
+
+
+rows = st.tuples(
+    st.sampled_from(["ann", "bob", "Zoë"]),
+    st.sampled_from([item["id"] for item in CATALOGUE["items"]]),
+    st.integers(0, 6),
+    st.booleans(),
+)
+histories = st.lists(rows, min_size=1, max_size=14).map(
+    lambda listed: [make(n, who, item, minute, correct=good) for n, (who, item, minute, good) in enumerate(listed)]
+)
+law = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+
+
+def told(results: Sequence[Recorded | ProximaError]) -> list[bytes]:
+    assert all(isinstance(result, Recorded) for result in results), results
+    return [result.outcome for result in results if isinstance(result, Recorded)]
+
+
+def learners(db: Connection) -> list[LearnerRow]:
+    return page_learners(db, 1, COURSE, None, 100)
+
+
+def states(db: Connection) -> dict[str, bytes]:
+    return {row.id: row.state for row in learners(db)}
+
+
+@law
+@given(history=histories, data=st.data())
+def test_the_order_of_arrival_does_not_matter(trial: Trial[Any], history: list[NewAnswer], data: st.DataObject) -> None:
+    shuffled = data.draw(st.permutations(history))
+
+    def after(arrivals: Sequence[NewAnswer]) -> Callable[[Connection], list[LearnerRow]]:
+        def arrive(db: Connection) -> list[LearnerRow]:
+            for each in arrivals:
+                told(record(db, [each]))
+            return learners(db)
+
+        return arrive
+
+    assert trial(after(shuffled)) == trial(after(history))
+
+
+@law
+@given(history=histories, cuts=st.lists(st.integers(0, 14)))
+def test_how_answers_are_grouped_changes_neither_state_nor_a_byte_that_is_told(
+    trial: Trial[Any], history: list[NewAnswer], cuts: list[int]
+) -> None:
+    def after(groups: Sequence[Sequence[NewAnswer]]) -> Callable[[Connection], Any]:
+        return lambda db: ([outcome for group in groups for outcome in told(record(db, group))], learners(db))
+
+    places = sorted({0, *(cut for cut in cuts if cut < len(history)), len(history)})
+    groups = [history[a:b] for a, b in pairwise(places)]
+    assert trial(after(groups)) == trial(after([[each] for each in history]))
+
+
+@law
+@given(history=histories, place=st.integers(0, 13), late=st.integers(0, 13))
+def test_a_voided_answer_was_never_given(trial: Trial[Any], history: list[NewAnswer], place: int, late: int) -> None:
+    place %= len(history)
+    late = max(place + 1, late % (len(history) + 1))
+
+    def voided(db: Connection) -> dict[str, bytes]:
+        told(record(db, history[:late]))
+        correct(db, 1, COURSE, history[place].id, None, "misprint", "key", 1)
+        if history[late:]:
+            told(record(db, history[late:]))
+        return states(db)
+
+    def never(db: Connection) -> dict[str, bytes]:
+        others = [each for each in history if each is not history[place]]
+        if others:
+            told(record(db, others))
+        return states(db)
+
+    with_void, without = trial(voided), trial(never)
+    gone = with_void.keys() - without.keys()
+    assert {id_: state for id_, state in with_void.items() if id_ not in gone} == without
+    assert gone <= {history[place].learner}
+
+
+@law
+@given(history=histories, place=st.integers(0, 13), late=st.integers(0, 13))
+def test_a_regraded_answer_had_always_that_score(
+    trial: Trial[Any], history: list[NewAnswer], place: int, late: int
+) -> None:
+    place %= len(history)
+    late = max(place + 1, late % (len(history) + 1))
+    other = not history[place].correct
+    highest = {"i5": 2.0, "i8": 3.0}.get(history[place].item, 1.0)
+
+    def regraded(db: Connection) -> dict[str, bytes]:
+        told(record(db, history[:late]))
+        correct(db, 1, COURSE, history[place].id, highest * (not other), "again", "key", 1)
+        correct(db, 1, COURSE, history[place].id, highest * other, "wrong key", "key", 2)
+        if history[late:]:
+            told(record(db, history[late:]))
+        return states(db)
+
+    def always(db: Connection) -> dict[str, bytes]:
+        told(record(db, [*history[:place], replace(history[place], correct=other), *history[place + 1 :]]))
+        return states(db)
+
+    assert trial(regraded) == trial(always)
+
+
+@law
+@given(history=histories, minute=st.integers(0, 6))
+def test_as_of_counts_only_the_answers_given_until_then(
+    trial: Trial[Any], history: list[NewAnswer], minute: int
+) -> None:
+    moment = NEW_YEAR_US + minute * MINUTE_US
+    until = [each for each in history if each.occurred_at <= moment]
+
+    def looked_back(db: Connection) -> list[Any]:
+        told(record(db, history))
+        return [learner_mastery(db, 1, COURSE, row.id, moment) for row in learners(db)]
+
+    def at_that_time(db: Connection) -> list[Any]:
+        if until:
+            told(record(db, until))
+        return [learner_mastery(db, 1, COURSE, row.id, None) for row in learners(db)]
+
+    def known(reports: Sequence[Any]) -> dict[str, Any]:
+        met = [report for report in reports if any(row["evidence"] for row in report["mastery"])]
+        return {report["learner"]: (report["ability"], report["mastery"]) for report in met}
+
+    assert known(trial(looked_back)) == known(trial(at_that_time))
+
+
+@law
+@given(history=histories)
+def test_a_snapshot_is_read_as_it_was_written(trial: Trial[Any], history: list[NewAnswer]) -> None:
+    def both(db: Connection) -> tuple[list[Any], list[Any]]:
+        told(record(db, history))
+        stored = [learner_mastery(db, 1, COURSE, row.id, None) for row in learners(db)]
+        folded = [learner_mastery(db, 1, COURSE, row.id, 1 << 60) for row in learners(db)]
+        return stored, folded
+
+    stored, folded = trial(both)
+    assert stored == folded

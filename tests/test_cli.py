@@ -1,0 +1,291 @@
+"""The command line: what it prints, what it does, and with which code it ends."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import httpx
+import pytest
+from click.testing import CliRunner, Result
+from sqlalchemy import text
+from sqlalchemy.engine import make_url
+
+from app.cli import main
+from tests.client import CATALOGUE, at, opened
+
+Run = Callable[..., Result]
+KEY = re.compile(r"prx_\d+_[A-Za-z0-9_-]{49}\n")
+
+
+def runner_of(url: str) -> Run:
+    def run(*arguments: str, **settings: str) -> Result:
+        environment = {"PROXIMA_DATABASE_URL": url, **settings}
+        result = CliRunner().invoke(main, arguments, env=environment)
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exc_info
+        return result
+
+    return run
+
+
+@pytest.fixture
+def proxima(database_url: str) -> Run:
+    """The command on a migrated database."""
+    return runner_of(database_url)
+
+
+@pytest.fixture
+def fresh(empty_database_url: str) -> Run:
+    """The command on a database without a table."""
+    return runner_of(empty_database_url)
+
+
+def fine(result: Result) -> str:
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def refused(result: Result, code: int) -> str:
+    """The one line that says why."""
+    assert (result.exit_code, result.stdout) == (code, ""), result.output
+    [line] = result.stderr.splitlines()
+    assert line.startswith("proxima: ")
+    return line
+
+
+@pytest.fixture
+def course(proxima: Run, tmp_path: Path) -> Path:
+    """A file of answers to a course that is there."""
+    catalogue = tmp_path / "arithmetic.json"
+    catalogue.write_text(json.dumps(CATALOGUE))
+    assert fine(proxima("import", "catalogue", str(catalogue))) == "course arithmetic: 4 skills, 8 items (revision 1)\n"
+    return answers(tmp_path / "answers.csv")
+
+
+def answers(path: Path, extra: Sequence[str] = ()) -> Path:
+    rows = [
+        f"l{who},i{item},,{(who * item + who) % 3 % 2},{at(20 * item + who)}"
+        for who in range(20)
+        for item in range(1, 8)
+    ]
+    path.write_text("\n".join(["learner_id,item_id,skill_ids,correct,attempted_at", *rows, *extra, ""]))
+    return path
+
+
+def test_nothing_is_done_on_a_database_that_is_not_migrated(fresh: Run) -> None:
+    for command in (
+        ("serve",),
+        ("key", "list", "--tenant", "t"),
+        ("calibrate", "--course", "c"),
+        ("replay", "--verify"),
+    ):
+        assert "run `proxima migrate`" in refused(fresh(*command), 3)
+
+
+def test_migrate_makes_it_ready_and_may_be_repeated(fresh: Run) -> None:
+    for _ in range(2):
+        assert fine(fresh("migrate")) == "the database is up to date\n"
+    assert fine(fresh("replay", "--verify")) == ""
+
+
+def test_a_new_key_stands_alone_on_standard_output(proxima: Run) -> None:
+    made = proxima("key", "create", "--tenant", "school", "--scope", "responses:write", "--scope", "learners:read")
+    assert KEY.fullmatch(fine(made))
+    assert made.stderr == ""
+    listed = fine(proxima("key", "list", "--tenant", "school"))
+    assert made.stdout.strip() not in listed
+    [line] = listed.splitlines()
+    assert "in force" in line
+    assert line.endswith("learners:read responses:write")
+    id_ = line.split()[0]
+    fine(proxima("key", "revoke", id_, "--tenant", "school"))
+    assert "revoked" in fine(proxima("key", "list", "--tenant", "school"))
+    refused(proxima("key", "revoke", id_, "--tenant", "school"), 1)
+    refused(proxima("key", "list", "--tenant", "other"), 1)
+    assert proxima("key", "create", "--tenant", "school", "--scope", "root").exit_code == 2
+
+
+def test_a_catalogue_is_loaded_from_json_or_csv(proxima: Run, course: Path, tmp_path: Path) -> None:
+    table = tmp_path / "items.csv"
+    table.write_text("id,skills,title\nx1,add;fresh,One\nx2,,Two\n")
+    told = fine(proxima("import", "catalogue", str(table), "--course", "arithmetic"))
+    assert told == "course arithmetic: 5 skills, 10 items (revision 2)\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "place"),
+    [
+        ("a.json", '{"items": [{"id": "x", "skills": ["add"], "colour": 1}]}', "/items/0/colour"),
+        ("a.json", '{"items": [{"id": "x", "skills": ["none"]}]}', "/items/0/skills/0"),
+        ("a.json", '{"skills": [{"id": "x", "prerequisites": ["x"]}]}', "x → x"),
+        ("a.json", "{", "strict JSON"),
+        ("a.csv", "id,skills,max_score\nx,add,-3\n", "/items/0/max_score"),
+    ],
+)
+def test_a_catalogue_that_is_not_sound_is_refused(
+    proxima: Run, tmp_path: Path, name: str, content: str, place: str
+) -> None:
+    path = tmp_path / name
+    path.write_text(content)
+    result = proxima("import", "catalogue", str(path), "--course", "c")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("proxima: ")
+    assert place in result.stderr
+    assert "Traceback" not in result.stderr
+    refused(proxima("calibrate", "--course", "c"), 1)
+
+
+def test_answers_are_checked_loaded_and_repeated(proxima: Run, course: Path) -> None:
+    answers(course, ["l1,i1,,2,", "l1,i1,,1,yesterday"])
+    rejected = course.with_name("answers.csv.rejected.csv")
+    load = ("import", "responses", str(course), "--course", "arithmetic")
+
+    dry = proxima(*load, "--dry-run")
+    assert fine(dry) == "140 rows can be loaded\n"
+    assert dry.stderr == f"2 rows rejected: see {rejected}\n"
+    lines = [line.split(",")[0] for line in rejected.read_text().splitlines()]
+    assert lines == ["line", "142", "143"]
+    rejected.unlink()
+    assert "0 answers" in fine(proxima("replay", "--verify"))
+
+    loaded = proxima(*load)
+    assert fine(loaded).startswith("140 answers loaded (")
+    assert loaded.stderr.endswith(f"2 rows rejected: see {rejected}\n")
+    assert rejected.exists()
+    assert fine(proxima(*load)).startswith("0 answers loaded (")
+    refused(proxima("import", "responses", str(course), "--course", "nowhere", "--tenant", "other"), 1)
+
+
+def test_calibrate_needs_answers_and_then_puts_its_result_in_force(proxima: Run, course: Path) -> None:
+    assert "at least 100 responses" in refused(proxima("calibrate", "--course", "arithmetic"), 1)
+    refused(proxima("calibrate", "--course", "nowhere"), 1)
+    fine(proxima("import", "responses", str(course), "--course", "arithmetic"))
+    told = fine(proxima("calibrate", "--course", "arithmetic", "--activate")).splitlines()
+    assert told[0].startswith("calibration c-1: 140 answers of 20 learners; held-out log loss ")
+    assert told[1] == "calibration c-1 is in force; 20 learners were folded again"
+    assert ", 0 snapshots to be folded again, 0 differences" in fine(proxima("replay", "--verify"))
+
+
+def test_replay_finds_the_first_difference(proxima: Run, course: Path, database_url: str) -> None:
+    fine(proxima("import", "responses", str(course), "--course", "arithmetic"))
+    told = fine(proxima("replay", "--verify"))
+    assert told.startswith("default/arithmetic: 20 learners, 140 answers, 0 recommendations, ")
+    tamper(database_url, "UPDATE response SET p_correct = 0.5 WHERE learner_id = 'l3'")
+    result = proxima("replay", "--verify")
+    assert result.exit_code == 1
+    assert "another prediction follows from the log" in result.stderr
+    assert proxima("replay").exit_code == 2
+
+
+def test_the_doctor_names_what_is_wrong(fresh: Run) -> None:
+    def findings(result: Result) -> dict[str, str]:
+        return {line[6:].partition(":")[0]: line[:4].strip() for line in result.stdout.splitlines()}
+
+    ill = fresh("doctor")
+    assert ill.exit_code == 1
+    assert findings(ill)["database"] == "FAIL"
+    fine(fresh("migrate"))
+    assert findings(fresh("doctor"))["keys"] == "FAIL"
+    fine(fresh("key", "create", "--tenant", "school", "--scope", "admin"))
+    well = fresh("doctor")
+    found = findings(well)
+    assert set(found) == {"settings", "database", "durability", "disk", "keys", "snapshots"}
+    # the PostgreSQL of the tests does not sync its commits, and the doctor says so
+    assert {name for name, word in found.items() if word == "FAIL"} <= {"durability"}
+    assert well.exit_code == ("FAIL" in found.values())
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"PROXIMA_COLOUR": "red"}, "PROXIMA_COLOUR"),
+        ({"PROXIMA_POOL_SIZE": "many"}, "PROXIMA_POOL_SIZE"),
+        ({"PROXIMA_DATABASE_URL": "mysql://x"}, "PROXIMA_DATABASE_URL"),
+        ({"PROXIMA_DATABASE_URL": "sqlite:////no/such/folder/x.db"}, "/no/such/folder"),
+    ],
+)
+@pytest.mark.parametrize("command", ["serve", "migrate"])
+def test_a_setting_that_is_wrong_is_named(command: str, settings: dict[str, str], named: str) -> None:
+    assert named in refused(runner_of("sqlite:///unused.db")(command, **settings), 3)
+
+
+@pytest.mark.parametrize("command", ["migrate", "serve"])
+@pytest.mark.parametrize("address", ["nobody@127.0.0.1:1/x", "nobody@/x?host=/no/such/folder"])
+def test_a_database_that_cannot_be_reached_is_told_in_one_line(command: str, address: str) -> None:
+    assert "the database " in refused(runner_of(f"postgresql://{address}")(command), 1)
+
+
+@pytest.mark.parametrize("command", ["migrate", "serve"])
+def test_a_database_that_does_not_exist_is_told_in_one_line(command: str, postgres_server: str) -> None:
+    url = make_url(postgres_server).set(database="none").render_as_string()
+    assert "the database " in refused(runner_of(url)(command), 1)
+
+
+def tamper(url: str, statement: str) -> None:
+    async def change() -> None:
+        async with opened(url) as database:
+            await database.write(lambda db: db.execute(text(statement)))
+
+    asyncio.run(change())
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def wait_for(address: str, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            if httpx.get(f"{address}/readyz").status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("engine_name", "workers"), [("sqlite", "1"), ("postgresql", "1"), ("postgresql", "2")], indirect=["engine_name"]
+)
+def test_the_service_answers_and_stops_when_it_is_told_to(
+    proxima: Run, database_url: str, workers: str, course: Path
+) -> None:
+    key = fine(proxima("key", "create", "--tenant", "default", "--scope", "admin")).strip()
+    port = free_port()
+    address = f"http://127.0.0.1:{port}"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "app", "serve", "--port", str(port), "--workers", workers],
+        env={**os.environ, "PROXIMA_DATABASE_URL": database_url},
+        cwd=Path(__file__).parents[1],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        wait_for(address, process)
+        reply = httpx.post(
+            f"{address}/v1/courses/arithmetic/responses",
+            headers={"Authorization": f"Bearer {key}"},
+            json={"id": "r-1", "learner": "ann", "item": "i1", "correct": True},
+        )
+        assert reply.status_code == 201
+        process.send_signal(signal.SIGTERM)
+        told, log = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 0, log
+    assert told == ""
+    assert "Traceback" not in log
+    assert "ann" not in log
+    assert "1 learners, 1 answers" in fine(proxima("replay", "--verify"))

@@ -1,0 +1,336 @@
+"""Concurrent answers share transactions, and none of them pays for another."""
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, select
+
+from app import intake
+from app.adaptive.states import pack
+from app.database import Database
+from app.errors import Overloaded, ProximaError, Unavailable
+from app.intake import LARGEST_GROUP, Intake
+from app.models import Response
+from app.queries.learners import find_learners
+from app.services import responses
+from app.services.banks import read_bank
+from app.services.catalogue import upsert
+from app.services.folding import refold
+from app.services.keys import create_key
+from app.services.responses import NewAnswer, Recorded, record
+from tests.client import CATALOGUE, COURSE, MINUTE_US, NEW_YEAR_US, differences, opened
+
+pytestmark = pytest.mark.anyio
+
+
+async def begin(database: Database) -> Database:
+    """The same database with the small course of tenant 1."""
+    await database.write(create_key, "school", ["admin"], 1)
+    await database.write(upsert, 1, COURSE, CATALOGUE, 1)
+    return database
+
+
+def answer(number: int, learner: str = "ann", item: str = "i1", *, correct: bool = True) -> NewAnswer:
+    return NewAnswer(
+        tenant_id=1,
+        course_id=COURSE,
+        id=f"r-{number:04d}",
+        learner=learner,
+        item=item,
+        score=None,
+        correct=correct,
+        occurred_at=NEW_YEAR_US + number * MINUTE_US,
+        dated=True,
+        received_at=NEW_YEAR_US,
+        duration_ms=None,
+        recommendation=None,
+    )
+
+
+class Counting:
+    """A database that counts its transactions, and can hold them back."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.sizes: list[int] = []
+        self.begun, self.free = asyncio.Event(), asyncio.Event()
+        self.free.set()
+        self.broken: Exception | None = None
+
+    @property
+    def dialect(self) -> str:
+        return self.database.dialect
+
+    async def read(self, work: Any, *args: Any, **kwargs: Any) -> Any:
+        return await self.database.read(work, *args, **kwargs)
+
+    async def write(self, work: Any, *args: Any, **kwargs: Any) -> Any:
+        self.sizes.append(len(args[0]))
+        self.begun.set()
+        await self.free.wait()
+        if self.broken is not None:
+            raise self.broken
+        return await self.database.write(work, *args, **kwargs)
+
+    async def close(self) -> None:
+        await self.database.close()
+
+
+def outcomes(results: Sequence[Recorded | ProximaError]) -> list[bytes]:
+    """Of answers that were all taken."""
+    told = []
+    for result in results:
+        assert isinstance(result, Recorded), result
+        told.append(result.outcome)
+    return told
+
+
+def stored_ids(db: Connection) -> list[str]:
+    return list(db.execute(select(Response.id).order_by(Response.id)).scalars())
+
+
+async def state_is_the_fold(database: Database, learner: str) -> bool:
+    def compare(db: Connection) -> bool:
+        bank = read_bank(db, 1, COURSE)
+        row = find_learners(db, 1, COURSE, [learner])[learner]
+        return row.state == pack(bank.parameters, refold(db, bank, [learner]).states)[0]
+
+    return await database.read(compare)
+
+
+async def test_answers_that_arrive_together_share_transactions(database: Database) -> None:
+    counting = Counting(await begin(database))
+    door = Intake(counting, 1000)
+    results = await asyncio.gather(*(door.submit([answer(n, f"learner-{n % 7}")]) for n in range(64)))
+    assert sum(counting.sizes) == 64
+    assert len(counting.sizes) <= 2
+    for number, result in enumerate(results):
+        [told] = outcomes(result)
+        assert f'"id":"r-{number:04d}"'.encode() in told
+    assert len(await database.read(stored_ids)) == 64
+
+
+async def test_a_lone_answer_waits_for_nobody(database: Database) -> None:
+    counting = Counting(await begin(database))
+    door = Intake(counting, 1000)
+    for number in range(3):
+        outcomes(await door.submit([answer(number)]))
+    assert counting.sizes == [1, 1, 1]
+
+
+async def test_a_group_is_bounded_and_its_results_are_in_order(database: Database) -> None:
+    counting = Counting(await begin(database))
+    door = Intake(counting, 1000)
+    many = [answer(n, f"learner-{n % 50}") for n in range(LARGEST_GROUP + 10)]
+    told = outcomes(await door.submit(many))
+    assert counting.sizes == [LARGEST_GROUP, 10]
+    assert all(f'"id":"{each.id}"'.encode() in outcome for each, outcome in zip(many, told, strict=True))
+
+
+async def test_duplicates_sent_together_are_one_row_and_equal_bodies(database: Database) -> None:
+    door = Intake(await begin(database), 1000)
+    results = await asyncio.gather(*(door.submit([answer(n % 8)]) for n in range(64)))
+    told = [outcomes(result)[0] for result in results]
+    assert len(set(told)) == 8
+    statuses = [result[0].status for result in results if isinstance(result[0], Recorded)]
+    assert (statuses.count("created"), statuses.count("duplicate")) == (8, 56)
+    assert await database.read(stored_ids) == [f"r-{n:04d}" for n in range(8)]
+    assert await differences(database) == []
+
+
+async def test_duplicates_at_two_workers_are_one_row_and_equal_bodies(database_url: str, database: Database) -> None:
+    await begin(database)
+    async with opened(database_url) as other:
+        doors = [Intake(database, 1000), Intake(other, 1000)]
+        for start in range(0, 40, 8):
+            sent = [answer(start + n % 8, f"learner-{n % 8 % 3}") for n in range(32)]
+            results = await asyncio.gather(*(doors[n % 2].submit([each]) for n, each in enumerate(sent)))
+            by_id: dict[str, set[bytes]] = {}
+            for each, result in zip(sent, results, strict=True):
+                by_id.setdefault(each.id, set()).update(outcomes(result))
+            assert all(len(bodies) == 1 for bodies in by_id.values())
+    assert len(await database.read(stored_ids)) == 40
+    assert await differences(database) == []
+
+
+async def test_two_workers_lose_nothing_of_one_learner(database_url: str, database: Database) -> None:
+    await begin(database)
+    async with opened(database_url) as other:
+        doors = [Intake(database, 1000), Intake(other, 1000)]
+
+        async def client(number: int) -> None:
+            for step in range(6):
+                place = step * 8 + number
+                outcomes(await doors[number % 2].submit([answer(place, item=f"i{1 + place % 4}")]))
+
+        await asyncio.gather(*map(client, range(8)))
+    assert len(await database.read(stored_ids)) == 48
+    row = (await database.read(find_learners, 1, COURSE, ["ann"]))["ann"]
+    assert row.position == 48
+    assert await state_is_the_fold(database, "ann")
+    assert await differences(database) == []
+
+
+async def test_a_bad_answer_does_not_fail_its_neighbours(database: Database) -> None:
+    door = Intake(await begin(database), 1000)
+    elsewhere = replace(answer(2), course_id="nowhere")
+    results = await asyncio.gather(
+        *(door.submit([each]) for each in (answer(0), answer(1, item="unheard of"), elsewhere, answer(3)))
+    )
+    assert [type(result[0]).__name__ for result in results] == ["Recorded", "UnknownItem", "UnknownCourse", "Recorded"]
+    assert await database.read(stored_ids) == ["r-0000", "r-0003"]
+
+
+async def test_an_unforeseen_error_fails_alone(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    def poisoned(db: Connection, answers: Sequence[NewAnswer]) -> list[Recorded | ProximaError]:
+        results = record(db, answers)
+        if any(each.id == "r-0005" for each in answers):
+            raise ZeroDivisionError
+        return results
+
+    monkeypatch.setattr(intake, "record", poisoned)
+    door = Intake(await begin(database), 1000)
+    results = await asyncio.gather(
+        *(door.submit([answer(n, f"learner-{n % 3}")]) for n in range(10)), return_exceptions=True
+    )
+    failed = [number for number, result in enumerate(results) if isinstance(result, BaseException)]
+    assert failed == [5]
+    assert isinstance(results[5], ZeroDivisionError)
+    assert await database.read(stored_ids) == [f"r-{n:04d}" for n in range(10) if n != 5]
+    outcomes(await door.submit([answer(10)]))
+
+
+async def test_whoever_goes_away_before_the_transaction_leaves_nothing(database: Database) -> None:
+    counting = Counting(await begin(database))
+    door = Intake(counting, 20)
+    counting.free.clear()
+    first = asyncio.create_task(door.submit([answer(0)]))
+    await asyncio.sleep(0)
+    gone = [asyncio.create_task(door.submit([answer(n)])) for n in range(1, 20)]
+    stays = asyncio.create_task(door.submit([answer(20)]))
+    await asyncio.sleep(0)
+    for task in gone:
+        task.cancel()
+    await asyncio.gather(*gone, return_exceptions=True)
+    counting.free.set()
+    outcomes(await first + await stays)
+    assert counting.sizes == [1, 1]
+    assert await database.read(stored_ids) == ["r-0000", "r-0020"]
+    await door.close()
+    outcomes(await door.submit([answer(n, f"learner-{n}") for n in range(30, 50)]))
+
+
+async def test_whoever_goes_away_during_the_transaction_is_recorded(database: Database) -> None:
+    counting = Counting(await begin(database))
+    door = Intake(counting, 20)
+    counting.free.clear()
+    gone, stays = (asyncio.create_task(door.submit([answer(n)])) for n in (0, 1))
+    await counting.begun.wait()
+    gone.cancel()
+    counting.free.set()
+    outcomes(await stays)
+    assert await database.read(stored_ids) == ["r-0000", "r-0001"]
+
+
+async def test_too_many_are_refused_at_once_and_nothing_of_them_is_taken(database: Database) -> None:
+    counting = Counting(await begin(database))
+    door = Intake(counting, 10)
+    counting.free.clear()
+    first = asyncio.create_task(door.submit([answer(0)]))
+    await counting.begun.wait()
+    second = asyncio.create_task(door.submit([answer(n) for n in range(1, 8)]))
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded):
+        await door.submit([answer(n) for n in range(8, 12)])
+    third = asyncio.create_task(door.submit([answer(n) for n in range(12, 15)]))
+    await asyncio.sleep(0)
+    counting.free.set()
+    outcomes([*await first, *await second, *await third])
+    assert await database.read(stored_ids) == [f"r-{n:04d}" for n in (*range(8), *range(12, 15))]
+
+
+async def test_a_database_that_does_not_answer_is_told_to_all_and_tried_once(database: Database) -> None:
+    counting = Counting(await begin(database))
+    door = Intake(counting, 100)
+    counting.broken = Unavailable("gone")
+    results = await asyncio.gather(*(door.submit([answer(n)]) for n in range(9)))
+    assert all(isinstance(result[0], Unavailable) for result in results)
+    assert counting.sizes == [9]
+    counting.broken = None
+    outcomes(await door.submit([answer(1)]))
+
+
+async def test_closing_waits_for_what_was_taken(database: Database) -> None:
+    door = Intake(await begin(database), 100)
+    task = asyncio.create_task(door.submit([answer(n, f"learner-{n}") for n in range(9)]))
+    await asyncio.sleep(0)
+    await door.close()
+    assert len(await database.read(stored_ids)) == 9
+    outcomes(await task)
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, name: str, interlude: Coroutine[Any, Any, object]) -> None:
+    """Let something happen at another worker just before the write path first calls `responses.name`."""
+    real = getattr(responses, name)
+    waiting = [interlude]
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        if waiting:
+            with ThreadPoolExecutor(1) as threads:
+                threads.submit(asyncio.run, waiting.pop()).result()
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(responses, name, interrupted)
+
+
+@pytest.mark.parametrize("engine_name", ["postgresql"], indirect=True)
+@pytest.mark.parametrize(("function", "known"), [("find_learners", True), ("insert_learners", False)])
+async def test_a_change_of_the_catalogue_in_between_mixes_no_banks(
+    function: str, known: bool, database_url: str, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    door = Intake(await begin(database), 100)
+    if known:
+        outcomes(await door.submit([answer(0)]))
+
+    async def interlude() -> None:
+        async with opened(database_url) as other:
+            change = {"skills": [{"id": "new"}], "items": [{"id": "i1", "skills": ["new", "add"]}]}
+            await other.write(upsert, 1, COURSE, change, 2)
+            outcomes(await Intake(other, 100).submit([answer(1)]))
+
+    interrupt(monkeypatch, function, interlude())
+    [result] = await door.submit([answer(2)])
+    if not known:
+        assert isinstance(result, Unavailable)
+        [result] = await door.submit([answer(2)])
+    outcomes([result])
+    assert await differences(database) == []
+
+
+@pytest.mark.parametrize("engine_name", ["postgresql"], indirect=True)
+async def test_a_learner_who_stays_locked_is_unavailable_not_an_error(database_url: str, database: Database) -> None:
+    door = Intake(await begin(database), 100)
+    outcomes(await door.submit([answer(0)]))
+    locked, done = threading.Event(), threading.Event()
+
+    def hold(db: Connection) -> None:
+        find_learners(db, 1, COURSE, ["ann"], lock=True)
+        locked.set()
+        assert done.wait(10)
+
+    async def elsewhere() -> None:
+        async with opened(database_url) as other:
+            await other.write(hold)
+
+    holder = asyncio.create_task(asyncio.to_thread(asyncio.run, elsewhere()))
+    await asyncio.to_thread(locked.wait, 10)
+    [result] = await door.submit([answer(1)])
+    done.set()
+    await holder
+    assert isinstance(result, Unavailable)
+    outcomes(await door.submit([answer(1)]))

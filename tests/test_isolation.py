@@ -1,0 +1,260 @@
+"""Nobody sees or changes what is another tenant's: tried at every operation, as the routes list them."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from fastapi.routing import RouteContext, iter_route_contexts
+from sqlalchemy import Connection, select
+
+from app.adaptive.calibration import Fit
+from app.main import create_app
+from app.models import Base
+from app.queries.responses import count_responses
+from app.routers.deps import permits_of
+from app.security import SCOPES
+from app.services import calibrations
+from app.settings import Settings
+from app.times import now
+from tests.client import CATALOGUE, COURSE, client_of, make_key, served
+
+pytestmark = pytest.mark.anyio
+
+PUBLIC = {
+    "GET /",
+    "GET /docs",
+    "GET /docs/{name}",
+    "GET /errors",
+    "GET /livez",
+    "GET /metrics",
+    "GET /openapi.json",
+    "GET /readyz",
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """A sound request: how it is answered to the owner, and to a stranger who names another's course."""
+
+    status: int = 200
+    json: Any = None
+    foreign: int = 404
+
+
+LIST = Request()
+COURSES = "/v1/courses/{course}"
+# Nobody else's course is there for this one: it makes one of the caller's own.
+MAKES_A_COURSE = f"PUT {COURSES}/catalogue"
+REQUESTS = {
+    MAKES_A_COURSE: Request(json={"title": "Mine"}),
+    f"GET {COURSES}/skills": LIST,
+    f"GET {COURSES}/items": LIST,
+    f"POST {COURSES}/responses": Request(201, {"learner": "ann", "item": "i2", "correct": True}),
+    f"POST {COURSES}/responses:batch": Request(
+        json={"responses": [{"learner": "ann", "item": "i2", "correct": True}]}, foreign=200
+    ),
+    f"POST {COURSES}/responses/{{response}}/regrade": Request(json={"score": 0, "reason": "wrong key"}),
+    f"POST {COURSES}/responses/{{response}}/void": Request(json={"reason": "misprint"}),
+    f"GET {COURSES}/learners/{{learner}}/recommendations": LIST,
+    f"POST {COURSES}/learners/{{learner}}/recommendations": Request(201),
+    f"GET {COURSES}/learners/{{learner}}/mastery": LIST,
+    f"GET {COURSES}/mastery": LIST,
+    f"GET {COURSES}/mastery?skill=add": LIST,
+    f"POST {COURSES}/calibrations": Request(409),
+    f"GET {COURSES}/calibrations": LIST,
+    f"GET {COURSES}/calibrations/{{calibration}}": LIST,
+    f"POST {COURSES}/calibrations/{{calibration}}/activate": LIST,
+}
+OURS = {"course": COURSE, "response": "r-1", "learner": "ann", "calibration": "c-1"}
+ABSENT = {"course": "nowhere", "response": "r-0", "learner": "nobody", "calibration": "c-9"}
+
+
+def operations(app: FastAPI) -> dict[str, set[str]]:
+    """The scopes that each operation asks for."""
+    return {
+        f"{method} {route.path}": scopes_of(route)
+        for route in iter_route_contexts(app.routes)
+        for method in (route.methods or set()) - {"HEAD"}
+    }
+
+
+def scopes_of(route: RouteContext) -> set[str]:
+    dependant = getattr(route, "dependant", None)
+    return set() if dependant is None else {permit.scope for permit in permits_of(dependant)}
+
+
+def unclassified(app: FastAPI) -> set[str]:
+    """Operations of which nobody has said who may call them, or how."""
+    tried = {name.partition("?")[0] for name in REQUESTS}
+    return {name for name, scopes in operations(app).items() if (name in PUBLIC) == bool(scopes)} | (
+        {name for name, scopes in operations(app).items() if scopes} ^ tried
+    )
+
+
+def some_app() -> FastAPI:
+    return create_app(Settings(database_url="sqlite:///unused.db"))
+
+
+def test_every_operation_is_public_or_asks_for_one_scope_and_is_tried_here() -> None:
+    assert unclassified(some_app()) == set()
+    assert all(len(scopes) <= 1 for scopes in operations(some_app()).values())
+
+
+def test_a_new_operation_is_noticed() -> None:
+    app = some_app()
+    app.add_api_route("/v1/secrets", lambda: None)
+    assert unclassified(app) == {"GET /v1/secrets"}
+
+
+@dataclass
+class World:
+    """Two schools with a course of the same name, and a stranger who has none."""
+
+    app: FastAPI
+    keys: dict[str, str]
+    recommendation: str
+    faults: list[str] = field(default_factory=list)
+
+    async def send(self, name: str, key: str | None, ids: dict[str, str]) -> httpx.Response:
+        method, _, path = name.partition(" ")
+        async with client_of(self.app, key) as client:
+            return await client.request(method, f"http://service{path.format_map(ids)}", json=REQUESTS[name].json)
+
+    def expect(self, name: str, what: str, given: object, wanted: object) -> None:
+        if given != wanted:
+            self.faults.append(f"{name}, {what}: {given} instead of {wanted}")
+
+
+@pytest.fixture
+async def world(database_url: str) -> AsyncIterator[World]:
+    async with AsyncExitStack() as stack:
+        app = await stack.enter_async_context(served(database_url))
+        database = app.state.database
+        keys = {name: await make_key(database, name) for name in ("owner", "neighbour", "stranger")}
+        owner, neighbour = [
+            await stack.enter_async_context(client_of(app, keys[name])) for name in ("owner", "neighbour")
+        ]
+        for client in (owner, neighbour):
+            assert (await client.put(f"courses/{COURSE}/catalogue", json=CATALOGUE)).status_code == 200
+        answer = {"id": "r-1", "learner": "ann", "item": "i1", "correct": True}
+        told = (await owner.post(f"courses/{COURSE}/responses", json=answer)).json()
+        await database.write(calibrate_course, 1)
+        yield World(app, keys, told["next"]["id"])
+
+
+def calibrate_course(db: Connection, tenant_id: int) -> None:
+    """A calibration that changes nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibrations, "LEAST_RESPONSES", 1)
+        number = calibrations.request(db, tenant_id, COURSE, now())
+    job = calibrations.read_job(db, tenant_id, COURSE, number)
+    calibrations.succeed(db, job, Fit(job.bank.parameters, job.bank.parameters, 1, 0.6, 0.6, 0.5, 0.5), now())
+
+
+def everything_of(db: Connection, tenant_id: int) -> dict[str, list[Any]]:
+    """Every row of a tenant."""
+    return {
+        table.name: sorted(map(repr, db.execute(select(table).where(table.c.tenant_id == tenant_id))))
+        for table in Base.metadata.sorted_tables
+        if "tenant_id" in table.c
+    }
+
+
+def parameters(name: str) -> Iterator[str]:
+    return (parameter for parameter in OURS if f"{{{parameter}}}" in name)
+
+
+def without_request_id(reply: httpx.Response) -> Any:
+    body = reply.json()
+    for part in (body, *(result.get("error", {}) for result in body.get("results", ()))):
+        part.pop("request_id", None)
+    return body
+
+
+async def test_a_sound_request_of_the_owner_is_answered(world: World) -> None:
+    for name, request in REQUESTS.items():
+        reply = await world.send(name, world.keys["owner"], OURS)
+        world.expect(name, "the owner", reply.status_code, request.status)
+    assert world.faults == []
+
+
+async def test_what_is_anothers_is_answered_like_what_is_not_there(world: World) -> None:
+    database = world.app.state.database
+    before = await database.read(everything_of, 1)
+    for name, request in REQUESTS.items():
+        for parameter in parameters(name) if name != MAKES_A_COURSE else ():
+            caller = world.keys["stranger" if parameter == "course" else "neighbour"]
+            foreign = await world.send(name, caller, OURS)
+            absent = await world.send(name, world.keys["owner"], OURS | {parameter: ABSENT[parameter]})
+            world.expect(name, f"another's {parameter}", foreign.status_code, request.foreign)
+            world.expect(name, f"absent {parameter}", absent.status_code, request.foreign)
+            world.expect(name, parameter, without_request_id(foreign), without_request_id(absent))
+            world.expect(name, f"{parameter}: type", foreign.headers["content-type"], absent.headers["content-type"])
+    assert world.faults == []
+    assert await database.read(everything_of, 1) == before
+
+
+async def test_a_catalogue_goes_into_a_course_of_the_callers_own(world: World) -> None:
+    database = world.app.state.database
+    before = await database.read(everything_of, 1)
+    for who in ("stranger", "neighbour"):
+        assert (await world.send(MAKES_A_COURSE, world.keys[who], OURS)).status_code == 200
+    assert await database.read(everything_of, 1) == before
+
+
+async def test_a_neighbour_with_a_course_of_the_same_name_sees_their_own(world: World) -> None:
+    for name in REQUESTS:
+        if name.startswith("GET") and list(parameters(name)) == ["course"]:
+            reply = await world.send(name, world.keys["neighbour"], OURS)
+            world.expect(name, "the neighbour", reply.status_code, 200)
+            world.expect(name, "the neighbour sees ann or c-1", "ann" in reply.text or "c-1" in reply.text, False)  # noqa: FBT003
+    assert world.faults == []
+
+
+@pytest.mark.parametrize("who", ["neighbour", "owner"])
+async def test_anothers_recommendation_is_unknown(world: World, who: str) -> None:
+    answer = {"learner": "ann" if who == "neighbour" else "bob", "item": "i2", "correct": True}
+    async with client_of(world.app, world.keys[who]) as client:
+        replies = [
+            await client.post(f"courses/{COURSE}/responses", json={**answer, "recommendation": id_})
+            for id_ in (world.recommendation, "n-none")
+        ]
+    assert [reply.status_code for reply in replies] == [404, 404]
+    assert without_request_id(replies[0]) == without_request_id(replies[1])
+    assert await world.app.state.database.read(count_responses, 1, COURSE) == 1
+
+
+async def test_without_a_key_nothing_is_answered(world: World) -> None:
+    before = await world.app.state.database.read(everything_of, 1)
+    key = world.keys["owner"]
+    wrong = [None, "", "prx_1_short", key[:-1] + ("A" if key[-1] != "A" else "B"), key.replace("prx_1_", "prx_2_")]
+    for name in REQUESTS:
+        for text in wrong:
+            for ids in (OURS, ABSENT):
+                reply = await world.send(name, text, ids)
+                world.expect(name, f"key {text}", (reply.status_code, reply.json()["code"]), (401, "unauthenticated"))
+    assert world.faults == []
+    assert await world.app.state.database.read(everything_of, 1) == before
+
+
+async def test_a_key_opens_what_its_scope_names_and_nothing_else(world: World) -> None:
+    database = world.app.state.database
+    before = await database.read(everything_of, 1)
+    needed = operations(world.app)
+    for name in REQUESTS:
+        [scope] = needed[name.partition("?")[0]]
+        key = await make_key(database, "owner", [other for other in SCOPES if other not in {scope, "admin"}])
+        for ids in (OURS, ABSENT):
+            reply = await world.send(name, key, ids)
+            world.expect(name, "all scopes but one", (reply.status_code, reply.json()["code"]), (403, "missing_scope"))
+    after = await database.read(everything_of, 1)
+    assert {table for table in after if after[table] != before[table]} == {"api_key"}
+    for name, request in REQUESTS.items():
+        [scope] = needed[name.partition("?")[0]]
+        reply = await world.send(name, await make_key(database, "owner", [scope]), OURS)
+        world.expect(name, "that scope alone", reply.status_code, request.status)
+    assert world.faults == []

@@ -1,0 +1,92 @@
+"""The OpenAPI document is true: schemathesis finds nothing, and the committed copy is the one that is served."""
+
+import asyncio
+import json
+import secrets
+
+import jsonschema_rs
+import pytest
+
+from app.main import create_app
+from app.services import banks
+from app.settings import Settings
+from tests.client import client_of, make_key, served
+from tests.contract.conformance import ROLES, Role, explore, show
+from tests.contract.course import calibrate, fill, keep_calibrating
+from tests.contract.document import PATH, current, render
+
+DOCUMENT = current()
+OPERATIONS = {operation["operationId"]: operation for path in DOCUMENT["paths"].values() for operation in path.values()}
+READS = {"list_skills", "list_items", "get_recommendations", "post_recommendations", "get_mastery"}
+
+
+async def prepare(database_url: str, role: Role) -> str | None:
+    async with served(database_url) as app, client_of(app, await make_key(app.state.database)) as client:
+        await fill(client)
+        await calibrate(client)
+        # So that a run does not spend its time on fits.
+        await keep_calibrating(app.state.database)
+        return None if role.scopes is None else await make_key(app.state.database, scopes=role.scopes)
+
+
+@pytest.mark.parametrize("role", ROLES, ids=[role.name for role in ROLES])
+def test_schemathesis_finds_nothing(database_url: str, role: Role) -> None:
+    key = asyncio.run(prepare(database_url, role))
+    banks.SHELF = banks.Shelf()
+    app = create_app(Settings(database_url=database_url, log_level="error"))
+    run = explore(app, key, role)
+    assert not run.findings, show(run.findings)
+    answered = {name for name, status in run.statuses if status < 300}
+    match role.name:
+        case "admin":
+            assert answered == OPERATIONS.keys() - {"post_calibration"}
+            assert ("post_calibration", 409) in run.statuses
+            assert run.refusals
+        case "reader":
+            assert answered == READS
+            assert {name for name, status in run.statuses if status == 403} == OPERATIONS.keys() - READS
+        case _:
+            assert not answered
+            assert {status for _, status in run.statuses} == {401, 405}
+
+
+@pytest.mark.soak
+def test_schemathesis_finds_nothing_in_a_long_run(database_url: str) -> None:
+    role, seed = Role("admin", ("admin",), 400), secrets.randbits(32)
+    key = asyncio.run(prepare(database_url, role))
+    banks.SHELF = banks.Shelf()
+    run = explore(create_app(Settings(database_url=database_url, log_level="error")), key, role, seed)
+    assert not run.findings, f"CONTRACT_SEED={seed} CONTRACT_EXAMPLES={role.examples}: {show(run.findings)}"
+
+
+def test_the_committed_document_is_current() -> None:
+    assert PATH.read_text() == render(DOCUMENT), (
+        "the contract has changed: run `make openapi` and look at the difference"
+    )
+
+
+def test_operations_are_named_and_explained() -> None:
+    assert len(OPERATIONS) == sum(len(path) for path in DOCUMENT["paths"].values())
+    for name, operation in OPERATIONS.items():
+        assert name.isidentifier()
+        assert operation["summary"].endswith(".")
+        assert operation["tags"][0] in {tag["name"] for tag in DOCUMENT["tags"]}
+
+
+def test_bodies_have_examples_that_fit() -> None:
+    schemas = DOCUMENT["components"]["schemas"]
+    bodies = {name for name in schemas if name.endswith("In")} - {"ItemIn", "SkillIn"}
+    assert bodies == {"CatalogueIn", "ResponseIn", "BatchIn", "VoidIn", "RegradeIn"}
+    for name in bodies:
+        validator = jsonschema_rs.validator_for(
+            {"$ref": f"#/components/schemas/{name}", "components": DOCUMENT["components"]}
+        )
+        assert schemas[name]["examples"]
+        for example in schemas[name]["examples"]:
+            validator.validate(example)
+        assert not validator.is_valid({**schemas[name]["examples"][0], "unknown": 1})
+
+
+def test_the_document_names_no_other_host() -> None:
+    assert "http" not in json.dumps(DOCUMENT["servers"])
+    assert DOCUMENT["servers"] == [{"url": "/", "description": "this service"}]

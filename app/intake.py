@@ -68,7 +68,7 @@ class Intake:
                 results: list[Result] = await self._database.write(record, [answer for answer, _ in group])
         except Unavailable as error:
             results = [error] * len(group)
-        except Exception as error:
+        except Exception:
             if len(group) == 1:
                 log.exception("an answer could not be recorded")
                 settle(group[0][1], ProximaError("an answer could not be recorded"))

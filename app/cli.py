@@ -382,7 +382,7 @@ def replay() -> None:
                 click.echo(
                     f"{name}/{course}: {total.learners:,} learners, {total.responses:,} answers, "
                     f"{total.recommendations:,} recommendations, {total.stale:,} snapshots to be folded again, "
-                    f"{total.other_engine:,} answers judged by another engine, "
+                    f"{total.other_engine:,} told by another engine, "
                     f"{len(total.differences)} differences"
                 )
                 differences += total.differences

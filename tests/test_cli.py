@@ -170,7 +170,9 @@ def test_calibrate_needs_answers_and_then_puts_its_result_in_force(proxima: Run,
     told = fine(proxima("calibrate", "--course", "arithmetic", "--activate")).splitlines()
     assert told[0].startswith("calibration c-1: 140 answers of 20 learners; held-out log loss ")
     assert told[1] == "calibration c-1 is in force; 20 learners were folded again"
-    assert ", 0 snapshots to be folded again, 0 differences" in fine(proxima("replay", "--verify"))
+    assert ", 0 snapshots to be folded again, 0 answers judged by another engine, 0 differences" in fine(
+        proxima("replay", "--verify")
+    )
 
 
 def test_replay_finds_the_first_difference(proxima: Run, course: Path, database_url: str) -> None:

@@ -261,14 +261,14 @@ def chances(distance: Floats, learners: Integers, picked: Integers) -> Floats:
     width = np.ones(len(best))
     np.minimum.at(width, learners[near], np.maximum(1 + gap, 0.0))
     factors = np.clip(1 - width[learners[near], None] * NODES + gap[:, None], 0.0, 1.0)
-    result = np.ones((len(picked), len(NODES)))
+    chance = np.ones(len(picked))
     place = np.zeros(len(best), dtype=np.int64)
     place[rows] = np.arange(len(picked))
     starts = np.flatnonzero(np.diff(learners[near], prepend=-1))
     with np.errstate(under="ignore"):
         if starts.size:
-            result[place[learners[near][starts]]] = np.multiply.reduceat(factors, starts, axis=0)
-        chance = np.add.reduce(result * WEIGHTS, axis=1)
+            product = np.multiply.reduceat(factors, starts, axis=0)
+            chance[place[learners[near][starts]]] = np.add.reduce(product * WEIGHTS, axis=1)
         return np.asarray(np.clip(chance * width[rows], 0.0, 1.0))
 
 

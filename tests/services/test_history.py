@@ -30,6 +30,7 @@ from hypothesis.stateful import (
 from app.adaptive.calibration import Fit
 from app.adaptive.filter import initial, step
 from app.adaptive.types import Population, States
+from app.errors import NothingToCalibrate
 from app.queries.responses import read_entries
 from app.services import calibrations, corrections, folding, responses
 from app.services.banks import Bank, read_bank
@@ -263,12 +264,17 @@ class History(RuleBasedStateMachine):
     @rule(seed=st.integers(0, 9), activated=st.booleans())
     def calibrate(self, seed: int, *, activated: bool) -> None:
         number = self.run(self.fitted(seed))
-        if activated:
+        if activated and number:
             self.activate(number)
 
     async def fitted(self, seed: int) -> int:
+        """The number of a new calibration, 0 if every answer was voided."""
         number = await self.database.write(calibrations.request, 1, self.course, now())
-        job = await self.database.read(calibrations.read_job, 1, self.course, number)
+        try:
+            job = await self.database.read(calibrations.read_job, 1, self.course, number)
+        except NothingToCalibrate as error:
+            await self.database.write(calibrations.fail, 1, self.course, number, error.detail, now())
+            return 0
         await self.database.write(calibrations.succeed, job, made_up(job, seed), now())
         return int(number)
 

@@ -189,17 +189,16 @@ def mean_of_skills(easiness: Floats, skills: Integers, fitted: Booleans) -> Floa
 
 def pad_numbers(lists: Sequence[Sequence[int]]) -> Integers:
     """Rows of different length as one array, filled up with -1."""
-    return np.array(padded(lists, -1), dtype=np.int64).reshape(len(lists), longest(lists))
+    width = longest(lists)
+    rows = [[*row, *[-1] * (width - len(row))] for row in lists]
+    return np.array(rows, dtype=np.int64).reshape(len(lists), width)
 
 
 def pad_thresholds(lists: Sequence[Sequence[float]]) -> Floats:
     """Rows of different length as one array, filled up with infinity."""
-    return np.array(padded(lists, np.inf), dtype=np.float64).reshape(len(lists), longest(lists))
-
-
-def padded(lists: Sequence[Sequence[float]], filler: float) -> list[list[float]]:
-    """Rows made as long as the longest."""
-    return [[*row, *[filler] * (longest(lists) - len(row))] for row in lists]
+    width = longest(lists)
+    rows = [[*row, *[np.inf] * (width - len(row))] for row in lists]
+    return np.array(rows, dtype=np.float64).reshape(len(lists), width)
 
 
 def longest(lists: Sequence[Sequence[float]]) -> int:

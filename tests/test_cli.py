@@ -19,6 +19,8 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
 from app.cli import main
+from app.database import open_database
+from app.queries.responses import count_responses
 from tests.client import CATALOGUE, at, opened
 
 Run = Callable[..., Result]
@@ -170,7 +172,7 @@ def test_calibrate_needs_answers_and_then_puts_its_result_in_force(proxima: Run,
     told = fine(proxima("calibrate", "--course", "arithmetic", "--activate")).splitlines()
     assert told[0].startswith("calibration c-1: 140 answers of 20 learners; held-out log loss ")
     assert told[1] == "calibration c-1 is in force; 20 learners were folded again"
-    assert ", 0 snapshots to be folded again, 0 answers judged by another engine, 0 differences" in fine(
+    assert ", 0 snapshots to be folded again, 0 told by another engine, 0 differences" in fine(
         proxima("replay", "--verify")
     )
 
@@ -291,3 +293,48 @@ def test_the_service_answers_and_stops_when_it_is_told_to(
     assert "Traceback" not in log
     assert "ann" not in log
     assert "1 learners, 1 answers" in fine(proxima("replay", "--verify"))
+
+
+def stored(url: str) -> int:
+    """How many answers the course holds, as another process sees it."""
+
+    async def count() -> int:
+        database = open_database(url)
+        try:
+            return await database.read(count_responses, 1, "large")
+        finally:
+            await database.close()
+
+    return asyncio.run(count())
+
+
+def test_a_hundred_thousand_answers_survive_the_kill_of_their_import(
+    proxima: Run, database_url: str, tmp_path: Path
+) -> None:
+    """kill -9 between two chunks or in the middle of one: what was committed stays, the next run loads the rest."""
+    file, learners, items = tmp_path / "large.csv", 2_000, 50
+    rows = [
+        f"l{who},i{item},s{item % 7},{(who * item) % 3 % 2},{item}" for who in range(learners) for item in range(items)
+    ]
+    file.write_text("\n".join(["learner_id,item_id,skill_ids,correct,order", *rows, ""]))
+    fine(proxima("key", "create", "--tenant", "default", "--scope", "admin"))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "app", "import", "responses", str(file), "--course", "large"],
+        env={**os.environ, "PROXIMA_DATABASE_URL": database_url},
+        cwd=Path(__file__).parents[1],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while not stored(database_url):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    kept = stored(database_url)
+    assert 0 < kept < len(rows)
+    told = fine(proxima("import", "responses", str(file), "--course", "large"))
+    assert told.startswith(f"{len(rows) - kept:,} answers loaded (")
+    assert told.endswith(", 0 were there already\n")
+    assert stored(database_url) == len(rows)
+    verified = fine(proxima("replay", "--verify"))
+    assert verified.startswith("default/large: 2,000 learners, 100,000 answers, ")

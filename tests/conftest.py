@@ -18,7 +18,9 @@ from tests import postgres
 SERVER = "TEST_POSTGRES_SERVER"
 
 settings.register_profile("proxima", deadline=None, max_examples=50, print_blob=True)
-settings.load_profile("proxima")
+# The gate must not fall by chance: there the examples are always the same. New ones are searched for at every desk.
+settings.register_profile("gate", settings.get_profile("proxima"), derandomize=True)
+settings.load_profile("gate" if "CI" in os.environ else "proxima")
 
 names = (f"test_{os.getpid()}_{number}" for number in count())
 

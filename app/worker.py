@@ -17,6 +17,7 @@ from app.database import Database
 from app.errors import ProximaError, Unavailable
 from app.files import Answer, Rejection, read_answers
 from app.files import digest as file_digest
+from app.queries.statistics import refresh_statistics
 from app.services.calibrations import Job, fail, read_job, stay_alive, succeed
 from app.services.catalogue import read_catalogue, upsert
 from app.services.folding import refold_stale
@@ -126,6 +127,8 @@ async def import_responses(
         answers = [row for row in fresh if isinstance(row, Answer)]
         if answers:
             chunk = await database.write(import_chunk, tenant_id, course_id, digest, answers, now())
+            if not totals.created and chunk.created:
+                await database.write(refresh_statistics)
             totals.created += chunk.created
             totals.repeated += chunk.repeated
             bad += chunk.rejections

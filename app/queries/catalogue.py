@@ -6,7 +6,10 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
 
 from app.models import CatalogueChange, Course, Item, ItemSkill, Prerequisite, Skill
+from app.queries.statistics import refresh_statistics
 
+# From here on a foreign key to items is looked up often enough to mind how.
+MANY = 1000
 ITEM_COLUMNS = ("title", "kind", "tags", "url", "max_score", "parameters")
 
 Record = Mapping[str, Any]
@@ -137,6 +140,8 @@ def save_items(
     """Add the new items and rewrite the changed ones, with their skills."""
     key = {"tenant_id": tenant_id, "course_id": course_id}
     insert_many(db, Item, ({**key, "id": r["id"], "number": r["number"], **columns_of(r)} for r in new))
+    if len(new) >= MANY:
+        refresh_statistics(db)
     if changed:
         mine = (Item.tenant_id == tenant_id, Item.course_id == course_id, Item.id == bindparam("key"))
         statement = update(Item).where(*mine).values({column: bindparam(column) for column in ITEM_COLUMNS})

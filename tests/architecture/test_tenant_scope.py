@@ -13,6 +13,7 @@ STATEMENTS = {"select", "update", "delete", "insert", "text"}
 # module.function → why it may look at all tenants
 ACROSS_TENANTS = {
     "keys.find_tenant": "a tenant is found by its name, before anybody belongs to it",
+    "statistics.refresh_statistics": "it is about tables, not about rows",
     "durability.durability_faults": "it asks the database about itself, not about rows",
     "keys.list_tenants": "the operator's command line goes through all of them",
     "keys.insert_tenant": "the tenant does not exist yet",

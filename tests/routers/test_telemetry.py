@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
+import structlog
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
@@ -21,6 +22,12 @@ from app.services.keys import create_key
 from tests.routers.edge import CANARY, edge_client, make_edge
 
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def untouched_logging() -> None:
+    """An application that was started earlier in this process may have left its own level behind."""
+    structlog.reset_defaults()
 
 
 def count(**labels: str) -> float:

@@ -7,7 +7,7 @@ from asyncio.subprocess import PIPE
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 
 import structlog
@@ -121,13 +121,16 @@ async def import_responses(
     await add_missing(database, tenant_id, course_id, path, progress)
     totals = ImportTotals()
     reading = read_answers(path)
-    while rows := list(islice(reading, CHUNK)):
+    for number in count(1):
+        rows = list(islice(reading, CHUNK))
+        if not rows:
+            break
         fresh = [row for row in rows if row.line > done]
         bad = [row for row in fresh if isinstance(row, Rejection)]
         answers = [row for row in fresh if isinstance(row, Answer)]
         if answers:
             chunk = await database.write(import_chunk, tenant_id, course_id, digest, answers, now())
-            if not totals.created and chunk.created:
+            if number.bit_count() == 1:  # the 1st, 2nd, 4th, 8th … chunk: whenever the tables have doubled
                 await database.write(refresh_statistics)
             totals.created += chunk.created
             totals.repeated += chunk.repeated

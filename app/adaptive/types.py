@@ -5,7 +5,7 @@ prerequisites one skill has, M the most thresholds one item has. Skills and item
 from 0; -1 pads. Ability, offsets and easiness are in logits.
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 import numpy as np
@@ -169,11 +169,6 @@ class States:
     def __getitem__(self, rows: slice | Integers | Booleans) -> "States":
         """The chosen learners: views for a slice, copies otherwise."""
         return States(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
-
-
-def with_easiness(parameters: Parameters, easiness: Floats) -> Parameters:
-    """The same parameters with other item easiness."""
-    return replace(parameters, items=replace(parameters.items, easiness=easiness))
 
 
 @dataclass(frozen=True)

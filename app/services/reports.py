@@ -14,6 +14,7 @@ from app.services.banks import Bank
 DIGITS = 6
 # Half a skill's worth of doubt further on: worth a word in the reason.
 OPENS_UP = 1.5
+TERMS = ("doubt", "opens_up", "learn", "challenge", "prerequisites")
 Json = dict[str, Any]
 
 
@@ -91,9 +92,7 @@ def recommendation(bank: Bank, states: States, choices: Choices, learner: int, i
 
 def terms(choices: Choices, learner: int) -> dict[str, float]:
     """The terms of the reason as the policy weighed them."""
-    names = ("doubt", "opens_up", "learn", "challenge", "prerequisites")
-    if choices.skill[learner] < 0:
-        names = ("challenge",)  # type: ignore[assignment]
+    names = TERMS if choices.skill[learner] >= 0 else ("challenge",)
     return {name: round(float(getattr(choices, name)[learner]), DIGITS) for name in names}
 
 

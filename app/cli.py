@@ -26,7 +26,7 @@ from app.migrate import is_current, migrate
 from app.queries.catalogue import list_courses
 from app.queries.durability import durability_faults
 from app.queries.keys import list_tenants
-from app.routers.problems import faults_of
+from app.routers.problems import faults_in
 from app.schemas.catalogue import CatalogueIn
 from app.security import SCOPES
 from app.services import calibrations
@@ -278,8 +278,7 @@ def sound_catalogue(file: Path) -> dict[str, Any]:
     try:
         return CatalogueIn.model_validate(given).model_dump(exclude_none=True)
     except ValidationError as error:
-        errors = [{**fault, "loc": ("body", *fault["loc"])} for fault in error.errors(include_url=False)]
-        raise InvalidFile(f"{file.name} is not a sound catalogue", list(faults_of(errors, given))) from error
+        raise InvalidFile(f"{file.name} is not a sound catalogue", faults_in(error, given)) from error
 
 
 @import_group.command("responses")

@@ -11,6 +11,7 @@ from app.database import Database, open_database
 from app.main import create_app
 from app.services import banks
 from app.services.keys import create_key
+from app.services.responses import NewAnswer
 from app.services.verification import Verified
 from app.settings import Settings
 from app.times import now, to_text
@@ -106,3 +107,21 @@ async def opened(database_url: str) -> AsyncIterator[Database]:
         yield database
     finally:
         await database.close()
+
+
+def right_or_wrong(id_: str, learner: str, item: str, minute: int, *, correct: bool) -> NewAnswer:
+    """An answer to the small course, so many minutes into the year."""
+    return NewAnswer(
+        tenant_id=1,
+        course_id=COURSE,
+        id=id_,
+        learner=learner,
+        item=item,
+        score=None,
+        correct=correct,
+        occurred_at=NEW_YEAR_US + minute * MINUTE_US,
+        dated=True,
+        received_at=NEW_YEAR_US,
+        duration_ms=None,
+        recommendation=None,
+    )

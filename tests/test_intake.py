@@ -23,7 +23,7 @@ from app.services.catalogue import upsert
 from app.services.folding import refold
 from app.services.keys import create_key
 from app.services.responses import NewAnswer, Recorded, record
-from tests.client import CATALOGUE, COURSE, MINUTE_US, NEW_YEAR_US, differences, opened
+from tests.client import CATALOGUE, COURSE, differences, opened, right_or_wrong
 
 pytestmark = pytest.mark.anyio
 
@@ -36,20 +36,7 @@ async def begin(database: Database) -> Database:
 
 
 def answer(number: int, learner: str = "ann", item: str = "i1", *, correct: bool = True) -> NewAnswer:
-    return NewAnswer(
-        tenant_id=1,
-        course_id=COURSE,
-        id=f"r-{number:04d}",
-        learner=learner,
-        item=item,
-        score=None,
-        correct=correct,
-        occurred_at=NEW_YEAR_US + number * MINUTE_US,
-        dated=True,
-        received_at=NEW_YEAR_US,
-        duration_ms=None,
-        recommendation=None,
-    )
+    return right_or_wrong(f"r-{number:04d}", learner, item, number, correct=correct)
 
 
 class Counting:

@@ -11,7 +11,7 @@ from app.errors import Conflict, Fault, Invalid, OccurredInFuture, ProximaError,
 from app.routers.body import StrictRoute
 from app.routers.deps import Caller, require
 from app.routers.parameters import NO_PARAMETERS, PathId, raw_reply, reply
-from app.routers.problems import faults_of, problem_body, responses_for
+from app.routers.problems import faults_in, problem_body, responses_for
 from app.schemas.common import LONGEST_ID, Absent
 from app.schemas.mastery import LearnerMastery
 from app.schemas.responses import BatchIn, BatchOut, Outcome, RegradeIn, ResponseIn, VoidIn
@@ -95,8 +95,7 @@ def read_answer(caller: Caller, course: str, given: Any, moment: int) -> NewAnsw
     try:
         body = ResponseIn.model_validate(given)
     except ValidationError as error:
-        errors = [{**fault, "loc": ("body", *fault["loc"])} for fault in error.errors(include_url=False)]
-        return Invalid("this answer is not valid; errors lists each place", list(faults_of(errors, given)))
+        return Invalid("this answer is not valid; errors lists each place", faults_in(error, given))
     return new_answer(caller, course, body, moment, None)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from app.database import Database, open_database
 from app.routers import health
-from app.routers.problems import Problem
+from app.schemas.problems import Problem
 from tests.routers.edge import edge_client, make_edge
 
 pytestmark = pytest.mark.anyio

@@ -16,7 +16,8 @@ from structlog.testing import capture_logs
 from app import errors
 from app.errors import ProximaError
 from app.routers.advice import ADVICE
-from app.routers.problems import Problem, classes_by_code, faults_of, problem_body, responses_for, status_of
+from app.routers.problems import classes_by_code, faults_of, problem_body, responses_for, status_of
+from app.schemas.problems import Problem
 from tests.routers.edge import CANARY, Answers, edge_client, make_edge
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "errors.md"

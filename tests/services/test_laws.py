@@ -19,7 +19,7 @@ from app.services.corrections import correct
 from app.services.keys import create_key
 from app.services.mastery import learner_mastery
 from app.services.responses import NewAnswer, Recorded, record
-from tests.client import CATALOGUE, COURSE, MINUTE_US, NEW_YEAR_US
+from tests.client import CATALOGUE, COURSE, MINUTE_US, NEW_YEAR_US, right_or_wrong
 
 T = TypeVar("T")
 Trial = Callable[[Callable[[Connection], T]], T]
@@ -55,20 +55,7 @@ def trial(database_url: str) -> Iterator[Callable[[Callable[[Connection], Any]],
 
 
 def make(number: int, learner: str, item: str, minute: int, *, correct: bool) -> NewAnswer:
-    return NewAnswer(
-        tenant_id=1,
-        course_id=COURSE,
-        id=f"{number * 7919 % 1000:03d}",
-        learner=learner,
-        item=item,
-        score=None,
-        correct=correct,
-        occurred_at=NEW_YEAR_US + minute * MINUTE_US,
-        dated=True,
-        received_at=NEW_YEAR_US,
-        duration_ms=None,
-        recommendation=None,
-    )
+    return right_or_wrong(f"{number * 7919 % 1000:03d}", learner, item, minute, correct=correct)
 
 
 rows = st.tuples(

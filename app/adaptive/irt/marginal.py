@@ -1,0 +1,244 @@
+"""The penalised marginal likelihood of the items (Bock & Aitkin 1981) and the search for its maximum.
+
+Every step is the M-step's Newton step (Lange 1995, the gradient algorithm of EM), turned by what the last steps
+taught about the true curvature (L-BFGS, Nocedal 1980; for EM Jamshidian & Jennrich 1997), within bounds.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from app.adaptive.irt.bank import ASYMPTOTIC, Bank
+from app.adaptive.irt.curves import log_probabilities
+from app.adaptive.irt.design import Design, expect
+from app.adaptive.irt.parameters import Belief, Layout, asymptotes, free_curves, intercepts
+from app.adaptive.types import Booleans, Floats
+
+# Values that the curves of one block of items may hold.
+LARGEST_BLOCK = 1 << 22
+REMEMBERED = 10
+LONGEST_STEP = 2.0
+HALVINGS = 25
+# So near a bound a parameter counts as being there.
+TOUCHING = 1e-6
+# Where the answers hardly say anything about an asymptote, no long jumps.
+CAUTION = 1.0
+ENOUGH = 1e-4
+
+# Of the last steps: how the parameters changed, and by how much the gradient fell.
+Remembered = deque[tuple[Floats, Floats]]
+
+
+class Grid(NamedTuple):
+    """The nodes of the standard normal ability (Q,) and the logarithms of their weights."""
+
+    nodes: Floats
+    log_weights: Floats
+
+
+def grid(nodes: int, widest: float = 6.0) -> Grid:
+    """Equally spaced nodes from -widest to widest standard deviations."""
+    points = np.linspace(-widest, widest, nodes)
+    density = np.exp(-0.5 * points * points)
+    return Grid(points, np.log(density / density.sum()))
+
+
+class Problem(NamedTuple):
+    """What is maximised."""
+
+    shape: Layout
+    prior: Belief
+    matrices: Design
+    grid: Grid
+
+
+class Found(NamedTuple):
+    """Where the search ended: the log-likelihood there without the prior, and the expected counts (I, K, Q)."""
+
+    vector: Floats
+    likelihood: float
+    counts: Floats
+    iterations: int
+    converged: bool
+
+
+def log_curves(problem: Problem, free: Floats) -> Floats:
+    """(I, K, Q)."""
+    shape = problem.shape
+    a = np.exp(free[:, 0])
+    bank = Bank(shape.model, shape.grades, a, -intercepts(shape, free)[0] / a[:, None], *asymptotes(shape, free))
+    return log_probabilities(bank, problem.grid.nodes)
+
+
+def evaluate(problem: Problem, vector: Floats) -> tuple[float, float, Floats]:
+    """The log-likelihood with the prior, without it, and the expected counts r (I, K, Q)."""
+    free = problem.shape.spread(vector)
+    likelihood, counts = expect(problem.matrices, log_curves(problem, free), problem.grid.log_weights)
+    return likelihood + problem.prior.log_density(free), likelihood, counts
+
+
+def blocks(problem: Problem) -> Iterator[slice]:
+    """The items in blocks whose curves fit in memory."""
+    items, parameters = problem.shape.place.shape
+    each = parameters * (problem.shape.steps + 1) * len(problem.grid.nodes)
+    size = max(1, LARGEST_BLOCK // each)
+    return (slice(first, first + size) for first in range(0, items, size))
+
+
+def block_layout(shape: Layout, here: slice) -> Layout:
+    """The layout of some of the items."""
+    return replace(shape, grades=shape.grades[here], place=shape.place[here])
+
+
+def gradient(problem: Problem, vector: Floats, counts: Floats) -> tuple[Floats, Floats]:
+    """The gradient (I, P) of the penalised likelihood by Fisher's identity, and the M-step's information (I, P, P)."""
+    free = problem.shape.spread(vector)
+    items, parameters = free.shape
+    slope = problem.prior.gradient(free)
+    information = np.zeros((items, parameters, parameters))
+    for here in blocks(problem):
+        found = free_curves(block_layout(problem.shape, here), free[here], problem.grid.nodes)
+        flat = found.slope.reshape(*found.slope.shape[:2], -1)
+        slope[here] += (flat @ counts[here].reshape(len(flat), -1, 1))[:, :, 0]
+        weights = counts[here].sum(axis=1, keepdims=True) * found.p
+        information[here] = (flat * weights.reshape(len(flat), 1, -1)) @ flat.transpose(0, 2, 1)
+    diagonal = np.arange(parameters)
+    information[:, diagonal, diagonal] += problem.prior.curvature(free)
+    if problem.shape.model in ASYMPTOTIC:
+        information[:, diagonal[-2:], diagonal[-2:]] += CAUTION
+    return slope, information
+
+
+def precondition(shape: Layout, information: Floats, still: Booleans) -> tuple[Floats, Floats]:
+    """The inverse of the M-step's information: item by item (I, P, P), and of a common slope; nothing for `still`."""
+    parameters = information.shape[1]
+    moves = (shape.place >= 0) & ~np.append(still, True)[shape.place]
+    common = 0.0
+    if shape.common:
+        common = float(information[moves[:, 0], 0, 0].sum())
+        moves[:, 0] = False
+    diagonal = np.arange(parameters)
+    system = information * (moves[:, :, None] & moves[:, None, :])
+    system[:, diagonal, diagonal] = np.where(moves, system[:, diagonal, diagonal] * (1 + 1e-9) + 1e-9, 1.0)
+    inverse = np.linalg.inv(system)
+    inverse[:, diagonal, diagonal] = np.where(moves, inverse[:, diagonal, diagonal], 0.0)
+    return inverse, np.array([1 / (common + 1e-9)] if shape.common and common > 0 else [])
+
+
+def newton(shape: Layout, inverse: tuple[Floats, Floats], vector: Floats) -> Floats:
+    """The M-step's Newton step for a gradient, both as vectors."""
+    spread = shape.spread(vector)
+    if shape.common:
+        spread[:, 0] = 0.0
+    result = (inverse[0] @ spread[:, :, None])[:, :, 0]
+    if shape.common:
+        result[:, 0] = 0.0
+    step = shape.gather(result)
+    if inverse[1].size:
+        step[-1] = vector[-1] * inverse[1][0]
+    return step
+
+
+def maximise(
+    problem: Problem,
+    vector: Floats,
+    bounds: tuple[Floats, Floats],
+    tolerance: float,
+    most: int,
+    remembered: Remembered | None = None,
+) -> Found:
+    """Climb from `vector` until what a Newton step promises is below `tolerance` for each parameter.
+
+    `remembered`, the curvature found by an earlier search, is used and added to.
+    """
+    shape = problem.shape
+    remembered = deque(maxlen=REMEMBERED) if remembered is None else remembered
+    value, likelihood, counts = evaluate(problem, vector)
+    slope, information = gradient(problem, vector, counts)
+    uphill = shape.gather(slope)
+    for iteration in range(most):
+        step, free = direction(shape, vector, uphill, information, remembered, bounds)
+        if step @ free <= tolerance * max(shape.count, 1):
+            return Found(vector, likelihood, counts, iteration, converged=True)
+        moved = climb(problem, vector, value, free, step, bounds)
+        if moved is None:
+            if not remembered:
+                return Found(vector, likelihood, counts, iteration, converged=False)
+            remembered.clear()
+            continue
+        after, value, likelihood, counts = moved
+        slope, information = gradient(problem, after, counts)
+        before, uphill = uphill, shape.gather(slope)
+        change, bend = after - vector, before - uphill
+        if change @ bend > 1e-10 * np.linalg.norm(change) * np.linalg.norm(bend):
+            remembered.append((change, bend))
+        vector = after
+    return Found(vector, likelihood, counts, most, converged=False)
+
+
+def direction(
+    shape: Layout,
+    vector: Floats,
+    uphill: Floats,
+    information: Floats,
+    remembered: Remembered,
+    bounds: tuple[Floats, Floats],
+) -> tuple[Floats, Floats]:
+    """Where to go from here, and the gradient of those who may: who stands at a bound does not press against it."""
+    at_low, at_high = vector <= bounds[0] + TOUCHING, vector >= bounds[1] - TOUCHING
+    still = (at_low & (uphill < 0)) | (at_high & (uphill > 0))
+    while True:
+        free = np.where(still, 0.0, uphill)
+        inverse = precondition(shape, information, still)
+        step = np.where(still, 0.0, shorten(shape, quasi_newton(shape, inverse, free, remembered)))
+        if step @ free <= 0:
+            remembered.clear()
+            step = shorten(shape, newton(shape, inverse, free))
+        pressed = (at_low & (step < 0)) | (at_high & (step > 0))
+        if not pressed.any():
+            return step, free
+        still |= pressed
+
+
+def at_bound(vector: Floats, bounds: tuple[Floats, Floats]) -> Booleans:
+    """(n,): which parameters are limits, not estimates."""
+    return np.asarray((vector <= bounds[0] + TOUCHING) | (vector >= bounds[1] - TOUCHING))
+
+
+def shorten(shape: Layout, step: Floats) -> Floats:
+    """The step, shorter for items of which a parameter would move too far; an item keeps its direction."""
+    farthest = np.abs(shape.spread(step)).max(axis=1, initial=LONGEST_STEP, keepdims=True)
+    held = shape.place >= 0
+    result = step.copy()
+    result[shape.place[held]] *= np.broadcast_to(LONGEST_STEP / farthest, held.shape)[held]
+    return result
+
+
+def quasi_newton(shape: Layout, inverse: tuple[Floats, Floats], uphill: Floats, remembered: Remembered) -> Floats:
+    """The two-loop recursion of Nocedal (1980) around the M-step's Newton step."""
+    result = uphill.copy()
+    shares = []
+    for change, bend in reversed(remembered):
+        share = (change @ result) / (change @ bend)
+        result -= share * bend
+        shares.append(share)
+    result = newton(shape, inverse, result)
+    for (change, bend), share in zip(remembered, reversed(shares), strict=True):
+        result += (share - (bend @ result) / (change @ bend)) * change
+    return result
+
+
+def climb(
+    problem: Problem, vector: Floats, value: float, uphill: Floats, step: Floats, bounds: tuple[Floats, Floats]
+) -> tuple[Floats, float, float, Floats] | None:
+    """Halve the step until the likelihood rises by a fair share of what the slope promises (Armijo 1966)."""
+    rounding = 1e-13 * abs(value)
+    for halved in range(HALVINGS):
+        after = np.clip(vector + step * 0.5**halved, *bounds)
+        reached, likelihood, counts = evaluate(problem, after)
+        if reached >= value + ENOUGH * float(uphill @ (after - vector)) - rounding:
+            return after, reached, likelihood, counts
+    return None

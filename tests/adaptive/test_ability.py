@@ -1,0 +1,122 @@
+"""Laws of ability estimation: a proper posterior, the same bits in any batch, the right direction."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.adaptive.ability import Abilities, estimate
+from app.adaptive.irt import Answers, Bank, Model
+from app.adaptive.types import Integers
+from tests.adaptive.irt_worlds import answers_of, models, random_bank, sample, seeds, textbook
+
+FEW = settings(max_examples=30)
+
+
+def alone(answers: Answers, learner: int) -> Answers:
+    here = slice(int(answers.starts[learner]), int(answers.starts[learner + 1]))
+    items, categories = answers.items[here], answers.categories[here]
+    return Answers(np.array([0, len(items)]), items, categories)
+
+
+def same(one: Abilities, other: Abilities) -> bool:
+    pairs = zip(vars(one).values(), vars(other).values(), strict=True)
+    return all(a.tobytes() == b.tobytes() for a, b in pairs)
+
+
+@FEW
+@given(models, seeds)
+def test_a_learner_has_the_same_bits_alone_and_in_a_batch(model: Model, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    bank = random_bank(model, 6, rng)
+    answers = sample(bank, 5, rng, 0.6)
+    together = estimate(bank, answers)
+    for learner in range(5):
+        single = estimate(bank, alone(answers, learner))
+        assert same(single, Abilities(*(value[learner : learner + 1] for value in vars(together).values())))
+
+
+@FEW
+@given(models, seeds)
+def test_the_posterior_is_that_of_bayes(model: Model, seed: int) -> None:
+    """Against the integral by the textbook's curves on a much finer grid."""
+    rng = np.random.default_rng(seed)
+    bank = random_bank(model, 6, rng)
+    answers = sample(bank, 3, rng)
+    found = estimate(bank, answers, 0.3, 1.4)
+    points = np.linspace(-7, 7, 561)
+    for learner in range(3):
+        here = alone(answers, learner)
+        weight = np.exp(-((points - 0.3) ** 2) / 2.8)
+        for item, category in zip(here.items, here.categories, strict=True):
+            weight = weight * np.array([textbook(bank, item, theta)[category] for theta in points])
+        mean = (weight * points).sum() / weight.sum()
+        error = np.sqrt((weight * (points - mean) ** 2).sum() / weight.sum())
+        assert found.ability[learner] == pytest.approx(mean, abs=1e-4)
+        assert found.standard_error[learner] == pytest.approx(min(error, 1.4**0.5), abs=1e-4)
+
+
+@FEW
+@given(models, seeds)
+def test_a_better_answer_never_lowers_ability(model: Model, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    bank = random_bank(model, 6, rng)
+    matrix = rng.integers(0, bank.grades + 1, (8, 6))
+    better = matrix.copy()
+    item = int(rng.integers(6))
+    better[:, item] = np.minimum(better[:, item] + 1, bank.grades[item])
+    before, after = (estimate(bank, answers_of(marks)).ability for marks in (matrix, better))
+    assert (after >= before - 1e-12).all()
+    assert (after > before)[better[:, item] > matrix[:, item]].all()
+
+
+@FEW
+@given(models, st.floats(0.01, 6), st.floats(-10, 10), st.sampled_from([0, 1, 5, 2000]), st.booleans())
+def test_extremes_stay_finite(model: Model, a: float, b: float, length: int, right: bool) -> None:
+    bank = one_item(model, a, b)
+    answers = Answers(np.array([0, length]), np.zeros(length, np.int64), np.full(length, int(right)))
+    found = estimate(bank, answers)
+    assert np.isfinite(found.ability).all()
+    assert (np.abs(found.ability) <= 6).all()
+    assert ((found.standard_error >= 0) & (found.standard_error <= 1)).all()
+
+
+def test_without_answers_the_prior_is_returned() -> None:
+    bank = one_item("2pl", 1.0, 0.0)
+    nothing = np.zeros(0, np.int64)
+    found = estimate(bank, Answers(np.zeros(3, np.int64), nothing, nothing), 0.5, 1.44)
+    np.testing.assert_allclose(found.ability, [0.5, 0.5], atol=1e-9)
+    np.testing.assert_allclose(found.standard_error, [1.2, 1.2], atol=1e-6)
+    assert not found.at_bound.any()
+    assert len(estimate(bank, Answers(np.zeros(1, np.int64), nothing, nothing)).ability) == 0
+
+
+def test_beyond_the_grid_is_said_to_be_a_limit() -> None:
+    """A thousand right answers to an item of difficulty 8."""
+    long = np.zeros(1000, np.int64)
+    found = estimate(one_item("2pl", 2.0, 8.0), Answers(np.array([0, 1000]), long, long + 1))
+    assert found.at_bound.all()
+    assert found.ability[0] == pytest.approx(6, abs=0.1)
+    assert not estimate(one_item("2pl", 2.0, 0.0), Answers(np.array([0, 5]), long[:5], long[:5] + 1)).at_bound.any()
+
+
+def test_intervals_cover_the_ability() -> None:
+    """90 % intervals of 4,000 learners with 20 items."""
+    rng = np.random.default_rng(4)
+    bank = random_bank("2pl", 20, rng)
+    abilities = rng.normal(0, 1, 4000)
+    p = 1 / (1 + np.exp(-bank.discrimination * (abilities[:, None] - bank.difficulty[:, 0])))
+    found = estimate(bank, answers_of((rng.random(p.shape) < p).astype(np.int64)))
+    covered = np.abs(found.ability - abilities) < 1.645 * found.standard_error
+    assert 0.885 < covered.mean() < 0.915
+
+
+def test_answers_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match="does not exist"):
+        estimate(one_item("2pl", 1.0, 0.0), answers_of(np.ones((1, 2), dtype=np.int64)))
+
+
+def one_item(model: Model, a: float, b: float) -> Bank:
+    one = np.ones(1)
+    grades: Integers = np.ones(1, dtype=np.int64)
+    return Bank(model, grades, a * one, b * np.ones((1, 1)), 0.2 * one if model in ("3pl", "4pl") else 0 * one, one)

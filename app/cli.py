@@ -1,6 +1,7 @@
 """The command line: `proxima`."""
 
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -16,8 +17,7 @@ import click
 import uvicorn
 from pydantic import ValidationError
 
-from app import __version__, sample
-from app.adaptive.calibration import Fit
+from app import __version__, evaluation, sample
 from app.database import Database, open_database
 from app.errors import Invalid, InvalidFile, InvalidSetting, NotMigrated, ProximaError
 from app.files import Rejection, digest, read_catalogue, write_rejections
@@ -31,7 +31,6 @@ from app.schemas.catalogue import CatalogueIn
 from app.security import SCOPES
 from app.services import calibrations
 from app.services.banks import read_bank
-from app.services.calibrations import Job
 from app.services.catalogue import upsert
 from app.services.folding import count_stale
 from app.services.imports import imported_until
@@ -41,10 +40,9 @@ from app.times import now, to_text
 from app.worker import (
     ImportTotals,
     check_file,
-    fit_job,
+    finish_calibration,
     import_responses,
     refold_course,
-    run_calibration,
     verify_course,
 )
 
@@ -53,6 +51,8 @@ T = TypeVar("T")
 FAILED, MISCONFIGURED = 1, 3
 LONG_STATEMENT_S = 600
 QUIET_S = 2.0
+# As many of the most changed items and skills as fit on a line.
+FEW = 5
 
 
 class Commands(click.Group):
@@ -326,40 +326,83 @@ def told_rejected(count: int, target: Path) -> None:
 @main.command("calibrate")
 @course_option
 @tenant_option
-@click.option("--activate", is_flag=True, help="Put the result in force.")
-def calibrate_command(course: str, tenant: str | None, activate: bool) -> None:
-    """Fit item difficulties, skill rates and population to the answers of a course."""
+@click.option("--activate", is_flag=True, help="Put the result in force, unless it predicts worse.")
+@click.option("--force", is_flag=True, help="With --activate: even if it predicts worse.")
+def calibrate_command(course: str, tenant: str | None, activate: bool, force: bool) -> None:
+    """Fit item difficulties, skill rates and population to the answers of a course, and say what would change."""
+    if force and not activate:
+        raise click.UsageError("--force says how to --activate; give both")
 
     async def run(database: Database) -> None:
-        await calibrate_course(database, await database.write(choose_tenant, tenant, now()), course, activate=activate)
+        tenant_id = await database.write(choose_tenant, tenant, now())
+        await calibrate_course(database, tenant_id, course, activate=activate, force=force)
 
     with_database(run)
 
 
-async def calibrate_course(database: Database, tenant_id: int, course: str, *, activate: bool) -> None:
+async def calibrate_course(
+    database: Database, tenant_id: int, course: str, *, activate: bool, force: bool = False
+) -> None:
     """Calibrate a course and say what it brought."""
-    number = await database.write(calibrations.request, tenant_id, course, now())
+    claim = await database.write(calibrations.request, tenant_id, course, now())
     with progress_bar() as progress:
-
-        async def fit(job: Job) -> Fit:
-            return await asyncio.to_thread(
-                fit_job, job, lambda stage, share: progress(f"calibrating: {stage}", share, 1)
-            )
-
-        await run_calibration(database, tenant_id, course, number, fit)
-    told = await database.read(calibrations.describe, tenant_id, course, number, now())
+        await finish_calibration(
+            database,
+            read_settings().database_url,
+            claim,
+            lambda stage, share: progress(f"calibrating: {stage}", share, 1),
+        )
+    told = await database.read(calibrations.describe, tenant_id, course, claim.number)
     if told["error"]:
         raise Invalid(told["error"])
-    report = told["report"]
-    click.echo(
-        f"calibration {told['id']}: {report['responses']:,} answers of {report['learners']:,} learners; held-out log "
-        f"loss {report['log_loss_before']:.4f} before, {report['log_loss_after']:.4f} after; "
-        f"AUC {report['auc_before']:.3f}, {report['auc_after']:.3f}; {report['items_changed']:,} items changed"
-    )
+    for line in in_words(told["id"], told["report"]):
+        click.echo(line)
     if activate:
-        await database.write(calibrations.activate, tenant_id, course, number, now())
+        await database.write(calibrations.activate, tenant_id, course, claim.number, now(), force=force)
         folded = await refold_course(database, tenant_id, course)
         click.echo(f"calibration {told['id']} is in force; {folded:,} learners were folded again")
+
+
+def in_words(id_: str, report: dict[str, Any]) -> Iterator[str]:
+    """What a calibration brought and what it would change."""
+    before = report["compared_with"] or "the defaults"
+    verdict = "better" if report["log_loss_after"] < report["log_loss_before"] else "no better"
+    yield (
+        f"calibration {id_}: {report['responses']:,} answers of {report['learners']:,} learners; held-out log "
+        f"loss {report['log_loss_before']:.4f} before, {report['log_loss_after']:.4f} after; "
+        f"AUC {report['auc_before']:.3f}, {report['auc_after']:.3f}: {verdict} than {before}"
+    )
+    scale = report["scale"]
+    if scale is not None:
+        drifted = f", without {', '.join(scale['drifted_items'])}" if scale["drifted"] else ""
+        yield f"scale: moved by {scale['shift']:+.3f} logits, by {scale['anchors']:,} anchors{drifted}"
+    changed = ", ".join(f"{item['item']} {item['change']:+.2f}" for item in report["most_changed_items"][:FEW])
+    yield f"items: {report['items_changed']:,} changed by more than .25 logits{': ' if changed else ''}{changed}"
+    mastery = report["mastery"]
+    skills = ", ".join(f"{skill['skill']} +{skill['gained']:,} −{skill['lost']:,}" for skill in mastery["skills"][:FEW])
+    yield (
+        f"mastery: {mastery['gained']:,} gained and {mastery['lost']:,} lost, by {mastery['learners']:,} "
+        f"learners{': ' if skills else ''}{skills}"
+    )
+
+
+@main.command("evaluate")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--split-column", help="Says who is predicted: `test` learners, or folds.  [default: split, if there]")
+@click.option("--folds", type=click.IntRange(2, 50), help="Divide the learners into so many folds instead.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def evaluate_command(file: Path, split_column: str | None, folds: int | None, as_json: bool) -> None:
+    """Compare the engine with the models of the field on the answers of a file; needs no database.
+
+    Every model predicts each answer of learners it was not fitted to. Without a column `split` there are 5 folds.
+    """
+    with progress_bar() as progress:
+        report = evaluation.evaluate(file, split_column, folds, progress)
+    if report.rejections:
+        first = report.rejections[0]
+        rows = "row" if len(report.rejections) == 1 else "rows"
+        click.echo(f"{len(report.rejections):,} {rows} left out; line {first.line}: {first.reason}", err=True)
+    click.echo(json.dumps(evaluation.as_json(report), indent=1) if as_json else evaluation.as_table(report))
 
 
 @main.command()

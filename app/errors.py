@@ -114,6 +114,11 @@ class CalibrationRunning(Conflict):
     title = "A calibration of this course is running"
 
 
+class CalibrationWorse(Conflict):
+    code = "calibration_worse"
+    title = "The calibration predicts worse than the one before"
+
+
 class NothingToCalibrate(Conflict):
     code = "nothing_to_calibrate"
     title = "The course has too few responses"

@@ -85,10 +85,10 @@ _Cells = tuple[int, list[str] | str, str]
 class Reading(Iterator[Answer | Rejection]):
     """The rows of a file, one by one; `position` of its `size` bytes on the disk have been read."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, columns: Sequence[str]) -> None:
         self.size = _size(path)
         self.position = 0
-        rows = _READERS[_kind(path, _READERS)](path, self._tell)
+        rows = _READERS[_kind(path, _READERS)](path, columns, self._tell)
         first = next(rows, None)  # a file that is no good says so now, before anything is done with it
         self._results = map(_judged, rows if first is None else chain([first], rows))
 
@@ -99,9 +99,12 @@ class Reading(Iterator[Answer | Rejection]):
         self.position = position
 
 
-def read_answers(path: Path) -> Reading:
-    """Read CSV, NDJSON (either also `.gz`) or Parquet: every row is an `Answer` or a `Rejection`."""
-    return Reading(path)
+def read_answers(path: Path, split_column: str = "split") -> Reading:
+    """Read CSV, NDJSON (either also `.gz`) or Parquet: every row is an `Answer` or a `Rejection`.
+
+    `split` is read from the column `split_column`, if the file has it.
+    """
+    return Reading(path, [split_column if name == "split" else name for name in COLUMNS])
 
 
 def digest(path: Path) -> str:
@@ -143,9 +146,9 @@ def read_catalogue(path: Path) -> dict[str, Any]:
 # Rows of each format
 
 
-def _csv(path: Path, tell: _Tell) -> Iterator[_Row]:
-    names, rows = _table(path, REQUIRED, tell)
-    pick = itemgetter(*(names.index(name) if name in names else -1 for name in COLUMNS))
+def _csv(path: Path, columns: Sequence[str], tell: _Tell) -> Iterator[_Row]:
+    names, rows = _table(path, REQUIRED, tell, columns)
+    pick = itemgetter(*(names.index(name) if name in names else -1 for name in columns))
     for line, row, source in rows:
         if isinstance(row, list):
             yield line, pick([*row, None]), source
@@ -153,12 +156,12 @@ def _csv(path: Path, tell: _Tell) -> Iterator[_Row]:
             yield line, row, source
 
 
-def _ndjson(path: Path, tell: _Tell) -> Iterator[_Row]:
+def _ndjson(path: Path, columns: Sequence[str], tell: _Tell) -> Iterator[_Row]:
     for line, record, text in _records(path, tell):
-        yield line, record if isinstance(record, str) else [record.get(name) for name in COLUMNS], text
+        yield line, record if isinstance(record, str) else [record.get(name) for name in columns], text
 
 
-def _parquet(path: Path, tell: _Tell) -> Iterator[_Row]:
+def _parquet(path: Path, columns: Sequence[str], tell: _Tell) -> Iterator[_Row]:
     try:
         arrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
     except ImportError as error:
@@ -167,11 +170,11 @@ def _parquet(path: Path, tell: _Tell) -> Iterator[_Row]:
     try:
         with parquet.ParquetFile(path) as file:
             names = file.schema_arrow.names
-            _check_columns(path, names, REQUIRED)
-            wanted = [name for name in COLUMNS if name in names]
+            _check_columns(path, names, REQUIRED, columns)
+            wanted = [name for name in dict.fromkeys(columns) if name in names]
             for batch in file.iter_batches(ROWS_BETWEEN_REPORTS, columns=wanted):
-                columns = [_column(arrow, batch, name) if name in wanted else repeat(None) for name in COLUMNS]
-                for values in zip(*columns, strict=False):
+                cells = [_column(arrow, batch, name) if name in wanted else repeat(None) for name in columns]
+                for values in zip(*cells, strict=False):
                     line += 1
                     yield line, values, values
                 tell(size * line // file.metadata.num_rows)
@@ -191,14 +194,16 @@ def _column(arrow: Any, batch: Any, name: str) -> list[object]:
 _READERS = {".csv": _csv, ".ndjson": _ndjson, ".jsonl": _ndjson, ".parquet": _parquet}
 
 
-def _table(path: Path, required: Sequence[str], tell: _Tell) -> tuple[list[str], Iterator[_Cells]]:
+def _table(
+    path: Path, required: Sequence[str], tell: _Tell, known: Sequence[str] = COLUMNS
+) -> tuple[list[str], Iterator[_Cells]]:
     """The names in the header, and the rows that have a value for each of them (or the reason why not)."""
     rows = _csv_rows(path, tell)
     _, header, _ = next(rows, (0, "no header", ""))
     if isinstance(header, str):
         raise InvalidFile(f"{path.name} does not begin with a line of column names: {header}.")
     names = [name.strip() for name in header]
-    _check_columns(path, names, required)
+    _check_columns(path, names, required, known)
     return names, map(partial(_as_wide_as, len(names)), rows)
 
 
@@ -320,11 +325,11 @@ def _unreadable(path: Path, error: OSError) -> InvalidFile:
     return InvalidFile(f"{path.name} cannot be read: {error.strerror or error}.")
 
 
-def _check_columns(path: Path, names: Sequence[str], required: Sequence[str]) -> None:
+def _check_columns(path: Path, names: Sequence[str], required: Sequence[str], known: Sequence[str]) -> None:
     missing = [name for name in required if name not in names]
     if missing:
         raise InvalidFile(f"{path.name} has no column {', '.join(missing)}; its columns are {', '.join(names)}.")
-    twice = [name for name in names if name in COLUMNS and names.count(name) > 1]
+    twice = [name for name in names if name in known and names.count(name) > 1]
     if twice:
         raise InvalidFile(f"{path.name} has the column {twice[0]} more than once.")
 

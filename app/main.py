@@ -16,13 +16,14 @@ from app.database import open_database
 from app.errors import NotMigrated
 from app.intake import Intake
 from app.migrate import is_current
-from app.routers import calibrations, catalogue, health, mastery, pages, recommendations, responses
+from app.routers import calibrations, catalogue, health, mastery, pages, quality, recommendations, responses
 from app.routers.deps import KnownKeys
 from app.routers.document import ABOUT, describe
 from app.routers.parameters import SLASH
 from app.routers.problems import install_problems
 from app.settings import Settings, read_settings
 from app.telemetry import Telemetry, configure_logging
+from app.worker import stand_by
 
 STOP_S = 20
 # The first collections of a busy worker would otherwise walk all modules, for milliseconds, again and again.
@@ -53,7 +54,7 @@ def create_app(settings: Settings | None = None, demo: Demo | None = None) -> Fa
     app.state.demo = demo
     install_problems(app)
     # Routers are asked in turn for every request, so the one with the hot route comes first.
-    for module in (responses, mastery, recommendations, catalogue, calibrations, health, pages):
+    for module in (responses, mastery, recommendations, catalogue, calibrations, quality, health, pages):
         app.include_router(module.router)
     describe(app)
     app.add_middleware(ReadPath)
@@ -63,7 +64,7 @@ def create_app(settings: Settings | None = None, demo: Demo | None = None) -> Fa
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Open the database and the intake; on the way out let what was begun end."""
+    """Open the database and the intake, go on with what was left behind; on the way out let what was begun end."""
     settings: Settings = app.state.settings
     configure_logging(settings)
     database = open_database(settings.database_url, pool_size=settings.pool_size)
@@ -77,8 +78,11 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLD)
+    aside = asyncio.create_task(stand_by(database, settings.database_url))
     yield
     await app.state.intake.close()
+    aside.cancel()
+    await asyncio.gather(aside, return_exceptions=True)
     if app.state.tasks:
         _, unfinished = await asyncio.wait(app.state.tasks, timeout=STOP_S)
         for task in unfinished:

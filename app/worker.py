@@ -1,97 +1,237 @@
 """Work that takes longer than a request: calibrations, imports, verification, folding again after a switch."""
 
 import asyncio
-import pickle
+import json
+import os
 import sys
-from asyncio.subprocess import PIPE
+import threading
+import time
+from asyncio import StreamReader, StreamWriter
+from asyncio.subprocess import PIPE, Process
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import count, islice
 from pathlib import Path
+from typing import cast
 
 import structlog
 
 from app.adaptive.calibration import Fit, Progress, calibrate, silent
-from app.database import Database
+from app.database import Database, open_database
 from app.errors import ProximaError, Unavailable
 from app.files import Answer, Rejection, read_answers
 from app.files import digest as file_digest
+from app.queries.calibrations import list_lapsed
 from app.queries.statistics import refresh_statistics
-from app.services.calibrations import Job, fail, read_job, stay_alive, succeed
+from app.services.calibrations import (
+    Claim,
+    Job,
+    fail,
+    hand_back,
+    is_running,
+    read_job,
+    release,
+    renew,
+    result_of,
+    stale_courses,
+    succeed,
+    take_over,
+)
 from app.services.catalogue import read_catalogue, upsert
 from app.services.folding import refold_stale
 from app.services.imports import import_chunk, imported_until, missing_catalogue
 from app.services.verification import Verified, verify_offers, verify_page
+from app.settings import read_settings
+from app.telemetry import configure_logging
 from app.times import now
 
-HEARTBEAT_S = 10
-REFOLDED_AT_ONCE = 200
+HEARTBEAT_S = 5.0
+# How often to look for calibrations that nobody works at any more, and for learners left to be folded again.
+LOOK_S = 5.0
+SWEEP_S = 600.0
+MOST_REFOLDED_AT_ONCE = 200
+# Longer than this nobody should wait for a transaction that folds learners again.
+REFOLDING_S = 0.05
 CHUNK = 10_000
 FIT = "from app.worker import fit_piped; fit_piped()"
+LONGEST_STATEMENT_S = 600.0
+# The share of a calibration's time that is left when the fit is done: who would cross the line of mastery.
+FIT_SHARE = 0.95
 
 log = structlog.get_logger("proxima.worker")
 
-Fitter = Callable[[Job], Awaitable[Fit]]
 
+async def run_calibration(database: Database, database_url: str, claim: Claim, progress: Progress = silent) -> None:
+    """Make one attempt at a calibration in a process of its own, so that answers are served meanwhile.
 
-async def run_calibration(database: Database, tenant_id: int, course_id: str, number: int, fit: Fitter) -> None:
-    """Fit a requested calibration with `fit` and keep the result, or why there is none."""
-    heart = asyncio.create_task(beat(database, tenant_id, course_id, number))
+    That process reads, fits and writes; this one renews the lease while it lives. If it dies, or this one is stopped,
+    somebody else can go on at once; if this one dies it ends itself, and the lease lapses.
+    """
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", FIT, stdin=PIPE, stdout=PIPE)
+    heart = asyncio.create_task(beat(database, claim, process))
     try:
-        job = await database.read(read_job, tenant_id, course_id, number)
-        fitted = await fit(job)
-        await database.write(succeed, job, fitted, now())
-    except Exception as error:
-        told = error.detail if isinstance(error, ProximaError) else f"the fit failed: {type(error).__name__}"
-        log.exception("calibration failed", number=number)
-        await database.write(fail, tenant_id, course_id, number, told, now())
+        ended = await follow(process, {"database_url": database_url, "claim": asdict(claim)}, progress)
+    except asyncio.CancelledError:
+        await end(process)
+        with suppress(Unavailable):
+            await database.write(hand_back, claim, now())
+        raise
     finally:
         heart.cancel()
+        await end(process)
+    if ended != 0:
+        log.error("calibration interrupted", number=claim.number, attempt=claim.attempt, ended=ended)
+        with suppress(Unavailable):
+            await database.write(release, claim, now())
 
 
-async def beat(database: Database, tenant_id: int, course_id: str, number: int) -> None:
-    """Tell every few seconds that a calibration is being fitted."""
+async def follow(process: Process, order: object, progress: Progress) -> int:
+    """Tell a process what to do and pass on how far it is; how it ended."""
+    stdin, stdout = cast("StreamWriter", process.stdin), cast("StreamReader", process.stdout)
+    with suppress(BrokenPipeError, ConnectionResetError):
+        stdin.write(json.dumps(order).encode() + b"\n")
+        await stdin.drain()
+    async for line in stdout:
+        progress(*json.loads(line))
+    return await process.wait()
+
+
+async def end(process: Process) -> None:
+    """Kill a process unless it has ended."""
+    if process.returncode is None:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+async def beat(database: Database, claim: Claim, process: Process) -> None:
+    """Renew the lease every few seconds; an attempt that has lost it to another ends."""
     while True:
         await asyncio.sleep(HEARTBEAT_S)
         with suppress(Unavailable):
-            await database.write(stay_alive, tenant_id, course_id, number, now())
-
-
-async def fit_in_process(job: Job) -> Fit:
-    """Fit in a process of its own, so that answers are served meanwhile; it dies with whoever waits for it."""
-    process = await asyncio.create_subprocess_exec(sys.executable, "-c", FIT, stdin=PIPE, stdout=PIPE)
-    try:
-        fitted, _ = await process.communicate(pickle.dumps(job))
-    finally:
-        if process.returncode is None:
-            process.kill()
-    if process.returncode != 0:
-        raise RuntimeError(f"the process that fitted ended with {process.returncode}")
-    result: Fit = pickle.loads(fitted)  # noqa: S301 (from our own child)
-    return result
+            if not await database.write(renew, claim, now()):
+                if await database.read(is_running, claim):
+                    await end(process)
+                return
 
 
 def fit_piped() -> None:
-    """What the process of its own does: a job from standard input, the fit to standard output."""
-    job = pickle.load(sys.stdin.buffer)  # noqa: S301 (from our own parent)
-    sys.stdout.buffer.write(pickle.dumps(fit_job(job)))
+    """What the process of its own does: one line of standard input says what to fit, standard output how far it is."""
+    order = json.loads(sys.stdin.buffer.readline())
+    threading.Thread(target=die_with_parent, daemon=True).start()
+    if hasattr(os, "nice"):
+        os.nice(5)
+    configure_logging(read_settings())
+
+    def tell(stage: str, share: float) -> None:
+        sys.stdout.write(json.dumps([stage, share]) + "\n")
+        sys.stdout.flush()
+
+    async def work() -> None:
+        database = open_database(order["database_url"], pool_size=1, statement_timeout_s=LONGEST_STATEMENT_S)
+        try:
+            await fit_claimed(database, Claim(**order["claim"]), tell)
+        finally:
+            await database.close()
+
+    asyncio.run(work())
+    # All is written: taking the interpreter apart would take longer than a small fit.
+    os._exit(0)
+
+
+def die_with_parent() -> None:
+    """End with whoever waits for the fit: standard input stays open as long as there is somebody."""
+    while os.read(0, 1):
+        pass
+    os._exit(1)
+
+
+async def fit_claimed(database: Database, claim: Claim, progress: Progress) -> None:
+    """Fit a calibration and keep the result, or why there is none.
+
+    Only a database that does not answer is worth another attempt: everything else would go wrong again.
+    """
+    try:
+        job = await database.read(read_job, claim)
+        fit = fit_job(job, lambda stage, share: progress(stage, FIT_SHARE * share))
+        progress("compare", FIT_SHARE)
+        await database.write(succeed, claim, result_of(job, fit), now())
+    except Unavailable:
+        raise
+    except Exception as error:
+        told = error.detail if isinstance(error, ProximaError) else f"the fit failed: {type(error).__name__}"
+        log.exception("calibration failed", number=claim.number)
+        await database.write(fail, claim, told, now())
 
 
 def fit_job(job: Job, progress: Progress = silent) -> Fit:
-    """The fit itself; the seed is the number, so that a calibration can be made again."""
+    """The fit itself; the seed is the number, so that every attempt comes to the same result."""
     return calibrate(job.before, job.log, job.bank.known, job.held_out, job.number, progress)
+
+
+async def finish_calibration(database: Database, database_url: str, claim: Claim, progress: Progress = silent) -> None:
+    """Make one attempt after another until the calibration has ended, here or in another process."""
+    mine: Claim | None = claim
+    while await database.read(is_running, claim):
+        if mine is None:
+            await asyncio.sleep(1)
+        else:
+            await run_calibration(database, database_url, mine, progress)
+        mine = await database.write(take_over, claim.tenant_id, claim.course_id, claim.number, now())
+
+
+async def stand_by(database: Database, database_url: str) -> None:
+    """What a process that serves does on the side, until it is cancelled."""
+    await asyncio.gather(
+        again_and_again(lambda: take_over_lapsed(database, database_url), LOOK_S),
+        again_and_again(lambda: refold_courses(database), SWEEP_S),
+    )
+
+
+async def again_and_again(work: Callable[[], Awaitable[object]], pause_s: float) -> None:
+    """Do something for ever, with pauses; one failure does not end it."""
+    while True:
+        try:
+            await work()
+        except Unavailable:
+            log.warning("the database does not answer; background work waits")
+        except Exception:
+            log.exception("background work failed")
+        await asyncio.sleep(pause_s)
+
+
+async def take_over_lapsed(database: Database, database_url: str) -> None:
+    """Go on, one after the other, with the calibrations that nobody works at any more."""
+    for tenant_id, course_id, number in await database.read(list_lapsed, now()):
+        claim = await database.write(take_over, tenant_id, course_id, number, now())
+        if claim is not None:
+            log.info("calibration taken over", number=number, attempt=claim.attempt)
+            await run_calibration(database, database_url, claim)
+
+
+async def refold_courses(database: Database) -> None:
+    """Go on with what a switch, or an upgrade of the engine, left to be folded again."""
+    for tenant_id, course_id in await database.read(stale_courses):
+        await refold_course(database, tenant_id, course_id)
 
 
 async def refold_course(database: Database, tenant_id: int, course_id: str) -> int:
     """Fold all learners of a course again whose snapshot is not of the bank in force; how many there were.
 
-    Nobody waits for it: a stale snapshot is folded again whenever it is read.
+    Nobody waits for it: a stale snapshot is folded again whenever it is read. So it takes few learners at a time, fewer
+    where their logs are long, and rests as long as it works.
     """
-    total = 0
-    while folded := await database.write(refold_stale, tenant_id, course_id, REFOLDED_AT_ONCE):
+    total, at_once = 0, 8
+    while True:
+        started = time.monotonic()
+        folded = await database.write(refold_stale, tenant_id, course_id, at_once)
+        took = time.monotonic() - started
         total += folded
-    return total
+        if not folded:
+            return total
+        at_once = max(1, at_once // 2) if took > REFOLDING_S else min(2 * at_once, MOST_REFOLDED_AT_ONCE)
+        await asyncio.sleep(min(took, 1.0))
 
 
 @dataclass

@@ -171,7 +171,9 @@ def test_calibrate_needs_answers_and_then_puts_its_result_in_force(proxima: Run,
     fine(proxima("import", "responses", str(course), "--course", "arithmetic"))
     told = fine(proxima("calibrate", "--course", "arithmetic", "--activate")).splitlines()
     assert told[0].startswith("calibration c-1: 140 answers of 20 learners; held-out log loss ")
-    assert told[1] == "calibration c-1 is in force; 20 learners were folded again"
+    assert told[1].startswith("items: ")
+    assert told[2].startswith("mastery: ")
+    assert told[3] == "calibration c-1 is in force; 20 learners were folded again"
     assert ", 0 snapshots to be folded again, 0 told by another engine, 0 differences" in fine(
         proxima("replay", "--verify")
     )

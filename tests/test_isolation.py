@@ -64,6 +64,8 @@ REQUESTS = {
     f"GET {COURSES}/learners/{{learner}}/mastery": LIST,
     f"GET {COURSES}/mastery": LIST,
     f"GET {COURSES}/mastery?skill=add": LIST,
+    f"GET {COURSES}/quality": LIST,
+    f"GET {COURSES}/quality?by=skill": LIST,
     f"POST {COURSES}/calibrations": Request(409),
     f"GET {COURSES}/calibrations": LIST,
     f"GET {COURSES}/calibrations/{{calibration}}": LIST,
@@ -150,9 +152,10 @@ def calibrate_course(db: Connection, tenant_id: int) -> None:
     """A calibration that changes nothing."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(calibrations, "LEAST_RESPONSES", 1)
-        number = calibrations.request(db, tenant_id, COURSE, now())
-    job = calibrations.read_job(db, tenant_id, COURSE, number)
-    calibrations.succeed(db, job, Fit(job.bank.parameters, job.bank.parameters, 1, 0.6, 0.6, 0.5, 0.5), now())
+        claim = calibrations.request(db, tenant_id, COURSE, now())
+    job = calibrations.read_job(db, claim)
+    fit = Fit(job.bank.parameters, job.bank.parameters, 1, 0.6, 0.6, 0.5, 0.5)
+    calibrations.succeed(db, claim, calibrations.result_of(job, fit), now())
 
 
 def everything_of(db: Connection, tenant_id: int) -> dict[str, list[Any]]:

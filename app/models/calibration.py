@@ -12,7 +12,9 @@ from app.models.catalogue import COURSE
 class Calibration(Base):
     """One fit. `parameters` is the packed result, `report` what it improves; both are absent until it succeeded.
 
-    While it runs, `alive_at` is renewed every few seconds; a run whose `alive_at` is old was interrupted.
+    While it runs it is leased: whoever made attempt number `attempt` may work at it until `leased_until`, and renews
+    that; later anybody may take it over with the next number. `compared_with` is the calibration that was in force
+    when it was requested, `activated_at` when it was last put in force itself.
     """
 
     __tablename__ = "calibration"
@@ -23,9 +25,12 @@ class Calibration(Base):
     number: Mapped[int] = mapped_column(Integer, primary_key=True)
     status: Mapped[str] = mapped_column(String(16))
     requested_at: Mapped[int] = mapped_column(Instant)
-    alive_at: Mapped[int] = mapped_column(Instant)
+    leased_until: Mapped[int] = mapped_column(Instant)
     finished_at: Mapped[int | None] = mapped_column(Instant)
     revision: Mapped[int] = mapped_column(Integer)
     parameters: Mapped[bytes | None] = mapped_column(LargeBinary)
     report: Mapped[dict[str, Any] | None] = mapped_column(Json)
     error: Mapped[str | None] = mapped_column(Text)
+    attempt: Mapped[int] = mapped_column(Integer)
+    compared_with: Mapped[int | None] = mapped_column(Integer)
+    activated_at: Mapped[int | None] = mapped_column(Instant)

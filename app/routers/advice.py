@@ -22,6 +22,9 @@ ADVICE = {
     "response_voided": "Nothing: the answer was voided already and cannot be changed any more.",
     "calibration_not_ready": "Wait until the calibration has succeeded; one that failed cannot be activated.",
     "calibration_running": "Wait until the running calibration of this course ends.",
+    "calibration_worse": (
+        "Leave the calibration before it in force, or look at the report and activate with force, which can be undone."
+    ),
     "nothing_to_calibrate": "Collect or import more answers, then calibrate.",
     "too_large": "Send less at once: split the batch.",
     "unsupported_media_type": "Send uncompressed JSON with the header Content-Type: application/json.",

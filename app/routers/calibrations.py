@@ -5,8 +5,10 @@ from collections.abc import Coroutine
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
+from pydantic import ValidationError
 
-from app.routers.body import StrictRoute
+from app.errors import Invalid
+from app.routers.body import StrictRequest, StrictRoute
 from app.routers.deps import Caller, require
 from app.routers.parameters import (
     LINK,
@@ -19,11 +21,11 @@ from app.routers.parameters import (
     reply,
     write_cursor,
 )
-from app.routers.problems import responses_for
-from app.schemas.calibrations import CalibrationId, CalibrationOut, CalibrationPage
+from app.routers.problems import faults_in, responses_for
+from app.schemas.calibrations import ActivationIn, CalibrationId, CalibrationOut, CalibrationPage
 from app.services import calibrations as services
 from app.times import now
-from app.worker import fit_in_process, refold_course, run_calibration
+from app.worker import refold_course, run_calibration
 
 router = APIRouter(prefix="/v1/courses/{course}/calibrations", tags=["calibrations"], route_class=StrictRoute)
 
@@ -37,16 +39,32 @@ START = {
 }
 LIST = {**responses_for("unknown_course", "invalid_cursor"), 200: LINK}
 READ = responses_for("unknown_course", "unknown_calibration")
+ACTIVATE = responses_for(
+    "malformed_json",
+    "too_large",
+    "unsupported_media_type",
+    "unknown_course",
+    "unknown_calibration",
+    "calibration_not_ready",
+    "calibration_worse",
+)
+# FastAPI's own bodies are never absent where reading is strict.
+OPTIONAL_BODY = {
+    "requestBody": {
+        "required": False,
+        "content": {"application/json": {"schema": ActivationIn.model_json_schema()}},
+    }
+}
 
 
 @router.post("", status_code=202, response_model=CalibrationOut, responses=START, dependencies=NO_PARAMETERS)
 async def post_calibration(course: PathId, caller: Writer, request: Request) -> Response:
     """Start a calibration; watch it at the address in `Location`."""
     database, tenant_id = request.app.state.database, caller.tenant_id
-    number = await database.write(services.request, tenant_id, course, now())
-    in_background(request, run_calibration(database, tenant_id, course, number, fit_in_process))
-    told = await database.read(services.describe, tenant_id, course, number, now())
-    return reply(told, 202, {"Location": f"{request.scope['raw_path'].decode('ascii')}/c-{number}"})
+    claim = await database.write(services.request, tenant_id, course, now())
+    in_background(request, run_calibration(database, request.app.state.settings.database_url, claim))
+    told = await database.read(services.describe, tenant_id, course, claim.number)
+    return reply(told, 202, {"Location": f"{request.scope['raw_path'].decode('ascii')}/{told['id']}"})
 
 
 @router.get("", response_model=CalibrationPage, responses=LIST)
@@ -54,7 +72,7 @@ async def list_calibrations(course: PathId, query: Paging, caller: Analyst, requ
     """The calibrations of a course, the newest first."""
     place = read_cursor(query.cursor, (int,))
     data = await request.app.state.database.read(
-        services.page, caller.tenant_id, course, place[0] if place else None, query.limit, now()
+        services.page, caller.tenant_id, course, place[0] if place else None, query.limit
     )
     full = len(data) == query.limit
     return page_reply(request, data, write_cursor(number_of(data[-1]["id"])) if full else None)
@@ -64,21 +82,35 @@ async def list_calibrations(course: PathId, query: Paging, caller: Analyst, requ
 async def get_calibration(course: PathId, calibration: NumberedId, caller: Analyst, request: Request) -> Response:
     """One calibration."""
     number = number_of(calibration)
-    return reply(await request.app.state.database.read(services.describe, caller.tenant_id, course, number, now()))
+    return reply(await request.app.state.database.read(services.describe, caller.tenant_id, course, number))
 
 
 @router.post(
     "/{calibration}/activate",
     response_model=CalibrationOut,
-    responses=responses_for("unknown_course", "unknown_calibration", "calibration_not_ready"),
+    responses=ACTIVATE,
     dependencies=NO_PARAMETERS,
+    openapi_extra=OPTIONAL_BODY,
 )
 async def post_activation(course: PathId, calibration: NumberedId, caller: Writer, request: Request) -> Response:
     """Put a calibration in force; activating an older one is the way back."""
-    database, tenant_id = request.app.state.database, caller.tenant_id
-    told = await database.write(services.activate, tenant_id, course, number_of(calibration), now())
+    database, tenant_id, number = request.app.state.database, caller.tenant_id, number_of(calibration)
+    given = await read_activation(request)
+    told = await database.write(services.activate, tenant_id, course, number, now(), force=given.force)
     in_background(request, refold_course(database, tenant_id, course))
     return reply(told)
+
+
+async def read_activation(request: Request) -> ActivationIn:
+    """The body, or what its absence means."""
+    headers = request.headers
+    if headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers:
+        return ActivationIn()
+    given = await StrictRequest(request.scope, request.receive).json()
+    try:
+        return ActivationIn.model_validate(given)
+    except ValidationError as error:
+        raise Invalid("the request is not valid; errors lists each place", faults_in(error, given)) from error
 
 
 def number_of(calibration: str) -> int:

@@ -1,4 +1,9 @@
-"""Calibrations: requested, fitted elsewhere, kept for ever, and one of them in force."""
+"""Calibrations: requested, fitted elsewhere, kept for ever, and one of them in force.
+
+A calibration that runs belongs to one attempt at a time. The attempt holds a lease that it renews; when the lease has
+lapsed anybody may take the calibration over under the next number. Every write names its attempt, so what an attempt
+that lost its lease still wants to write is not written (docs/decisions/0013).
+"""
 
 import hashlib
 from collections.abc import Sequence
@@ -10,13 +15,15 @@ from sqlalchemy import Connection, Row
 
 from app.adaptive.calibration import Fit
 from app.adaptive.replay import Log
+from app.adaptive.states import ENGINE
 from app.adaptive.types import Booleans, Parameters
-from app.errors import CalibrationNotReady, CalibrationRunning, NothingToCalibrate, UnknownCalibration
+from app.errors import CalibrationNotReady, CalibrationRunning, CalibrationWorse, NothingToCalibrate, UnknownCalibration
 from app.queries import calibrations as rows
 from app.queries.catalogue import update_course
-from app.queries.responses import count_responses, read_all_entries
-from app.services.banks import Bank, read_bank, trained_parameters
-from app.services.catalogue import need_course
+from app.queries.responses import Entry, count_responses, read_all_entries
+from app.services.banks import Bank, build_bank, read_values
+from app.services.catalogue import catalogue_at, need_course, read_catalogue
+from app.services.effects import LEAST_ANSWERS, item_changes, mastery_changes
 from app.services.folding import log_of
 from app.services.packing import pack_fit
 from app.services.reports import calibration_id
@@ -24,57 +31,202 @@ from app.times import to_text
 
 RUNNING, SUCCEEDED, FAILED = "running", "succeeded", "failed"
 LEAST_RESPONSES = 100
-# A run that has not told that it is alive for so long was interrupted.
-SILENCE_US = 60_000_000
-ITEM_CHANGED = 0.25
+# How long an attempt may be silent before it counts as dead.
+LEASE_US = 30_000_000
+# A calibration that kills the process that fits it is not tried for ever.
+MOST_ATTEMPTS = 3
 # One learner in so many measures the fit.
 HELD_OUT = 5
 
 
 @dataclass(frozen=True)
+class Claim:
+    """The right to work at a calibration, as its attempt of that number."""
+
+    tenant_id: int
+    course_id: str
+    number: int
+    attempt: int
+
+
+@dataclass(frozen=True)
 class Job:
-    """What a fit needs: the log, which learners to hold out, and what to compare the result with."""
+    """What a fit needs: the log, which learners to hold out, and what to compare the result with.
+
+    Everything is as it was when the calibration was requested. `anchors` (I,) are the items that `compared_with`, the
+    calibration then in force, knows well too.
+    """
 
     bank: Bank
     before: Parameters
     number: int
+    compared_with: int | None
     log: Log
+    learners: tuple[str, ...]
     held_out: Booleans
+    anchors: Booleans
 
 
-def request(db: Connection, tenant_id: int, course_id: str, now: int) -> int:
-    """Give a new calibration its number. Raises `CalibrationRunning`, `NothingToCalibrate`."""
+@dataclass(frozen=True)
+class Result:
+    """What is kept of a fit."""
+
+    parameters: bytes
+    report: dict[str, Any]
+
+
+def request(db: Connection, tenant_id: int, course_id: str, now: int) -> Claim:
+    """Give a new calibration its number, and the caller the first attempt.
+
+    Raises `CalibrationRunning`, `NothingToCalibrate`. A run that nobody works at any more makes room.
+    """
     course = need_course(db, tenant_id, course_id, lock=True)
     last = rows.last_number(db, tenant_id, course_id)
     previous = rows.find_calibration(db, tenant_id, course_id, last)
-    if previous is not None and status_of(previous, now) == RUNNING:
-        raise CalibrationRunning(f"calibration {calibration_id(last)} is running; wait until it has ended")
+    if previous is not None and previous.status == RUNNING:
+        if previous.leased_until > now:
+            raise CalibrationRunning(f"calibration {calibration_id(last)} is running; wait until it has ended")
+        interrupted = Claim(tenant_id, course_id, last, previous.attempt)
+        fail(db, interrupted, "the run was interrupted, and another was requested", now)
     if count_responses(db, tenant_id, course_id) < LEAST_RESPONSES:
         raise NothingToCalibrate(f"a calibration needs at least {LEAST_RESPONSES} responses; send or import more")
+    claim = Claim(tenant_id, course_id, last + 1, attempt=1)
     row = {
-        "tenant_id": tenant_id,
-        "course_id": course_id,
-        "number": last + 1,
+        **asdict(claim),
         "status": RUNNING,
         "requested_at": now,
-        "alive_at": now,
+        "leased_until": now + LEASE_US,
         "finished_at": None,
+        "activated_at": None,
         "revision": course.revision,
+        "compared_with": course.calibration,
         "parameters": None,
         "report": None,
         "error": None,
     }
     rows.insert_calibration(db, row)
-    return last + 1
+    return claim
 
 
-def read_job(db: Connection, tenant_id: int, course_id: str, number: int) -> Job:
-    """Everything the fit of a requested calibration needs."""
-    bank = read_bank(db, tenant_id, course_id)
-    log, learners = log_of(bank, read_all_entries(db, tenant_id, course_id))
+def take_over(db: Connection, tenant_id: int, course_id: str, number: int, now: int) -> Claim | None:
+    """The next attempt at a calibration that nobody works at any more; none if somebody does, or it has ended.
+
+    After `MOST_ATTEMPTS` it has failed instead.
+    """
+    row = rows.find_calibration(db, tenant_id, course_id, number, lock=True)
+    if row is None or row.status != RUNNING or row.leased_until > now:
+        return None
+    claim = Claim(tenant_id, course_id, number, row.attempt)
+    if row.attempt >= MOST_ATTEMPTS:
+        fail(db, claim, f"the process that fitted it died {MOST_ATTEMPTS} times; see the logs of the service", now)
+        return None
+    update(db, claim, {"attempt": row.attempt + 1, "leased_until": now + LEASE_US})
+    return Claim(tenant_id, course_id, number, row.attempt + 1)
+
+
+def is_running(db: Connection, claim: Claim) -> bool:
+    """Whether a calibration has not ended, whoever works at it."""
+    return bool(find(db, claim.tenant_id, claim.course_id, claim.number).status == RUNNING)
+
+
+def renew(db: Connection, claim: Claim, now: int) -> bool:
+    """Tell that the attempt goes on; whether it still may."""
+    return update(db, claim, {"leased_until": now + LEASE_US})
+
+
+def release(db: Connection, claim: Claim, now: int) -> None:
+    """Let somebody else try at once, because this attempt died."""
+    update(db, claim, {"leased_until": now})
+
+
+def hand_back(db: Connection, claim: Claim, now: int) -> None:
+    """Let somebody else go on at once, as if this attempt had not been made; its process must be dead already."""
+    update(db, claim, {"leased_until": now, "attempt": claim.attempt - 1})
+
+
+def succeed(db: Connection, claim: Claim, result: Result, now: int) -> bool:
+    """Keep the result, if the attempt still may: from here on the calibration is immutable."""
+    values = {"status": SUCCEEDED, "finished_at": now, "parameters": result.parameters, "report": result.report}
+    return update(db, claim, values)
+
+
+def fail(db: Connection, claim: Claim, error: str, now: int) -> bool:
+    """Keep why there is no result, if the attempt still may."""
+    return update(db, claim, {"status": FAILED, "finished_at": now, "error": error})
+
+
+def update(db: Connection, claim: Claim, values: dict[str, Any]) -> bool:
+    """Change a calibration that runs, if `claim` is its latest attempt; whether it was."""
+    return rows.update_running(db, claim.tenant_id, claim.course_id, claim.number, claim.attempt, values)
+
+
+def read_job(db: Connection, claim: Claim) -> Job:
+    """Everything that the fit of a requested calibration needs, the same for every attempt."""
+    tenant_id, course_id = claim.tenant_id, claim.course_id
+    row = find(db, tenant_id, course_id, claim.number)
+    bank, before = read_banks(db, tenant_id, course_id, row)
+    entries = [
+        entry
+        for entry in entries_at(db, tenant_id, course_id, row.requested_at)
+        # What was sent about an item newer than the request was in flight then.
+        if entry.item_id in bank.item_numbers
+    ]
+    log, learners = log_of(bank, entries)
     if not len(log.items):
         raise NothingToCalibrate("all responses of the course were voided; send or import others")
-    return Job(bank, trained_parameters(db, bank), number, log, hold_out(learners))
+    return Job(
+        bank=bank,
+        before=before,
+        number=claim.number,
+        compared_with=row.compared_with,
+        log=log,
+        learners=tuple(learners),
+        held_out=hold_out(learners),
+        anchors=find_anchors(db, bank, row.compared_with, log),
+    )
+
+
+def read_banks(db: Connection, tenant_id: int, course_id: str, row: Row[Any]) -> tuple[Bank, Parameters]:
+    """The bank that was in force at the request, and its parameters before held-out learners were fitted too."""
+    # The history of a catalogue may be long; it is only needed if the catalogue has changed meanwhile.
+    unchanged = need_course(db, tenant_id, course_id).revision == row.revision
+    catalogue = (
+        read_catalogue(db, tenant_id, course_id) if unchanged else catalogue_at(db, tenant_id, course_id, row.revision)
+    )
+    version = (row.revision, row.revision, row.compared_with)
+    final, trained = (
+        build_bank(
+            tenant_id,
+            course_id,
+            catalogue,
+            read_values(db, tenant_id, course_id, row.compared_with, trained=trained),
+            version,
+        )
+        for trained in (False, True)
+    )
+    return final, trained.parameters
+
+
+def entries_at(db: Connection, tenant_id: int, course_id: str, moment: int) -> list[Entry]:
+    """All answers of a course as they counted at a moment, by learner and in the order of the fold."""
+    later = rows.received_after(db, tenant_id, course_id, moment)
+    scores = rows.scores_at(db, tenant_id, course_id, moment)
+    return [
+        entry._replace(score=scores.get(entry.id, entry.score))
+        for entry in read_all_entries(db, tenant_id, course_id)
+        if entry.id not in later
+    ]
+
+
+def find_anchors(db: Connection, bank: Bank, compared_with: int | None, log: Log) -> Booleans:
+    """The items that were fitted, then and now, to enough answers; (I,)."""
+    if compared_with is None:
+        return np.zeros(len(bank.item_ids), dtype=np.bool_)
+    before = find(db, bank.tenant_id, bank.course_id, compared_with)
+    counts = rows.count_by_item(db, bank.tenant_id, bank.course_id, before.requested_at)
+    then = np.array([counts.get(item, 0) for item in bank.item_ids], dtype=np.int64)
+    now = np.bincount(log.items, minlength=len(bank.item_ids))
+    return np.asarray((np.minimum(then, now) >= LEAST_ANSWERS) & ~bank.known)
 
 
 def hold_out(learners: Sequence[str]) -> Booleans:
@@ -86,55 +238,52 @@ def hold_out(learners: Sequence[str]) -> Booleans:
     return held_out
 
 
-def stay_alive(db: Connection, tenant_id: int, course_id: str, number: int, now: int) -> None:
-    """Tell that the run goes on."""
-    rows.update_calibration(db, tenant_id, course_id, number, {"alive_at": now})
-
-
-def succeed(db: Connection, job: Job, fit: Fit, now: int) -> None:
-    """Keep the result: from here on the calibration is immutable."""
-    values = {
-        "status": SUCCEEDED,
-        "finished_at": now,
-        "parameters": pack_fit(fit),
-        "report": report(job, fit),
-    }
-    rows.update_calibration(db, job.bank.tenant_id, job.bank.course_id, job.number, values)
-
-
-def fail(db: Connection, tenant_id: int, course_id: str, number: int, error: str, now: int) -> None:
-    """Keep why there is no result."""
-    values = {"status": FAILED, "finished_at": now, "error": error}
-    rows.update_calibration(db, tenant_id, course_id, number, values)
-
-
-def report(job: Job, fit: Fit) -> dict[str, Any]:
-    """What a person needs to decide whether to activate a calibration."""
-    items = fit.parameters.items
-    counts = np.bincount(job.log.items, minlength=items.count)
-    moved = np.abs(items.easiness - job.bank.parameters.items.easiness) > ITEM_CHANGED
-    return {
+def result_of(job: Job, fit: Fit) -> Result:
+    """What is kept of a fit: its values, and what a person needs to decide whether to activate them."""
+    before, after = job.bank.parameters, fit.parameters
+    answers = np.bincount(job.log.items, minlength=after.items.count)
+    told = {
         "responses": len(job.log.items),
         "learners": job.log.learners,
+        "compared_with": calibration_id(job.compared_with),
         "held_out_responses": fit.held_out_responses,
         "log_loss_before": fit.log_loss_before,
         "log_loss_after": fit.log_loss_after,
         "auc_before": fit.auc_before,
         "auc_after": fit.auc_after,
-        "items_changed": int((moved & (counts > 0)).sum()),
-        "items_without_responses": int((counts == 0).sum()),
-        "population": asdict(fit.parameters.population),
+        **item_changes(before, after, job.bank.item_ids, answers, job.anchors),
+        "mastery": mastery_changes(before, after, job.log, job.learners, job.bank.skill_ids),
+        "population": asdict(after.population),
     }
+    return Result(pack_fit(fit), told)
 
 
-def activate(db: Connection, tenant_id: int, course_id: str, number: int, now: int) -> dict[str, Any]:
-    """Put a calibration in force by moving the course's pointer; every reply is folded under it from then on."""
+def activate(
+    db: Connection, tenant_id: int, course_id: str, number: int, now: int, *, force: bool = False
+) -> dict[str, Any]:
+    """Put a calibration in force by moving the course's pointer; every reply is folded under it from then on.
+
+    Raises `CalibrationWorse` for one that predicts worse than what it was compared with, unless forced. The way back
+    is always open: what was in force once may be so again.
+    """
     need_course(db, tenant_id, course_id, lock=True)
     row = find(db, tenant_id, course_id, number)
     if row.status != SUCCEEDED:
         raise CalibrationNotReady("only a calibration that succeeded can be activated")
+    before, after = row.report["log_loss_before"], row.report["log_loss_after"]
+    if after > before and row.activated_at is None and not force:
+        raise CalibrationWorse(
+            f"on the held-out learners the log loss would rise from {before:.5f} to {after:.5f}; "
+            "leave it, or activate it with force"
+        )
     update_course(db, tenant_id, course_id, {"calibration": number})
-    return tell(row, number, now)
+    rows.save_activation(db, tenant_id, course_id, number, now)
+    return describe(db, tenant_id, course_id, number)
+
+
+def stale_courses(db: Connection) -> list[tuple[int, str]]:
+    """Tenant and id of every course with learners that have to be folded again."""
+    return rows.list_stale_courses(db, ENGINE)
 
 
 def find(db: Connection, tenant_id: int, course_id: str, number: int) -> Row[Any]:
@@ -145,39 +294,28 @@ def find(db: Connection, tenant_id: int, course_id: str, number: int) -> Row[Any
     return row
 
 
-def describe(db: Connection, tenant_id: int, course_id: str, number: int, now: int) -> dict[str, Any]:
+def describe(db: Connection, tenant_id: int, course_id: str, number: int) -> dict[str, Any]:
     """One calibration as it is told."""
     course = need_course(db, tenant_id, course_id)
-    return tell(find(db, tenant_id, course_id, number), course.calibration, now)
+    return tell(find(db, tenant_id, course_id, number), course.calibration)
 
 
-def page(
-    db: Connection, tenant_id: int, course_id: str, below: int | None, limit: int, now: int
-) -> list[dict[str, Any]]:
+def page(db: Connection, tenant_id: int, course_id: str, below: int | None, limit: int) -> list[dict[str, Any]]:
     """Calibrations as they are told, the newest first."""
     course = need_course(db, tenant_id, course_id)
-    return [
-        tell(row, course.calibration, now) for row in rows.page_calibrations(db, tenant_id, course_id, below, limit)
-    ]
+    return [tell(row, course.calibration) for row in rows.page_calibrations(db, tenant_id, course_id, below, limit)]
 
 
-def tell(row: Row[Any], active: int | None, now: int) -> dict[str, Any]:
-    """A row in the words of the contract; a run that fell silent has failed."""
-    status = status_of(row, now)
-    interrupted = status == FAILED and row.status == RUNNING
+def tell(row: Row[Any], active: int | None) -> dict[str, Any]:
+    """A row in the words of the contract."""
     return {
         "id": calibration_id(row.number),
-        "status": status,
+        "status": row.status,
         "active": row.number == active,
         "requested_at": to_text(row.requested_at),
         "finished_at": None if row.finished_at is None else to_text(row.finished_at),
+        "activated_at": None if row.activated_at is None else to_text(row.activated_at),
         "revision": row.revision,
         "report": row.report,
-        "error": "the run was interrupted; request another" if interrupted else row.error,
+        "error": row.error,
     }
-
-
-def status_of(row: Row[Any], now: int) -> str:
-    """The status of a calibration, by the clock too."""
-    silent = row.status == RUNNING and row.alive_at < now - SILENCE_US
-    return FAILED if silent else str(row.status)

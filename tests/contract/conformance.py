@@ -31,6 +31,7 @@ HITS = {
     "path.response": ["r-1", "r-2", "r-3"],
     "path.calibration": ["c-1", "c-2"],
     "query.skill": ["s1", "s/3 ü"],
+    "query.calibration": ["c-1", "defaults"],
     "body.item": ["i1", "i2", "graded"],
     "body.learner": ["ann", "bob"],
 }
@@ -54,6 +55,8 @@ MAY_REFUSE = {
     ("list_items", "invalid_cursor", ""): CURSOR,
     ("list_calibrations", "invalid_cursor", ""): CURSOR,
     ("get_cohort", "invalid_cursor", ""): CURSOR,
+    ("get_quality", "invalid_cursor", ""): CURSOR,
+    ("get_quality", "invalid", "must be later than since"): "that one time is before another",
 }
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 
 from app.database import Database
+from app.queries.calibrations import insert_calibration
 from app.services.calibrations import request
 from app.times import now
 from tests.client import app_of
@@ -64,6 +65,28 @@ async def calibrate(client: httpx.AsyncClient) -> str:
     told = (await client.get(client.base_url.join(asked.headers["location"]))).json()
     assert told["status"] == "succeeded", told
     return str(told["id"])
+
+
+async def keep_a_worse_calibration(database: Database, course: str) -> None:
+    """Give a course a calibration, c-1, that predicts worse than what was before it."""
+    moment = now()
+    row: dict[str, Any] = {
+        "tenant_id": 1,
+        "course_id": course,
+        "number": 1,
+        "status": "succeeded",
+        "requested_at": moment,
+        "leased_until": moment,
+        "finished_at": moment,
+        "activated_at": None,
+        "revision": 1,
+        "attempt": 1,
+        "compared_with": None,
+        "parameters": b"",
+        "report": {"log_loss_before": 0.5, "log_loss_after": 0.51},
+        "error": None,
+    }
+    await database.write(insert_calibration, row)
 
 
 async def keep_calibrating(database: Database) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, text
 
 from app.routers.problems import classes_by_code, status_of
 from tests.client import client_of, make_key, served
-from tests.contract.course import COURSE, fill, keep_calibrating
+from tests.contract.course import COURSE, fill, keep_a_worse_calibration, keep_calibrating
 from tests.contract.document import current
 from tests.contract.replies import check_problem
 
@@ -55,6 +55,7 @@ ROWS = [
     Row("conflict", "post_response", "POST", f"{AT}/responses", {**ANSWER, "id": "r-2"}),
     Row("response_voided", "post_regrade", "POST", f"{AT}/responses/r-4/regrade", {"score": 1, "reason": "r"}),
     Row("calibration_not_ready", "post_activation", "POST", f"{AT}/calibrations/c-1/activate"),
+    Row("calibration_worse", "post_activation", "POST", "courses/small/calibrations/c-1/activate"),
     Row("calibration_running", "post_calibration", "POST", f"{AT}/calibrations"),
     Row("nothing_to_calibrate", "post_calibration", "POST", "courses/small/calibrations"),
     Row("invalid", "get_recommendations", "GET", f"{AT}/learners/ann/recommendations?limit=11"),
@@ -89,6 +90,7 @@ async def test_every_error_is_met_and_documented_where_it_is(database_url: str) 
             "courses/small/catalogue", json={"skills": [{"id": "s"}], "items": [{"id": "i", "skills": ["s"]}]}
         )
         await keep_calibrating(app.state.database)
+        await keep_a_worse_calibration(app.state.database, "small")
         reader = await make_key(app.state.database, scopes=["learners:read"])
         for row in ROWS:
             headers = dict(row.headers or {})

@@ -118,6 +118,7 @@ PATHS = [
     ("GET", "courses/{0}/skills"),
     ("GET", "courses/{0}/items"),
     ("GET", "courses/{0}/mastery"),
+    ("GET", "courses/{0}/quality"),
     ("GET", "courses/{0}/calibrations"),
     ("POST", "courses/{0}/calibrations"),
     ("GET", f"{AT}/learners/{{0}}/mastery"),
@@ -131,7 +132,7 @@ PATHS_WITH_BODY: list[tuple[str, str, dict[str, Any]]] = [
     ("POST", f"{AT}/responses/{{0}}/void", {"reason": "because"}),
     ("POST", f"{AT}/responses/{{0}}/regrade", {"score": 1, "reason": "because"}),
 ]
-LISTS = [f"{AT}/skills", f"{AT}/items", f"{AT}/mastery", f"{AT}/calibrations"]
+LISTS = [f"{AT}/skills", f"{AT}/items", f"{AT}/mastery", f"{AT}/calibrations", f"{AT}/quality"]
 
 
 @pytest.fixture
@@ -241,7 +242,13 @@ BROKEN_CURSORS = [
     "A",
     "AAAAA",
 ]
-FOREIGN: dict[str, list[Any]] = {"skills": ["a"], "items": ["a"], "mastery": ["a", "b"], "calibrations": [1]}
+FOREIGN: dict[str, list[Any]] = {
+    "skills": ["a"],
+    "items": ["a"],
+    "mastery": ["a", "b"],
+    "calibrations": [1],
+    "quality": ["skill", 1],
+}
 
 
 async def test_only_cursors_of_the_same_list_are_taken(client: httpx.AsyncClient) -> None:

@@ -269,14 +269,14 @@ class History(RuleBasedStateMachine):
 
     async def fitted(self, seed: int) -> int:
         """The number of a new calibration, 0 if every answer was voided."""
-        number = await self.database.write(calibrations.request, 1, self.course, now())
+        claim = await self.database.write(calibrations.request, 1, self.course, now())
         try:
-            job = await self.database.read(calibrations.read_job, 1, self.course, number)
+            job = await self.database.read(calibrations.read_job, claim)
         except NothingToCalibrate as error:
-            await self.database.write(calibrations.fail, 1, self.course, number, error.detail, now())
+            await self.database.write(calibrations.fail, claim, error.detail, now())
             return 0
-        await self.database.write(calibrations.succeed, job, made_up(job, seed), now())
-        return int(number)
+        await self.database.write(calibrations.succeed, claim, calibrations.result_of(job, made_up(job, seed)), now())
+        return int(claim.number)
 
     @rule(number=st.integers(1, 4))
     def activate(self, number: int) -> None:

@@ -1,0 +1,68 @@
+"""The quality of predictions, as it is told."""
+
+from typing import Annotated
+
+from pydantic import Field, WithJsonSchema
+
+from app.schemas.calibrations import CalibrationId
+from app.schemas.common import Page, Probability, Reply
+
+Interval = Annotated[tuple[float, float], Field(description="95 %, with learners as the units that vary")]
+Day = Annotated[str, WithJsonSchema({"type": "string", "format": "date"})]
+
+
+class CurvePoint(Reply):
+    """The answers whose prediction fell into one tenth of the scale."""
+
+    predicted: Probability = Field(description="mean prediction")
+    observed: Probability = Field(description="mean score, as a fraction")
+    interval: Interval | None = Field(description="of `observed`")
+    responses: int
+
+
+class QualityIntervals(Reply):
+    """95 % intervals; null where they cannot be computed, as for a single learner."""
+
+    log_loss: Interval | None
+    auc: Interval | None
+    brier: Interval | None
+
+
+class QualityOut(Reply):
+    """How good predictions were; null where there is nothing to say."""
+
+    responses: int
+    learners: int
+    sample: Probability = Field(description="the share of the learners looked at: 1, unless there are too many answers")
+    predicted: Probability | None = Field(description="mean prediction")
+    observed: Probability | None = Field(description="mean score, as a fraction")
+    log_loss: float | None
+    auc: Probability | None = Field(description="null where all succeeded or all failed")
+    brier: Probability | None
+    ece: Probability | None = Field(description="expected calibration error over the points of `curve`")
+    interval: QualityIntervals
+    curve: list[CurvePoint] = Field(description="from low to high predictions; tenths without an answer are left out")
+
+
+class CalibrationQuality(QualityOut):
+    """The answers predicted under one calibration; null for the defaults."""
+
+    calibration: CalibrationId | None
+
+
+class SkillQuality(QualityOut):
+    """The answers to items of one skill; null for items without skills."""
+
+    skill: str | None
+
+
+class PeriodQuality(QualityOut):
+    """The answers of one day, week or month of UTC."""
+
+    period: Day = Field(description="its first day; weeks begin on Monday")
+
+
+class QualityPage(Page):
+    """One row for all answers, or one for each group."""
+
+    data: list[QualityOut] | list[CalibrationQuality] | list[SkillQuality] | list[PeriodQuality]

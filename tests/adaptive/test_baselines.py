@@ -1,0 +1,230 @@
+"""The models of the field: each never looks ahead, survives every log, and is what its paper says."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.sparse import csr_array
+from scipy.special import expit
+
+from app.adaptive import baselines
+from app.adaptive.baselines import (
+    Curves,
+    best,
+    best_lr,
+    best_lr_features,
+    bkt,
+    blocks,
+    earlier,
+    fit_logistic,
+    fit_rasch,
+    irt,
+    item_only,
+    pfa,
+    predict_irt,
+    split,
+    tagged,
+    with_none,
+)
+from app.adaptive.replay import Log
+from app.adaptive.types import Floats, Integers
+from tests.adaptive.worlds import bank, log_of, random_course, random_log
+
+Model = Callable[[Integers, Log, Log], Floats]
+MODELS: tuple[Model, ...] = (item_only, irt, bkt, pfa, best_lr)
+
+# LSAT 6 (Bock & Lieberman 1970): how many of 1,000 gave each pattern of answers to the five items.
+LSAT6 = {
+    "00000": 3, "00001": 6, "00010": 2, "00011": 11, "00100": 1, "00101": 1, "00110": 3, "00111": 4, "01000": 1,
+    "01001": 8, "01011": 16, "01101": 3, "01110": 2, "01111": 15, "10000": 10, "10001": 29, "10010": 14, "10011": 81,
+    "10100": 3, "10101": 28, "10110": 15, "10111": 80, "11000": 16, "11001": 56, "11010": 21, "11011": 173,
+    "11100": 11, "11101": 61, "11110": 28, "11111": 298,
+}  # fmt: skip
+
+
+def never_looks_ahead(model: Model, seed: int) -> None:
+    """What is expected of an answer depends on the answers before it alone, and on no other learner."""
+    parameters = random_course(seed, kinds="plain")
+    skills, training = parameters.items.skills, random_log(parameters, seed, learners=6)
+    unseen = random_log(parameters, seed + 1, learners=3)
+    whole = model(skills, training, unseen)
+    assert whole.shape == unseen.scores.shape
+    for learner in range(unseen.learners):
+        first, last = unseen.starts[learner], unseen.starts[learner + 1]
+        alone = Log(np.array([0, last - first]), unseen.items[first:last], unseen.scores[first:last])
+        assert model(skills, training, alone) == pytest.approx(whole[first:last], abs=1e-9)
+    if len(unseen.scores):
+        place = np.random.default_rng(seed).integers(0, len(unseen.scores))
+        changed = unseen.scores.copy()
+        changed[place] = 1 - changed[place]
+        assert model(skills, training, replace(unseen, scores=changed))[place] == pytest.approx(whole[place], abs=1e-9)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_no_model_looks_ahead(model: Model) -> None:
+    for seed in range(4):
+        never_looks_ahead(model, seed)
+
+
+def test_looking_ahead_is_noticed() -> None:
+    def peeks(skills: Integers, training: Log, unseen: Log) -> Floats:
+        return item_only(skills, training, unseen) * 0.9 + 0.05 * unseen.scores
+
+    with pytest.raises(AssertionError):
+        never_looks_ahead(peeks, 0)
+
+
+def stays_sound(model: Model, skills: Integers, training: Log, unseen: Log) -> None:
+    """Finite and within its bounds, and the arguments are not changed."""
+    for array in (skills, training.items, training.scores, unseen.items, unseen.scores):
+        array.setflags(write=False)
+    p = model(skills, training, unseen)
+    assert p.shape == unseen.scores.shape
+    assert np.isfinite(p).all()
+    assert ((p >= 1e-9) & (p <= 1 - 1e-9)).all()
+
+
+ANSWERS = [(0, 1.0), (1, 0.0), (0, 0.5), (2, 1.0)]
+WORLDS: dict[str, tuple[list[list[int]], list[list[tuple[int, float]]]]] = {
+    "one skill": ([[0], [0], [0]], [ANSWERS] * 4),
+    "no skills": ([[], [], []], [ANSWERS] * 4),
+    "some without": ([[1], [], [0, 1]], [ANSWERS] * 4),
+    "one answer each": ([[0], [1], []], [[answer] for answer in ANSWERS]),
+    "all right": ([[0], [1], []], [[(i, 1.0) for i, _ in ANSWERS] * 5] * 4),
+    "all wrong": ([[0], [1], []], [[(i, 0.0) for i, _ in ANSWERS] * 5] * 4),
+    "one learner": ([[0], [1], []], [ANSWERS]),
+    "one answer": ([[0], [1], []], [[(0, 1.0)]]),
+    "fractions": ([[0], [1], []], [[(i, 0.3) for i, _ in ANSWERS]] * 4),
+    "for ever": ([[0], [0], [0]], [ANSWERS, [(0, 1.0)] * 1500, [(1, 0.0)] * 1500]),
+}
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("world", WORLDS)
+def test_every_log_is_survived(model: Model, world: str) -> None:
+    asked, rows = WORLDS[world]
+    skills, training = bank(asked).skills, log_of(rows)
+    for unseen in (training, log_of([[(0, 0.0)] * 3, [(1, 1.0)]]), log_of([[], [(2, 1.0)]]), log_of([])):
+        stays_sound(model, skills, training, unseen)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_unseen_items_and_skills_are_predicted(model: Model) -> None:
+    """Item 3 and skill 2 are never trained on; item 4 has a known skill."""
+    skills = bank([[0], [0], [1], [2], [1]]).skills
+    training = log_of([[(0, 1.0), (1, 1.0), (2, 0.0)] * 4] * 8)
+    stays_sound(model, skills, training, log_of([[(3, 1.0), (4, 0.0), (3, 0.0)]]))
+
+
+@settings(max_examples=15)
+@given(st.integers(0, 10_000))
+def test_counts_are_those_of_the_answers_before(seed: int) -> None:
+    parameters = random_course(seed, kinds="plain")
+    log = random_log(parameters, seed)
+    tags = tagged(parameters.items.skills)[log.items]
+    wins, fails = earlier(tags, log)
+    learner = np.repeat(np.arange(log.learners), np.diff(log.starts))
+    dense = tags.toarray()
+    for entry, answer in enumerate(np.repeat(np.arange(len(log.items)), np.diff(tags.indptr))):
+        skill = tags.indices[entry]
+        before = (learner == learner[answer]) & (np.arange(len(learner)) < answer) & (dense[:, skill] > 0)
+        assert wins[entry] == pytest.approx(log.scores[before].sum())
+        assert fails[entry] == pytest.approx((1 - log.scores[before]).sum())
+
+
+def test_items_without_skills_share_one() -> None:
+    assert with_none(bank([[1], [], [0, 1]]).skills).tolist() == [[1, -1], [2, -1], [0, 1]]
+    assert with_none(bank([[], []]).skills).tolist() == [[0], [0]]
+    assert tagged(bank([[1], [], [0, 1]]).skills).toarray().tolist() == [[0, 1, 0], [0, 0, 1], [1, 1, 0]]
+
+
+def test_the_features_of_best_lr() -> None:
+    """The third answer of a learner: to item 1 on skills 0 and 1, after a win on skill 0 and a fail on both."""
+    log = log_of([[(0, 1.0), (1, 0.0), (1, 1.0)]])
+    rows = best_lr_features(bank([[0], [0, 1]]).skills, log).toarray()
+    one, two = np.log(2), np.log(3)
+    intercept, item, skills = [1], [0, 1], [1, 1]
+    total, wins, fails = [one, one], [one, 0], [one, one]
+    assert rows[2] == pytest.approx([*intercept, *item, *skills, *total, *wins, *fails])
+    assert rows[0] == pytest.approx([1, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0])
+    assert two > one
+
+
+def newton(rows: Floats, scores: Floats, penalty: Floats) -> Floats:
+    """The same regression by plain Newton steps on dense matrices."""
+    weights = np.zeros(rows.shape[1])
+    for _ in range(50):
+        p = expit(rows @ weights)
+        gradient = rows.T @ (scores - p) - penalty * weights
+        weights = weights + np.linalg.solve((rows.T * (p * (1 - p))) @ rows + np.diag(penalty), gradient)
+    return np.asarray(weights)
+
+
+@pytest.mark.parametrize("ridge", [0.03, 1.0, 30.0])
+def test_the_regression_converges(ridge: float) -> None:
+    rng = np.random.default_rng(3)
+    rows = np.column_stack([np.ones(300), rng.random((300, 6)) < 0.3, np.log1p(rng.integers(0, 400, (300, 3)))])
+    scores = np.where(rng.random(300) < 0.2, rng.random(300), (rng.random(300) < 0.6).astype(np.float64))
+    expected = newton(rows, scores, np.array([0.1, *[ridge] * 9]))
+    assert fit_logistic(csr_array(rows), scores, ridge, np.zeros(10)) == pytest.approx(expected, abs=1e-3)
+    assert fit_logistic(csr_array(rows), scores, ridge, rng.normal(0, 3, 10)) == pytest.approx(expected, abs=1e-3)
+
+
+def test_the_choice_is_the_one_before_the_loss_rises() -> None:
+    asked = iter([(8.0, 3.0), (4.0, 2.0), (2.0, 2.5), (1.0, 0.0)])
+    assert best(asked) == 4.0
+    assert next(asked) == (1.0, 0.0)
+    assert best(iter([(8.0, 3.0)])) == 8.0
+
+
+def test_choices_are_made_on_a_fifth_of_the_learners() -> None:
+    log = log_of([[(0, 1.0)] * (n + 1) for n in range(10)])
+    fitted, aside = split(log)
+    assert (fitted.learners, aside.learners) == (8, 2)
+    assert sorted([*np.diff(fitted.starts), *np.diff(aside.starts)]) == list(range(1, 11))
+    only = log_of([[(0, 1.0)]])
+    assert split(only) == (only, only)
+
+
+def test_rasch_is_that_of_the_literature() -> None:
+    """LSAT 6: discrimination .755, difficulties of R's ltm 1.2 (Rizopoulos 2006), here as easiness."""
+    rows = [[(item, float(kind[item])) for item in range(5)] for kind, count in LSAT6.items() for _ in range(count)]
+    curves = fit_rasch(tagged(bank([[]] * 5).skills), log_of(rows), 1e6, Curves(np.zeros(5), 1.0))
+    assert curves.discrimination == pytest.approx(0.755, abs=0.01)
+    difficulty = [-3.6153, -1.3224, -0.3176, -1.7301, -2.7802]
+    assert curves.easiness == pytest.approx(-0.7551 * np.array(difficulty), abs=0.01)
+
+
+def test_ability_is_the_posterior_of_the_answers_before() -> None:
+    curves = Curves(np.array([0.5, -1.0]), 1.3)
+    log = log_of([[], [(0, 1.0), (1, 0.0), (0, 0.4)], [(1, 1.0)]])
+    nodes = np.linspace(-6, 6, 601)
+    weights = np.exp(-0.5 * nodes**2)
+    expected = []
+    for learner in range(log.learners):
+        posterior = weights / weights.sum()
+        for place in range(log.starts[learner], log.starts[learner + 1]):
+            p = expit(curves.easiness[log.items[place]] + curves.discrimination * nodes)
+            expected.append(float(posterior @ p))
+            posterior = posterior * p ** log.scores[place] * (1 - p) ** (1 - log.scores[place])
+            posterior /= posterior.sum()
+    assert predict_irt(curves, log) == pytest.approx(expected, abs=1e-4)
+
+
+def test_blocks_hold_every_learner_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(baselines, "BLOCK_ANSWERS", 5)
+    starts = np.array([0, 0, 3, 3, 9, 10, 12, 12])
+    assert list(blocks(starts)) == [(0, 3), (3, 4), (4, 7)]
+    assert list(blocks(np.array([0]))) == []
+
+
+def test_an_unseen_item_is_as_easy_as_its_skill() -> None:
+    """Skill 0 is easy and skill 1 is hard; items 2 and 3 are new."""
+    skills = bank([[0], [1], [0], [1]]).skills
+    training = log_of([[(0, 1.0), (1, 0.0)] * 6 + [(0, 0.0), (1, 1.0)]] * 40)
+    for model in (irt, bkt, pfa, best_lr):
+        easy, hard = (model(skills, training, log_of([[(item, 1.0)]]))[0] for item in (2, 3))
+        assert easy > hard + 0.05

@@ -1,0 +1,91 @@
+"""Calibrations at the interface: a body that may be absent, what is refused, and the way there and back."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import pytest
+
+from app.adaptive.calibration import Fit
+from app.services import calibrations
+from app.services.calibrations import read_job, request, result_of, succeed
+from app.times import now
+from tests.client import COURSE, app_of, school
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def client(database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[httpx.AsyncClient]:
+    """A course with one answer, a calibration c-1 that is better than the defaults, and c-2 that is worse."""
+    monkeypatch.setattr(calibrations, "LEAST_RESPONSES", 1)
+    async with school(database_url) as client:
+        answer = {"id": "r-1", "learner": "ann", "item": "i1", "correct": True}
+        assert (await client.post("responses", json=answer)).status_code == 201
+        database = app_of(client).state.database
+        for after in (0.5, 0.7):
+            claim = await database.write(request, 1, COURSE, now())
+            job = await database.read(read_job, claim)
+            parameters = job.bank.parameters
+            skills = replace(parameters.skills, prior=parameters.skills.prior / 2)
+            fit = Fit(replace(parameters, skills=skills), parameters, 1, 0.6, after, 0.5, 0.5)
+            await database.write(succeed, claim, result_of(job, fit), now())
+        yield client
+
+
+async def activate(client: httpx.AsyncClient, id_: str, **arguments: Any) -> httpx.Response:
+    return await client.post(f"calibrations/{id_}/activate", **arguments)
+
+
+async def active(client: httpx.AsyncClient) -> list[str]:
+    return [one["id"] for one in (await client.get("calibrations")).json()["data"] if one["active"]]
+
+
+@pytest.mark.parametrize("arguments", [{}, {"json": {}}, {"json": {"force": False}}, {"content": b""}])
+async def test_worse_is_refused_without_force(client: httpx.AsyncClient, arguments: dict[str, Any]) -> None:
+    assert (await activate(client, "c-1", **arguments)).status_code == 200
+    refused = await activate(client, "c-2", **arguments)
+    assert (refused.status_code, refused.json()["code"]) == (409, "calibration_worse")
+    assert "from 0.60000 to 0.70000" in refused.json()["detail"]
+    assert await active(client) == ["c-1"]
+
+
+async def test_force_there_and_back_and_there_again(client: httpx.AsyncClient) -> None:
+    forced = await activate(client, "c-2", json={"force": True})
+    assert (forced.status_code, forced.json()["active"]) == (200, True)
+    assert forced.json()["activated_at"] is not None
+    for id_ in ("c-1", "c-2"):
+        assert (await activate(client, id_)).status_code == 200
+        assert await active(client) == [id_]
+        told = (await client.get("learners/ann/mastery")).json()
+        assert told["calibration"] == id_
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "code"),
+    [
+        ({"json": {"force": "yes"}}, 422, "invalid"),
+        ({"json": {"force": 1}}, 422, "invalid"),
+        ({"json": {"forced": True}}, 422, "invalid"),
+        ({"json": [True]}, 422, "invalid"),
+        ({"content": b"{", "headers": {"content-type": "application/json"}}, 400, "malformed_json"),
+        ({"content": b'{"force": true}'}, 415, "unsupported_media_type"),
+        ({"params": {"force": "true"}}, 422, "invalid"),
+    ],
+)
+async def test_a_body_that_is_not_understood_does_nothing(
+    client: httpx.AsyncClient, arguments: dict[str, Any], status: int, code: str
+) -> None:
+    refused = await activate(client, "c-2", **arguments)
+    assert (refused.status_code, refused.json()["code"]) == (status, code)
+    assert await active(client) == []
+
+
+async def test_a_body_in_pieces_is_read(client: httpx.AsyncClient) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        for piece in (b'{"for', b'ce": true}'):
+            yield piece
+
+    told = await activate(client, "c-2", content=pieces(), headers={"content-type": "application/json"})
+    assert told.status_code == 200

@@ -1,0 +1,160 @@
+"""What a calibration would change: found on simulated courses where it is known, and never mixed up with the scale."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.adaptive.calibration import take
+from app.adaptive.mastery import is_mastered
+from app.adaptive.replay import Log, replay
+from app.adaptive.types import Items, Parameters, Population, Skills
+from app.services import effects
+from app.services.effects import LEAST_ANCHORS, LISTED, find_link, item_changes, mastery_changes
+
+ITEMS, SKILLS, LEARNERS, ANSWERS = 40, 4, 30, 16
+IDS = [f"i{number}" for number in range(ITEMS)]
+
+
+def course(seed: int = 1) -> Parameters:
+    rng = np.random.default_rng(seed)
+    skills = np.arange(ITEMS)[:, None] % (SKILLS + 1)
+    items = Items(
+        easiness=rng.normal(0, 1, ITEMS),
+        discrimination=np.where(np.arange(ITEMS) % 3, 1.0, 1.4),
+        guessing=np.zeros(ITEMS),
+        upper=np.ones(ITEMS),
+        thresholds=np.empty((ITEMS, 0)),
+        skills=np.where(skills < SKILLS, skills, -1),
+    )
+    prior, learn, forget = (np.full(SKILLS, value) for value in (0.4, 0.3, 0.02))
+    return Parameters(Population(), Skills(prior, learn, forget, np.empty((SKILLS, 0), dtype=np.int64)), items)
+
+
+def answers(seed: int = 1) -> Log:
+    rng = np.random.default_rng(seed)
+    starts = np.arange(0, LEARNERS * ANSWERS + 1, ANSWERS)
+    scores = (rng.random(starts[-1]) < 0.8).astype(np.float64)
+    return Log(starts, rng.integers(0, ITEMS, starts[-1]), scores)
+
+
+def shifted(
+    parameters: Parameters, by: float, drift: "np.ndarray[tuple[int], np.dtype[np.float64]] | None" = None
+) -> Parameters:
+    """The course as a population that is `by` logits abler would have it calibrated, and some items changed besides."""
+    items = parameters.items
+    move = by * items.discrimination + (0 if drift is None else drift)
+    return replace(parameters, items=replace(items, easiness=items.easiness + move))
+
+
+EVERYTHING = np.ones(ITEMS, dtype=np.bool_)
+MANY = np.full(ITEMS, 100)
+
+
+@given(by=st.integers(-30, 30).map(lambda tenth: tenth / 10), level=st.integers(-10, 10).map(lambda tenth: tenth / 10))
+def test_a_change_of_scale_is_no_change_of_items(by: float, level: float) -> None:
+    """Neither is easiness that trades its level with the shifts of knowing and not knowing."""
+    before = course()
+    after = shifted(before, by)
+    tagged = after.items.tagged
+    population = replace(
+        after.population,
+        known_shift=after.population.known_shift + level,
+        unknown_shift=after.population.unknown_shift + level,
+    )
+    after = replace(
+        after,
+        population=population,
+        items=replace(after.items, easiness=after.items.easiness - level * tagged),
+    )
+    told = item_changes(before, after, IDS, MANY, EVERYTHING)
+    assert told["items_changed"] == 0
+    assert told["scale"]["shift"] == pytest.approx(by, abs=1e-6)
+    assert (told["scale"]["anchors"], told["scale"]["drifted_items"]) == (ITEMS, [])
+
+
+def test_items_that_changed_are_told_the_most_changed_first() -> None:
+    before = course()
+    drift = np.zeros(ITEMS)
+    drift[[3, 17, 21]] = [0.9, -2.0, 1.2]
+    told = item_changes(before, shifted(before, 0.7, drift), IDS, MANY, EVERYTHING)
+    assert [row["item"] for row in told["most_changed_items"]] == ["i17", "i21", "i3"]
+    assert [row["change"] for row in told["most_changed_items"]] == pytest.approx([-2.0, 1.2, 0.9], abs=1e-5)
+    assert told["scale"] == {"shift": 0.7, "anchors": ITEMS - 3, "drifted": 3, "drifted_items": ["i17", "i21", "i3"]}
+
+
+def test_too_few_anchors_give_no_scale() -> None:
+    before = course()
+    anchors = np.zeros(ITEMS, dtype=np.bool_)
+    anchors[: LEAST_ANCHORS - 1] = True
+    told = item_changes(before, shifted(before, 0.7), IDS, MANY, anchors)
+    assert told["scale"] is None
+    assert told["items_changed"] == ITEMS
+    assert len(told["most_changed_items"]) == LISTED
+    assert not find_link(before, shifted(before, 0.7), np.zeros(ITEMS, dtype=np.bool_))[1].any()
+
+
+def test_items_nobody_answered_have_not_changed() -> None:
+    before = course()
+    drift = np.zeros(ITEMS)
+    drift[3] = 3.0
+    counts = MANY.copy()
+    counts[[3, 4]] = 0
+    told = item_changes(before, shifted(before, 0, drift), IDS, counts, counts > 0)
+    assert (told["items_changed"], told["items_without_responses"]) == (0, 2)
+
+
+def crossed(before: Parameters, after: Parameters, log: Log) -> dict[str, list[int]]:
+    """The same by a loop over learners."""
+    gained, lost = [0] * SKILLS, [0] * SKILLS
+    who = []
+    for learner in range(log.learners):
+        part = take(log, np.array([learner]))
+        states = [replay(parameters, part)[0] for parameters in (before, after)]
+        was, becomes = [is_mastered(one.mastery, one.evidence)[0].tolist() for one in states]
+        for skill in range(SKILLS):
+            gained[skill] += becomes[skill] and not was[skill]
+            lost[skill] += was[skill] and not becomes[skill]
+        if was != becomes:
+            who.append(learner)
+    return {"gained": gained, "lost": lost, "who": who}
+
+
+@pytest.mark.parametrize("block", [1, 5 * SKILLS, 1 << 18])
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_who_crosses_the_line_is_counted_in_any_blocks(seed: int, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(effects, "BLOCK", block)
+    before, log = course(seed), answers(seed)
+    rates = replace(before.skills, prior=np.array([0.9, 0.1, 0.6, 0.2]), learn=np.array([0.5, 0.06, 0.4, 0.1]))
+    after = replace(before, skills=rates)
+    expected = crossed(before, after, log)
+    assert expected["who"]
+    names = [f"l{number}" for number in range(LEARNERS)]
+    skills = [f"s{number}" for number in range(SKILLS)]
+    told = mastery_changes(before, after, log, names, skills)
+    assert (told["gained"], told["lost"]) == (sum(expected["gained"]), sum(expected["lost"]))
+    assert told["learners"] == len(expected["who"])
+    assert told["learner_ids"] == [names[number] for number in expected["who"]][:LISTED]
+    for row in told["skills"]:
+        place = skills.index(row["skill"])
+        assert (row["gained"], row["lost"]) == (expected["gained"][place], expected["lost"][place])
+
+
+def test_the_same_parameters_move_nobody() -> None:
+    told = mastery_changes(course(), course(), answers(), IDS[:LEARNERS], IDS[:SKILLS])
+    assert told == {"learners": 0, "gained": 0, "lost": 0, "skills": [], "learner_ids": [], "ability_change": 0.0}
+
+
+def test_an_abler_population_is_seen_in_the_scale_and_in_the_abilities() -> None:
+    """The prior of abilities stays at 0, so learners stand lower on a scale that was made for abler ones."""
+    before, log = course(), answers()
+    after = shifted(before, 0.5)
+    told = mastery_changes(before, after, log, IDS[:LEARNERS], IDS[:SKILLS])
+    assert -0.5 < told["ability_change"] < -0.1
+
+
+def test_nothing_is_folded_of_an_empty_log() -> None:
+    empty = Log(np.zeros(1, dtype=np.int64), np.empty(0, dtype=np.int64), np.empty(0))
+    assert mastery_changes(course(), course(2), empty, [], IDS[:SKILLS])["learners"] == 0

@@ -1,0 +1,124 @@
+"""Which answers the quality of predictions is computed from, where there are more than can be looked at."""
+
+from datetime import date, timedelta
+
+import numpy as np
+import pytest
+
+from app.database import Database
+from app.services import quality
+from app.services.quality import Asked, Outcomes, Sample, draw, groups_of, name_of, pieces, prepare, read_outcomes
+from app.services.responses import record
+from app.times import EPOCH, MICROSECOND
+from tests.client import COURSE, app_of, right_or_wrong, school
+
+LEARNERS = 23
+
+
+async def sample_of(database: Database, asked: Asked) -> Sample:
+    sample = await database.read(prepare, 1, COURSE, asked)
+    while not sample.complete:
+        sample = await database.read(draw, sample, asked)
+    return sample
+
+
+async def fill(database: Database) -> None:
+    """Learner n gives n + 1 answers, the last on minute n."""
+    answers = [
+        right_or_wrong(f"{learner}-{number}", f"l{learner:02d}", "i1", learner - number, correct=number % 2 == 0)
+        for learner in range(LEARNERS)
+        for number in range(learner + 1)
+    ]
+    await database.write(record, answers)
+
+
+def drawn(sample: Sample) -> set[str]:
+    return {id_ for _, id_, _ in sample.drawn}
+
+
+@pytest.mark.anyio
+async def test_whole_learners_are_drawn_and_always_the_same(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quality, "LEARNERS_AT_ONCE", 5)
+    async with school(database_url) as client:
+        database = app_of(client).state.database
+        await fill(database)
+        everybody = await sample_of(database, Asked())
+        assert (everybody.share, len(drawn(everybody))) == (1, LEARNERS)
+        previous = set[str]()
+        for most in (1, 30, 100, 200, 276):
+            monkeypatch.setattr(quality, "MOST_RESPONSES", most)
+            sample = await sample_of(database, Asked())
+            sizes = [size for _, _, size in sample.drawn]
+            assert sum(sizes) <= most or len(sizes) == 1
+            assert previous <= drawn(sample)
+            previous = drawn(sample)
+            assert most == 276 or previous != {f"l{learner:02d}" for learner in range(len(previous))}
+            [row] = (await client.get("quality")).json()["data"]
+            assert (row["responses"], row["learners"]) == (sum(sizes), len(sizes))
+            assert row["sample"] == pytest.approx(len(sizes) / LEARNERS, abs=1e-6)
+        assert previous == drawn(everybody)
+
+
+@pytest.mark.anyio
+async def test_who_has_not_answered_since_takes_no_place(database_url: str) -> None:
+    async with school(database_url) as client:
+        database = app_of(client).state.database
+        await fill(database)
+        since = right_or_wrong("", "", "", 15, correct=True).occurred_at
+        sample = await sample_of(database, Asked(since=since))
+        assert drawn(sample) == {f"l{learner:02d}" for learner in range(15, LEARNERS)}
+
+
+@pytest.mark.anyio
+async def test_pieces_change_nothing(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with school(database_url) as client:
+        database = app_of(client).state.database
+        await fill(database)
+        asked = Asked()
+        sample = await sample_of(database, asked)
+        told = [(await client.get("quality?by=day")).json()]
+        for responses, learners in ((1, 500), (40, 500), (2000, 4)):
+            monkeypatch.setattr(quality, "PIECE_RESPONSES", responses)
+            monkeypatch.setattr(quality, "PIECE_LEARNERS", learners)
+            parts = list(pieces(sample))
+            assert [number for part in parts for number in part.values()] == list(range(LEARNERS))
+            assert len(parts) > 1
+            sizes = [len((await database.read(read_outcomes, sample.bank, asked, part)).p) for part in parts]
+            assert all(size <= responses or len(part) == 1 for size, part in zip(sizes, parts, strict=True))
+            told.append((await client.get("quality?by=day")).json())
+        assert all(each == told[0] for each in told)
+
+
+@pytest.mark.anyio
+async def test_an_item_added_meanwhile_is_left_for_the_next_time(database_url: str) -> None:
+    async with school(database_url) as client:
+        database = app_of(client).state.database
+        sample = await database.read(prepare, 1, COURSE, Asked())
+        assert (await client.put("catalogue", json={"items": [{"id": "new", "skills": []}]})).status_code == 200
+        answers = [right_or_wrong(item, "ann", item, 0, correct=True) for item in ("i1", "new")]
+        await database.write(record, answers)
+        outcomes = await database.read(read_outcomes, sample.bank, Asked(), {"ann": 0})
+        assert len(outcomes.p) == 1
+
+
+@pytest.mark.anyio
+async def test_every_day_has_its_period(database_url: str) -> None:
+    async with school(database_url) as client:
+        sample = await app_of(client).state.database.read(prepare, 1, COURSE, Asked())
+    days = [EPOCH.date() + timedelta(days=number) for number in range(0, 84_000, 37)]
+    times = np.array([(day - EPOCH.date()) // MICROSECOND + 5 for day in days], dtype=np.int64)
+    empty = np.zeros(len(times), dtype=np.int64)
+    outcomes = Outcomes(empty / 1, empty / 1, empty, empty, empty, times)
+    for by in ("day", "week", "month"):
+        rows, groups = groups_of(sample.bank, outcomes, by)
+        assert rows.tolist() == list(range(len(times)))
+        for day, number in zip(days, groups.tolist(), strict=True):
+            first = date.fromisoformat(name_of(sample.bank, by, number)["period"])
+            assert number >= 0
+            if by == "day":
+                assert first == day
+            elif by == "month":
+                assert first == day.replace(day=1)
+            else:
+                assert first.weekday() == 0
+                assert 0 <= (day - first).days < 7

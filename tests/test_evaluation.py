@@ -1,0 +1,236 @@
+"""`proxima evaluate`: from a file of answers to figures, whatever the file looks like."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app import evaluation
+from app.adaptive import calibration
+from app.adaptive.metrics import METRICS
+from app.adaptive.types import Integers, Parameters
+from app.cli import main
+from app.errors import InvalidFile
+from app.evaluation import as_json, as_table, evaluate, hashed_groups, read_sample, split_groups
+
+HEADER = "learner_id,item_id,skill_ids,correct"
+MODELS = ["item", "irt", "bkt", "pfa", "best_lr", *evaluation.ENGINES]
+
+
+def silent(_stage: str, _done: float, _whole: float) -> None:
+    """Nobody watches."""
+
+
+def write(folder: Path, rows: Sequence[str], header: str = HEADER) -> Path:
+    path = folder / "answers.csv"
+    path.write_text("\n".join([header, *rows, ""]))
+    return path
+
+
+def rows_of(
+    learners: int = 12,
+    answers: int = 8,
+    skills: Callable[[int], str] = lambda item: f"s{item % 2}",
+    score: Callable[[np.random.Generator], object] = lambda rng: int(rng.random() < 0.6),
+    ends: Callable[[int], str] = lambda _: "",
+) -> list[str]:
+    rng = np.random.default_rng(5)
+    return [
+        f"l{who},i{item},{skills(item)},{score(rng)}{ends(who)}"
+        for who in range(learners)
+        for item in rng.integers(0, 6, answers)
+    ]
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine is not calibrated: what it is fitted to is tested elsewhere."""
+
+    def uncalibrated(skills: Integers, *_: Any) -> Parameters:
+        return evaluation.uncalibrated(skills)
+
+    monkeypatch.setattr(evaluation, "calibrated", uncalibrated)
+    monkeypatch.setattr(evaluation, "RESAMPLES", 40)
+
+
+def told(path: Path, split_column: str | None = None, folds: int | None = None) -> dict[str, Any]:
+    """The report as strict JSON; every figure is finite and every interval in order."""
+    report = evaluate(path, split_column, folds, silent)
+    assert len(as_table(report).splitlines()) == 2 * len(MODELS) + 4
+    content: dict[str, Any] = json.loads(json.dumps(as_json(report), allow_nan=False))
+    assert list(content["models"]) == MODELS
+    for name, model in content["models"].items():
+        assert {*model} == {*METRICS, "interval"} | ({"versus_best_lr"} if name != "best_lr" else set())
+        assert all(isinstance(model[metric], float) for metric in METRICS)
+        assert {*model["interval"]} == {*METRICS}
+        for bounds in model["interval"].values():
+            assert bounds is None or bounds[0] <= bounds[1]
+    return content
+
+
+KINDS: dict[str, list[str]] = {
+    "plain": rows_of(),
+    "one skill": rows_of(skills=lambda _: "s"),
+    "no skills": rows_of(skills=lambda _: ""),
+    "several skills": rows_of(skills=lambda item: "a;b" if item else "c"),
+    "an answer each": rows_of(answers=1),
+    "fractions": rows_of(score=lambda rng: round(rng.random(), 2)),
+    "all right": rows_of(score=lambda _: 1),
+    "all wrong": rows_of(score=lambda _: 0),
+    "two learners": rows_of(learners=2),
+    "unseen items and skills": [f"l{who},i{who},s{who},{who % 2}" for who in range(10) for _ in range(3)],
+}
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_file_gives_finite_figures(tmp_path: Path, kind: str) -> None:
+    content = told(write(tmp_path, KINDS[kind]))
+    assert content["responses"] == len(KINDS[kind])
+    assert content["learners"] == len({row.split(",")[0] for row in KINDS[kind]})
+    assert content["folds"] == min(5, content["learners"])
+    assert content["rejected"] == 0
+    for model in content["models"].values():
+        assert (model["interval"]["auc"] is None) == (kind in {"all right", "all wrong"}) or kind == "two learners"
+
+
+@pytest.mark.usefixtures("hasty")
+def test_figures_are_of_test_learners_only(tmp_path: Path) -> None:
+    path = write(tmp_path, rows_of(ends=lambda who: ",test" if who < 3 else ",train_valid"), HEADER + ",split")
+    content = told(path)
+    assert (content["responses"], content["learners"], content["folds"]) == (24, 3, 1)
+    assert told(path, None, 4)["folds"] == 4
+    assert told(path, "split", 4)["folds"] == 1
+
+
+@pytest.mark.usefixtures("hasty")
+def test_another_column_may_name_folds(tmp_path: Path) -> None:
+    rows = rows_of(ends=lambda who: f",test,{who % 3 + 2}")
+    path = write(tmp_path, rows, HEADER + ",split,fold")
+    content = told(path, "fold")
+    assert (content["responses"], content["learners"], content["folds"]) == (len(rows), 12, 3)
+    groups = split_groups(read_sample(path, "fold", silent), "fold")
+    assert groups.tolist() == [who % 3 for who in range(12)]
+    assert told(path, "missing", 4)["folds"] == 4
+
+
+@pytest.mark.usefixtures("hasty")
+def test_training_learners_matter_only_by_what_is_fitted(tmp_path: Path) -> None:
+    """If an unseen learner could be trained on, the answers to an item that only he meets would be no surprise."""
+    rows = [f"l{who},new{who},,1" for who in range(20)] + [f"l{who},old,,{who % 2}" for who in range(20)]
+    report = evaluate(write(tmp_path, rows), None, 5, silent)
+    assert report.models["item"].figures["auc"] < 0.8
+
+
+@pytest.mark.parametrize(
+    ("rows", "header", "column", "reason"),
+    [
+        (["a,i,,1", "a,j,,0"], HEADER, None, "there must be learners to fit and others to predict"),
+        (["a,i,,2"], HEADER, None, "no answer that can be used; line 2: correct is not between 0 and 1"),
+        (["a,i,,1", "b,i,,0"], HEADER, "fold", "says nothing in the column fold"),
+        (["a,i,,1,test", "b,i,,0,test"], HEADER + ",split", None, "there must be learners to fit"),
+        (["a,i,,1,train", "b,i,,0,train"], HEADER + ",split", None, "must name `test` learners or 2 to 50 folds"),
+        (["a,i,,1,train", "a,i,,0,test"], HEADER + ",split", None, "the same in all rows of a learner; see a"),
+        ([f"l{n},i,,1,{n}" for n in range(60)], HEADER + ",split", None, "not 0, 1, 10, 11, 12, …"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_said(
+    tmp_path: Path, rows: list[str], header: str, column: str | None, reason: str
+) -> None:
+    with pytest.raises(InvalidFile, match=reason):
+        evaluate(write(tmp_path, rows, header), column, None, silent)
+
+
+def test_answers_stand_in_the_order_of_an_import(tmp_path: Path) -> None:
+    """By time; where there is none, as of the year 2000, by order, else by line; then by id."""
+    rows = [
+        "a,1,,1,,2001-01-01T00:00:00Z,",
+        "a,2,,1,,1999-01-01T00:00:00Z,",
+        "b,3,,1,2,,",
+        "a,4,,1,7,,",
+        "b,5,,1,1,,",
+        "a,6,,1,,,",
+        "c,7,,1,1,,z",
+        "c,8,,1,1,,y",
+        "c,9,,0,1,,y",
+    ]
+    sample = read_sample(write(tmp_path, rows, HEADER + ",order,attempted_at,response_id"), "split", silent)
+    assert (sample.log.items + 1).tolist() == [2, 4, 6, 1, 5, 3, 8, 7]
+    assert sample.log.starts.tolist() == [0, 4, 6, 8]
+    assert sample.learners == ("a", "b", "c")
+    assert [(row.line, row.reason) for row in sample.rejections] == [(10, "the response_id is taken by another answer")]
+
+
+def test_without_ids_the_order_of_the_file_decides(tmp_path: Path) -> None:
+    sample = read_sample(write(tmp_path, [f"a,{n},,1,5" for n in range(30)], HEADER + ",order"), "split", silent)
+    assert sample.log.items.tolist() == list(range(30))
+
+
+def test_the_first_row_of_an_item_names_its_skills(tmp_path: Path) -> None:
+    sample = read_sample(write(tmp_path, ["a,1,x;y,1", "b,1,z,0", "b,2,,0.5", "b,3,y,0"]), "split", silent)
+    assert sample.skills.tolist() == [[0, 1], [-1, -1], [1, -1]]
+    assert sample.log.scores.tolist() == [1.0, 0.0, 0.5, 0.0]
+
+
+@pytest.mark.parametrize("name", ["answers.ndjson", "answers.parquet"])
+def test_the_split_column_is_found_in_every_format(tmp_path: Path, name: str) -> None:
+    """Also one that is read for itself as well."""
+    rows = [
+        {"learner_id": who, "item_id": "i", "skill_ids": "", "correct": 1, "order": 3, "fold": 7, "split": "x"}
+        for who in ("a", "b")
+    ]
+    path = tmp_path / name
+    if name.endswith("parquet"):
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for column, value in (("split", "x"), ("fold", "7"), ("order", "3"), ("learner_id", "a"), ("missing", None)):
+        assert read_sample(path, column, silent).splits[0] == value
+
+
+@given(st.lists(st.text(max_size=5), unique=True, min_size=2, max_size=30), st.integers(2, 7), st.randoms())
+def test_folds_depend_on_ids_alone(learners: list[str], folds: int, chance: Any) -> None:
+    groups = dict(zip(learners, hashed_groups(learners, folds).tolist(), strict=True))
+    sizes = np.bincount(list(groups.values()))
+    assert len(sizes) == min(folds, len(learners))
+    assert sizes.max() - sizes.min() <= 1
+    shuffled = list(learners)
+    chance.shuffle(shuffled)
+    assert dict(zip(shuffled, hashed_groups(shuffled, folds).tolist(), strict=True)) == groups
+
+
+def test_the_command_prints_json_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a real calibration, whose search is cut short."""
+    monkeypatch.setattr(calibration, "SEARCH_EVALUATIONS", 8)
+    path = write(tmp_path, [*rows_of(), "x,i1,,many"])
+    result = CliRunner().invoke(main, ["evaluate", str(path), "--folds", "2", "--json"])
+    assert result.exit_code == 0, result.output
+    content = json.loads(result.stdout)
+    assert list(content["models"]) == MODELS
+    assert (content["responses"], content["learners"], content["rejected"]) == (96, 12, 1)
+    assert "1 row left out; line 98: correct is not a number" in result.stderr
+    again = CliRunner().invoke(main, ["evaluate", str(path), "--folds", "2", "--json"])
+    assert again.stdout == result.stdout
+
+
+@pytest.mark.usefixtures("hasty")
+def test_the_command_prints_a_table(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["evaluate", str(write(tmp_path, rows_of()))])
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("96 answers of 12 learners predicted in 5 folds; 95 % intervals by learner\n")
+    for name in MODELS:
+        assert f"\n{name} " in result.stdout
+
+
+def test_the_command_says_why_not(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["evaluate", str(write(tmp_path, ["a,1,,1"]))])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("proxima: answers.csv: there must be learners to fit and others to predict.")

@@ -1,0 +1,421 @@
+"""Background work survives the death of whoever does it: kill -9 at every step, and somebody else ends the job."""
+
+import asyncio
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sqlalchemy import Connection, func, select, update
+
+from app import main, worker
+from app.adaptive import calibration
+from app.adaptive.calibration import silent
+from app.database import Database
+from app.models import Course, Learner
+from app.queries.calibrations import find_calibration, find_parameters
+from app.services import calibrations
+from app.services.calibrations import Claim, activate, request, take_over
+from app.services.catalogue import upsert
+from app.services.folding import count_stale
+from app.services.keys import create_key
+from app.services.packing import unpack_fit
+from app.services.responses import Recorded, record
+from app.times import now
+from app.worker import finish_calibration, fit_claimed, refold_course, run_calibration
+from tests.client import CATALOGUE, COURSE, app_of, differences, opened, right_or_wrong, school, served
+
+pytestmark = pytest.mark.anyio
+
+LEARNERS = 20
+ITEMS = [item["id"] for item in CATALOGUE["items"] if item["id"] not in {"i5", "i8"}]
+LONGEST_S = 60.0
+
+# A process that fits as ours does, only quicker, and does what `harm` says.
+QUICK = """
+import os, signal, sys, time
+from app import worker
+from app.adaptive import calibration
+from app.services import calibrations
+
+calibration.ROUNDS, calibration.SEARCH_EVALUATIONS = 1, 8
+
+def around(name, before=lambda: None, after=lambda: None):
+    function = getattr(worker, name)
+    def wrapped(*arguments):
+        before()
+        result = function(*arguments)
+        after()
+        return result
+    setattr(worker, name, wrapped)
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+{harm}
+worker.fit_piped()
+"""
+HARMS = {
+    "before it reads": "around('read_job', before=die)",
+    "while it fits": "calibration.fit_rates = lambda *_: die()",
+    "when it has fitted": "around('result_of', before=die)",
+    "between its write and the commit": "around('succeed', after=die)",
+}
+AFTER_ALL = "os._exit = lambda _: die()"
+
+# A service that dies while it fits, killed by its own child, which then has nobody to work for.
+SERVICE = """
+import asyncio, sys
+from app import worker
+from app.database import open_database
+from app.services import calibrations
+from app.times import now
+
+calibrations.LEASE_US = 200_000
+worker.FIT = sys.argv[2]
+
+async def main():
+    database = open_database(sys.argv[1])
+    claim = await database.write(calibrations.request, 1, "arithmetic", now())
+    await worker.run_calibration(database, sys.argv[1], claim)
+
+asyncio.run(main())
+"""
+ORPHAN = QUICK.format(
+    harm="around('fit_job', before=lambda: (os.kill(os.getppid(), signal.SIGKILL), print(os.getpid(), file=sys.stderr,"
+    " flush=True), time.sleep(60)))"
+)
+
+
+async def prepare(database: Database, course: str = COURSE) -> None:
+    """A course with enough answers."""
+    if course == COURSE:
+        await database.write(create_key, "school", ["admin"], 1)
+    await database.write(upsert, 1, course, CATALOGUE, 1)
+    answers = [
+        right_or_wrong(f"r-{who}-{n}", f"l{who}", item, 10 * who + n, correct=(who * n + who) % 3 > 0)
+        for who in range(LEARNERS)
+        for n, item in enumerate(ITEMS)
+    ]
+    told = await database.write(
+        record, [answer.__class__(**{**vars_of(answer), "course_id": course}) for answer in answers]
+    )
+    assert all(isinstance(result, Recorded) for result in told)
+
+
+def vars_of(answer: Any) -> dict[str, Any]:
+    return {name: getattr(answer, name) for name in answer.__dataclass_fields__}
+
+
+def state(db: Connection, number: int = 1, course: str = COURSE) -> tuple[str, bool, int | None]:
+    """Status, whether there is a result, and what is in force."""
+    row = find_calibration(db, 1, course, number)
+    assert row is not None
+    packed = find_parameters(db, 1, course, number)
+    assert (packed is None) == (row.report is None) == (row.status != "succeeded"), "half a result"
+    return row.status, packed is not None, db.scalar(select(Course.calibration).where(Course.id == course))
+
+
+def values(db: Connection, course: str = COURSE, number: int = 1) -> list[Any]:
+    packed = find_parameters(db, 1, course, number)
+    assert packed is not None
+    found = [unpack_fit(packed, trained=trained) for trained in (False, True)]
+    row = find_calibration(db, 1, course, number)
+    assert row is not None
+    return [row.report, *(getattr(part, name) for part in found for name in part.__dataclass_fields__)]
+
+
+def equal(one: list[Any], other: list[Any]) -> bool:
+    return all(np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b for a, b in zip(one, other, strict=True))
+
+
+async def undisturbed(database: Database, patch: pytest.MonkeyPatch) -> list[Any]:
+    """The result of the same answers in another course, where nothing happened."""
+    await prepare(database, "twin")
+    with patch.context() as quick:
+        quick.setattr(calibration, "ROUNDS", 1)
+        quick.setattr(calibration, "SEARCH_EVALUATIONS", 8)
+        await fit_claimed(database, await database.write(request, 1, "twin", now()), silent)
+    return list(await database.read(values, "twin"))
+
+
+async def until(condition: Callable[[], Any], longest_s: float = LONGEST_S) -> None:
+    """Wait for a condition that is asked for with `await`."""
+    started = time.monotonic()
+    while not await condition():
+        assert time.monotonic() - started < longest_s, "it did not happen"
+        await asyncio.sleep(0.1)
+
+
+async def test_a_fit_killed_at_any_step_ends_with_the_same_result(
+    database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await prepare(database)
+    expected = await undisturbed(database, monkeypatch)
+    monkeypatch.setattr(calibrations, "MOST_ATTEMPTS", len(HARMS) + 1)
+    claim: Claim | None = await database.write(request, 1, COURSE, now())
+    for step, harm in HARMS.items():
+        assert claim is not None, step
+        monkeypatch.setattr(worker, "FIT", QUICK.format(harm=harm))
+        await run_calibration(database, database_url, claim)
+        assert await database.read(state) == ("running", False, None), step
+        claim = await database.write(take_over, 1, COURSE, 1, now())
+    assert claim is not None
+    assert claim.attempt == len(HARMS) + 1
+    # Whoever is killed when all is written changes nothing.
+    monkeypatch.setattr(worker, "FIT", QUICK.format(harm=AFTER_ALL))
+    await run_calibration(database, database_url, claim)
+    assert await database.read(state) == ("succeeded", True, None)
+    assert await database.write(take_over, 1, COURSE, 1, now()) is None
+    assert equal(await database.read(values), expected)
+
+
+@pytest.mark.soak
+async def test_a_fit_killed_at_twenty_random_moments_ends_with_the_same_result(
+    database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await prepare(database)
+    expected = await undisturbed(database, monkeypatch)
+    monkeypatch.setattr(calibrations, "MOST_ATTEMPTS", 100)
+    monkeypatch.setattr(worker, "FIT", QUICK.format(harm=""))
+    start = asyncio.create_subprocess_exec
+    started = time.monotonic()
+    await finish_calibration(database, database_url, await database.write(request, 1, COURSE, now()))
+    longest = time.monotonic() - started
+    assert equal(await database.read(values), expected)
+
+    async def start_and_kill(*arguments: Any, **options: Any) -> Any:
+        process = await start(*arguments, **options)
+        asyncio.get_running_loop().call_later(
+            random.uniform(0, longest),  # noqa: S311 (a moment is no secret)
+            lambda: end(process),
+        )
+        return process
+
+    for number in range(2, 22):
+        claim: Claim | None = await database.write(request, 1, COURSE, now())
+        monkeypatch.setattr(asyncio, "create_subprocess_exec", start_and_kill)
+        assert claim is not None
+        await run_calibration(database, database_url, claim)
+        monkeypatch.setattr(asyncio, "create_subprocess_exec", start)
+        status, whole, _ = await database.read(state, number)
+        assert whole == (status == "succeeded")
+        claim = await database.write(take_over, 1, COURSE, number, now())
+        if claim is not None:
+            await finish_calibration(database, database_url, claim)
+        assert (await database.read(state, number))[0] == "succeeded"
+
+
+def end(process: Any) -> None:
+    if process.returncode is None:
+        process.kill()
+
+
+async def killed_service(url: str) -> None:
+    """A service that requested a calibration and was killed in the middle; its child is gone too."""
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", SERVICE, url, ORPHAN, stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    child = int(await process.stderr.readline())
+    assert await process.wait() == -9
+
+    async def gone() -> bool:
+        return not is_alive(child)
+
+    await until(gone, 10)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process is there and not only waiting to be looked after."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.fixture
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "LOOK_S", 0.1)
+
+
+@pytest.mark.usefixtures("_quick")
+async def test_a_service_that_was_killed_goes_on_when_it_starts_again(
+    database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await prepare(database)
+    expected = await undisturbed(database, monkeypatch)
+    await killed_service(database_url)
+    assert await database.read(state) == ("running", False, None)
+
+    monkeypatch.setattr(worker, "FIT", QUICK.format(harm=""))
+
+    async def ended() -> bool:
+        return bool((await database.read(state))[0] != "running")
+
+    # The control: without somebody who takes over, it stays as it is, and so does what is in force.
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "take_over_lapsed", nothing)
+        async with served(database_url):
+            with pytest.raises(AssertionError, match="it did not happen"):
+                await until(ended, 1.0)
+    assert await database.read(state) == ("running", False, None)
+
+    async with served(database_url):
+        await until(ended)
+    assert await database.read(state) == ("succeeded", True, None)
+    assert equal(await database.read(values), expected)
+
+
+async def nothing(*_: Any) -> None:
+    """What a service without that duty does."""
+
+
+async def test_a_service_that_stops_lets_another_go_on_at_once(
+    database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await prepare(database)
+    monkeypatch.setattr(main, "STOP_S", 0.2)
+    monkeypatch.setattr(worker, "FIT", "import time; time.sleep(60)")
+    async with school(database_url) as client:
+        assert (await client.post("calibrations")).status_code == 202
+        assert await database.write(take_over, 1, COURSE, 1, now()) is None
+        [task] = app_of(client).state.tasks
+        await asyncio.sleep(0.3)
+    assert task.cancelled()
+    claim = await database.write(take_over, 1, COURSE, 1, now())
+    assert claim == Claim(1, COURSE, 1, attempt=1)
+
+
+async def test_an_attempt_that_lost_its_lease_ends(
+    database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await prepare(database)
+    monkeypatch.setattr(worker, "HEARTBEAT_S", 0.1)
+    monkeypatch.setattr(worker, "FIT", "import time; time.sleep(60)")
+    claim = await database.write(request, 1, COURSE, now())
+    running = asyncio.create_task(run_calibration(database, database_url, claim))
+    other = await database.write(take_over, 1, COURSE, 1, now() + 2 * calibrations.LEASE_US)
+    assert other is not None
+    await asyncio.wait_for(running, 20)
+    row = await database.read(find_calibration, 1, COURSE, 1)
+    assert row is not None
+    assert (row.status, row.attempt) == ("running", other.attempt)
+    assert row.leased_until > now() + calibrations.LEASE_US
+
+
+async def test_a_lease_is_renewed_while_the_fit_lasts(
+    database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await prepare(database)
+    monkeypatch.setattr(worker, "HEARTBEAT_S", 0.1)
+    monkeypatch.setattr(calibrations, "LEASE_US", 1_000_000)
+    monkeypatch.setattr(worker, "FIT", "import time; time.sleep(2.5)")
+    claim = await database.write(request, 1, COURSE, now())
+    running = asyncio.create_task(run_calibration(database, database_url, claim))
+    while not running.done():
+        assert await database.write(take_over, 1, COURSE, 1, now()) is None or running.done()
+        await asyncio.sleep(0.2)
+    await running
+
+
+async def test_what_would_go_wrong_again_is_not_tried_again(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await prepare(database)
+
+    def broken(*_: Any) -> None:
+        raise ValueError("l7 answered 3")
+
+    monkeypatch.setattr(worker, "fit_job", broken)
+    claim = await database.write(request, 1, COURSE, now())
+    await fit_claimed(database, claim, silent)
+    row = await database.read(find_calibration, 1, COURSE, 1)
+    assert row is not None
+    assert (row.status, row.error) == ("failed", "the fit failed: ValueError")
+
+
+async def activated_and_killed(database: Database) -> None:
+    """A course whose pointer was moved by a process that died before it folded anybody again."""
+    await prepare(database)
+    claim = await database.write(request, 1, COURSE, now())
+    await fit_claimed(database, claim, silent)
+    await database.write(activate_anyway)
+    assert await database.read(count_stale, 1, COURSE) == LEARNERS
+
+
+def activate_anyway(db: Connection) -> None:
+    activate(db, 1, COURSE, 1, now(), force=True)
+
+
+async def test_a_service_that_starts_folds_again_what_was_left(
+    database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await activated_and_killed(database)
+
+    async def done() -> bool:
+        return await database.read(count_stale, 1, COURSE) == 0
+
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "refold_courses", nothing)
+        async with served(database_url):
+            with pytest.raises(AssertionError, match="it did not happen"):
+                await until(done, 0.5)
+    async with served(database_url):
+        await until(done)
+    assert await differences(database) == []
+
+
+async def test_folding_again_takes_less_at_a_time_where_it_is_slow(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[int] = []
+
+    def slow(_db: Connection, _tenant: int, _course: str, limit: int) -> int:
+        taken.append(limit)
+        time.sleep(0.06 if len(taken) < 6 else 0)
+        return limit if len(taken) < 16 else 0
+
+    monkeypatch.setattr(worker, "refold_stale", slow)
+    started = time.monotonic()
+    assert await refold_course(database, 1, COURSE) == sum(taken[:-1])
+    assert taken[:6] == [8, 4, 2, 1, 1, 1]
+    assert taken[6:] == [2, 4, 8, 16, 32, 64, 128, 200, 200, 200]
+    # It rests as long as it works.
+    assert time.monotonic() - started > 2 * 5 * 0.06
+
+
+async def test_two_services_fold_the_same_course_again(database: Database, database_url: str) -> None:
+    await activated_and_killed(database)
+    async with opened(database_url) as other:
+        await asyncio.gather(refold_course(database, 1, COURSE), refold_course(other, 1, COURSE))
+    assert await database.read(count_stale, 1, COURSE) == 0
+    assert await differences(database) == []
+
+
+async def test_courses_left_behind_are_found(database: Database) -> None:
+    await prepare(database)
+    assert await database.read(calibrations.stale_courses) == []
+
+    def age(db: Connection) -> None:
+        db.execute(update(Learner).where(Learner.id == "l3").values(engine=Learner.engine - 1))
+
+    await database.write(age)
+    assert await database.read(calibrations.stale_courses) == [(1, COURSE)]
+    assert await database.read(lambda db: db.scalar(select(func.count()).select_from(Learner))) == LEARNERS
+
+
+async def test_background_work_goes_on_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = 0
+
+    async def work() -> None:
+        nonlocal calls
+        calls += 1
+        raise ValueError if calls == 1 else asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        await worker.again_and_again(work, 0)
+    assert calls == 2

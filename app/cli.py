@@ -11,13 +11,15 @@ import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import click
 import uvicorn
 from pydantic import ValidationError
 
-from app import __version__, evaluation, sample
+from app import __version__, evaluation, fitting, sample
+from app.adaptive.bkt import Setup
+from app.adaptive.irt import FLAT, Model, Priors
 from app.database import Database, open_database
 from app.errors import Invalid, InvalidFile, InvalidSetting, NotMigrated, ProximaError
 from app.files import Rejection, digest, read_catalogue, write_rejections
@@ -262,7 +264,7 @@ def import_group() -> None:
 @tenant_option
 def import_catalogue(file: Path, course: str | None, tenant: str | None) -> None:
     """Load skills and items: JSON as for PUT …/catalogue, or a table of items as CSV or NDJSON."""
-    body = sound_catalogue(file)
+    body = sound_catalogue(file.name, read_catalogue(file))
     named = course or file.name.split(".")[0]
 
     async def load(database: Database) -> None:
@@ -272,13 +274,12 @@ def import_catalogue(file: Path, course: str | None, tenant: str | None) -> None
     with_database(load)
 
 
-def sound_catalogue(file: Path) -> dict[str, Any]:
-    """The catalogue in a file, as PUT …/catalogue would take it. Raises `InvalidFile`."""
-    given = read_catalogue(file)
+def sound_catalogue(name: str, given: dict[str, Any]) -> dict[str, Any]:
+    """A catalogue of a file with this name, as PUT …/catalogue would take it. Raises `InvalidFile`."""
     try:
         return CatalogueIn.model_validate(given).model_dump(exclude_none=True)
     except ValidationError as error:
-        raise InvalidFile(f"{file.name} is not a sound catalogue", faults_in(error, given)) from error
+        raise InvalidFile(f"{name} is not a sound catalogue", faults_in(error, given)) from error
 
 
 @import_group.command("responses")
@@ -403,6 +404,74 @@ def evaluate_command(file: Path, split_column: str | None, folds: int | None, as
         rows = "row" if len(report.rejections) == 1 else "rows"
         click.echo(f"{len(report.rejections):,} {rows} left out; line {first.line}: {first.reason}", err=True)
     click.echo(json.dumps(evaluation.as_json(report), indent=1) if as_json else evaluation.as_table(report))
+
+
+@main.command("fit")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--model", required=True, type=click.Choice([*get_args(Model), "bkt"]), help="What to fit.")
+@click.option("--no-priors", is_flag=True, help="Not for bkt: maximum likelihood.")
+@click.option("--categories", type=click.IntRange(2, 21), help="graded, gpcm, pcm: of each item.  [default: found]")
+@click.option("--forgets", is_flag=True, help="bkt: skills may be forgotten.")
+@click.option("--per-item", is_flag=True, help="bkt: every item has a guess and a slip of its own.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@click.option("--catalogue", type=click.Path(dir_okay=False, path_type=Path), help="Write calibrated items to a .json.")
+def fit_command(
+    file: Path, model: Model | Literal["bkt"], as_json: bool, catalogue: Path | None, **options: Any
+) -> None:
+    """Fit an item response model, or knowledge tracing, to the answers of a file; needs no database.
+
+    An item response model takes the first answer of each learner to each item; knowledge tracing takes all.
+    """
+    check_fit(model, catalogue, **options)
+    if model == "bkt":
+        with progress_bar() as progress:
+            traced = fitting.fit_skills(file, Setup(forgets=options["forgets"], per_item=options["per_item"]), progress)
+        told_left_out(traced.file.sample.rejections)
+        click.echo(json.dumps(fitting.skills_json(traced), indent=1) if as_json else fitting.skills_table(traced))
+        return
+    with progress_bar() as progress:
+        priors = FLAT if options["no_priors"] else Priors()
+        found = fitting.fit_items(file, model, priors, options["categories"], progress)
+    told_left_out(found.file.sample.rejections)
+    click.echo(json.dumps(fitting.items_json(found), indent=1) if as_json else fitting.items_table(found))
+    if catalogue is not None:
+        body = sound_catalogue(catalogue.name, fitting.catalogue(found))
+        write_catalogue(catalogue, body)
+        click.echo(f"{len(body['items']):,} of {len(found.file.items):,} items written to {catalogue}", err=True)
+
+
+def check_fit(
+    model: str, catalogue: Path | None, no_priors: bool, categories: int | None, forgets: bool, per_item: bool
+) -> None:
+    """Refuse what the model has no use for, before it costs time."""
+    if model == "bkt" and no_priors:
+        raise click.UsageError("--no-priors is for item response models")
+    if model != "bkt" and (forgets or per_item):
+        raise click.UsageError("--forgets and --per-item are for --model bkt")
+    if model not in fitting.STEPS and categories is not None:
+        raise click.UsageError(f"--categories is for --model {', '.join(fitting.STEPS)}")
+    if catalogue is None:
+        return
+    if model not in fitting.IN_CATALOGUES:
+        taken = ", ".join(fitting.IN_CATALOGUES)
+        raise click.UsageError(f"the engine takes no items of {model}, so there is no --catalogue; it takes {taken}")
+    if catalogue.suffix.lower() != ".json":
+        raise click.UsageError("the name of --catalogue must end in .json")
+
+
+def told_left_out(rejections: Sequence[Rejection]) -> None:
+    """Say how many rows of a file could not be used, and why the first could not."""
+    if rejections:
+        rows = "row" if len(rejections) == 1 else "rows"
+        click.echo(f"{len(rejections):,} {rows} left out; line {rejections[0].line}: {rejections[0].reason}", err=True)
+
+
+def write_catalogue(path: Path, body: dict[str, Any]) -> None:
+    """Write a catalogue for `proxima import catalogue`."""
+    try:
+        path.write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise InvalidFile(f"{path.name} cannot be written: {error.strerror or error}.") from error
 
 
 @main.command()

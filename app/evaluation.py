@@ -7,7 +7,7 @@ the others from what they answered before it. One prediction an answer, however 
 import hashlib
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,12 @@ from app.adaptive import baselines
 from app.adaptive.calibration import calibrate, default_rates, take
 from app.adaptive.metrics import HALF, METRICS, Interval, Replicates, figures, intervals, paired, resampled, resamples
 from app.adaptive.replay import Log, replay
-from app.adaptive.types import Floats, Integers, Items, Parameters, Population, Skills
+from app.adaptive.twins import twins
+from app.adaptive.types import Booleans, Floats, Integers, Items, Parameters, Population, Skills
 from app.errors import InvalidFile
 from app.files import INSTANTS, ROWS_BETWEEN_REPORTS, Answer, Rejection, read_answers
 from app.services.banks import pad_numbers
-from app.services.imports import UNDATED_EPOCH_US
+from app.times import UNDATED_EPOCH_US, to_days
 
 SPLIT = "split"
 FOLDS = 5
@@ -40,7 +41,12 @@ Engine = Callable[[Parameters, Log], Floats]
 
 
 def predict_filter(parameters: Parameters, log: Log) -> Floats:
-    """What the filter expects of each answer before it."""
+    """What ability and mastery alone make expect of each answer before it."""
+    return replay(replace(parameters, head=None), log)[1].p
+
+
+def predict_engine(parameters: Parameters, log: Log) -> Floats:
+    """What is told as `p_correct` before each answer: the filter with its head."""
     return replay(parameters, log)[1].p
 
 
@@ -52,7 +58,7 @@ BASELINES: dict[str, Baseline] = {
     REFERENCE: baselines.best_lr,
 }
 # All of these share one calibration.
-ENGINES: dict[str, Engine] = {"filter": predict_filter}
+ENGINES: dict[str, Engine] = {"filter": predict_filter, "engine": predict_engine}
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,14 @@ class Scores:
 
 
 @dataclass(frozen=True)
+class Twins:
+    """How many predicted learners repeat the log of another, and how many were left out of training because of them."""
+
+    learners: int
+    left_out: int
+
+
+@dataclass(frozen=True)
 class Report:
     """The scores of every model on `responses` answers of `learners` learners whom it was not fitted to."""
 
@@ -90,6 +104,7 @@ class Report:
     responses: int
     learners: int
     folds: int
+    twins: Twins
     rejections: tuple[Rejection, ...]
 
 
@@ -101,15 +116,19 @@ def evaluate(path: Path, split_column: str | None, folds: int | None, progress: 
     """
     column = SPLIT if split_column is None else split_column
     sample = read_sample(path, column, progress)
+    progress("comparing learners", 0, 1)
+    alike = twins(sample.log)
     if any(sample.splits) and (split_column is not None or folds is None):
         groups = split_groups(sample, column)
     elif split_column is not None and folds is None:
         raise InvalidFile(f"{path.name} says nothing in the column {column}; --folds divides the learners by chance.")
     else:
-        groups = hashed_groups(sample.learners, FOLDS if folds is None else folds)
+        groups = hashed_together(sample.learners, alike, FOLDS if folds is None else folds)
     if not (groups >= 0).any() or all((groups == 0).tolist()):
         raise InvalidFile(f"{path.name}: there must be learners to fit and others to predict.")
-    return measure(sample, groups, predict(sample, groups, progress), progress)
+    if not all(trains(groups, alike, fold).any() for fold in range(int(groups.max()) + 1)):
+        raise InvalidFile(f"{path.name}: all learners to fit have the same answers as learners to predict.")
+    return measure(sample, groups, alike, predict(sample, groups, alike, progress), progress)
 
 
 # The file
@@ -191,7 +210,8 @@ def as_log(columns: Columns, learners: int) -> Log:
     order = np.lexsort((ties, np.array(columns.moments), whose))
     starts = np.zeros(learners + 1, dtype=np.int64)
     np.cumsum(np.bincount(whose, minlength=learners), out=starts[1:])
-    return Log(starts, np.array(columns.items)[order], np.array(columns.scores)[order])
+    times = np.array([to_days(moment) for moment in columns.moments])
+    return Log(starts, np.array(columns.items)[order], np.array(columns.scores)[order], times[order])
 
 
 # Who is predicted
@@ -221,16 +241,39 @@ def hashed_groups(learners: Sequence[str], folds: int) -> Integers:
     return place % min(folds, len(learners))
 
 
+def hashed_together(learners: Sequence[str], alike: Integers, folds: int) -> Integers:
+    """Such folds with all twins (`alike`, (L,)) in the fold of the one whose id sorts first; (L,)."""
+    named: dict[int, str] = {}
+    for learner, group in zip(learners, alike.tolist(), strict=True):
+        named[group] = min(learner, named.get(group, learner))
+    distinct = list(named.values())
+    fold_of = dict(zip(named, hashed_groups(distinct, folds).tolist(), strict=True))
+    return np.array([fold_of[group] for group in alike.tolist()], dtype=np.int64)
+
+
+def trains(groups: Integers, alike: Integers, fold: int) -> Booleans:
+    """Who is trained on where `fold` is predicted: nobody of it, and no twin of anybody of it; (L,)."""
+    return ~np.isin(alike, alike[groups == fold])
+
+
+def count_twins(groups: Integers, alike: Integers) -> Twins:
+    """What the report says of twins."""
+    left_out = np.zeros(len(groups), dtype=np.bool_)
+    for fold in range(int(groups.max()) + 1):
+        left_out |= (groups != fold) & ~trains(groups, alike, fold)
+    return Twins(int(((np.bincount(alike)[alike] > 1) & (groups >= 0)).sum()), int(left_out.sum()))
+
+
 # Predictions
 
 
-def predict(sample: Sample, groups: Integers, progress: Progress) -> dict[str, Floats]:
+def predict(sample: Sample, groups: Integers, alike: Integers, progress: Progress) -> dict[str, Floats]:
     """What every model expects of each answer of the learners with a group, in the order of the log; (N,)."""
     learner = np.repeat(np.arange(sample.log.learners), np.diff(sample.log.starts))
     predicted = {name: np.full(len(learner), HALF) for name in (*BASELINES, *ENGINES)}
     folds = int(groups.max()) + 1
     for fold in range(folds):
-        training, unseen = take(sample.log, groups != fold), take(sample.log, groups == fold)
+        training, unseen = take(sample.log, trains(groups, alike, fold)), take(sample.log, groups == fold)
         tell = Stages(progress, f"fold {fold + 1} of {folds}" if folds > 1 else "fitting", fold, folds)
         for name, p in predictions(sample.skills, training, unseen, tell):
             predicted[name][groups[learner] == fold] = p
@@ -289,7 +332,9 @@ def uncalibrated(skills: Integers) -> Parameters:
 # Figures
 
 
-def measure(sample: Sample, groups: Integers, predicted: Mapping[str, Floats], progress: Progress) -> Report:
+def measure(
+    sample: Sample, groups: Integers, alike: Integers, predicted: Mapping[str, Floats], progress: Progress
+) -> Report:
     """The figures of every model on all predicted answers together, with intervals by resampling their learners."""
     lengths = np.diff(sample.log.starts)
     used = np.repeat(groups >= 0, lengths)
@@ -311,7 +356,8 @@ def measure(sample: Sample, groups: Integers, predicted: Mapping[str, Floats], p
         )
         for name in predicted
     }
-    return Report(models, len(score), learners, int(groups.max()) + 1, sample.rejections)
+    found_twins = count_twins(groups, alike)
+    return Report(models, len(score), learners, int(groups.max()) + 1, found_twins, sample.rejections)
 
 
 def as_json(report: Report) -> dict[str, Any]:
@@ -321,6 +367,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "responses": report.responses,
         "learners": report.learners,
         "folds": report.folds,
+        "twins": {"learners": report.twins.learners, "left_out": report.twins.left_out},
         "rejected": len(report.rejections),
     }
 
@@ -360,8 +407,19 @@ def as_table(report: Report) -> str:
                     *(row for row in lead if row[0] != REFERENCE),
                 ]
             ),
+            *told_of_twins(report.twins),
         ]
     )
+
+
+def told_of_twins(found: Twins) -> Iterator[str]:
+    """The lines under the table, if there are twins."""
+    if found.learners:
+        yield ""
+        yield (
+            f"Predicted learners who repeat the log of another: {found.learners:,}; "
+            f"left out of training because of them: {found.left_out:,}"
+        )
 
 
 def cells(

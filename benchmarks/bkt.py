@@ -128,7 +128,7 @@ def simulate(seed: int) -> tuple[Log, Integers]:
         of = skill[now]
         scores[starts[now] + t] = rng.random(len(now)) < np.where(known[now], 1 - slip[of], guess[of])
         known[now] |= rng.random(len(now)) < learn[of]
-    return Log(starts[::SKILLS], np.repeat(skill, lengths), scores), np.arange(SKILLS)[:, None]
+    return Log(starts[::SKILLS], np.repeat(skill, lengths), scores, np.zeros(len(scores))), np.arange(SKILLS)[:, None]
 
 
 if __name__ == "__main__":

@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from app import evaluation
 from app.adaptive import calibration
 from app.adaptive.metrics import METRICS
-from app.adaptive.types import Integers, Parameters
+from app.adaptive.replay import Log
+from app.adaptive.types import Floats, Integers, Parameters
 from app.cli import main
 from app.errors import InvalidFile
-from app.evaluation import as_json, as_table, evaluate, hashed_groups, read_sample, split_groups
+from app.evaluation import as_json, as_table, evaluate, hashed_groups, hashed_together, read_sample, split_groups
 
 HEADER = "learner_id,item_id,skill_ids,correct"
 MODELS = ["item", "irt", "bkt", "pfa", "best_lr", *evaluation.ENGINES]
@@ -228,6 +229,76 @@ def test_the_command_prints_a_table(tmp_path: Path) -> None:
     assert result.stdout.startswith("96 answers of 12 learners predicted in 5 folds; 95 % intervals by learner\n")
     for name in MODELS:
         assert f"\n{name} " in result.stdout
+
+
+def memory(_skills: Integers, training: Log, unseen: Log) -> Floats:
+    """Recognises: predicts what the training learner answered who agrees best with the answers so far."""
+    known = np.full((training.learners, 1 + max(training.items.max(), unseen.items.max())), 0.5)
+    known[np.repeat(np.arange(training.learners), np.diff(training.starts)), training.items] = training.scores
+    p = np.full(len(unseen.items), 0.5)
+    for start, end in zip(unseen.starts[:-1], unseen.starts[1:], strict=True):
+        agreement = np.zeros(training.learners)
+        for place in range(start, end):
+            told = known[:, unseen.items[place]]
+            p[place] = 0.1 + 0.8 * told[np.argmax(agreement)]
+            agreement -= np.abs(told - unseen.scores[place])
+    return p
+
+
+def rows_with_twins(split: bool) -> list[str]:
+    """30 learners on 200 items; the first 10 again, with two slips, and of the third only the half."""
+    rng = np.random.default_rng(8)
+    scores = rng.integers(0, 2, (30, 200))
+    rows = []
+    for who in range(40):
+        answers = scores[who % 30].copy()
+        answers[rng.integers(0, 200, 2 if who >= 30 else 0)] ^= 1
+        side = ("test" if who >= 30 or who == 29 else "train") if split else ""
+        rows += [f"l{who},i{item},s,{answers[item]},{side}" for item in range(100 if who == 32 else 200)]
+    return rows
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("split", [True, False])
+def test_nobody_is_predicted_whose_twin_was_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, split: bool
+) -> None:
+    """A model that recognises learners gains nothing; without the search for twins it seems to know nearly all."""
+    monkeypatch.setattr(evaluation, "BASELINES", {"memory": memory, "best_lr": evaluation.BASELINES["item"]})
+    path = write(tmp_path, rows_with_twins(split), HEADER + ",split")
+    report = evaluate(path, None, None, silent)
+    assert report.models["memory"].figures["auc"] < 0.6
+    assert report.twins == evaluation.Twins(10 if split else 20, 10 if split else 0)
+    assert as_json(report)["twins"] == {"learners": report.twins.learners, "left_out": report.twins.left_out}
+    said = (
+        "Predicted learners who repeat the log of another: {learners}; left out of training because of them: {left_out}"
+    )
+    assert as_table(report).endswith("\n\n" + said.format(**vars(report.twins)))
+    monkeypatch.setattr(evaluation, "twins", lambda log: np.arange(log.learners))
+    deceived = evaluate(path, None, None, silent)
+    assert deceived.models["memory"].figures["auc"] > (0.85 if split else 0.65)
+    assert deceived.twins == evaluation.Twins(0, 0)
+    assert "repeat" not in as_table(deceived)
+    assert (deceived.responses, deceived.learners) == (report.responses, report.learners)
+
+
+def test_twins_alone_cannot_train(tmp_path: Path) -> None:
+    rows = [row for row in rows_with_twins(split=True) if row.split(",")[0] in {"l0", "l1", "l30", "l31"}]
+    with pytest.raises(InvalidFile, match="all learners to fit have the same answers as learners to predict"):
+        evaluate(write(tmp_path, rows, HEADER + ",split"), None, None, silent)
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=30), st.integers(2, 5), st.randoms())
+def test_twins_are_in_one_fold_whatever_the_order(groups: list[int], folds: int, chance: Any) -> None:
+    learners = [f"l{n}" for n in range(len(groups))]
+    placed = hashed_together(learners, np.array(groups), folds)
+    for group in set(groups):
+        assert len({fold for fold, other in zip(placed.tolist(), groups, strict=True) if other == group}) == 1
+    order = list(range(len(groups)))
+    chance.shuffle(order)
+    renumbered = np.array([7 - groups[at] for at in order])
+    again = hashed_together([learners[at] for at in order], renumbered, folds)
+    assert sorted(zip(order, again.tolist(), strict=True)) == list(enumerate(placed.tolist()))
 
 
 def test_the_command_says_why_not(tmp_path: Path) -> None:

@@ -154,7 +154,7 @@ def calibrate_course(db: Connection, tenant_id: int) -> None:
         patch.setattr(calibrations, "LEAST_RESPONSES", 1)
         claim = calibrations.request(db, tenant_id, COURSE, now())
     job = calibrations.read_job(db, claim)
-    fit = Fit(job.bank.parameters, job.bank.parameters, 1, 0.6, 0.6, 0.5, 0.5)
+    fit = Fit(job.bank.parameters, job.bank.parameters, 1, 0.6, 0.6, 0.5, 0.5, 0.6)
     calibrations.succeed(db, claim, calibrations.result_of(job, fit), now())
 
 

@@ -16,6 +16,10 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit
 
+from app.adaptive.filter import elapsed
+from app.adaptive.habit_calibration import Answers, empty_head, fit_head
+from app.adaptive.habits import Seen
+from app.adaptive.metrics import auc, total_loss
 from app.adaptive.replay import Log, replay
 from app.adaptive.types import Booleans, Floats, Integers, Items, Parameters, Population, Prediction, Skills
 
@@ -29,8 +33,6 @@ SEARCH_LEARNERS = 600
 SEARCH_ANSWERS = 150
 SEARCH_EVALUATIONS = 160
 EASINESS_LIMIT = 8.0
-# From here on a fractional score counts as a success where only two kinds are told apart.
-HALF = 0.5
 
 DEFAULT_PRIOR, DEFAULT_LEARN, DEFAULT_FORGET = 0.36, 0.40, 0.02
 BOUNDS = {"prior": (0.02, 0.98), "learn": (0.05, 0.6), "forget": (0.001, 0.05)}
@@ -48,7 +50,7 @@ class Fit:
     """The calibrated parameters, and mean log loss and AUC on held-out learners before and after.
 
     `parameters` were fitted to everybody, `trained` without the held-out learners: `trained` was measured, and is what
-    the next calibration has to be compared with.
+    the next calibration has to be compared with. `log_loss_unaided` is the loss after without the head.
     """
 
     parameters: Parameters
@@ -58,6 +60,7 @@ class Fit:
     log_loss_after: float
     auc_before: float
     auc_after: float
+    log_loss_unaided: float
 
 
 def silent(_stage: str, _share: float) -> None:
@@ -78,11 +81,22 @@ def calibrate(
     training, aside = take(log, ~held_out), take(log, held_out)
     if not len(training.items):
         training = log
-    start = replace(before, skills=default_rates(before.skills), population=Population())
-    trained = rounds(start, training, fixed, rng, ROUNDS, lambda share: progress("fit", 0.8 * share))
-    was, became = (measure(candidate, aside) for candidate in (before, trained))
-    final = rounds(trained, log, fixed, rng, 1, lambda share: progress("refit", 0.8 + 0.2 * share))
-    return Fit(final, trained, len(aside.items), was[0], became[0], was[1], became[1])
+    start = replace(before, skills=default_rates(before.skills), population=Population(), head=None)
+    trained, seen = rounds(start, training, fixed, rng, ROUNDS, lambda share: progress("fit", 0.6 * share))
+    everybody = training is log or not len(aside.items)
+    final, seen_finally = trained, seen
+    if not everybody:
+        final, seen_finally = rounds(trained, log, fixed, rng, 1, lambda share: progress("refit", 0.6 + 0.1 * share))
+    head, choice = fit_head(trained.items, seen, rng, None, lambda share: progress("habits", 0.7 + 0.15 * share))
+    trained = replace(trained, head=head)
+    if not everybody:
+        head, _ = fit_head(
+            final.items, seen_finally, rng, choice, lambda share: progress("habits", 0.85 + 0.15 * share)
+        )
+    final = replace(final, head=head)
+    was, became, alone = (measure(each, aside) for each in (before, trained, replace(trained, head=None)))
+    progress("habits", 1.0)
+    return Fit(final, trained, len(aside.items), was[0], became[0], was[1], became[1], alone[0])
 
 
 def default_rates(skills: Skills) -> Skills:
@@ -102,8 +116,11 @@ def rounds(
     rng: np.random.Generator,
     count: int,
     progress: Callable[[float], None],
-) -> Parameters:
-    """Alternate the fits of items, skills and population `count` times."""
+) -> tuple[Parameters, Answers]:
+    """Alternate the fits of items, skills and population `count` times; `parameters` have no head.
+
+    Also what the filter says before every answer of the log, with an easiness that has not seen it.
+    """
     folds = rng.permutation(log.learners) % min(FOLDS, max(log.learners, 1))
     fold = np.repeat(folds, np.diff(log.starts))
     easiness = np.tile(parameters.items.easiness, (FOLDS, 1))
@@ -125,7 +142,23 @@ def rounds(
     offset = predicted.logit - easiness[fold, log.items]
     nobody = np.full(len(log.items), -1)
     everybody = fit_easiness(parameters, easiness.mean(axis=0)[None], log, nobody, fixed, offset, predicted)
-    return replace(parameters, items=replace(parameters.items, easiness=everybody[0]))
+    fitted = replace(parameters, items=replace(parameters.items, easiness=everybody[0]))
+    return fitted, as_seen(crossed, crossed_log, log)
+
+
+def as_seen(crossed: Parameters, crossed_log: Log, log: Log) -> Answers:
+    """The answers of a log with what the cross-fitted filter says before each, for the fit of a head."""
+    _, predicted = replay(replace(crossed, head=empty_head()), crossed_log)
+    before = np.arange(len(log.items)) - np.repeat(log.starts[:-1], np.diff(log.starts))
+    seen = Seen(
+        predicted.unaided,
+        predicted.variance,
+        predicted.mastery,
+        before.astype(np.float64),
+        predicted.successes,
+        predicted.failures,
+    )
+    return Answers(log.starts, log.items, log.scores, seen)
 
 
 def take(log: Log, learners: Booleans | Integers) -> Log:
@@ -135,7 +168,7 @@ def take(log: Log, learners: Booleans | Integers) -> Log:
     starts = np.zeros(len(chosen) + 1, dtype=np.int64)
     np.cumsum(lengths, out=starts[1:])
     places = np.repeat(log.starts[:-1][chosen] - starts[:-1], lengths) + np.arange(starts[-1])
-    return Log(starts, log.items[places], log.scores[places])
+    return Log(starts, log.items[places], log.scores[places], log.times[places])
 
 
 def cross(parameters: Parameters, easiness: Floats, log: Log, fold: Integers) -> tuple[Parameters, Log]:
@@ -149,7 +182,7 @@ def cross(parameters: Parameters, easiness: Floats, log: Log, fold: Integers) ->
         thresholds=np.tile(bank.thresholds, (copies, 1)),
         skills=np.tile(bank.skills, (copies, 1)),
     )
-    return replace(parameters, items=stacked), Log(log.starts, log.items + fold * bank.count, log.scores)
+    return replace(parameters, items=stacked), replace(log, items=log.items + fold * bank.count)
 
 
 def fit_easiness(
@@ -311,15 +344,16 @@ def search_population(parameters: Parameters, log: Log, rng: np.random.Generator
     lengths = np.minimum(np.diff(sample.starts), SEARCH_ANSWERS)
     starts = np.concatenate([[0], np.cumsum(lengths)])
     places = np.repeat(sample.starts[:-1] - starts[:-1], lengths) + np.arange(starts[-1])
-    sample = Log(starts, sample.items[places], sample.scores[places])
-    origin = to_free(Population())
+    sample = Log(starts, sample.items[places], sample.scores[places], sample.times[places])
+    timed = has_pauses(sample)
+    origin = to_free(Population(), timed=timed)
 
     def loss(free: Floats) -> float:
         population = from_free(free)
         _, predicted = replay(replace(parameters, population=population), sample)
         return total_loss(predicted.p, sample.scores) + RIDGE * float(((free - origin) ** 2).sum())
 
-    start = to_free(parameters.population)
+    start = to_free(parameters.population, timed=timed)
     simplex = np.vstack([start, start + 0.25 * np.eye(len(start))])
     found = minimize(
         loss,
@@ -330,8 +364,16 @@ def search_population(parameters: Parameters, log: Log, rng: np.random.Generator
     return from_free(found.x)
 
 
-def to_free(population: Population) -> Floats:
-    """The searched values on scales without bounds."""
+def has_pauses(log: Log) -> bool:
+    """Whether a log says anything of time: somebody came back after more than a sitting."""
+    within = np.ones(max(len(log.times) - 1, 0), dtype=np.bool_)
+    borders = log.starts[1:-1] - 1
+    within[borders[(borders >= 0) & (borders < len(within))]] = False
+    return bool((elapsed(log.times[:-1], log.times[1:])[within] > 0).any())
+
+
+def to_free(population: Population, *, timed: bool) -> Floats:
+    """The searched values on scales without bounds; what concerns pauses only where there are any."""
     keep = population.form_retention
     return np.array(
         [
@@ -341,13 +383,14 @@ def to_free(population: Population) -> Floats:
             np.log(keep / (1 - keep)),
             population.unknown_shift,
             np.log(population.known_shift - population.unknown_shift),
+            *([np.log(population.fading)] if timed else []),
         ]
     )
 
 
 def from_free(free: Floats) -> Population:
     """The inverse of `to_free`, with everything kept within what the filter can bear."""
-    ability, drift, form, keep, unknown, gap = np.clip(free, -8, 6).tolist()
+    ability, drift, form, keep, unknown, gap, *fading = np.clip(free, -8, 6).tolist()
     return Population(
         ability_variance=float(np.clip(np.exp(ability), 0.05, 9.0)),
         skill_drift=float(np.clip(np.exp(drift), 1e-5, 0.2)),
@@ -355,6 +398,7 @@ def from_free(free: Floats) -> Population:
         form_retention=float(np.clip(expit(keep), 0.5, 0.999)),
         unknown_shift=float(np.clip(unknown, -3, 0)),
         known_shift=float(np.clip(unknown, -3, 0) + np.clip(np.exp(gap), 0.5, 6.0)),
+        fading=float(np.clip(np.exp(fading[0]), 0.01, 1.0)) if fading else Population.fading,
     )
 
 
@@ -362,19 +406,3 @@ def measure(parameters: Parameters, log: Log) -> tuple[float, float]:
     """Mean log loss and AUC of the predictions of a log."""
     _, predicted = replay(parameters, log)
     return total_loss(predicted.p, log.scores) / max(len(log.scores), 1), auc(predicted.p, log.scores)
-
-
-def total_loss(p: Floats, score: Floats) -> float:
-    """-Σ y log p + (1 - y) log(1 - p)."""
-    return float(-(score * np.log(p) + (1 - score) * np.log1p(-p)).sum())
-
-
-def auc(p: Floats, score: Floats) -> float:
-    """The chance that a success was given the higher prediction (ties count half); .5 if there is only one kind."""
-    success = score >= HALF
-    positives, negatives = int(success.sum()), int((~success).sum())
-    if not positives or not negatives:
-        return 0.5
-    _, inverse, counts = np.unique(p, return_inverse=True, return_counts=True)
-    ranks = np.cumsum(counts) - (counts - 1) / 2
-    return float((ranks[inverse][success].sum() - positives * (positives + 1) / 2) / (positives * negatives))

@@ -8,8 +8,12 @@ Corbett & Anderson (1995, equations 2 to 4) with slip and guess that belong to t
 Everything works element by element in a fixed order: a learner's numbers are bit-identical in any batch.
 """
 
-import numpy as np
+from dataclasses import replace
 
+import numpy as np
+from scipy.special import expm1, log1p
+
+from app.adaptive.habits import Seen, expected, look, no_habits, observe
 from app.adaptive.likelihood import expected_score, likelihood, slopes
 from app.adaptive.mastery import is_mastered
 from app.adaptive.types import Floats, Integers, Items, Parameters, Population, Prediction, Skills, States
@@ -21,6 +25,8 @@ SKILL_VARIANCE_LIMIT = 2.0
 # P(T) falls to a fifth, and with it P(known), where a prerequisite is missing.
 WITHOUT_PREREQUISITE = 0.2
 CERTAIN = 1e-9
+# In days: within an hour nothing is forgotten, so that a sitting is no pause.
+SITTING = 1 / 24
 
 
 def initial(parameters: Parameters, count: int) -> States:
@@ -41,6 +47,10 @@ def initial(parameters: Parameters, count: int) -> States:
         evidence=np.zeros(shape, dtype=np.int64),
         practised=np.zeros(shape, dtype=np.int64),
         attained=np.zeros(shape, dtype=np.bool_),
+        seen_at=np.zeros(count),
+        practised_at=np.zeros(shape),
+        successes=np.zeros(shape),
+        habits=no_habits(count, parameters.head),
     )
 
 
@@ -51,6 +61,29 @@ def predict(parameters: Parameters, states: States, learners: Integers, items: I
     p_known = expected_score(parameters.items, items, known)
     p_unknown = expected_score(parameters.items, items, unknown)
     return mastery * p_known + (1 - mastery) * p_unknown
+
+
+def foresee(parameters: Parameters, states: States, learners: Integers, items: Integers) -> Floats:
+    """`predict` with the head: what is told as `p_correct`; all (N,)."""
+    p = predict(parameters, states, learners, items)
+    if not parameters.head:
+        return p
+    _, variance, mastery = latent(parameters.items, states, learners, items)
+    answers = states.answers[learners].astype(np.float64)
+    seen = Seen(p, variance, mastery, answers, *counted(parameters.items, states, learners, items))
+    return expected(parameters.head, look(parameters.head, parameters.items, states.habits, learners, items, seen))
+
+
+def counted(items: Items, states: States, learners: Integers, chosen: Integers) -> tuple[Floats, Floats]:
+    """Means over the item's skills of log(1 + successes) and log(1 + failures); both (N,)."""
+    successes, failures = np.zeros(len(chosen)), np.zeros(len(chosen))
+    skills, weights = items.skills[chosen], items.weights[chosen]
+    for place in range(skills.shape[1] if states.offset.shape[1] else 0):
+        skill, weight = skills[:, place], weights[:, place]
+        right = states.successes[learners, skill]
+        successes += weight * log1p(right)
+        failures += weight * log1p(np.maximum(states.evidence[learners, skill] - right, 0.0))
+    return successes, failures
 
 
 def latent(items: Items, states: States, learners: Integers, chosen: Integers) -> tuple[Floats, Floats, Floats]:
@@ -81,31 +114,45 @@ def levels(parameters: Parameters, chosen: Integers, logit: Floats, variance: Fl
     )
 
 
-def step(parameters: Parameters, states: States, items: Integers, scores: Floats) -> tuple[States, Prediction]:
+def step(
+    parameters: Parameters, states: States, items: Integers, scores: Floats, times: Floats
+) -> tuple[States, Prediction]:
     """Fold one answer of each of B learners into their states.
 
-    `items` (B,) are item numbers, `scores` (B,) fractions of the maximum within 0..1. Returns the states after the
-    answers and what was expected before them; the arguments are not changed.
+    `items` (B,) are item numbers, `scores` (B,) fractions of the maximum within 0..1, `times` (B,) days since 1970 (0
+    where unknown). Returns the states after the answers and what was expected before them; the arguments are not
+    changed.
     """
     after = states.copy()
-    return after, advance(parameters, after, items, scores)
+    return after, advance(parameters, after, items, scores, times)
 
 
-def advance(parameters: Parameters, states: States, items: Integers, scores: Floats) -> Prediction:
+def advance(parameters: Parameters, states: States, items: Integers, scores: Floats, times: Floats) -> Prediction:
     """`step` in place: `states` becomes the states after the answers."""
     population, bank = parameters.population, parameters.items
     learners = np.arange(states.count)
+    pass_time(parameters, states, items, times)
     logit, variance, mastery = latent(bank, states, learners, items)
     known, unknown = levels(parameters, items, logit, variance)
     p_known, p_unknown = expected_score(bank, items, known), expected_score(bank, items, unknown)
+    unaided = mastery * p_known + (1 - mastery) * p_unknown
+    successes, failures = counted(bank, states, learners, items) if parameters.head else (np.zeros_like(unaided),) * 2
     prediction = Prediction(
-        p=mastery * p_known + (1 - mastery) * p_unknown,
+        p=unaided,
+        unaided=unaided,
         logit=logit,
         variance=variance,
         known=likelihood(bank, items, known, scores),
         unknown=likelihood(bank, items, unknown, scores),
         mastery=mastery,
+        successes=successes,
+        failures=failures,
     )
+    if parameters.head:
+        seen = Seen(unaided, variance, mastery, states.answers.astype(np.float64), successes, failures)
+        view = look(parameters.head, bank, states.habits, learners, items, seen)
+        prediction = replace(prediction, p=expected(parameters.head, view))
+        observe(states.habits, view, items, scores)
     pull, shrinkage = surprise(parameters, items, scores, prediction)
     move_ability(population, states, bank.discrimination[items], pull, shrinkage)
     states.answers[:] += 1
@@ -116,10 +163,81 @@ def advance(parameters: Parameters, states: States, items: Integers, scores: Flo
         skill = skill[rows]
         loading = bank.discrimination[items[rows]] * bank.weights[items[rows], place]
         move_offset(population, states, rows, skill, loading, pull[rows], shrinkage[rows])
-        posterior = bayes(states.mastery[rows, skill], prediction.known[rows], prediction.unknown[rows])
-        inform_prerequisites(parameters, states, rows, skill, items[rows], posterior)
+        known, unknown = of_one_skill(prediction, rows, bank.weights[items[rows], place], states.mastery[rows, skill])
+        posterior = bayes(states.mastery[rows, skill], known, unknown)
+        inform_prerequisites(parameters, states, rows, skill, items[rows], posterior, times[rows])
         move_mastery(parameters.skills, states, rows, skill, posterior, scores[rows])
     return prediction
+
+
+def fade(parameters: Parameters, states: States, times: Floats) -> States:
+    """The states as they are at later moments, if nothing is answered until then; `times` (B,) in days, 0 if unknown.
+
+    To read from: mastery fades by a power of the time since the last answer on a skill, so the fold goes on from the
+    states that were left by that answer, which are never faded in between. The argument is not changed.
+    """
+    result = states.copy()
+    rows, skills = np.nonzero((result.practised_at > 0) & (times[:, None] > 0))
+    forget(parameters, result, rows, skills, times[rows])
+    drift(parameters.population, result, np.where(times > 0, times, result.seen_at))
+    return result
+
+
+def pass_time(parameters: Parameters, states: States, items: Integers, times: Floats) -> None:
+    """Bring learners to the moment of an answer: the ability, and the skills that its item asks for."""
+    drift(parameters.population, states, times)
+    asked = parameters.items.skills[items]
+    for place in range(asked.shape[1]):
+        rows = np.flatnonzero(asked[:, place] >= 0)
+        forget(parameters, states, rows, asked[rows, place], times[rows])
+
+
+def drift(population: Population, states: States, times: Floats) -> None:
+    """An ability may change while nobody looks: its variance grows with the days, up to the prior's."""
+    if not (times.any() or states.seen_at.any()):
+        return
+    waited = elapsed(states.seen_at, times)
+    states.ability_variance[:] = np.minimum(
+        states.ability_variance + population.daily_drift * waited, population.ability_variance
+    )
+    states.seen_at[:] = later(states.seen_at, times)
+
+
+def forget(parameters: Parameters, states: States, rows: Integers, skill: Integers, times: Floats) -> None:
+    """P(known) of one skill of each row falls towards what it was before the first answer, never below that.
+
+    base + (q - base) (1 + Δ)^-φ with base = min(q, P(L0)), Δ days beyond the first hour: the power law of forgetting
+    (Wickelgren 1974; Wixted & Ebbesen 1991). Waiting never raises a mastery.
+    """
+    since = states.practised_at[rows, skill]
+    if not (times.any() or since.any()):
+        return
+    mastery = states.mastery[rows, skill]
+    gained = np.maximum(mastery - parameters.skills.prior[skill], 0.0)
+    lost = -expm1(-parameters.population.fading * log1p(elapsed(since, times)))
+    states.mastery[rows, skill] = mastery - gained * lost
+    states.practised_at[rows, skill] = later(since, times)
+
+
+def elapsed(since: Floats, times: Floats) -> Floats:
+    """The days from one moment to another beyond the first hour; 0 where either is unknown, or the clock went back."""
+    return np.where((since > 0) & (times > 0), np.maximum(times - since - SITTING, 0.0), 0.0)
+
+
+def later(since: Floats, times: Floats) -> Floats:
+    """The moment of the last answer once another came; unknown if that of the new one is."""
+    return np.where(times > 0, np.maximum(since, times), 0.0)
+
+
+def of_one_skill(prediction: Prediction, rows: Integers, weight: Floats, mastery: Floats) -> tuple[Floats, Floats]:
+    """The likelihood of the answer if one of the item's skills is known, and if it is not; the others are as they are.
+
+    p(y) = Q p(y | known) + (1 - Q) p(y | unknown) with Q the weighted mean of the masteries: a single skill decides its
+    share of Q only. For an item of one skill these are `known` and `unknown` themselves.
+    """
+    others = prediction.mastery[rows] - weight * mastery
+    with_it, gap = others + weight, prediction.known[rows] - prediction.unknown[rows]
+    return prediction.unknown[rows] + with_it * gap, prediction.unknown[rows] + others * gap
 
 
 def surprise(parameters: Parameters, items: Integers, scores: Floats, prediction: Prediction) -> tuple[Floats, Floats]:
@@ -202,12 +320,19 @@ def move_mastery(
     states.mastery[rows, skill] = mastery
     states.bump[rows, skill] = np.maximum(mastery - posterior, 0.0)
     states.evidence[rows, skill] = evidence
+    states.successes[rows, skill] += scores
     states.practised[rows, skill] = states.answers[rows]
     states.attained[rows, skill] |= is_mastered(mastery, evidence)
 
 
 def inform_prerequisites(
-    parameters: Parameters, states: States, rows: Integers, skill: Integers, items: Integers, posterior: Floats
+    parameters: Parameters,
+    states: States,
+    rows: Integers,
+    skill: Integers,
+    items: Integers,
+    posterior: Floats,
+    times: Floats,
 ) -> None:
     """An answer on a skill also speaks of its direct prerequisites (noisy AND), unless the item asks for them itself.
 
@@ -225,6 +350,7 @@ def inform_prerequisites(
         if not held.size:
             continue
         learners, r = rows[held], prerequisite[held]
+        forget(parameters, states, learners, r, times[held])
         q_s, q_r = states.mastery[learners, skill[held]], states.mastery[learners, r]
         reach = q_r + WITHOUT_PREREQUISITE * (1 - q_r)
         with_it = np.minimum(q_s / reach, 1.0)

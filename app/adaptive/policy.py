@@ -1,6 +1,6 @@
 """Which exercise comes next, and every term of the reason: first the skill, then the item (docs/models.md).
 
-    q_s     = mastery · exp(-.2 F_s Δt_s) - .5 · (what its last answer taught)
+    q_s     = mastery · exp(-.2 F_s Δt_s) - .5 · (what its last answer taught)     Δt_s in answers, not days
     V_s     = 1 + Σ over the skills it opens up of (1 - q)
     speed_s = .62 T_s / .17                         what an exercise teaches that succeeds with the chance aimed at
     doubt_s = (1 - q_s) V_s √speed_s                settled: doubt ≤ .2;  open: unsettled, all prerequisites settled
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import expm1
 
-from app.adaptive.filter import predict
+from app.adaptive.filter import foresee, predict
 from app.adaptive.likelihood import logit
 from app.adaptive.mastery import is_mastered
 from app.adaptive.types import Booleans, Floats, Integers, Parameters, Seeds, States
@@ -73,8 +73,8 @@ class Standing:
 def choose(parameters: Parameters, states: States, seeds: Seeds, avoid: Sequence[Integers] | None = None) -> Choices:
     """The next exercise of each of B learners.
 
-    `seeds` (B,) are the randomness: the same seed gives the same choice. `avoid` lists, for each learner, items not
-    to offer; the last item is avoided too, unless nothing else is left.
+    `states` are those of the moment (see `fade`). `seeds` (B,) are the randomness: the same seed gives the same choice.
+    `avoid` lists, for each learner, items not to offer; the last item is avoided too, unless nothing else is left.
     """
     shunned = [np.empty(0, dtype=np.int64)] * states.count if avoid is None else list(avoid)
     shunned = [np.unique(items) for items in shunned]
@@ -120,7 +120,7 @@ def choose_once(parameters: Parameters, states: States, seeds: Seeds, avoid: Seq
         code=code,
         skill=np.where(chosen >= 0, skill, -1),
         item=of_item(candidates[picked].astype(np.float64), -1).astype(np.int64),
-        p=of_item(p[picked], 0.0),
+        p=of_item(foresee(parameters, states, has, candidates[picked]), 0.0),
         propensity=of_item(chances(distance, learners, picked), 0.0),
         doubt=of_skill(standing.doubt),
         opens_up=of_skill(standing.opens_up),

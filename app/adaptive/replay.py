@@ -16,12 +16,14 @@ LARGEST_BLOCK = 1 << 21
 class Log:
     """The answers of L learners, one learner after the other, each in the order of the fold.
 
-    `starts` (L + 1,) says where each learner begins; `items` and `scores` (fractions of the maximum) are (N,).
+    `starts` (L + 1,) says where each learner begins; `items`, `scores` (fractions of the maximum) and `times` (days
+    since 1970; 0 where unknown, and then no time has passed) are (N,).
     """
 
     starts: Integers
     items: Integers
     scores: Floats
+    times: Floats
 
     @property
     def learners(self) -> int:
@@ -54,8 +56,7 @@ def replay_block(parameters: Parameters, log: Log, block: Integers, states: Stat
     for t in range(int(lengths[0]) if active else 0):
         active = int(np.searchsorted(-lengths, -t, side="left"))
         places = starts[:active] + t
-        prediction = advance(parameters, working[:active], log.items[places], log.scores[places])
+        prediction = advance(parameters, working[:active], log.items[places], log.scores[places], log.times[places])
         for field in fields(Prediction):
             getattr(predicted, field.name)[places] = getattr(prediction, field.name)
-    for field in fields(States):
-        getattr(states, field.name)[block] = getattr(working, field.name)
+    states.put(block, working)

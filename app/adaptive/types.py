@@ -11,6 +11,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from app.adaptive.keys import Keys, mixed
+
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Booleans = NDArray[np.bool_]
@@ -22,7 +24,8 @@ class Population:
     """What all learners of a course share; the defaults were fitted on public data (docs/models.md).
 
     Variances are in squared logits. `form_retention` is the AR(1) coefficient ρ of the form of the day;
-    `unknown_shift` and `known_shift` are δ_l and δ_h, what not knowing and knowing a skill adds to the logit.
+    `unknown_shift` and `known_shift` are δ_l and δ_h, what not knowing and knowing a skill adds to the logit. With time
+    a mastery fades by the exponent `fading`, and the variance of an ability grows by `daily_drift` a day.
     """
 
     ability_variance: float = 0.76
@@ -33,6 +36,8 @@ class Population:
     form_retention: float = 0.98
     unknown_shift: float = -0.32
     known_shift: float = 1.37
+    fading: float = 0.15
+    daily_drift: float = 0.0005
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,11 @@ class Skills:
     def count(self) -> int:
         """S."""
         return len(self.prior)
+
+    @cached_property
+    def built_on(self) -> Floats:
+        """(S,): 1 where a skill has prerequisites, else 0."""
+        return np.asarray((self.prerequisites >= 0).any(axis=1), dtype=np.float64)
 
     @cached_property
     def descendants(self) -> tuple[Integers, Integers]:
@@ -108,6 +118,15 @@ class Items:
         return not (self.guessing.any() or (self.upper != 1).any() or self.grades.any())
 
     @cached_property
+    def combinations(self) -> Integers:
+        """(I,): a number for all the skills of an item, the same wherever the same skills are asked for."""
+        total = np.zeros(self.count, dtype=np.int64)
+        for place in range(self.skills.shape[1]):
+            named = self.skills[:, place]
+            total = np.where(named >= 0, mixed(place, total, named).view(np.int64), total)
+        return total
+
+    @cached_property
     def by_skill(self) -> tuple[Integers, Integers]:
         """The items of each skill: `(starts (S' + 1,), items)` for all skills up to the last one in use."""
         lists: list[list[int]] = [[] for _ in range(int(self.skills.max(initial=-1)) + 1)]
@@ -126,12 +145,80 @@ def ragged(lists: list[list[int]]) -> tuple[Integers, Integers]:
 
 
 @dataclass(frozen=True)
+class Head:
+    """The calibrated part of `p_correct`.
+
+    Factors: `places` (V,), sorted keys of (item, kind of context), with `loadings` (V, 1 + R), intercept first; `kin`
+    and `kin_loadings` the means of items with the same skills, for items never seen; `context_loadings` (8, 1 + R) and
+    `context_slope` (8,). Head: `weights` (D,), `context_weights` (14, 3), and `cues` (K,), sorted, with `cue_weights`.
+    """
+
+    places: Keys
+    loadings: Floats
+    kin: Keys
+    kin_loadings: Floats
+    context_loadings: Floats
+    context_slope: Floats
+    weights: Floats
+    context_weights: Floats
+    cues: Keys
+    cue_weights: Floats
+
+    @cached_property
+    def factors(self) -> int:
+        """R."""
+        return int(self.loadings.shape[1]) - 1
+
+
+@dataclass(frozen=True)
+class Habits:
+    """What is remembered of B learners beside what they can do.
+
+    `trait` and `trait_variance` (B, R) are the factors; `surprises` (B, 3) faded means of score minus prediction;
+    `tokens` (B,) the last four results as one number; `run` (B,) how often the last item was answered in a row and
+    `right` (B,) whether it was right at last. The last 64 different items, first come first forgotten: `items` (B, M),
+    -1 where there is none, `tries`, `scores` (sums) and `solved` (the last time), and `met` (B,), how many there were.
+    """
+
+    trait: Floats
+    trait_variance: Floats
+    surprises: Floats
+    tokens: Integers
+    episodes: Integers
+    run: Integers
+    right: Booleans
+    last_item: Integers
+    items: Integers
+    tries: Integers
+    scores: Floats
+    solved: Booleans
+    met: Integers
+
+    def copy(self) -> "Habits":
+        """The same values in arrays of their own."""
+        return Habits(**{field.name: getattr(self, field.name).copy() for field in fields(self)})
+
+    def __getitem__(self, rows: slice | Integers | Booleans) -> "Habits":
+        """The chosen learners: views for a slice, copies otherwise."""
+        return Habits(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+
+    def put(self, rows: slice | Integers, values: "Habits") -> None:
+        """Write the habits of some learners."""
+        for field in fields(self):
+            getattr(self, field.name)[rows] = getattr(values, field.name)
+
+
+@dataclass(frozen=True)
 class Parameters:
-    """Everything an answer is judged by: one calibration over one revision of a catalogue."""
+    """Everything an answer is judged by: one calibration over one revision of a catalogue.
+
+    Without a `head` the prediction is the filter's own.
+    """
 
     population: Population
     skills: Skills
     items: Items
+    head: Head | None = None
 
 
 @dataclass(frozen=True)
@@ -140,7 +227,11 @@ class States:
 
     `ability`, `form` and their variances, `answers` (how many were folded) and `last_item` are (B,). Per skill,
     (B, S): `offset` and `offset_variance`, `mastery` q = P(known), `bump` (what the last answer taught), `evidence`
-    (answers on it), `practised` (the value of `answers` after the last of them), `attained` (mastered once).
+    (answers on it), `successes` (the sum of their scores), `practised` (the value of `answers` after the last of
+    them), `attained` (mastered once). `habits` are for predictions only.
+
+    Moments in days since 1970, 0 where unknown: `seen_at` (B,) of the last answer, `practised_at` (B, S) of the last
+    that spoke of a skill; ability and mastery are as they were then.
     """
 
     ability: Floats
@@ -154,8 +245,12 @@ class States:
     mastery: Floats
     bump: Floats
     evidence: Integers
+    successes: Floats
     practised: Integers
     attained: Booleans
+    seen_at: Floats
+    practised_at: Floats
+    habits: Habits
 
     @property
     def count(self) -> int:
@@ -170,18 +265,31 @@ class States:
         """The chosen learners: views for a slice, copies otherwise."""
         return States(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
+    def put(self, rows: slice | Integers, values: "States") -> None:
+        """Write the states of some learners."""
+        for field in fields(self):
+            if field.name == "habits":
+                self.habits.put(rows, values.habits)
+            else:
+                getattr(self, field.name)[rows] = getattr(values, field.name)
+
 
 @dataclass(frozen=True)
 class Prediction:
     """What was expected before the answer, each (B,): the expected score `p`, and how it came about.
 
+    `unaided` is the expected score without the head, by ability and mastery alone. `successes` and `failures`, means
+    over the item's skills of the logarithms of 1 + the sums of scores and of lost scores, are counted for a head only.
     `logit` and `variance` are mean and variance of the latent logit before knowing or not knowing is added; `known`
     and `unknown` are the likelihoods of the answer that was then given, `mastery` the mean mastery of its skills.
     """
 
     p: Floats
+    unaided: Floats
     logit: Floats
     variance: Floats
     known: Floats
     unknown: Floats
     mastery: Floats
+    successes: Floats
+    failures: Floats

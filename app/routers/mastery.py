@@ -19,6 +19,7 @@ from app.routers.problems import responses_for
 from app.schemas.common import Absent, Identifier, Moment
 from app.schemas.mastery import CohortPage, LearnerMastery
 from app.services.mastery import cohort_mastery, learner_mastery
+from app.times import now
 
 CSV, JSON = "text/csv", "application/json"
 WEIGHT = re.compile(r"(?:^|;)\s*q=([01](?:\.[0-9]{0,3})?)\s*(?:;|$)", re.IGNORECASE | re.ASCII)
@@ -40,7 +41,7 @@ class AsOf(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    as_of: Moment | Absent = Field(default=None, description="only answers that occurred until then count")
+    as_of: Moment | Absent = Field(default=None, description="what was known at that moment, by the answers until then")
 
 
 class CohortQuery(PageQuery):
@@ -54,7 +55,8 @@ async def get_mastery(
     course: PathId, learner: PathId, query: Annotated[AsOf, Query()], caller: Reader, request: Request
 ) -> Response:
     """One learner's ability and mastery of every skill."""
-    return reply(await request.app.state.database.read(learner_mastery, caller.tenant_id, course, learner, query.as_of))
+    told = await request.app.state.database.read(learner_mastery, caller.tenant_id, course, learner, query.as_of, now())
+    return reply(told)
 
 
 @router.get(
@@ -83,7 +85,7 @@ async def read_rows(
     """A page of cohort rows."""
     try:
         rows: list[dict[str, Any]] = await request.app.state.database.read(
-            cohort_mastery, caller.tenant_id, course, skill, place, limit
+            cohort_mastery, caller.tenant_id, course, skill, place, limit, now()
         )
     except UnknownLearner:
         raise InvalidCursor("this cursor was not given by us; use the one of the page before") from None

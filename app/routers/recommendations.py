@@ -38,7 +38,9 @@ async def get_recommendations(
 ) -> Response:
     """A preview of the next exercises; nothing is stored."""
     return reply(
-        await request.app.state.database.read(preview, caller.tenant_id, course, learner, query.limit, query.avoid)
+        await request.app.state.database.read(
+            preview, caller.tenant_id, course, learner, query.limit, query.avoid, now()
+        )
     )
 
 

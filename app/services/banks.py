@@ -128,7 +128,9 @@ def build_bank(
         item_numbers={item_id: number for number, item_id in enumerate(item_ids)},
         max_scores=np.array([item["max_score"] for item in catalogue.items.values()]),
         known=known,
-        parameters=Parameters(values.population if values else Population(), skills, items),
+        parameters=Parameters(
+            values.population if values else Population(), skills, items, values.head if values else None
+        ),
     )
 
 

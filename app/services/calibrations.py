@@ -249,6 +249,7 @@ def result_of(job: Job, fit: Fit) -> Result:
         "held_out_responses": fit.held_out_responses,
         "log_loss_before": fit.log_loss_before,
         "log_loss_after": fit.log_loss_after,
+        "log_loss_unaided": fit.log_loss_unaided,
         "auc_before": fit.auc_before,
         "auc_after": fit.auc_after,
         **item_changes(before, after, job.bank.item_ids, answers, job.anchors),

@@ -9,7 +9,7 @@ from app.queries.learners import find_learners, save_learners
 from app.queries.responses import find_responses, insert_correction, read_corrected
 from app.services.banks import read_bank
 from app.services.catalogue import need_course
-from app.services.folding import refold, snapshots
+from app.services.folding import at, refold, snapshots
 from app.services.mastery import report
 from app.services.responses import check_score
 
@@ -26,7 +26,7 @@ def correct(
     made_by: str,
     now: int,
 ) -> dict[str, Any]:
-    """Regrade an answer to `score`, or void it (none); the learner's mastery after it.
+    """Regrade an answer to `score`, or void it (none); the learner's mastery now, after it.
 
     Repeating a correction changes nothing. Raises `UnknownResponse`, `InvalidScore`, and `ResponseVoided` for the
     regrade of a voided answer.
@@ -62,4 +62,4 @@ def correct(
         insert_correction(db, entry)
     states = refold(db, bank, [learner_id]).states
     save_learners(db, tenant_id, course_id, snapshots(bank, [row], states))
-    return report(bank, states, learner_id, row.position)
+    return report(bank, at(bank, states, now), learner_id, row.position)

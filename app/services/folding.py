@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Connection
 
+from app.adaptive.filter import fade
 from app.adaptive.replay import Log, replay
 from app.adaptive.states import ENGINE, pack, unpack
 from app.adaptive.types import Integers, States
+from app.adaptive.uncertainty import standard_error
 from app.queries.learners import LearnerRow, find_learners, list_stale, page_learners, save_learners
 from app.queries.responses import Entry, read_entries
 from app.services.banks import Bank, read_bank
+from app.times import to_days
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,8 @@ def as_log(bank: Bank, entries: Sequence[Entry], lengths: Sequence[int]) -> Log:
     starts = np.zeros(len(lengths) + 1, dtype=np.int64)
     np.cumsum(lengths, out=starts[1:])
     items = np.array([bank.item_numbers[entry.item_id] for entry in entries], dtype=np.int64)
-    return Log(starts, items, as_fractions(bank, items, [entry.score or 0.0 for entry in entries]))
+    times = np.array([to_days(entry.occurred_at) for entry in entries], dtype=np.float64)
+    return Log(starts, items, as_fractions(bank, items, [entry.score or 0.0 for entry in entries]), times)
 
 
 def as_fractions(bank: Bank, items: Integers, scores: Sequence[float]) -> "np.ndarray[Any, np.dtype[np.float64]]":
@@ -75,7 +79,7 @@ def load_states(db: Connection, bank: Bank, rows: Sequence[LearnerRow]) -> State
     states = unpack(bank.parameters, [b"" if is_stale(bank, row) else row.state for row in rows])
     stale = [number for number, row in enumerate(rows) if is_stale(bank, row)]
     if stale:
-        put(states, np.array(stale), refold(db, bank, [rows[number].id for number in stale]).states)
+        states.put(np.array(stale), refold(db, bank, [rows[number].id for number in stale]).states)
     return states
 
 
@@ -84,15 +88,14 @@ def refold(db: Connection, bank: Bank, learner_ids: Collection[str], until: int 
     return fold(bank, list(learner_ids), read_entries(db, bank.tenant_id, bank.course_id, learner_ids, until))
 
 
-def put(states: States, places: Integers, values: States) -> None:
-    """Write the states of some learners into a batch."""
-    for name in States.__dataclass_fields__:
-        getattr(states, name)[places] = getattr(values, name)
+def at(bank: Bank, states: States, moment: int) -> States:
+    """The states as they are at a moment (µs), to be told; what is kept is as it was after the last answer."""
+    return fade(bank.parameters, states, np.full(states.count, to_days(moment)))
 
 
 def snapshots(bank: Bank, rows: Sequence[LearnerRow], states: States) -> list[dict[str, Any]]:
     """What to save of learners: `rows` carry position and last answer, `states` what is known after it."""
-    abilities, errors = states.ability.tolist(), np.sqrt(states.ability_variance).tolist()
+    abilities, errors = states.ability.tolist(), standard_error(bank.parameters, states).tolist()
     return [
         {
             "key": row.id,

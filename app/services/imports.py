@@ -16,11 +16,9 @@ from app.queries.learners import LearnerRow, find_learners, save_learners
 from app.queries.responses import Entry, find_import, find_responses, insert_responses, read_entries, save_import
 from app.services.banks import Bank, read_bank
 from app.services.catalogue import Catalogue
-from app.services.folding import as_log, fold, load_states, put, snapshots
+from app.services.folding import as_log, fold, load_states, snapshots
 from app.services.responses import add_learners, check_score, is_late
-
-# Where a file gives an order but no times: microseconds from here, long before any live answer.
-UNDATED_EPOCH_US = 946_684_800_000_000
+from app.times import UNDATED_EPOCH_US
 
 
 @dataclass
@@ -157,7 +155,7 @@ def fold_groups(
         ids = [rows[number].id for number in late]
         entries = read_entries(db, bank.tenant_id, bank.course_id, ids) + [e for id_ in ids for e in groups[id_]]
         folded = fold(bank, ids, sorted(entries, key=lambda entry: (entry.occurred_at, entry.id)))
-        put(states, np.array(late), folded.states)
+        states.put(np.array(late), folded.states)
         p_correct |= {entry.id: folded.p_correct[entry.id] for id_ in ids for entry in groups[id_]}
     return states, p_correct
 

@@ -9,17 +9,19 @@ from sqlalchemy import Connection
 from app.adaptive.types import States
 from app.errors import UnknownSkill
 from app.services.banks import Bank, read_bank
-from app.services.folding import load_states, read_page, refold
+from app.services.folding import at, load_states, read_page, refold
 from app.services.recommendations import find_learner
 from app.services.reports import ability, all_mastery, calibration_id, mastery_rows
 
 
-def learner_mastery(db: Connection, tenant_id: int, course_id: str, learner: str, as_of: int | None) -> dict[str, Any]:
-    """Ability and the mastery of every skill, now or counting only the answers given until `as_of` (µs)."""
+def learner_mastery(
+    db: Connection, tenant_id: int, course_id: str, learner: str, as_of: int | None, now: int
+) -> dict[str, Any]:
+    """Ability and the mastery of every skill now, or as it was at `as_of` by the answers given until then (both µs)."""
     bank = read_bank(db, tenant_id, course_id)
     row = find_learner(db, bank, learner)
     states = load_states(db, bank, [row]) if as_of is None else refold(db, bank, [learner], as_of).states
-    return report(bank, states, learner, row.position)
+    return report(bank, at(bank, states, now if as_of is None else as_of), learner, row.position)
 
 
 def report(bank: Bank, states: States, learner: str, position: int) -> dict[str, Any]:
@@ -27,14 +29,20 @@ def report(bank: Bank, states: States, learner: str, position: int) -> dict[str,
     return {
         "learner": learner,
         "position": position,
-        "ability": ability(states, 0),
+        "ability": ability(bank, states, 0),
         "mastery": all_mastery(bank, states, 0),
         "calibration": calibration_id(bank.calibration),
     }
 
 
 def cohort_mastery(
-    db: Connection, tenant_id: int, course_id: str, skill: str | None, after: tuple[str, str] | None, limit: int
+    db: Connection,
+    tenant_id: int,
+    course_id: str,
+    skill: str | None,
+    after: tuple[str, str] | None,
+    limit: int,
+    now: int,
 ) -> list[dict[str, Any]]:
     """Up to `limit` rows, one for each learner and skill met, by learner and skill id, after the pair `after`."""
     bank = read_bank(db, tenant_id, course_id)
@@ -43,20 +51,20 @@ def cohort_mastery(
     result: list[dict[str, Any]] = []
     last = None if after is None else after[0]
     if after is not None:
-        result.extend(row for row in rows_of_learner(db, bank, after[0], skill) if row["skill"] > after[1])
+        result.extend(row for row in rows_of_learner(db, bank, after[0], skill, now) if row["skill"] > after[1])
     while len(result) < limit:
         rows, states = read_page(db, bank, last, limit)
         if not rows:
             break
         last = rows[-1].id
-        result.extend(cohort_rows(bank, [row.id for row in rows], states, skill))
+        result.extend(cohort_rows(bank, [row.id for row in rows], at(bank, states, now), skill))
     return result[:limit]
 
 
-def rows_of_learner(db: Connection, bank: Bank, learner: str, skill: str | None) -> Iterator[dict[str, Any]]:
+def rows_of_learner(db: Connection, bank: Bank, learner: str, skill: str | None, now: int) -> Iterator[dict[str, Any]]:
     """The cohort rows of one learner."""
     row = find_learner(db, bank, learner)
-    yield from cohort_rows(bank, [learner], load_states(db, bank, [row]), skill)
+    yield from cohort_rows(bank, [learner], at(bank, load_states(db, bank, [row]), now), skill)
 
 
 def cohort_rows(bank: Bank, learners: list[str], states: States, skill: str | None) -> list[dict[str, Any]]:

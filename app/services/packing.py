@@ -1,23 +1,26 @@
 """The values of a calibration as bytes, and back."""
 
 import io
-from dataclasses import astuple, dataclass
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass, fields
+from typing import Any
 
 import numpy as np
 
 from app.adaptive.calibration import Fit
-from app.adaptive.types import Floats, Population
+from app.adaptive.types import Floats, Head, Population
 
 
 @dataclass(frozen=True)
 class CalibratedValues:
-    """What a calibration found: the population, the rates of each skill, the easiness of each item, by number."""
+    """What a calibration found: the population, the rates of each skill, the easiness of each item, a head."""
 
     population: Population
     prior: Floats
     learn: Floats
     forget: Floats
     easiness: Floats
+    head: Head | None
 
 
 def pack_fit(fit: Fit) -> bytes:
@@ -29,6 +32,8 @@ def pack_fit(fit: Fit) -> bytes:
         arrays[f"{kind}_easiness"] = parameters.items.easiness
         for rate in ("prior", "learn", "forget"):
             arrays[f"{kind}_{rate}"] = getattr(parameters.skills, rate)
+        if parameters.head is not None:
+            arrays |= {f"{kind}_head_{each.name}": getattr(parameters.head, each.name) for each in fields(Head)}
     np.savez(buffer, allow_pickle=False, **arrays)
     return buffer.getvalue()
 
@@ -43,4 +48,12 @@ def unpack_fit(packed: bytes, *, trained: bool = False) -> CalibratedValues:
             archive[f"{kind}_learn"],
             archive[f"{kind}_forget"],
             archive[f"{kind}_easiness"],
+            unpack_head(archive, f"{kind}_head_"),
         )
+
+
+def unpack_head(archive: Mapping[str, Any], prefix: str) -> Head | None:
+    """The head of a fit; a calibration may have none."""
+    if f"{prefix}weights" not in archive:
+        return None
+    return Head(**{each.name: archive[prefix + each.name] for each in fields(Head)})

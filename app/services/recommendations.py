@@ -17,7 +17,7 @@ from app.queries.learners import LearnerRow, find_learners
 from app.queries.responses import insert_recommendations
 from app.services.banks import Bank, read_bank
 from app.services.catalogue import need_course
-from app.services.folding import load_states
+from app.services.folding import at, load_states
 from app.services.reports import nothing_to_offer, recommendation, terms
 
 
@@ -35,13 +35,13 @@ class Offer:
 
 
 def preview(
-    db: Connection, tenant_id: int, course_id: str, learner: str, limit: int, avoid: Collection[str]
+    db: Connection, tenant_id: int, course_id: str, learner: str, limit: int, avoid: Collection[str], now: int
 ) -> dict[str, Any]:
-    """The best `limit` exercises for a learner now; stores nothing, and is the same until the next answer."""
+    """The best `limit` exercises for a learner now; stores nothing, and drawn alike until the next answer."""
     bank = read_bank(db, tenant_id, course_id)
     row = find_learner(db, bank, learner)
     names = (f"{learner}\0{row.position}\0{rank}" for rank in range(limit))
-    told, _ = recommend(db, bank, row, [f"p-{digest(bank, name, 'preview').hex()}" for name in names], avoid)
+    told, _ = recommend(db, bank, row, [f"p-{digest(bank, name, 'preview').hex()}" for name in names], avoid, now)
     return told
 
 
@@ -55,7 +55,7 @@ def offer(
     bank = read_bank(db, tenant_id, course_id)
     row = find_learner(db, bank, learner)
     ids = [f"o-{secrets.token_hex(12)}" for _ in range(limit)]
-    told, chosen = recommend(db, bank, row, ids, avoid)
+    told, chosen = recommend(db, bank, row, ids, avoid, now)
     drawn = seeds(bank, ids).tolist()
     shunned = [item for item in avoid if item in bank.item_numbers]
     rows = []
@@ -76,10 +76,10 @@ def find_learner(db: Connection, bank: Bank, learner: str) -> LearnerRow:
 
 
 def recommend(
-    db: Connection, bank: Bank, row: LearnerRow, ids: Sequence[str], avoid: Collection[str]
+    db: Connection, bank: Bank, row: LearnerRow, ids: Sequence[str], avoid: Collection[str], now: int
 ) -> tuple[dict[str, Any], list[Choices]]:
     """The reply, and the choices behind it: each the best once those before it are avoided."""
-    states = load_states(db, bank, [row])
+    states = at(bank, load_states(db, bank, [row]), now)
     shunned = [bank.item_numbers[item] for item in avoid if item in bank.item_numbers]
     told: list[dict[str, Any]] = []
     chosen: list[Choices] = []

@@ -9,6 +9,7 @@ from app.adaptive import mastery as rules
 from app.adaptive.filter import at_bound
 from app.adaptive.policy import CODES, Choices
 from app.adaptive.types import Integers, States
+from app.adaptive.uncertainty import standard_error
 from app.services.banks import Bank
 
 DIGITS = 6
@@ -21,9 +22,12 @@ Json = dict[str, Any]
 def mastery_rows(
     bank: Bank, states: States, learners: Integers, skills: Integers, before: States | None = None
 ) -> list[Json]:
-    """One row for each pair of learner (a row of `states`) and skill; with `change` if the states before are given."""
+    """One row for each pair of learner (a row of `states`) and skill; with `change` if the states before are given.
+
+    Both as they are at the moment of telling.
+    """
     mastery, evidence = states.mastery[learners, skills], states.evidence[learners, skills]
-    low, high = rules.interval(mastery, evidence)
+    low, high = rules.interval(mastery, evidence, bank.parameters.skills.built_on[skills])
     words = rules.status(mastery, evidence, states.attained[learners, skills])
     rows: list[Json] = [
         {
@@ -56,11 +60,11 @@ def all_mastery(bank: Bank, states: States, learner: int) -> list[Json]:
     return mastery_rows(bank, states, np.full(len(skills), learner), skills)
 
 
-def ability(states: States, learner: int) -> Json:
+def ability(bank: Bank, states: States, learner: int) -> Json:
     """θ and its standard error; `at_bound` only where the scale ended."""
     told: Json = {
         "theta": round(float(states.ability[learner]), DIGITS),
-        "standard_error": round(float(np.sqrt(states.ability_variance[learner])), DIGITS),
+        "standard_error": round(float(standard_error(bank.parameters, states[learner : learner + 1])[0]), DIGITS),
     }
     if at_bound(states)[learner]:
         told["at_bound"] = True

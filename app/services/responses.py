@@ -12,7 +12,7 @@ import numpy as np
 from pydantic_core import to_json
 from sqlalchemy import Connection, Row
 
-from app.adaptive.filter import step
+from app.adaptive.filter import fade, step
 from app.adaptive.policy import Choices, choose
 from app.adaptive.states import ENGINE
 from app.adaptive.types import Floats, Integers, States
@@ -37,7 +37,7 @@ from app.queries.responses import (
     save_outcome,
 )
 from app.services.banks import Bank, bank_at, read_bank
-from app.services.folding import as_fractions, fold, load_states, put, snapshots
+from app.services.folding import as_fractions, fold, load_states, snapshots
 from app.services.history import read_lives
 from app.services.recommendations import Offer, next_id, recommendation_row, seeds
 from app.services.reports import (
@@ -49,7 +49,7 @@ from app.services.reports import (
     recommendation,
     skills_of,
 )
-from app.times import to_text
+from app.times import to_days, to_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,7 +321,9 @@ def take_turn(batch: Batch, turn: Sequence[Accepted]) -> list[bytes]:
     places = np.array([place[each.answer.learner] for each in turn])
     items = np.array([each.item for each in turn])
     before = batch.states[places]
-    after, predicted = step(bank.parameters, before, items, as_fractions(bank, items, [e.score for e in turn]))
+    times = np.array([to_days(each.answer.occurred_at) for each in turn])
+    scores = as_fractions(bank, items, [each.score for each in turn])
+    after, predicted = step(bank.parameters, before, items, scores, times)
     for number, each in enumerate(turn):
         row = batch.learners[places[number]]
         batch.pending.setdefault(row.id, []).append(
@@ -330,11 +332,13 @@ def take_turn(batch: Batch, turn: Sequence[Accepted]) -> list[bytes]:
         if is_late(row, each.answer):
             fold_late(batch, row.id, each.answer.id, after, predicted.p, number)
         batch.learners[places[number]] = advance_row(row, each.answer)
-    put(batch.states, places, after)
+    batch.states.put(places, after)
     ids = [each.answer.id for each in turn]
-    choices = choose(bank.parameters, after, seeds(bank, ids))
+    # Told is what is known at the moment of the last answer; what the others have faded by then is not kept.
+    was, now = (fade(bank.parameters, states, after.seen_at) for states in (before, after))
+    choices = choose(bank.parameters, now, seeds(bank, ids))
     positions = [batch.learners[p].position for p in places]
-    told = outcomes(bank, turn, positions, before, after, predicted.p, choices)
+    told = outcomes(bank, turn, positions, was, now, predicted.p, choices)
     keep_responses(batch, turn, places, predicted.p, told)
     keep_recommendations(batch, turn, places, choices)
     return told
@@ -351,7 +355,7 @@ def fold_late(batch: Batch, learner_id: str, response_id: str, after: States, p:
     """Fold a learner again with an answer that came late: writes the state and the prediction into `after` and `p`."""
     entries = batch.stored(learner_id) + batch.pending[learner_id]
     folded = fold(batch.bank, [learner_id], sorted(entries, key=lambda entry: (entry.occurred_at, entry.id)))
-    put(after, np.array([number]), folded.states)
+    after.put(np.array([number]), folded.states)
     p[number] = folded.p_correct[response_id]
 
 
@@ -391,7 +395,7 @@ def outcomes(
                 "position": positions[number],
             },
             "p_correct": round(float(p[number]), DIGITS),
-            "ability": ability(after, number),
+            "ability": ability(bank, after, number),
             "mastery": mastery[number],
             "next": following,
             "calibration": calibration_id(bank.calibration),

@@ -19,7 +19,7 @@ from app.adaptive.types import Booleans
 from app.queries.learners import LearnerRow, find_learners, page_learners
 from app.queries.responses import find_recommendations, page_offers
 from app.services.banks import Bank, bank_at, read_bank
-from app.services.folding import fold, is_stale, put, refold
+from app.services.folding import at, fold, is_stale, refold
 from app.services.history import Life, read_lives
 from app.services.recommendations import Offer, recommendation_row
 from app.services.responses import Accepted, Batch, stored_answer, take_turn
@@ -139,7 +139,7 @@ def relive(
     if behind:
         ids = [lives[place].row.id for place in behind]
         entries = [entry for place in behind for entry in lives[place].entries(turn - 1)]
-        put(batch.states, np.array(behind), fold(batch.bank, ids, entries).states)
+        batch.states.put(np.array(behind), fold(batch.bank, ids, entries).states)
         for place in behind:
             batch.learners[place] = lives[place].row_at(turn - 1)
     log = {lives[place].row.id: lives[place] for place in places}
@@ -204,7 +204,8 @@ def same_offer(bank: Bank, life: Life, offer: Row[Any]) -> bool:
     """Whether the same would be offered again, for the same reasons and with the same chance."""
     states = fold(bank, [life.row.id], life.entries(offer.position)).states
     avoided = np.array([bank.item_numbers[item] for item in offer.avoided], dtype=np.int64)
-    choices = choose(bank.parameters, states, np.array([offer.seed], dtype=np.uint64), [avoided])
+    then = at(bank, states, offer.offered_at)
+    choices = choose(bank.parameters, then, np.array([offer.seed], dtype=np.uint64), [avoided])
     if choices.item[0] < 0:
         return False
     again = Offer(offer.id, life.row.id, None, offer.position, offer.seed, offer.avoided, offer.offered_at)

@@ -10,6 +10,7 @@ from app.adaptive import filter as engine
 from app.adaptive import states as snapshots
 from app.adaptive.replay import Log, replay
 from app.adaptive.types import Floats, Parameters, Population, States
+from app.adaptive.uncertainty import standard_error
 from tests.adaptive.reference import chance
 from tests.adaptive.worlds import (
     arrays,
@@ -34,14 +35,15 @@ def batch_does_not_matter(parameters: Parameters, seed: int) -> None:
     before = random_states(parameters, seed, learners=7)
     items = rng.integers(0, parameters.items.count, 7)
     scores = random_scores(parameters, rng, items)
-    after, predicted = engine.step(parameters, before, items, scores)
+    times = 20_000 + 100 * rng.random(7)
+    after, predicted = engine.step(parameters, before, items, scores, times)
     order = rng.permutation(7)
-    shuffled, shuffled_prediction = engine.step(parameters, before[order], items[order], scores[order])
+    shuffled, shuffled_prediction = engine.step(parameters, before[order], items[order], scores[order], times[order])
     assert same(shuffled, after[order])
     assert shuffled_prediction.p.tobytes() == predicted.p[order].tobytes()
     for row in range(7):
         only = slice(row, row + 1)
-        alone, alone_prediction = engine.step(parameters, before[only], items[only], scores[only])
+        alone, alone_prediction = engine.step(parameters, before[only], items[only], scores[only], times[only])
         assert same(alone, after[only])
         assert alone_prediction.p.tobytes() == predicted.p[only].tobytes()
 
@@ -54,7 +56,8 @@ def replay_is_repeated_step(parameters: Parameters, seed: int) -> None:
         state = engine.initial(parameters, 1)
         for place in range(log.starts[learner], log.starts[learner + 1]):
             state = snapshots.unpack(parameters, snapshots.pack(parameters, state))
-            state, prediction = engine.step(parameters, state, log.items[[place]], log.scores[[place]])
+            item, score, time = log.items[[place]], log.scores[[place]], log.times[[place]]
+            state, prediction = engine.step(parameters, state, item, score, time)
             for whole, single in zip(arrays(predicted), arrays(prediction), strict=True):
                 assert whole[place] == single[0]
         assert same(state, states[learner : learner + 1])
@@ -95,14 +98,43 @@ def answers_move_the_right_way(parameters: Parameters, seed: int) -> None:
     still = replace(parameters, skills=replace(skills, learn=none, forget=none))
     items = np.arange(parameters.items.count)
     many = before[np.zeros(len(items), dtype=np.int64)]
-    right, _ = engine.step(still, many, items, np.ones(len(items)))
-    wrong, _ = engine.step(still, many, items, np.zeros(len(items)))
+    right, _ = engine.step(still, many, items, np.ones(len(items)), np.zeros(len(items)))
+    wrong, _ = engine.step(still, many, items, np.zeros(len(items)), np.zeros(len(items)))
     for name in ("ability", "offset", "mastery"):
         at_first, up, down = getattr(many, name), getattr(right, name), getattr(wrong, name)
         assert (up >= at_first - ROUNDING).all(), name
         assert (down <= at_first + ROUNDING).all(), name
     usual = (np.abs(many.ability) < 5) & (np.abs(parameters.items.easiness) < 4)
     assert (right.ability > wrong.ability)[usual].all()
+
+
+def waiting_teaches_nothing(parameters: Parameters, states: States, first: Floats, second: Floats) -> None:
+    """With time no mastery rises, none falls below its prior, no ability gets surer; the rest stays. All is finite."""
+    sooner = engine.fade(parameters, states, np.minimum(first, second))
+    later = engine.fade(parameters, states, np.maximum(first, second))
+    for before, after in ((states, sooner), (sooner, later)):
+        for array in arrays(after):
+            assert np.isfinite(array).all()
+        assert (after.mastery <= before.mastery).all()
+        assert (after.mastery >= np.minimum(before.mastery, parameters.skills.prior) - ROUNDING).all()
+        assert (after.ability_variance >= before.ability_variance).all()
+        assert (after.ability_variance <= parameters.population.ability_variance).all()
+        assert (standard_error(parameters, after) >= standard_error(parameters, before) - ROUNDING).all()
+        for name in ("ability", "form", "form_variance", "offset", "bump", "evidence", "practised", "attained"):
+            assert (getattr(after, name) == getattr(before, name)).all()
+    assert same(engine.fade(parameters, later, np.maximum(first, second)), later)
+
+
+def a_sitting_is_no_pause(parameters: Parameters, log: Log) -> None:
+    """Answers within an hour, at every other moment unknown, or with a clock that goes back: not a bit moves."""
+    unknown = np.zeros(len(log.items))
+    _, expected = replay(parameters, replace(log, times=unknown))
+    turns = np.arange(len(log.items))
+    seconds = turns / 86_400
+    for days in (20_000 + seconds, np.where(turns % 2, 20_000 + seconds, 0.0), 20_000.0 - turns):
+        states, predicted = replay(parameters, replace(log, times=np.asarray(days, dtype=np.float64)))
+        assert same(predicted, expected)
+        assert same(engine.fade(parameters, states, np.zeros(states.count)), states)
 
 
 def prerequisites_are_informed() -> None:
@@ -113,17 +145,17 @@ def prerequisites_are_informed() -> None:
     q = nobody.mastery[0]
     for score in (0.0, 1.0):
         sign = 1 if score else -1
-        after, _ = engine.step(parameters, nobody, np.array([0]), np.array([score]))
+        after, _ = engine.step(parameters, nobody, np.array([0]), np.array([score]), np.zeros(1))
         assert sign * (after.mastery[0, 0] - q[0]) > 0.01
         assert (after.mastery[0, 2:] == q[2:]).all()
         assert after.evidence[0].tolist() == [0, 1, 0, 0]
-        after, _ = engine.step(parameters, nobody, np.array([2]), np.array([score]))
+        after, _ = engine.step(parameters, nobody, np.array([2]), np.array([score]), np.zeros(1))
         assert sign * (after.mastery[0, 1] - q[1]) > 0.01
         assert (after.mastery[0, [0, 3]] == q[[0, 3]]).all()
     # Asked for itself: exactly what the answer says of it without the edge.
     apart = replace(parameters, skills=tree([[], [], [], []]))
-    with_edge, _ = engine.step(parameters, nobody, np.array([1]), np.array([1.0]))
-    without, _ = engine.step(apart, nobody, np.array([1]), np.array([1.0]))
+    with_edge, _ = engine.step(parameters, nobody, np.array([1]), np.array([1.0]), np.zeros(1))
+    without, _ = engine.step(apart, nobody, np.array([1]), np.array([1.0]), np.zeros(1))
     assert same(with_edge, without)
 
 
@@ -145,7 +177,7 @@ def one_skill_is_bkt() -> None:
     )
     states = engine.initial(parameters, 1)
     for score, expected in ((1.0, 0.8363636364), (1.0, 0.9625), (0.0, 0.7623762376), (1.0, 0.9417004049)):
-        states, _ = engine.step(parameters, states, np.array([0]), np.array([score]))
+        states, _ = engine.step(parameters, states, np.array([0]), np.array([score]), np.zeros(1))
         assert abs(states.mastery[0, 0] - expected) < 1e-8
 
 
@@ -180,7 +212,7 @@ def each_term_orders_alone() -> None:
     apart = bank([[0], [1]])
 
     def chosen(parameters: Parameters, **changes: list[list[float]]) -> int:
-        states = replace(engine.initial(parameters, 1), **{k: np.array(v) for k, v in changes.items()})
+        states = replace(engine.initial(parameters, 1), **{k: np.array(v) for k, v in changes.items()})  # type: ignore[arg-type]
         return int(policy.choose(parameters, states, np.array([5], dtype=np.uint64)).skill[0])
 
     # How fast a skill is learnt.
@@ -266,7 +298,7 @@ def no_answer_judges_itself() -> None:
     easiness = np.tile(parameters.items.easiness, (3, 1))
 
     def fitted(scores: Floats) -> Floats:
-        answers = Log(log.starts, log.items, scores)
+        answers = replace(log, scores=scores)
         crossed, crossed_log = calibration.cross(parameters, easiness, answers, fold)
         _, predicted = replay(crossed, crossed_log)
         offset = predicted.logit - easiness[fold, log.items]

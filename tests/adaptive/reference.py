@@ -99,6 +99,8 @@ class Learner:
     form: float = 0.0
     answers: int = 0
     last: int = -1
+    seen_at: float = 0.0
+    now: float = 0.0
     v: float = field(init=False)
     v_f: float = field(init=False)
     offset: list[float] = field(init=False)
@@ -107,13 +109,14 @@ class Learner:
     bump: list[float] = field(init=False)
     evidence: list[int] = field(init=False)
     practised: list[int] = field(init=False)
+    practised_at: list[float] = field(init=False)
 
     def __post_init__(self) -> None:
         population, count = self.parameters.population, self.parameters.skills.count
         self.v, self.v_f = population.ability_variance, population.form_variance
         self.offset, self.v_s = [0.0] * count, [population.skill_variance] * count
         self.q, self.bump = [float(q) for q in self.parameters.skills.prior], [0.0] * count
-        self.evidence, self.practised = [0] * count, [0] * count
+        self.evidence, self.practised, self.practised_at = [0] * count, [0] * count, [0.0] * count
 
     def prerequisites(self, skill: int) -> list[int]:
         return [int(r) for r in self.parameters.skills.prerequisites[skill] if r >= 0]
@@ -131,6 +134,24 @@ class Learner:
     def shifts(self, item: Item) -> tuple[float, float]:
         population = self.parameters.population
         return (population.known_shift, population.unknown_shift) if item.skills else (0.0, 0.0)
+
+    def wait(self, number: int, now: float) -> None:
+        """Until somebody answers an item."""
+        population, self.now = self.parameters.population, now
+        if self.seen_at > 0 and now > 0:
+            days = max(now - self.seen_at - 1 / 24, 0.0)
+            self.v = min(self.v + population.daily_drift * days, population.ability_variance)
+        self.seen_at = max(self.seen_at, now) if now > 0 else 0.0
+        for s in item_of(self.parameters, number).skills:
+            self.forget(s)
+
+    def forget(self, s: int) -> None:
+        """What is known of a skill fades towards the prior by a power of the days since."""
+        since, prior = self.practised_at[s], float(self.parameters.skills.prior[s])
+        if since > 0 and self.now > 0 and self.q[s] > prior:
+            days = max(self.now - since - 1 / 24, 0.0)
+            self.q[s] = prior + (self.q[s] - prior) * (1 + days) ** -self.parameters.population.fading
+        self.practised_at[s] = max(since, self.now) if self.now > 0 else 0.0
 
     def predict(self, number: int) -> float:
         item = item_of(self.parameters, number)
@@ -163,7 +184,10 @@ class Learner:
         self.v_f = rho**2 * (self.v_f - gain**2 * c) + (1 - rho**2) * population.form_variance
         self.answers, self.last = self.answers + 1, number
         for s in item.skills:
-            posterior = self.q[s] * l1 / (self.q[s] * l1 + (1 - self.q[s]) * l0)
+            share = 1 / len(item.skills)
+            if_known = l0 + (share + q - share * self.q[s]) * (l1 - l0)
+            if_not = l0 + (q - share * self.q[s]) * (l1 - l0)
+            posterior = self.q[s] * if_known / (self.q[s] * if_known + (1 - self.q[s]) * if_not)
             gain = item.a / len(item.skills) * self.v_s[s]
             self.offset[s] = clip(self.offset[s] + gain * g, -LIMIT, LIMIT)
             self.v_s[s] = min(self.v_s[s] - gain**2 * c + population.skill_drift, max(2.0, population.skill_variance))
@@ -174,6 +198,7 @@ class Learner:
 
     def inform(self, s: int, p: int, posterior: float, share: float) -> None:
         """Noisy AND: P(s | p) is five times P(s | not p); P(p) follows the change of P(s) by Jeffrey's rule."""
+        self.forget(p)
         with_it = min(self.q[s] / (self.q[p] + 0.2 * (1 - self.q[p])), 1.0)
         mean = clip(with_it * (self.q[p] + 0.2 * (1 - self.q[p])), 1e-9, 1 - 1e-9)
         if_known, if_not = self.q[p] * with_it / mean, self.q[p] * (1 - with_it) / (1 - mean)
@@ -200,6 +225,7 @@ def learner_of(parameters: Parameters, states: States, row: int) -> Learner:
     learner.offset, learner.v_s = states.offset[row].tolist(), states.offset_variance[row].tolist()
     learner.q, learner.bump = states.mastery[row].tolist(), states.bump[row].tolist()
     learner.evidence, learner.practised = states.evidence[row].tolist(), states.practised[row].tolist()
+    learner.seen_at, learner.practised_at = float(states.seen_at[row]), states.practised_at[row].tolist()
     return learner
 
 

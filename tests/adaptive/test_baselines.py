@@ -54,7 +54,9 @@ def never_looks_ahead(model: Model, seed: int) -> None:
     assert whole.shape == unseen.scores.shape
     for learner in range(unseen.learners):
         first, last = unseen.starts[learner], unseen.starts[learner + 1]
-        alone = Log(np.array([0, last - first]), unseen.items[first:last], unseen.scores[first:last])
+        alone = Log(
+            np.array([0, last - first]), unseen.items[first:last], unseen.scores[first:last], unseen.times[first:last]
+        )
         assert model(skills, training, alone) == pytest.approx(whole[first:last], abs=1e-9)
     if len(unseen.scores):
         place = np.random.default_rng(seed).integers(0, len(unseen.scores))

@@ -41,7 +41,7 @@ def any_log(seed: int, learners: int = 12, longest: int = 9, *, fractions: bool 
     lengths = rng.integers(0, longest + 1, learners)
     count = int(lengths.sum())
     scores = rng.integers(0, 5, count) / 4 if fractions else rng.integers(0, 2, count).astype(np.float64)
-    return Log(np.concatenate([[0], np.cumsum(lengths)]), rng.integers(0, len(SKILLS), count), scores)
+    return Log(np.concatenate([[0], np.cumsum(lengths)]), rng.integers(0, len(SKILLS), count), scores, np.zeros(count))
 
 
 def any_rates(seed: int, classes: int, *, forgets: bool) -> Rates:
@@ -64,7 +64,7 @@ def world(seed: int, forget: float = 0.0, learners: int = 400, longest: int = 12
         luck = rng.random(learners)
         knows = np.where(knows, luck >= forget, luck < 0.2)
     held = (np.arange(longest)[:, None] < lengths).T
-    return Log(np.concatenate([[0], np.cumsum(lengths)]), item.T[held], right.T[held])
+    return Log(np.concatenate([[0], np.cumsum(lengths)]), item.T[held], right.T[held], np.zeros(held.sum()))
 
 
 ONE_SKILL = np.zeros((3, 1), dtype=np.int64)
@@ -253,7 +253,7 @@ def test_an_answer_is_predicted_before_it_is_used(seed: int) -> None:
     whole = predict(found, log)
     for learner in range(log.learners):
         low, high = log.starts[learner : learner + 2]
-        alone = Log(np.array([0, high - low]), log.items[low:high], log.scores[low:high])
+        alone = Log(np.array([0, high - low]), log.items[low:high], log.scores[low:high], log.times[low:high])
         assert predict(found, alone).tobytes() == whole[low:high].tobytes()
         cut = int(rng.integers(low, high + 1))
         other = log.scores.copy()
@@ -407,7 +407,7 @@ def test_merging_is_exact_and_pruning_takes_whole_skills(seed: int) -> None:
 def test_scores_may_be_of_any_number_of_kinds() -> None:
     """More kinds than a table has room for are sorted: the same codes."""
     rng = np.random.default_rng(0)
-    log = Log(np.array([0, 40]), rng.integers(0, 400, 40), rng.random(40))
+    log = Log(np.array([0, 40]), rng.integers(0, 400, 40), rng.random(40), np.zeros(40))
     skills = np.arange(400)[:, None] % 3
     codes, code = encode(skills, np.arange(400)[:, None], log, link(skills, log))
     assert isinstance(codes, Codes)

@@ -12,15 +12,14 @@ from app.adaptive.calibration import (
     BOUNDS,
     EASINESS_LIMIT,
     Fit,
-    auc,
     calibrate,
     default_rates,
     from_free,
     measure,
     take,
     to_free,
-    total_loss,
 )
+from app.adaptive.metrics import auc, total_loss
 from app.adaptive.replay import Log
 from app.adaptive.types import Parameters, Population
 from tests.adaptive import laws
@@ -233,7 +232,7 @@ def test_progress_goes_from_the_beginning_to_the_end() -> None:
     shares = [share for _, share in told]
     assert shares == sorted(shares)
     assert shares[-1] == pytest.approx(1)
-    assert list(dict.fromkeys(stage for stage, _ in told)) == ["fit", "refit"]
+    assert list(dict.fromkeys(stage for stage, _ in told)) == ["fit", "refit", "habits"]
 
 
 def test_an_item_with_one_answer_stays_near_its_skill() -> None:
@@ -258,8 +257,17 @@ def test_learners_are_taken_whole() -> None:
     assert backwards.items.tolist() == [*log.items[log.starts[5] :].tolist(), *log.items[: log.starts[1]].tolist()]
 
 
-@given(st.floats(0.06, 8), st.floats(4e-4, 0.15), st.floats(0.001, 1.5), st.floats(0.55, 0.99), st.floats(-2.5, -0.1))
-def test_free_scales_are_inverted(ability: float, drift: float, form: float, keep: float, unknown: float) -> None:
+@given(
+    st.floats(0.06, 8),
+    st.floats(4e-4, 0.15),
+    st.floats(0.001, 1.5),
+    st.floats(0.55, 0.99),
+    st.floats(-2.5, -0.1),
+    st.none() | st.floats(0.02, 0.9),
+)
+def test_free_scales_are_inverted(
+    ability: float, drift: float, form: float, keep: float, unknown: float, fading: float | None
+) -> None:
     population = Population(
         ability_variance=ability,
         skill_drift=drift,
@@ -267,13 +275,14 @@ def test_free_scales_are_inverted(ability: float, drift: float, form: float, kee
         form_retention=keep,
         unknown_shift=unknown,
         known_shift=unknown + 1.5,
+        fading=Population.fading if fading is None else fading,
     )
-    back = from_free(to_free(population))
+    back = from_free(to_free(population, timed=fading is not None))
     for name in Population.__dataclass_fields__:
         assert getattr(back, name) == pytest.approx(getattr(population, name), rel=1e-9)
 
 
-@given(st.lists(st.floats(-100, 100), min_size=6, max_size=6))
+@given(st.lists(st.floats(-100, 100), min_size=6, max_size=7))
 def test_whatever_the_search_tries_can_be_borne(values: list[float]) -> None:
     population = from_free(np.array(values))
     parameters = replace(random_course(3), population=population)
@@ -289,3 +298,32 @@ def test_a_replay_of_the_folds_is_that_of_the_bank() -> None:
     crossed, crossed_log = calibration.cross(parameters, np.tile(parameters.items.easiness, (3, 1)), log, fold)
     assert measure(crossed, crossed_log) == measure(parameters, log)
     assert isinstance(crossed_log, Log)
+
+
+def test_fading_is_searched_only_where_somebody_came_back() -> None:
+    """Between learners no time passes, and within an hour none that counts."""
+    log = log_of([[(0, 1.0), (1, 0.0)], [], [(1, 1.0), (0, 1.0)], [(0, 0.0)]])
+    for times, expected in (
+        ([0, 0, 0, 0, 0], False),
+        ([9, 9, 5, 5.04, 7], False),
+        ([1, 1, 400, 400, 900], False),
+        ([1, 0, 2, 2, 3], False),
+        ([1, 1, 2, 2.05, 3], True),
+    ):
+        timed = replace(log, times=np.array(times, dtype=np.float64))
+        assert calibration.has_pauses(timed) == expected
+        sample = course(tree([[]]), bank([[0], [0]]))
+        found = calibration.search_population(sample, timed, np.random.default_rng(0))
+        assert (found.fading != Population.fading) == expected
+    assert not calibration.has_pauses(log_of([]))
+
+
+def test_forgetting_is_found_in_a_log() -> None:
+    """Whoever comes back after a month and fails where nothing failed before has forgotten."""
+    rows = [[(0, 1.0)] * 6 + [(0, share)] * 4 for share in (0.0, 1.0) * 60]
+    log = log_of(rows)
+    days = np.where(np.arange(len(log.items)) % 10 < 6, 20_000.0, 20_030.0)
+    parameters = course(tree([[]]), bank([[0]]))
+    forgetful = calibration.search_population(parameters, replace(log, times=days), np.random.default_rng(0))
+    steady = replace(log, times=days, scores=np.ones(len(log.items)))
+    assert forgetful.fading > calibration.search_population(parameters, steady, np.random.default_rng(0)).fading

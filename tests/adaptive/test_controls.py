@@ -105,7 +105,7 @@ def inform_what_was_asked(patch: Patch) -> None:
         """Parameters with such items."""
 
         def __init__(self, parameters: Any) -> None:
-            self.skills, self.items = parameters.skills, Nothing
+            self.skills, self.items, self.population = parameters.skills, Nothing, parameters.population
 
     def twice(parameters: Any, *others: Any) -> None:
         original(Blind(parameters), *others)  # type: ignore[arg-type]

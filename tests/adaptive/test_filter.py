@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from app.adaptive import replay as replaying
-from app.adaptive.filter import initial, predict, step
+from app.adaptive.filter import fade, initial, predict, step
 from app.adaptive.replay import Log, replay
 from app.adaptive.types import Items, Parameters
 from tests.adaptive import laws
@@ -52,9 +52,8 @@ def test_a_replay_goes_on_where_another_ended(seed: int) -> None:
     states, logits = None, []
     for parts in (half, rest):
         starts = np.concatenate([[0], np.cumsum([p.stop - p.start for p in parts])])
-        part = Log(
-            starts, np.concatenate([log.items[p] for p in parts]), np.concatenate([log.scores[p] for p in parts])
-        )
+        flat = (np.concatenate([values[p] for p in parts]) for values in (log.items, log.scores, log.times))
+        part = Log(starts, *flat)
         states, prediction = replay(parameters, part, states)
         logits.append(prediction.logit)
     assert states is not None
@@ -112,7 +111,9 @@ def test_arguments_are_not_changed(seed: int) -> None:
     before = frozen(random_states(parameters, seed))
     rng = np.random.default_rng(seed)
     items = rng.integers(0, parameters.items.count, before.count)
-    after, _ = step(parameters, before, items, random_scores(parameters, rng, items))
+    times = np.full(before.count, 21_000.0)
+    times.setflags(write=False)
+    after, _ = step(parameters, before, items, random_scores(parameters, rng, items), times)
     assert (after.answers == before.answers + 1).all()
     assert (after.last_item == items).all()
     log = frozen(random_log(parameters, seed, learners=before.count))
@@ -126,7 +127,7 @@ def test_a_prediction_is_that_of_the_step(seed: int, kind: str) -> None:
     states = random_states(parameters, seed, learners=1)
     items = np.arange(parameters.items.count)
     many = laws.copies(states, 0, len(items))
-    _, prediction = step(parameters, many, items, np.ones(len(items)))
+    _, prediction = step(parameters, many, items, np.ones(len(items)), np.zeros(len(items)))
     assert predict(parameters, states, np.zeros(len(items), dtype=np.int64), items).tobytes() == prediction.p.tobytes()
 
 
@@ -176,8 +177,8 @@ def test_the_first_answer_moves_towards_itself() -> None:
     """One wrong answer to a hard item lowers the ability, one right answer to an easy one raises it."""
     parameters = course(tree([[]]), bank([[0], [0], [], []], easiness=[-4.0, 4.0, -4.0, 4.0]))
     nobody = initial(parameters, 4)
-    wrong, _ = step(parameters, nobody, np.arange(4), np.zeros(4))
-    right, _ = step(parameters, nobody, np.arange(4), np.ones(4))
+    wrong, _ = step(parameters, nobody, np.arange(4), np.zeros(4), np.zeros(4))
+    right, _ = step(parameters, nobody, np.arange(4), np.ones(4), np.zeros(4))
     assert (wrong.ability < 0).all()
     assert (right.ability > 0).all()
 
@@ -213,12 +214,13 @@ def test_the_filter_equals_its_reference(seed: int, kind: str) -> None:
     for row in range(log.learners):
         learner = Learner(parameters)
         for place in range(log.starts[row], log.starts[row + 1]):
+            learner.wait(int(log.items[place]), float(log.times[place]))
             assert abs(learner.predict(int(log.items[place])) - predicted.p[place]) < 1e-9
             learner.answer(int(log.items[place]), float(log.scores[place]))
         found = learner_of(parameters, states, row)
-        for name in ("ability", "form", "v", "v_f"):
+        for name in ("ability", "form", "v", "v_f", "seen_at"):
             assert abs(getattr(found, name) - getattr(learner, name)) < 1e-9
-        for name in ("offset", "v_s", "q", "bump", "evidence", "practised"):
+        for name in ("offset", "v_s", "q", "bump", "evidence", "practised", "practised_at"):
             np.testing.assert_allclose(getattr(found, name), getattr(learner, name), rtol=0, atol=1e-9)
 
 
@@ -236,7 +238,7 @@ def test_a_failure_after_forgetting_by_hand() -> None:
         known_shift=float(np.log(9)),
         unknown_shift=float(-np.log(4)),
     )
-    states, prediction = step(parameters, initial(parameters, 1), np.array([0]), np.array([0.0]))
+    states, prediction = step(parameters, initial(parameters, 1), np.array([0]), np.array([0.0]), np.zeros(1))
     assert abs(prediction.p[0] - 0.55) < 1e-9
     assert abs(states.mastery[0, 0] - 1 / 12) < 1e-9
 
@@ -292,3 +294,66 @@ def test_form_fades_and_ability_stays() -> None:
     later, _ = replay(parameters, log_of([[(1, 0.5)] * 300]), states)
     assert abs(later.form[0]) < 0.01 * abs(states.form[0])
     assert abs(later.ability[0] - states.ability[0]) < 1e-2
+
+
+@given(seeds, kinds, st.floats(0, 1e6), st.floats(0, 1e6))
+@settings(max_examples=40)
+def test_waiting_teaches_nothing(seed: int, kind: str, first: float, second: float) -> None:
+    parameters = random_course(seed, kinds=kind)
+    states = random_states(parameters, seed)
+    latest = max(20_000.0, float(states.practised_at.max(initial=0.0)))
+    days = np.full((2, states.count), latest) + np.array([[first], [second]])
+    laws.waiting_teaches_nothing(parameters, states, *days)
+
+
+@given(seeds, kinds)
+@settings(max_examples=25)
+def test_a_sitting_is_no_pause(seed: int, kind: str) -> None:
+    parameters = random_course(seed, kinds=kind)
+    laws.a_sitting_is_no_pause(parameters, random_log(parameters, seed))
+
+
+@given(seeds, st.sampled_from([0.0, 1e-9, 1e-3, 1.0, 1e3, 1e6]))
+@settings(max_examples=20)
+def test_numbers_stay_finite_whatever_the_pauses(seed: int, days: float) -> None:
+    parameters = random_course(seed)
+    laws.stays_finite(parameters, random_log(parameters, seed, longest=40, days=days))
+
+
+@given(seeds)
+def test_what_is_read_of_a_learner_does_not_depend_on_the_batch(seed: int) -> None:
+    parameters = frozen(random_course(seed))
+    states = frozen(random_states(parameters, seed, learners=5))
+    days = 20_000 + 500 * np.random.default_rng(seed).random(5)
+    whole = fade(parameters, states, days)
+    for row in range(5):
+        only = slice(row, row + 1)
+        assert same(fade(parameters, states[only], days[only]), whole[only])
+
+
+def test_forgetting_by_hand() -> None:
+    """P(L0) .36; q days later: .36 + (q - .36) (1 + Δ)^-.15, the first hour left out; ability: .0005 a day."""
+    parameters = course(tree([[], []], prior=[0.36, 0.36]), bank([[0], [1]]))
+    week = replace(log_of([[(0, 1.0)] * 4]), times=np.full(4, 20_000.0))
+    states, _ = replay(parameters, week)
+    q, v = states.mastery[0, 0], states.ability_variance[0]
+    for now, days in ((20_000.0, 0.0), (20_000 + 1 / 24, 0.0), (20_007 + 1 / 24, 7.0), (20_365 + 1 / 24, 365.0)):
+        faded = fade(parameters, states, np.array([now]))
+        assert faded.mastery[0].tolist() == pytest.approx([0.36 + (q - 0.36) * (1 + days) ** -0.15, 0.36], abs=1e-12)
+        assert faded.ability_variance[0] == pytest.approx(min(v + 0.0005 * days, 0.76), abs=1e-12)
+        _, predicted = replay(parameters, replace(log_of([[(0, 1.0)]]), times=np.array([now])), states)
+        assert predicted.p[0] == predict(parameters, faded, np.array([0]), np.array([0]))[0]
+
+
+def test_a_low_mastery_does_not_rise_by_waiting() -> None:
+    parameters = course(tree([[]]), bank([[0]]))
+    states, _ = replay(parameters, replace(log_of([[(0, 0.0)] * 4]), times=np.full(4, 20_000.0)))
+    assert states.mastery[0, 0] < parameters.skills.prior[0]
+    assert fade(parameters, states, np.array([30_000.0])).mastery[0, 0] == states.mastery[0, 0]
+
+
+def test_what_was_inferred_of_a_prerequisite_fades_too() -> None:
+    parameters = course(tree([[], [0]]), bank([[0], [1]]))
+    states, _ = replay(parameters, replace(log_of([[(1, 1.0)] * 4]), times=np.full(4, 20_000.0)))
+    faded = fade(parameters, states, np.array([20_400.0]))
+    assert parameters.skills.prior[0] < faded.mastery[0, 0] < states.mastery[0, 0] - 0.05

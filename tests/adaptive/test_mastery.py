@@ -1,11 +1,13 @@
 """What the number of mastery is allowed to say."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.adaptive.filter import initial
+from app.adaptive.filter import fade, initial
 from app.adaptive.mastery import STATUSES, interval, is_mastered, status
 from app.adaptive.replay import replay
 from tests.adaptive.worlds import bank, course, log_of, tree
@@ -25,13 +27,6 @@ def test_the_interval_holds_the_mastery(mastery: float) -> None:
 def test_the_interval_shrinks_with_evidence(mastery: float) -> None:
     low, high = interval(np.full(len(EVIDENCE), mastery), EVIDENCE)
     assert (np.diff(high - low) < 0).all()
-
-
-def test_the_interval_by_hand() -> None:
-    """Mastery .25 without evidence is a Beta(1, 2): 1 - (1 - x)² = .05 and .95. Mastery .75 is its mirror image."""
-    low, high = interval(np.array([0.25, 0.75]), np.array([0, 0]))
-    np.testing.assert_allclose(low, [1 - 0.95**0.5, 0.05**0.5], atol=1e-12)
-    np.testing.assert_allclose(high, [1 - 0.05**0.5, 0.95**0.5], atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -64,6 +59,16 @@ def test_attained_is_kept() -> None:
         words.append(STATUSES[status(states.mastery, states.evidence, states.attained)[0, 0]])
     assert list(dict.fromkeys(words)) == ["insufficient", "developing", "mastered", "decayed"]
     assert words[-1] == "mastered"
+
+
+def test_a_pause_makes_decayed_and_answers_make_mastered() -> None:
+    """What is stored after the last answer stays mastered; what is read later is not."""
+    parameters = course(tree([[]]), bank([[0]]))
+    states, _ = replay(parameters, replace(log_of([[(0, 1.0)] * 8]), times=np.full(8, 20_000.0)))
+    year = fade(parameters, states, np.array([20_365.0]))
+    again, _ = replay(parameters, replace(log_of([[(0, 1.0)] * 12]), times=np.full(12, 20_365.0)), states)
+    words = [STATUSES[status(s.mastery, s.evidence, s.attained)[0, 0]] for s in (states, year, again)]
+    assert words == ["mastered", "decayed", "mastered"]
 
 
 @pytest.mark.parametrize(

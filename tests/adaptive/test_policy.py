@@ -213,7 +213,7 @@ def test_no_skills(skills: int, width: int) -> None:
     """A plain IRT course: the item nearest the target, and a step works too."""
     items = replace(bank([[], [], []], easiness=[3.0, 0.5, -3.0]), skills=np.full((3, width), -1))
     parameters = course(tree([[]] * skills), items)
-    states, _ = step(parameters, initial(parameters, 1), np.array([0]), np.array([1.0]))
+    states, _ = step(parameters, initial(parameters, 1), np.array([0]), np.array([1.0]), np.zeros(1))
     choices = choose(parameters, states, ONE_SEED)
     assert (code_of(choices), choices.skill[0], choices.item[0]) == ("practice_item", -1, 1)
     assert choices.propensity[0] == 1
@@ -229,7 +229,7 @@ def test_no_learners() -> None:
 
 def test_one_item_is_given_again() -> None:
     parameters = course(tree([[]]), bank([[0]]))
-    states, _ = step(parameters, initial(parameters, 1), np.array([0]), np.array([0.0]))
+    states, _ = step(parameters, initial(parameters, 1), np.array([0]), np.array([0.0]), np.zeros(1))
     choices = choose(parameters, states, ONE_SEED)
     assert (code_of(choices), choices.item[0], choices.propensity[0]) == ("practice_skill", 0, 1.0)
     assert code_of(choose(parameters, states, ONE_SEED, [np.array([0])])) == "nothing_eligible"
@@ -298,7 +298,7 @@ def test_practice_ends_in_mastery() -> None:
     choices = choose(parameters, states, ONE_SEED)
     while code_of(choices) != "all_mastered" and len(order) < 100:
         order.append(int(choices.skill[0]))
-        states, _ = step(parameters, states, choices.item, np.ones(1))
+        states, _ = step(parameters, states, choices.item, np.ones(1), np.zeros(1))
         choices = choose(parameters, states, np.array([next(turns)], dtype=np.uint64))
     assert code_of(choices) == "all_mastered"
     assert list(dict.fromkeys(order)) == [0, 1, 2]

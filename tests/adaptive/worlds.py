@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 
 from app.adaptive.filter import initial
+from app.adaptive.habits import CONTEXTS, FEATURES, PAIR_OF_ITEMS, place_keys
+from app.adaptive.keys import mixed
 from app.adaptive.replay import Log, replay
-from app.adaptive.types import Floats, Integers, Items, Parameters, Population, Skills, States
+from app.adaptive.types import Floats, Head, Integers, Items, Parameters, Population, Skills, States
 
 NOBODY = -1
 
@@ -77,6 +79,25 @@ def random_course(seed: int, skills: int = 5, items: int = 12, kinds: str = "mix
     return course(rates, chosen, skill_variance=float(rng.choice([0.0, 0.3])))
 
 
+def random_head(rng: np.random.Generator, items: int, factors: int = 2) -> Head:
+    """A head that has a say in everything: in the first answer to each item, and after each result."""
+    first = place_keys(np.arange(items), np.zeros(items, dtype=np.int64))
+    pairs = [mixed(PAIR_OF_ITEMS, 3 * np.full(items, i) + 2, np.arange(items)) for i in range(items)]
+    cues = np.unique(np.concatenate([np.empty(0, dtype=np.uint64), *pairs]))
+    return Head(
+        places=np.sort(first),
+        loadings=rng.normal(0, 0.5, (items, 1 + factors)),
+        kin=np.zeros(1, dtype=np.uint64),
+        kin_loadings=np.zeros((1, 1 + factors)),
+        context_loadings=rng.normal(0, 0.5, (8, 1 + factors)),
+        context_slope=rng.normal(0, 0.2, 8),
+        weights=rng.normal(0, 0.2, FEATURES),
+        context_weights=rng.normal(0, 0.2, (CONTEXTS, 3)),
+        cues=cues,
+        cue_weights=rng.normal(0, 0.3, len(cues)),
+    )
+
+
 def random_scores(parameters: Parameters, rng: np.random.Generator, items: Integers) -> Floats:
     """Right or wrong, a fraction now and then, and a category for graded items."""
     grades = np.where(parameters.items.grades[items] > 0, parameters.items.grades[items], 1)
@@ -85,12 +106,15 @@ def random_scores(parameters: Parameters, rng: np.random.Generator, items: Integ
     return np.where(partial, rng.random(len(items)), scores)
 
 
-def random_log(parameters: Parameters, seed: int, learners: int = 4, longest: int = 12) -> Log:
-    """Answers of learners, some of whom gave none."""
+def random_log(parameters: Parameters, seed: int, learners: int = 4, longest: int = 12, days: float = 30.0) -> Log:
+    """Answers of learners, some of whom gave none, with pauses of up to about `days`; some moments are unknown."""
     rng = np.random.default_rng(seed)
     lengths = rng.integers(0, longest + 1, learners)
     items = rng.integers(0, parameters.items.count, lengths.sum())
-    return Log(np.concatenate([[0], np.cumsum(lengths)]), items, random_scores(parameters, rng, items))
+    scores = random_scores(parameters, rng, items)
+    times = 20_000 + np.cumsum(days * rng.random(len(items)) ** 6)
+    times[rng.random(len(items)) < 0.1] = 0.0
+    return Log(np.concatenate([[0], np.cumsum(lengths)]), items, scores, times if days else np.zeros(len(items)))
 
 
 def log_of(rows: list[list[tuple[int, float]]]) -> Log:
@@ -101,6 +125,7 @@ def log_of(rows: list[list[tuple[int, float]]]) -> Log:
         starts,
         np.array([item for item, _ in flat], dtype=np.int64),
         np.array([score for _, score in flat], dtype=np.float64),
+        np.zeros(len(flat)),
     )
 
 
@@ -136,7 +161,7 @@ def simulate(parameters: Parameters, seed: int, learners: int, answers: int) -> 
         luck, skill, known = rng.random(learners)[tagged], skill[tagged], known[tagged]
         learn = skills.learn[skill] * scores[t, tagged]
         knows[everyone[tagged], skill] = np.where(known, luck >= skills.forget[skill], luck < learn)
-    return Log(np.arange(learners + 1) * answers, asked.T.reshape(-1), scores.T.reshape(-1))
+    return Log(np.arange(learners + 1) * answers, asked.T.reshape(-1), scores.T.reshape(-1), np.zeros(scores.size))
 
 
 def arrays(value: Any) -> Iterator[np.ndarray[Any, Any]]:

@@ -29,7 +29,7 @@ async def client(database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
             job = await database.read(read_job, claim)
             parameters = job.bank.parameters
             skills = replace(parameters.skills, prior=parameters.skills.prior / 2)
-            fit = Fit(replace(parameters, skills=skills), parameters, 1, 0.6, after, 0.5, 0.5)
+            fit = Fit(replace(parameters, skills=skills), parameters, 1, 0.6, after, 0.5, 0.5, 0.6)
             await database.write(succeed, claim, result_of(job, fit), now())
         yield client
 

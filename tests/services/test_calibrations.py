@@ -203,7 +203,7 @@ def moved(job: Job, by: float, loss: tuple[float, float] = (0.6, 0.5)) -> Fit:
     parameters = job.bank.parameters
     easiness = np.where(job.bank.known, parameters.items.easiness, parameters.items.easiness + by)
     fitted = replace(parameters, items=replace(parameters.items, easiness=easiness))
-    return Fit(fitted, fitted, 10, *loss, 0.5, 0.6)
+    return Fit(fitted, fitted, 10, *loss, 0.5, 0.6, 0.6)
 
 
 async def test_the_report_names_items_skills_and_learners(school: Database) -> None:

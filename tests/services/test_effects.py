@@ -37,7 +37,7 @@ def answers(seed: int = 1) -> Log:
     rng = np.random.default_rng(seed)
     starts = np.arange(0, LEARNERS * ANSWERS + 1, ANSWERS)
     scores = (rng.random(starts[-1]) < 0.8).astype(np.float64)
-    return Log(starts, rng.integers(0, ITEMS, starts[-1]), scores)
+    return Log(starts, rng.integers(0, ITEMS, starts[-1]), scores, np.zeros(len(scores)))
 
 
 def shifted(
@@ -156,5 +156,5 @@ def test_an_abler_population_is_seen_in_the_scale_and_in_the_abilities() -> None
 
 
 def test_nothing_is_folded_of_an_empty_log() -> None:
-    empty = Log(np.zeros(1, dtype=np.int64), np.empty(0, dtype=np.int64), np.empty(0))
+    empty = Log(np.zeros(1, dtype=np.int64), np.empty(0, dtype=np.int64), np.empty(0), np.empty(0))
     assert mastery_changes(course(), course(2), empty, [], IDS[:SKILLS])["learners"] == 0

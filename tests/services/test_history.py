@@ -28,22 +28,23 @@ from hypothesis.stateful import (
 )
 
 from app.adaptive.calibration import Fit
-from app.adaptive.filter import initial, step
+from app.adaptive.filter import fade, initial, step
 from app.adaptive.types import Population, States
 from app.errors import NothingToCalibrate
 from app.queries.responses import read_entries
-from app.services import calibrations, corrections, folding, responses
+from app.services import calibrations, corrections, folding, mastery, recommendations, responses
 from app.services.banks import Bank, read_bank
 from app.services.folding import fold
-from app.services.imports import UNDATED_EPOCH_US
 from app.services.mastery import report
 from app.services.reports import DIGITS
-from app.times import from_datetime, now
+from app.times import DAY_US, UNDATED_EPOCH_US, from_datetime, now, to_days
 from app.worker import import_responses
+from tests.adaptive.worlds import random_head
 from tests.client import CATALOGUE, MINUTE_US, NEW_YEAR_US, at, client_of, make_key, served, verified
 
 T = TypeVar("T")
 
+ANSWER_US, READ_US = (NEW_YEAR_US + days * DAY_US for days in (30, 210))
 courses = (f"course-{number}" for number in count())
 learners = st.sampled_from(["ann", "bob", "Zoë"])
 places = st.integers(0, 1000)
@@ -205,7 +206,7 @@ class History(RuleBasedStateMachine):
         assert reply.status_code == 200
         self.positions[given.learner] += self.counting[id_] is not None
         self.counting[id_] = None
-        assert reply.json() == self.expected(given.learner)
+        assert reply.json() == self.expected(given.learner, ANSWER_US)
 
     @precondition(answered)
     @rule(place=places, share=st.sampled_from([0.0, 1.0]), times=st.sampled_from([1, 2]))
@@ -220,7 +221,7 @@ class History(RuleBasedStateMachine):
             assert reply.status_code == 200
             self.positions[given.learner] += self.counting[id_] != score
             self.counting[id_] = score
-            assert reply.json() == self.expected(given.learner)
+            assert reply.json() == self.expected(given.learner, ANSWER_US)
 
     @rule(
         place=places,
@@ -318,35 +319,37 @@ class History(RuleBasedStateMachine):
 
     # What must hold
 
-    def entries(self, learner: str) -> Iterator[tuple[str, str, float]]:
-        """The answers that count, in the order of the fold."""
+    def entries(self, learner: str) -> Iterator[tuple[str, str, float, int]]:
+        """The answers that count, in the order of the fold, and when they were given."""
         mine = [(given.occurred_at, id_) for id_, given in self.answers.items() if given.learner == learner]
-        for _, id_ in sorted(mine):
+        for moment, id_ in sorted(mine):
             score = self.counting[id_]
             if score is not None:
-                yield id_, self.answers[id_].item, score
+                yield id_, self.answers[id_].item, score, moment
 
     def fold(self, learner: str) -> tuple[Bank, States, dict[str, float]]:
         """One answer after the other, by the engine alone."""
         bank = self.run(self.database.read(read_bank, 1, self.course))
         states, expected = initial(bank.parameters, 1), {}
-        for id_, item, score in self.entries(learner):
+        for id_, item, score, moment in self.entries(learner):
             number = bank.item_numbers[item]
             share = min(score / bank.max_scores[number], 1.0)
-            states, predicted = step(bank.parameters, states, np.array([number]), np.array([share]))
+            answer = (np.array([number]), np.array([share]), np.array([to_days(moment)]))
+            states, predicted = step(bank.parameters, states, *answer)
             expected[id_] = float(predicted.p[0])
         return bank, states, expected
 
-    def expected(self, learner: str) -> dict[str, Any]:
-        """The learner's mastery as it must be told."""
+    def expected(self, learner: str, moment: int) -> dict[str, Any]:
+        """The learner's mastery as it must be told at a moment."""
         bank, states, _ = self.fold(learner)
-        return report(bank, states, learner, self.positions[learner])
+        return report(bank, folding.at(bank, states, moment), learner, self.positions[learner])
 
     def compare_outcome(self, outcome: dict[str, Any]) -> None:
         """An outcome against the fold."""
         response = outcome["response"]
         bank, states, predicted = self.fold(response["learner"])
-        expected = report(bank, states, response["learner"], response["position"])
+        last = fade(bank.parameters, states, states.seen_at)
+        expected = report(bank, last, response["learner"], response["position"])
         assert outcome["ability"] == expected["ability"]
         assert outcome["p_correct"] == round(predicted[response["id"]], DIGITS)
         told = [{name: value for name, value in row.items() if name != "change"} for row in outcome["mastery"]]
@@ -368,7 +371,7 @@ class History(RuleBasedStateMachine):
             return
         cohort = []
         for learner in sorted(+self.positions):
-            expected = self.expected(learner)
+            expected = self.expected(learner, READ_US)
             assert self.call("GET", f"learners/{learner}/mastery").json() == expected
             met = sorted((row for row in expected["mastery"] if row["evidence"]), key=lambda row: row["skill"])
             cohort += [{"learner": learner, **row} for row in met]
@@ -408,8 +411,9 @@ def made_up(job: calibrations.Job, seed: int) -> Fit:
     skills = replace(parameters.skills, prior=rng.uniform(0.1, 0.6, parameters.skills.count))
     easiness = np.where(job.bank.known, parameters.items.easiness, rng.normal(0, 1, parameters.items.count))
     items = replace(parameters.items, easiness=easiness)
-    fitted = replace(parameters, population=Population(ability_variance=1.1), skills=skills, items=items)
-    return Fit(fitted, fitted, 1, 0.6, 0.5, 0.6, 0.7)
+    head = random_head(rng, parameters.items.count) if seed % 2 else None
+    fitted = replace(parameters, population=Population(ability_variance=1.1), skills=skills, items=items, head=head)
+    return Fit(fitted, fitted, 1, 0.6, 0.5, 0.5, 0.6, 0.7)
 
 
 def run_history(url: str, examples: int, steps: int, phases: Sequence[Phase] = (Phase.generate, Phase.shrink)) -> None:
@@ -428,6 +432,14 @@ def _small_calibrations(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibrations, "LEAST_RESPONSES", 1)
 
 
+@pytest.fixture(autouse=True)
+def _stopped_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers that say no time come a month after those that do, and everything is read half a year later."""
+    monkeypatch.setattr("app.routers.responses.now", lambda: ANSWER_US)
+    for name in ("mastery", "recommendations"):
+        monkeypatch.setattr(f"app.routers.{name}.now", lambda: READ_US)
+
+
 def test_after_any_history_all_that_is_kept_and_told_is_the_fold_of_the_log(database_url: str) -> None:
     run_history(database_url, examples=10, steps=20)
 
@@ -438,6 +450,10 @@ def never_late(*_: Any) -> bool:
 
 def never_stale(*_: Any) -> bool:
     return False
+
+
+def never_later(_bank: Bank, states: States, _moment: int) -> States:
+    return states
 
 
 def forgive(db: Any, bank: Bank, ids: Sequence[str], until: int | None = None) -> Any:
@@ -453,6 +469,8 @@ def forgive(db: Any, bank: Bank, ids: Sequence[str], until: int | None = None) -
         (responses, "is_late", never_late),
         (folding, "is_stale", never_stale),
         (corrections, "refold", forgive),
+        (mastery, "at", never_later),
+        (recommendations, "at", never_later),
     ],
 )
 def test_the_machine_can_fail(

@@ -19,9 +19,11 @@ from app.services.corrections import correct
 from app.services.keys import create_key
 from app.services.mastery import learner_mastery
 from app.services.responses import NewAnswer, Recorded, record
+from app.times import DAY_US, UNDATED_EPOCH_US, to_days
 from tests.client import CATALOGUE, COURSE, MINUTE_US, NEW_YEAR_US, right_or_wrong
 
 T = TypeVar("T")
+LATER = NEW_YEAR_US + 100 * DAY_US
 Trial = Callable[[Callable[[Connection], T]], T]
 
 
@@ -172,12 +174,12 @@ def test_as_of_counts_only_the_answers_given_until_then(
 
     def looked_back(db: Connection) -> list[Any]:
         told(record(db, history))
-        return [learner_mastery(db, 1, COURSE, row.id, moment) for row in learners(db)]
+        return [learner_mastery(db, 1, COURSE, row.id, moment, LATER) for row in learners(db)]
 
     def at_that_time(db: Connection) -> list[Any]:
         if until:
             told(record(db, until))
-        return [learner_mastery(db, 1, COURSE, row.id, None) for row in learners(db)]
+        return [learner_mastery(db, 1, COURSE, row.id, None, moment) for row in learners(db)]
 
     def known(reports: Sequence[Any]) -> dict[str, Any]:
         met = [report for report in reports if any(row["evidence"] for row in report["mastery"])]
@@ -191,9 +193,63 @@ def test_as_of_counts_only_the_answers_given_until_then(
 def test_a_snapshot_is_read_as_it_was_written(trial: Trial[Any], history: list[NewAnswer]) -> None:
     def both(db: Connection) -> tuple[list[Any], list[Any]]:
         told(record(db, history))
-        stored = [learner_mastery(db, 1, COURSE, row.id, None) for row in learners(db)]
-        folded = [learner_mastery(db, 1, COURSE, row.id, 1 << 60) for row in learners(db)]
+        stored = [learner_mastery(db, 1, COURSE, row.id, None, LATER) for row in learners(db)]
+        folded = [learner_mastery(db, 1, COURSE, row.id, LATER, LATER + 1) for row in learners(db)]
         return stored, folded
 
     stored, folded = trial(both)
     assert stored == folded
+
+
+@law
+@given(history=histories, first=st.integers(0, 10**6), second=st.integers(0, 10**6))
+def test_reading_later_never_tells_of_more(
+    trial: Trial[Any], history: list[NewAnswer], first: int, second: int
+) -> None:
+    """No mastery is higher, no ability surer, the later it is read; and it can be said again as of then."""
+    sooner, later = (LATER + days * DAY_US for days in sorted((first, second)))
+
+    def both(db: Connection) -> list[list[Any]]:
+        told(record(db, history))
+        ids = [row.id for row in learners(db)]
+        return [[learner_mastery(db, 1, COURSE, id_, None, now) for now in (sooner, later)] for id_ in ids]
+
+    for early, late in trial(both):
+        assert late["ability"]["standard_error"] >= early["ability"]["standard_error"]
+        assert late["ability"]["theta"] == early["ability"]["theta"]
+        for before, after in zip(early["mastery"], late["mastery"], strict=True):
+            assert after["mastery"] <= before["mastery"]
+            assert after["status"] == before["status"] or after["status"] == "decayed"
+
+
+@law
+@given(history=histories, days=st.integers(0, 10**6))
+def test_what_carries_no_time_never_fades(trial: Trial[Any], history: list[NewAnswer], days: int) -> None:
+    """Imported in an order without times: the same whenever it is read, and as if all had come at once."""
+    undated = [replace(each, occurred_at=UNDATED_EPOCH_US + place, dated=False) for place, each in enumerate(history)]
+    at_once = [replace(each, occurred_at=NEW_YEAR_US + place) for place, each in enumerate(history)]
+
+    def read(answers: list[NewAnswer], now: int) -> list[Any]:
+        def work(db: Connection) -> list[Any]:
+            told(record(db, answers))
+            return [learner_mastery(db, 1, COURSE, row.id, None, now) for row in learners(db)]
+
+        return list(trial(work))
+
+    assert read(undated, LATER + days * DAY_US) == read(undated, UNDATED_EPOCH_US) == read(at_once, NEW_YEAR_US)
+
+
+@pytest.mark.parametrize(
+    ("moment", "days"),
+    [
+        (0, 0.0),
+        (DAY_US // 2, 0.5),
+        (UNDATED_EPOCH_US, 0.0),
+        (UNDATED_EPOCH_US + 10**12, 0.0),
+        (UNDATED_EPOCH_US - 1, 0.0),
+        (UNDATED_EPOCH_US + 183 * DAY_US, 11140.0),
+        (NEW_YEAR_US, 20089.0),
+    ],
+)
+def test_moments_in_days(moment: int, days: float) -> None:
+    assert to_days(moment) == days

@@ -1,0 +1,204 @@
+"""The reported 90 % intervals hold about 90 %: a small part of `benchmarks.coverage`, with controls."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.adaptive.filter import initial
+from app.adaptive.mastery import interval
+from app.adaptive.types import Floats, Parameters, States
+from app.adaptive.uncertainty import disturbance, lasting, standard_error
+from benchmarks.coverage import WORLDS, Abilities, Masteries, World, held, inside, report, share_rule
+from tests.adaptive.worlds import bank, course, random_course, random_states, tree
+
+CALIBRATION_ERROR = next(world for world in WORLDS if world.name == "calibration error")
+TRUE = next(world for world in WORLDS if world.name == "true parameters")
+ENDS = st.sampled_from([0.0, 1.0])
+
+
+def simulated(world: World) -> tuple[Abilities, Masteries]:
+    """Six courses of 80 learners, 100 answers each; not seen when the constants were chosen."""
+    return report(world, range(90_000, 90_006), 80, particles=150)
+
+
+@pytest.fixture(scope="module")
+def told() -> tuple[Abilities, Masteries]:
+    return simulated(CALIBRATION_ERROR)
+
+
+@pytest.fixture(scope="module")
+def told_of_true() -> tuple[Abilities, Masteries]:
+    return simulated(TRUE)
+
+
+def ninety(holds: Floats) -> None:
+    """The law."""
+    assert 0.87 <= np.mean(holds) <= 0.93
+
+
+def of_ability(told: Abilities, error: Floats) -> None:
+    """Overall, after few answers and after many."""
+    holds = held(told, error).astype(np.float64)
+    for low, high in [(0, 100), (0, 5), (6, 29), (30, 100)]:
+        ninety(holds[(low <= told.answers) & (told.answers <= high)])
+
+
+def of_mastery(told: Masteries, low: Floats, high: Floats) -> None:
+    """Overall, after few answers and after many, and on both sides of the middle."""
+    holds = inside(told, low, high).astype(np.float64)
+    for first, last in [(1, 100), (1, 2), (3, 10), (11, 100)]:
+        ninety(holds[(first <= told.evidence) & (told.evidence <= last)])
+    for below, above in [(0, 0.5), (0.5, 0.9)]:
+        ninety(holds[(told.evidence > 0) & (below <= told.mastery) & (told.mastery < above)])
+
+
+def test_the_interval_of_ability_holds(told: tuple[Abilities, Masteries]) -> None:
+    of_ability(told[0], told[0].error)
+
+
+def test_the_interval_of_mastery_holds(told: tuple[Abilities, Masteries]) -> None:
+    of_mastery(told[1], told[1].low, told[1].high)
+
+
+def test_the_variance_of_the_filter_alone_is_noticed(told: tuple[Abilities, Masteries]) -> None:
+    with pytest.raises(AssertionError):
+        of_ability(told[0], told[0].filtered)
+
+
+@pytest.mark.parametrize("factor", [0.85, 1.15])
+def test_an_error_that_is_off_is_noticed(told: tuple[Abilities, Masteries], factor: float) -> None:
+    with pytest.raises(AssertionError):
+        of_ability(told[0], factor * told[0].error)
+
+
+def test_an_interval_as_if_of_a_share_is_noticed(told: tuple[Abilities, Masteries]) -> None:
+    with pytest.raises(AssertionError):
+        of_mastery(told[1], *share_rule(told[1].mastery, told[1].evidence))
+
+
+@pytest.mark.parametrize("factor", [0.8, 1.25])
+def test_a_mastery_interval_that_is_off_is_noticed(told: tuple[Abilities, Masteries], factor: float) -> None:
+    seen = told[1]
+    low, high = seen.mastery - factor * (seen.mastery - seen.low), seen.mastery + factor * (seen.high - seen.mastery)
+    with pytest.raises(AssertionError):
+        of_mastery(seen, low, high)
+
+
+def test_the_exact_posterior_is_exact(told_of_true: tuple[Abilities, Masteries]) -> None:
+    """What everything is held against: it holds the true ability, and of those at P(known) that share knows."""
+    abilities, masteries = told_of_true
+    ninety(held(replace(abilities, theta=abilities.exact), abilities.exact_error).astype(np.float64))
+    for low in np.arange(0.0, 1.0, 0.2):
+        now = (low <= masteries.exact) & (masteries.exact < low + 0.2)
+        assert abs(np.mean(masteries.known[now] - masteries.exact[now])) < 0.03
+
+
+@given(st.integers(0, 40), st.integers(0, 1000))
+def test_what_lasts_by_the_double_sum(count: int, thousandths: int) -> None:
+    retention = thousandths / 1000
+    slow = sum(retention ** abs(i - j) for i in range(count) for j in range(count) if i != j)
+    np.testing.assert_allclose(lasting(np.array([count]), np.array([retention])), [slow], rtol=2e-3, atol=1e-5)
+
+
+def test_the_disturbance_by_the_double_sum() -> None:
+    """Of one skill: form, the offset at the start, its drift, and whether the skill is known."""
+    parameters = course(
+        tree([[]], prior=[0.3], learn=[0.2], forget=[0.01]),
+        bank([[0]]),
+        skill_variance=0.2,
+        skill_drift=0.01,
+        form_variance=0.4,
+        form_retention=0.9,
+        known_shift=1.0,
+        unknown_shift=-0.5,
+    )
+    pairs = [(i, j) for i in range(12) for j in range(12) if i != j]
+    slow = sum(
+        0.4 * 0.9 ** abs(i - j) + 0.2 + 0.01 * min(i, j) + 0.3 * 0.7 * 1.5**2 * 0.89 ** abs(i - j) for i, j in pairs
+    )
+    found = disturbance(parameters, np.array([12]), np.array([[12]]))
+    np.testing.assert_allclose(found, [slow / 144], rtol=1e-9)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_the_error_lies_between_the_filters_and_the_priors(seed: int) -> None:
+    parameters = random_course(seed)
+    states = random_states(parameters, seed, longest=30)
+    error = standard_error(parameters, states)
+    assert np.isfinite(error).all()
+    assert (error >= np.sqrt(states.ability_variance)).all()
+    assert (error <= np.sqrt(parameters.population.ability_variance) * (1 + 1e-12)).all()
+    alone = np.concatenate([standard_error(parameters, states[row : row + 1]) for row in range(states.count)])
+    assert alone.tobytes() == error.tobytes()
+
+
+@pytest.mark.parametrize("skills", [[], [[]], [[], [0]]])
+def test_without_answers_the_error_is_the_priors(skills: list[list[int]]) -> None:
+    parameters = course(tree(skills), bank([[]]))
+    np.testing.assert_array_equal(standard_error(parameters, initial(parameters, 2)), [0.76**0.5] * 2)
+
+
+@pytest.mark.parametrize("retention", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("variance", [0.0, 1e-12, 0.76, 100.0])
+def test_the_error_is_finite_at_the_extremes(retention: float, variance: float) -> None:
+    """With 0, 1, 5,000 and a million answers, learning that is certain or impossible, all variances or none."""
+    skills = tree([[], []], prior=[0.0, 1.0], learn=[0.0, 1.0], forget=[0.0, 1.0])
+    population = {"ability_variance": variance, "form_variance": variance, "form_retention": retention}
+    parameters = course(skills, bank([[0], [1]]), **population)
+    states = initial(parameters, 4)
+    states.answers[:] = [0, 1, 5_000, 1_000_000]
+    states.evidence[:] = np.array([[0, 0], [1, 0], [5_000, 0], [500_000, 500_000]])
+    states.ability_variance[:] /= 1 + states.answers
+    error = standard_error(parameters, states)
+    assert np.isfinite(error).all()
+    assert (error <= np.sqrt(variance) + 1e-12).all()
+
+
+def test_the_error_falls_with_answers_and_never_to_nothing() -> None:
+    """A long good day is no proof of ability: with a form that stays, the form's share of the doubt stays."""
+    parameters = course(tree([[]]), bank([[]]), form_variance=0.3, form_retention=0.999999)
+    states = after(parameters, [1, 10, 100, 1000])
+    error = standard_error(parameters, states)
+    assert (np.diff(error) < 0).all()
+    assert error[-1] > np.sqrt(1 / (1 / 0.76 + 1 / 0.3)) - 1e-3
+
+
+def after(parameters: Parameters, answers: list[int]) -> States:
+    """Learners whose answers told 1/4 each, as the filter counts."""
+    states = initial(parameters, len(answers))
+    states.answers[:] = answers
+    states.ability_variance[:] = 1 / (1 / parameters.population.ability_variance + states.answers / 4)
+    return states
+
+
+@given(st.floats(0, 1) | ENDS, st.integers(0, 5000), ENDS)
+def test_the_interval_stays_sane(mastery: float, evidence: int, built_on: float) -> None:
+    """It holds the mastery, lies within 0 and 1, is never certain, and follows the mastery."""
+    values, counts = np.array([mastery, min(mastery + 0.001, 1.0)]), np.full(2, evidence)
+    low, high = interval(values, counts, built_on)
+    assert ((low >= 0) & (low <= values) & (values <= high) & (high <= 1)).all()
+    assert ((high - low) > 0.005).all()
+    assert low[0] <= low[1]
+    assert high[0] <= high[1]
+    plain = interval(values, counts)
+    assert (low <= plain[0]).all()
+    assert (high >= plain[1]).all()
+
+
+def test_what_builds_on_others_may_be_lower_than_told() -> None:
+    """Skill 1 builds on 0, and that widens its interval towards 0 only."""
+    skills = tree([[], [0], []])
+    np.testing.assert_array_equal(skills.built_on, [0, 1, 0])
+    low, high = interval(np.full(3, 0.8), np.full(3, 5), skills.built_on)
+    assert low[1] < low[0] == low[2]
+    assert high[1] == high[0] == high[2]
+
+
+def test_the_interval_by_hand() -> None:
+    """P(known) = .5 after 10 answers: e^±.855 to one on the odds, .01 added on the far side."""
+    low, high = interval(np.array([0.5]), np.array([10]))
+    np.testing.assert_allclose(low, 0.5 / (0.5 + 0.51 * np.exp(0.855)), rtol=1e-6)
+    np.testing.assert_allclose(high, 0.51 / (0.51 + 0.5 * np.exp(-0.855)), rtol=1e-6)

@@ -1,0 +1,304 @@
+"""The head: what it sees before an answer, what it remembers, and that nothing of it looks ahead."""
+
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.adaptive.filter import fade, foresee, initial, step
+from app.adaptive.habit_calibration import Answers, empty_head, fit_factors, fit_head, fit_weights, trace
+from app.adaptive.habits import (
+    AGAIN_AFTER_RIGHT,
+    BACK_AFTER_RIGHT,
+    BACK_AFTER_WRONG,
+    FIRST,
+    REMEMBERED,
+    Look,
+    Seen,
+    expected,
+    look,
+    no_habits,
+    observe,
+)
+from app.adaptive.keys import found, mixed
+from app.adaptive.metrics import total_loss
+from app.adaptive.policy import choose
+from app.adaptive.replay import Log, replay
+from app.adaptive.states import pack, unpack
+from app.adaptive.types import Habits, Head, Items, Parameters, States
+from tests.adaptive.worlds import random_course, random_head, random_log
+from tests.adaptive.worlds import same as engine_same
+
+ITEMS = 12
+
+
+def bank(items: int = ITEMS) -> Items:
+    """Items of three skills, every fourth of two."""
+    first = np.arange(items) % 3
+    second = np.where(np.arange(items) % 4 == 0, (first + 1) % 3, -1)
+    nothing = np.zeros(items)
+    return Items(
+        nothing, np.ones(items), nothing, np.ones(items), np.zeros((items, 0)), np.stack([first, second], axis=1)
+    )
+
+
+def plain(count: int, p: float = 0.6) -> Seen:
+    """A filter that always expects the same."""
+    return Seen(
+        np.full(count, p), np.ones(count), np.full(count, 0.5), np.zeros(count), np.zeros(count), np.zeros(count)
+    )
+
+
+def simulate(learners: int, length: int, rng: np.random.Generator, habit: float) -> Answers:
+    """Learners who try again after a wrong answer; with `habit` the second try is nearly always right."""
+    starts = length * np.arange(learners + 1)
+    items, scores = np.empty(starts[-1], dtype=np.int64), np.empty(starts[-1])
+    for learner in range(learners):
+        item, tries = int(rng.integers(ITEMS)), 0
+        for place in range(starts[learner], starts[learner + 1]):
+            items[place] = item
+            scores[place] = rng.random() < 0.6 + habit * 0.38 * min(tries, 1)
+            tries = tries + 1 if scores[place] == 0 else 0
+            item = item if tries else int(rng.integers(ITEMS))
+    return Answers(starts, items, scores, plain(len(items)))
+
+
+def follow(items: list[int], scores: list[float]) -> tuple[list[int], Habits]:
+    """The contexts of one learner's answers, and what is remembered after them."""
+    habits, contexts = no_habits(1, empty_head()), []
+    for item, score in zip(items, scores, strict=True):
+        view = look(empty_head(), bank(200), habits, np.zeros(1, dtype=np.int64), np.array([item]), plain(1))
+        contexts.append(int(view.context[0]))
+        observe(habits, view, np.array([item]), np.array([score]))
+    return contexts, habits
+
+
+def test_contexts_by_hand() -> None:
+    contexts, _ = follow([5, 5, 5, 5, 7, 5, 7, 7], [0, 0, 1, 1, 0, 1, 0, 0])
+    assert contexts == [FIRST, 1, 2, AGAIN_AFTER_RIGHT, FIRST, BACK_AFTER_RIGHT, BACK_AFTER_WRONG, 1]
+
+
+def test_retries_are_counted_up_to_ten() -> None:
+    contexts, _ = follow([3] * 15, [0] * 15)
+    assert contexts == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 10, 10, 10, 10]
+
+
+def test_the_item_that_came_first_is_forgotten_first() -> None:
+    contexts, habits = follow([*range(REMEMBERED + 1), 0, REMEMBERED], [1] * (REMEMBERED + 3))
+    assert contexts[-2:] == [FIRST, BACK_AFTER_RIGHT]
+    assert habits.met[0] == REMEMBERED + 2
+
+
+def test_tries_and_scores_are_summed() -> None:
+    _, habits = follow([4, 4, 9, 4], [0, 0.5, 1, 1])
+    place = int(np.argmax(habits.items[0] == 4))
+    assert (habits.tries[0, place], habits.scores[0, place], habits.solved[0, place]) == (3, 1.5, True)
+
+
+def fitted(answers: Answers, factors: int) -> Head:
+    """A head with everything in it."""
+    views = trace(empty_head(), bank(), answers)
+    head = fit_factors(bank(), answers, views, factors)
+    return fit_weights(head, trace(head, bank(), answers), answers.scores, 1.0)
+
+
+@pytest.fixture(scope="module", params=[0, 3])
+def head(request: pytest.FixtureRequest) -> Head:
+    return fitted(simulate(40, 30, np.random.default_rng(1), 1.0), request.param)
+
+
+def same(one: Look, other: Look) -> bool:
+    return all(np.array_equal(getattr(one, field.name), getattr(other, field.name)) for field in fields(Look))
+
+
+def test_a_learner_is_seen_the_same_in_any_batch(head: Head) -> None:
+    answers = simulate(9, 25, np.random.default_rng(2), 1.0)
+    together = trace(head, bank(), answers)
+    for learner in range(9):
+        alone = trace(head, bank(), answers.of(np.arange(9) == learner))
+        rows = slice(25 * learner, 25 * (learner + 1))
+        part = Look(**{field.name: getattr(together, field.name)[rows] for field in fields(Look)})
+        assert same(alone, part)
+        assert np.array_equal(expected(head, alone), expected(head, together)[rows])
+
+
+def test_nothing_looks_ahead(head: Head) -> None:
+    """What is expected of an answer does not depend on it, nor on any later one."""
+    answers = simulate(5, 30, np.random.default_rng(3), 1.0)
+    scores = answers.scores.copy()
+    later = np.arange(len(scores)) % 30 >= 17
+    scores[later] = 1 - scores[later]
+    before = expected(head, trace(head, bank(), answers))
+    after = expected(head, trace(head, bank(), replace(answers, scores=scores)))
+    first = np.arange(len(scores)) % 30 <= 17
+    assert np.array_equal(before[first], after[first])
+    assert not np.array_equal(before, after)
+
+
+def test_an_empty_head_says_what_the_filter_says() -> None:
+    answers = simulate(4, 20, np.random.default_rng(4), 1.0)
+    seen = replace(answers.seen, p=np.random.default_rng(5).uniform(0.01, 0.99, len(answers.items)))
+    p = expected(empty_head(), trace(empty_head(), bank(), replace(answers, seen=seen)))
+    np.testing.assert_allclose(p, seen.p, rtol=1e-12)
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(st.tuples(st.integers(0, ITEMS - 1), st.sampled_from([0.0, 0.25, 0.5, 1.0])), min_size=1, max_size=120),
+    st.sampled_from([1e-9, 0.3, 1 - 1e-9]),
+)
+def test_all_is_finite_and_bounded(head: Head, log: list[tuple[int, float]], p: float) -> None:
+    items, scores = np.array([item for item, _ in log]), np.array([score for _, score in log])
+    answers = Answers(np.array([0, len(log)]), items, scores, plain(len(log), p))
+    views = trace(head, bank(), answers)
+    values = expected(head, views)
+    assert np.isfinite(views.features).all()
+    assert ((values >= 1e-9) & (values <= 1 - 1e-9)).all()
+
+
+def test_a_long_row_of_equal_answers_stays_finite(head: Head) -> None:
+    for score in (0.0, 1.0):
+        items = np.zeros(3000, dtype=np.int64)
+        answers = Answers(np.array([0, 3000]), items, np.full(3000, score), plain(3000))
+        assert np.isfinite(trace(head, bank(), answers).features).all()
+
+
+def test_unknown_items_and_skills_are_met_with_their_kin(head: Head) -> None:
+    larger = bank(ITEMS + 5)
+    view = look(head, larger, no_habits(1, head), np.zeros(1, dtype=np.int64), np.array([ITEMS + 4]), plain(1))
+    assert 0 < expected(head, view)[0] < 1
+
+
+def loss(head: Head | None, answers: Answers) -> float:
+    p = answers.seen.p if head is None else expected(head, trace(head, bank(), answers))
+    return total_loss(p, answers.scores) / len(p)
+
+
+def fit(answers: Answers) -> Head | None:
+    return fit_head(bank(), answers, np.random.default_rng(0), None, lambda _share: None)[0]
+
+
+def test_a_habit_is_found_and_predicts_learners_never_seen() -> None:
+    head = fit(simulate(150, 40, np.random.default_rng(6), 1.0))
+    fresh = simulate(100, 40, np.random.default_rng(7), 1.0)
+    assert head is not None
+    assert loss(head, fresh) < loss(None, fresh) - 0.03
+
+
+def test_without_a_habit_there_is_next_to_nothing_to_lose() -> None:
+    fresh = simulate(100, 40, np.random.default_rng(9), 0.0)
+    assert loss(fit(simulate(150, 40, np.random.default_rng(8), 0.0)), fresh) < loss(None, fresh) + 0.003
+
+
+def test_traits_that_items_share_are_found() -> None:
+    """Even items hang together beside the ability, and so do odd ones: two answers tell of a third."""
+    rng = np.random.default_rng(10)
+
+    def world(learners: int) -> Answers:
+        trait = rng.normal(0, 2.0, (learners, 2))
+        items = np.tile(rng.permutation(ITEMS), (learners, 1))
+        p = 1 / (1 + np.exp(-trait[np.arange(learners)[:, None], items % 2]))
+        scores = (rng.random(items.shape) < p).astype(np.float64).reshape(-1)
+        return Answers(ITEMS * np.arange(learners + 1), items.reshape(-1), scores, plain(len(scores), 0.5))
+
+    training, fresh = world(300), world(200)
+    head = fit_factors(bank(), training, trace(empty_head(), bank(), training), 2)
+    p = 1 / (1 + np.exp(-trace(head, bank(), fresh).psi))
+    assert total_loss(p, fresh.scores) / len(p) < 0.62  # a coin has .693
+
+
+@pytest.mark.parametrize(
+    ("lengths", "score"), [((), 0.0), ((1,), 1.0), ((3,) * 10, 1.0), ((3,) * 10, 0.0), ((1,) * 20, 0.5), ((200,), 0.0)]
+)
+def test_degenerate_logs_fit(lengths: tuple[int, ...], score: float) -> None:
+    starts = np.append(0, np.cumsum(lengths)).astype(np.int64)
+    count = int(starts[-1])
+    answers = Answers(starts, np.arange(count) % ITEMS, np.full(count, score), plain(count))
+    head = fit(answers)
+    if head is not None:
+        assert np.isfinite(expected(head, trace(head, bank(), answers))).all()
+
+
+def test_the_same_log_gives_the_same_head() -> None:
+    answers = simulate(60, 20, np.random.default_rng(11), 1.0)
+    one, other = fit(answers), fit(answers)
+    assert one is not None
+    assert other is not None
+    assert np.array_equal(one.cue_weights, other.cue_weights)
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(-3, 2**40), st.integers(-3, 2**40)), max_size=50, unique=True))
+def test_different_coincidences_have_different_keys(cues: list[tuple[int, int, int]]) -> None:
+    keys = {int(mixed(kind, np.array([first]), np.array([second]))[0]) for kind, first, second in cues}
+    assert len(keys) == len(cues)
+
+
+@given(st.sets(st.integers(0, 50)), st.lists(st.integers(0, 50)))
+def test_found_finds_what_is_there(held: set[int], wanted: list[int]) -> None:
+    keys = np.array(sorted(held), dtype=np.uint64)
+    place, there = found(keys, np.array(wanted, dtype=np.uint64))
+    assert there.tolist() == [number in held for number in wanted]
+    assert all(keys[place[n]] == wanted[n] for n in np.flatnonzero(there))
+
+
+# Within the engine
+
+
+def aided(seed: int) -> tuple[Parameters, Log]:
+    """A course with a head, and a log of it with pauses."""
+    parameters = random_course(seed)
+    head = random_head(np.random.default_rng(seed), parameters.items.count)
+    return replace(parameters, head=head), random_log(parameters, seed, learners=6, longest=30)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_mastery_is_the_same_whatever_the_head_says(seed: int) -> None:
+    parameters, log = aided(seed)
+    with_it, told = replay(parameters, log)
+    without, plainly = replay(replace(parameters, head=None), log)
+    for field in fields(States):
+        if field.name not in ("habits", "successes"):
+            assert np.array_equal(getattr(with_it, field.name), getattr(without, field.name)), field.name
+    assert np.array_equal(told.unaided, plainly.p)
+    assert not np.array_equal(told.p, told.unaided)
+    seeds = np.arange(log.learners).astype(np.uint64)
+    one, other = choose(parameters, with_it, seeds), choose(replace(parameters, head=None), without, seeds)
+    for name in ("skill", "item", "code", "propensity", "challenge"):
+        assert np.array_equal(getattr(one, name), getattr(other, name)), name
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_replay_is_step_by_step_through_bytes(seed: int) -> None:
+    """Also what is packed and unpacked after every answer is the same, bit for bit."""
+    parameters, log = aided(seed)
+    together, predicted = replay(parameters, log)
+    for learner in range(log.learners):
+        states = initial(parameters, 1)
+        for place in range(log.starts[learner], log.starts[learner + 1]):
+            one = slice(place, place + 1)
+            foreseen = foresee(parameters, fade(parameters, states, log.times[one]), np.zeros(1, int), log.items[one])
+            states, prediction = step(parameters, states, log.items[one], log.scores[one], log.times[one])
+            states = unpack(parameters, pack(parameters, states))
+            assert prediction.p[0] == predicted.p[place]
+            assert foreseen[0] == prediction.p[0]
+        assert engine_same(states, together[np.array([learner])])
+
+
+def test_a_recommendation_tells_what_will_be_told() -> None:
+    """`p_correct` of the exercise to come is that of its answer, if it is given at once."""
+    parameters, log = aided(3)
+    states, _ = replay(parameters, log)
+    choices = choose(parameters, states, np.arange(log.learners).astype(np.uint64))
+    rows = np.flatnonzero(choices.item >= 0)
+    _, prediction = step(parameters, states[rows], choices.item[rows], np.ones(len(rows)), states.seen_at[rows])
+    np.testing.assert_allclose(choices.p[rows], prediction.p, rtol=1e-12)
+
+
+def test_torn_habits_are_refused() -> None:
+    parameters, log = aided(2)
+    [data] = pack(parameters, replay(parameters, log)[0][:1])
+    for end in (60, 90, len(data) - 1):
+        with pytest.raises(ValueError, match="torn"):
+            unpack(parameters, [data[:end]])

@@ -1,7 +1,7 @@
 """`python -m benchmarks.irt`: calibration of item banks: speed beside girth, recovery beside mirt, coverage, memory.
 
 Run it with one thread (OPENBLAS_NUM_THREADS=1) and girth installed beside NumPy and SciPy; without girth that part is
-left out. PROXIMA_REFERENCE_DATA names the folder whose `reference` holds the sets that mirt has estimated. Times are
+left out. REFERENCE_DATA names the folder whose `reference` holds the sets that mirt has estimated. Times are
 medians of ROUNDS interleaved runs, ours with standard errors (girth computes none). REPEATS banks for the coverage.
 """
 
@@ -164,9 +164,9 @@ def large() -> Iterator[str]:
 
 def recovery() -> Iterator[str]:
     """The simulated sets that mirt has estimated; `gb`: mirt with Beta(5, 23) on c, ours with the default priors."""
-    given = os.environ.get("PROXIMA_REFERENCE_DATA")
+    given = os.environ.get("REFERENCE_DATA")
     if given is None:
-        yield "PROXIMA_REFERENCE_DATA is not set"
+        yield "REFERENCE_DATA is not set"
         return
     folder = Path(given) / "reference"
     yield "| set | s ours | mirt's CPU s | a ours | mirt | b ours | mirt | c ours | mirt | largest Δa, Δb | ΔlogL |"

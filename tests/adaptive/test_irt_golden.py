@@ -130,9 +130,9 @@ def pattern_chances(log_p: Floats, patterns: np.ndarray[tuple[int, int], np.dtyp
 
 def science() -> Answers:
     """Attitudes to science, 392 people, four items, four categories: not ours to hand on."""
-    folder = os.environ.get("PROXIMA_REFERENCE_DATA")
+    folder = os.environ.get("REFERENCE_DATA")
     if not folder:
-        pytest.skip("set PROXIMA_REFERENCE_DATA to the folder that holds science4")
+        pytest.skip("set REFERENCE_DATA to the folder that holds science4")
     with gzip.open(Path(folder) / "science4" / "responses.csv.gz", "rt") as file:
         marks = [int(float(row["correct"])) - 1 for row in csv.DictReader(file)]
     return answers_of(np.array(marks).reshape(-1, 4))

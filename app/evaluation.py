@@ -66,7 +66,8 @@ class Sample:
     """The answers of a file as arrays.
 
     `skills` (I, K) are those of each item, padded with -1; `learners` are the ids of the L learners of `log`, and
-    `splits` what the split column says of each. `rejections` are the rows that could not be used.
+    `splits` what the split column says of each; `items` and `skill_ids` are ids too. `rejections` are the rows that
+    could not be used.
     """
 
     name: str
@@ -74,6 +75,8 @@ class Sample:
     log: Log
     learners: tuple[str, ...]
     splits: tuple[str | None, ...]
+    items: tuple[str, ...]
+    skill_ids: tuple[str, ...]
     torn: str | None
     rejections: tuple[Rejection, ...]
 
@@ -163,7 +166,8 @@ def read_sample(path: Path, split_column: str, progress: Progress) -> Sample:
         first = f"; line {rejections[0].line}: {rejections[0].reason}" if rejections else ""
         raise InvalidFile(f"{path.name} has no answer that can be used{first}.")
     log = as_log(columns, len(learners))
-    return Sample(path.name, pad_numbers(asked), log, tuple(learners), tuple(splits), torn, tuple(rejections))
+    ids = tuple(learners), tuple(splits), tuple(items), tuple(skills)
+    return Sample(path.name, pad_numbers(asked), log, *ids, torn, tuple(rejections))
 
 
 @dataclass(frozen=True)

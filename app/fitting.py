@@ -18,7 +18,7 @@ from app.adaptive.irt.bank import ASYMPTOTIC, BINARY, COMMON_SLOPE
 from app.adaptive.replay import Log
 from app.adaptive.types import Booleans, Floats, Integers
 from app.errors import InvalidFile
-from app.evaluation import SPLIT, Progress, Sample, columned, read_sample, usable
+from app.evaluation import SPLIT, Progress, Sample, columned, read_sample
 
 # The names under which the engine takes calibrated items; it has no partial credit.
 IN_CATALOGUES: dict[Model, str] = {"rasch": "1PL", "2pl": "2PL", "3pl": "3PL", "4pl": "4PL", "graded": "graded"}
@@ -106,11 +106,7 @@ def fit_skills(path: Path, setup: bkt.Setup, progress: Progress) -> SkillFit:
 def read_file(path: Path, progress: Progress) -> File:
     """The answers of a file and the names in it."""
     sample = read_sample(path, SPLIT, progress)
-    asked: dict[str, tuple[str, ...]] = {}
-    for answer in usable(path, SPLIT, [], progress):
-        asked.setdefault(answer.item, answer.skills)
-    skills = dict.fromkeys(skill for named in asked.values() for skill in named)
-    return File(sample, tuple(asked), tuple(skills))
+    return File(sample, sample.items, sample.skill_ids)
 
 
 def first_answers(log: Log, items: int) -> Integers:

@@ -158,7 +158,7 @@ def test_categories_are_found_from_rounded_scores(grade: int, digits: int) -> No
 def grades_of(scores: np.ndarray[Any, np.dtype[np.float64]], model: Model, categories: int | None) -> int:
     log = Log(np.array([0, len(scores)]), np.zeros(len(scores), dtype=np.int64), scores, np.zeros(len(scores)))
     one = np.full((1, 1), -1)
-    file = fitting.File(Sample("f.csv", one, log, ("l",), (None,), None, ()), ("i",), ())
+    file = fitting.File(Sample("f.csv", one, log, ("l",), (None,), ("i",), (), None, ()), ("i",), ())
     return int(fitting.highest_categories(file, model, categories)[0])
 
 

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, func, select, update
 from app import main, worker
 from app.adaptive import calibration
 from app.adaptive.calibration import silent
+from app.adaptive.types import Head
 from app.database import Database
 from app.models import Course, Learner
 from app.queries.calibrations import find_calibration, find_parameters
@@ -127,7 +128,9 @@ def values(db: Connection, course: str = COURSE, number: int = 1) -> list[Any]:
     found = [unpack_fit(packed, trained=trained) for trained in (False, True)]
     row = find_calibration(db, 1, course, number)
     assert row is not None
-    return [row.report, *(getattr(part, name) for part in found for name in part.__dataclass_fields__)]
+    heads = [getattr(part.head, name, None) for part in found for name in Head.__dataclass_fields__]
+    plain = [name for name in found[0].__dataclass_fields__ if name != "head"]
+    return [row.report, *heads, *(getattr(part, name) for part in found for name in plain)]
 
 
 def equal(one: list[Any], other: list[Any]) -> bool:

@@ -17,7 +17,7 @@ from app.adaptive import baselines
 from app.adaptive.calibration import calibrate, default_rates, take
 from app.adaptive.metrics import HALF, METRICS, Interval, Replicates, figures, intervals, paired, resampled, resamples
 from app.adaptive.replay import Log, replay
-from app.adaptive.twins import twins
+from app.adaptive.twins import one_of_each, twins
 from app.adaptive.types import Booleans, Floats, Integers, Items, Parameters, Population, Skills
 from app.errors import InvalidFile
 from app.files import INSTANTS, ROWS_BETWEEN_REPORTS, Answer, Rejection, read_answers
@@ -256,8 +256,8 @@ def hashed_together(learners: Sequence[str], alike: Integers, folds: int) -> Int
 
 
 def trains(groups: Integers, alike: Integers, fold: int) -> Booleans:
-    """Who is trained on where `fold` is predicted: nobody of it, and no twin of anybody of it; (L,)."""
-    return ~np.isin(alike, alike[groups == fold])
+    """Who is trained on where `fold` is predicted: nobody of it, no twin of anybody of it, and of twins one; (L,)."""
+    return ~np.isin(alike, alike[groups == fold]) & one_of_each(alike)
 
 
 def count_twins(groups: Integers, alike: Integers) -> Twins:

@@ -340,7 +340,7 @@ def report(
                     exact_error=np.sqrt(spread),
                 )
             )
-            low, high = interval(states.mastery, states.evidence, believed.skills.built_on)
+            low, high = interval(states.mastery, states.evidence, believed.skills.built_on, believed.shared)
             target = (exact.weight[..., None] * (exact.known @ holds)).sum(axis=1)
             masteries.append(
                 Masteries(

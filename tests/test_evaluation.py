@@ -268,7 +268,7 @@ def test_nobody_is_predicted_whose_twin_was_trained_on(
     path = write(tmp_path, rows_with_twins(split), HEADER + ",split")
     report = evaluate(path, None, None, silent)
     assert report.models["memory"].figures["auc"] < 0.6
-    assert report.twins == evaluation.Twins(10 if split else 20, 10 if split else 0)
+    assert report.twins == evaluation.Twins(10 if split else 20, 10)
     assert as_json(report)["twins"] == {"learners": report.twins.learners, "left_out": report.twins.left_out}
     said = (
         "Predicted learners who repeat the log of another: {learners}; left out of training because of them: {left_out}"

@@ -21,6 +21,7 @@ from app.adaptive.habit_calibration import Answers, empty_head, fit_head
 from app.adaptive.habits import Seen
 from app.adaptive.metrics import auc, total_loss
 from app.adaptive.replay import Log, replay
+from app.adaptive.twins import one_of_each, twins
 from app.adaptive.types import Booleans, Floats, Integers, Items, Parameters, Population, Prediction, Skills
 
 FOLDS = 5
@@ -74,10 +75,12 @@ def calibrate(
 
     `fixed` (I,) marks items whose parameters are known and stay. The learners of `held_out` (L,) only measure the fit,
     against `before`, which must not have seen them either; the result is then fitted again, from there, to everybody.
-    If nobody else is left they are fitted too. `progress` is called with the name of a stage and the share of the
+    If nobody else is left they are fitted too. Of learners who stand in the log twice one is left out (`twins`). `progress` is called with the name of a stage and the share of the
     whole that is done.
     """
     rng = np.random.default_rng(seed)
+    single = one_of_each(twins(log))
+    log, held_out = take(log, single), held_out[single]
     training, aside = take(log, ~held_out), take(log, held_out)
     if not len(training.items):
         training = log

@@ -163,8 +163,7 @@ def advance(parameters: Parameters, states: States, items: Integers, scores: Flo
         skill = skill[rows]
         loading = bank.discrimination[items[rows]] * bank.weights[items[rows], place]
         move_offset(population, states, rows, skill, loading, pull[rows], shrinkage[rows])
-        known, unknown = of_one_skill(prediction, rows, bank.weights[items[rows], place], states.mastery[rows, skill])
-        posterior = bayes(states.mastery[rows, skill], known, unknown)
+        posterior = bayes(states.mastery[rows, skill], prediction.known[rows], prediction.unknown[rows])
         inform_prerequisites(parameters, states, rows, skill, items[rows], posterior, times[rows])
         move_mastery(parameters.skills, states, rows, skill, posterior, scores[rows])
     return prediction
@@ -227,17 +226,6 @@ def elapsed(since: Floats, times: Floats) -> Floats:
 def later(since: Floats, times: Floats) -> Floats:
     """The moment of the last answer once another came; unknown if that of the new one is."""
     return np.where(times > 0, np.maximum(since, times), 0.0)
-
-
-def of_one_skill(prediction: Prediction, rows: Integers, weight: Floats, mastery: Floats) -> tuple[Floats, Floats]:
-    """The likelihood of the answer if one of the item's skills is known, and if it is not; the others are as they are.
-
-    p(y) = Q p(y | known) + (1 - Q) p(y | unknown) with Q the weighted mean of the masteries: a single skill decides its
-    share of Q only. For an item of one skill these are `known` and `unknown` themselves.
-    """
-    others = prediction.mastery[rows] - weight * mastery
-    with_it, gap = others + weight, prediction.known[rows] - prediction.unknown[rows]
-    return prediction.unknown[rows] + with_it * gap, prediction.unknown[rows] + others * gap
 
 
 def surprise(parameters: Parameters, items: Integers, scores: Floats, prediction: Prediction) -> tuple[Floats, Floats]:

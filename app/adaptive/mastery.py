@@ -15,6 +15,9 @@ FEW = 10
 SURE = 0.4
 NEARLY_SURE = 20
 STRETCH = 1.5
+# Where items ask for several skills, each is blamed in full for what one of them lacked.
+SHARED_UP = 3.5
+SHARED_DOWN = 0.5
 SLACK = 0.01
 LEAST = 1e-300
 
@@ -35,18 +38,22 @@ def status(mastery: Floats, evidence: Integers, attained: Booleans) -> Integers:
     return result
 
 
-def interval(mastery: Floats, evidence: Integers, built_on: "Floats | float" = 0.0) -> tuple[Floats, Floats]:
+def interval(
+    mastery: Floats, evidence: Integers, built_on: "Floats | float" = 0.0, shared: "Floats | float" = 0.0
+) -> tuple[Floats, Floats]:
     """The 90 % interval of P(known): where it would be, had the engine the true parameters and exact inference.
 
     Symmetric on the logit scale, of half-width h = (.83 + .05 / (1 + n / 10)) (1 - .4 q²⁰), n answers on the skill; a
-    slack of .01 keeps 0 and 1 from being certain. `built_on`, as in `Skills`, is 1 for a skill that has prerequisites:
-    towards 0 its interval is 1 + 1.5 q times as wide. The constants were fitted in simulation (docs/models.md, "How
-    sure"). The arguments have one shape or broadcast; returns the two ends.
+    slack of .01 keeps 0 and 1 from being certain. `built_on`, as in `Skills`, is 1 for a skill that has prerequisites;
+    `shared`, as in `Parameters`, says within 0..1 how far its items lean on other skills. Towards 0 the interval is
+    1 + (1.5 built_on + .5 shared) q times as wide, towards 1 it is 1 + 3.5 shared (1 - q)² times. The constants were
+    fitted in simulation (docs/models.md, "How sure"). The arguments have one shape or broadcast; returns the two ends.
     """
     missing = 1 - mastery
     width = LASTING_WIDTH + FIRST_WIDTH / (1 + evidence / FEW)
     width = width * (1 - SURE * (expm1(xlogy(NEARLY_SURE, mastery)) + 1))
-    down = width * (1 + STRETCH * built_on * (1 - missing))
+    down = width * (1 + (STRETCH * built_on + SHARED_DOWN * shared) * (1 - missing))
+    up = width * (1 + SHARED_UP * shared * missing * missing)
     low = 1 / (1 + (missing + SLACK) * (expm1(down) + 1) / np.maximum(mastery, LEAST))
-    high = 1 / (1 + missing * (expm1(-width) + 1) / (mastery + SLACK))
+    high = 1 / (1 + missing * (expm1(-up) + 1) / (mastery + SLACK))
     return np.asarray(np.minimum(low, mastery)), np.asarray(np.maximum(high, mastery))

@@ -26,6 +26,8 @@ ABILITY_STEPS = 10
 LONGEST_STEP = 1.0
 # Pairs of learners held at once, and those of which the answers are compared one by one.
 BLOCK = 1 << 21
+# Beyond so many pairs of answers to the same item nobody is compared: it would take hours.
+MOST_PAIRS = 1e10
 CHUNK = 1 << 14
 
 
@@ -55,12 +57,14 @@ def twins(log: Log) -> Integers:
     independent learner, which exceeds ln(C / α) with probability α / C (Ville 1939). C pairs share at least
     `LEAST_SHARED` items and `LEAST_AGREEMENT` of the shorter log; they are twins if as many answers agree and
     e > ln(C / α), α = `FALSE_ALARMS`. A twin of a twin is a twin.
-    Memory is bounded by `BLOCK`; time grows with the pairs of learners who share an item, summed over items.
+    Memory is bounded by `BLOCK`; time grows with the pairs of learners who share an item, summed over items, and where
+    these are more than `MOST_PAIRS` nobody is called a twin.
     """
     whose, items, right = first_answers(log)
     lengths = np.bincount(whose, minlength=log.learners)
     long = np.flatnonzero(lengths >= LEAST_SHARED)
-    if len(long) < 2:  # noqa: PLR2004
+    often = np.bincount(items[lengths[whose] >= LEAST_SHARED]).astype(np.float64)
+    if len(long) < 2 or (often * often).sum() > MOST_PAIRS:  # noqa: PLR2004
         return np.arange(log.learners)
     compared, first, second, evidence = agreeing(firsts(whose, items, right, lengths, long))
     found = evidence > np.log(max(compared, 1) / FALSE_ALARMS)
@@ -68,6 +72,13 @@ def twins(log: Log) -> Integers:
     groups = connected_components(csr_array(pairs, shape=(log.learners, log.learners)), directed=False)[1]
     _, place, number = np.unique(groups, return_index=True, return_inverse=True)
     return np.asarray(np.argsort(np.argsort(place))[number], dtype=np.int64)
+
+
+def one_of_each(groups: Integers) -> Booleans:
+    """The first learner of each group, (L,): an answer that stands in a log twice is still one answer."""
+    first = np.zeros(len(groups), dtype=np.bool_)
+    first[np.unique(groups, return_index=True)[1]] = True
+    return first
 
 
 def first_answers(log: Log) -> tuple[Integers, Integers, Integers]:

@@ -220,6 +220,17 @@ class Parameters:
     items: Items
     head: Head | None = None
 
+    @cached_property
+    def shared(self) -> Floats:
+        """(S,): how far the items of each skill lean on other skills; 0 where they ask for it alone, or there are none.
+
+        The mean of 1 - weight over the skill's items.
+        """
+        asked = self.items.skills >= 0
+        skills, count = self.items.skills[asked], self.skills.count
+        leaning = np.bincount(skills, 1 - self.items.weights[asked], count)
+        return np.asarray(leaning / np.maximum(np.bincount(skills, minlength=count), 1))
+
 
 @dataclass(frozen=True)
 class States:

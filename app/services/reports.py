@@ -27,7 +27,8 @@ def mastery_rows(
     Both as they are at the moment of telling.
     """
     mastery, evidence = states.mastery[learners, skills], states.evidence[learners, skills]
-    low, high = rules.interval(mastery, evidence, bank.parameters.skills.built_on[skills])
+    parameters = bank.parameters
+    low, high = rules.interval(mastery, evidence, parameters.skills.built_on[skills], parameters.shared[skills])
     words = rules.status(mastery, evidence, states.attained[learners, skills])
     rows: list[Json] = [
         {

@@ -184,10 +184,7 @@ class Learner:
         self.v_f = rho**2 * (self.v_f - gain**2 * c) + (1 - rho**2) * population.form_variance
         self.answers, self.last = self.answers + 1, number
         for s in item.skills:
-            share = 1 / len(item.skills)
-            if_known = l0 + (share + q - share * self.q[s]) * (l1 - l0)
-            if_not = l0 + (q - share * self.q[s]) * (l1 - l0)
-            posterior = self.q[s] * if_known / (self.q[s] * if_known + (1 - self.q[s]) * if_not)
+            posterior = self.q[s] * l1 / (self.q[s] * l1 + (1 - self.q[s]) * l0)
             gain = item.a / len(item.skills) * self.v_s[s]
             self.offset[s] = clip(self.offset[s] + gain * g, -LIMIT, LIMIT)
             self.v_s[s] = min(self.v_s[s] - gain**2 * c + population.skill_drift, max(2.0, population.skill_variance))

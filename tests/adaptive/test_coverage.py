@@ -16,6 +16,7 @@ from tests.adaptive.worlds import bank, course, random_course, random_states, tr
 
 CALIBRATION_ERROR = next(world for world in WORLDS if world.name == "calibration error")
 TRUE = next(world for world in WORLDS if world.name == "true parameters")
+TWO_SKILLS = next(world for world in WORLDS if world.name == "items of two skills")
 ENDS = st.sampled_from([0.0, 1.0])
 
 
@@ -61,6 +62,17 @@ def test_the_interval_of_ability_holds(told: tuple[Abilities, Masteries]) -> Non
 
 def test_the_interval_of_mastery_holds(told: tuple[Abilities, Masteries]) -> None:
     of_mastery(told[1], told[1].low, told[1].high)
+
+
+@pytest.mark.parametrize("width", [2, 3])
+def test_the_interval_holds_where_items_ask_for_several_skills(width: int) -> None:
+    """And without what `shared` adds it does not."""
+    told = simulated(replace(TWO_SKILLS, width=width))[1]
+    answered = told.evidence > 0
+    low, high = interval(told.mastery, told.evidence)
+    ninety(inside(told, told.low, told.high)[answered].astype(np.float64))
+    with pytest.raises(AssertionError):
+        ninety(inside(told, low, high)[answered].astype(np.float64))
 
 
 def test_the_variance_of_the_filter_alone_is_noticed(told: tuple[Abilities, Masteries]) -> None:
@@ -174,11 +186,11 @@ def after(parameters: Parameters, answers: list[int]) -> States:
     return states
 
 
-@given(st.floats(0, 1) | ENDS, st.integers(0, 5000), ENDS)
-def test_the_interval_stays_sane(mastery: float, evidence: int, built_on: float) -> None:
+@given(st.floats(0, 1) | ENDS, st.integers(0, 5000), ENDS, st.integers(0, 1000))
+def test_the_interval_stays_sane(mastery: float, evidence: int, built_on: float, thousandths: int) -> None:
     """It holds the mastery, lies within 0 and 1, is never certain, and follows the mastery."""
     values, counts = np.array([mastery, min(mastery + 0.001, 1.0)]), np.full(2, evidence)
-    low, high = interval(values, counts, built_on)
+    low, high = interval(values, counts, built_on, thousandths / 1000)
     assert ((low >= 0) & (low <= values) & (values <= high) & (high <= 1)).all()
     assert ((high - low) > 0.005).all()
     assert low[0] <= low[1]
@@ -197,8 +209,18 @@ def test_what_builds_on_others_may_be_lower_than_told() -> None:
     assert high[1] == high[0] == high[2]
 
 
+def test_how_far_items_lean_on_other_skills() -> None:
+    """Skill 0 is asked for alone, with one other and with two; 1 with one and with two; 2 with two; 3 never."""
+    parameters = course(tree([[], [], [], []]), bank([[0], [0, 1], [2, 1, 0], []]))
+    np.testing.assert_allclose(parameters.shared, [(0 + 1 / 2 + 2 / 3) / 3, (1 / 2 + 2 / 3) / 2, 2 / 3, 0])
+    assert course(tree([]), bank([[]])).shared.shape == (0,)
+
+
 def test_the_interval_by_hand() -> None:
     """P(known) = .5 after 10 answers: e^±.855 to one on the odds, .01 added on the far side."""
     low, high = interval(np.array([0.5]), np.array([10]))
     np.testing.assert_allclose(low, 0.5 / (0.5 + 0.51 * np.exp(0.855)), rtol=1e-6)
     np.testing.assert_allclose(high, 0.51 / (0.51 + 0.5 * np.exp(-0.855)), rtol=1e-6)
+    low, high = interval(np.array([0.5]), np.array([10]), 1.0, 0.5)
+    np.testing.assert_allclose(low, 0.5 / (0.5 + 0.51 * np.exp(0.855 * (1 + 0.5 * (1.5 + 0.25)))), rtol=1e-6)
+    np.testing.assert_allclose(high, 0.51 / (0.51 + 0.5 * np.exp(-0.855 * (1 + 3.5 * 0.5 * 0.25))), rtol=1e-6)

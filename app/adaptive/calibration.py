@@ -75,8 +75,8 @@ def calibrate(
 
     `fixed` (I,) marks items whose parameters are known and stay. The learners of `held_out` (L,) only measure the fit,
     against `before`, which must not have seen them either; the result is then fitted again, from there, to everybody.
-    If nobody else is left they are fitted too. Of learners who stand in the log twice one is left out (`twins`). `progress` is called with the name of a stage and the share of the
-    whole that is done.
+    If nobody else is left they are fitted too. Of learners who stand in the log twice one is left out (`twins`).
+    `progress` is called with the name of a stage and the share of the whole that is done.
     """
     rng = np.random.default_rng(seed)
     single = one_of_each(twins(log))

@@ -88,14 +88,6 @@ def bank_at(db: Connection, tenant_id: int, course_id: str, revision: int, calib
     return build_bank(tenant_id, course_id, catalogue, values, (revision, revision, calibration))
 
 
-def trained_parameters(db: Connection, bank: Bank) -> Parameters:
-    """The parameters in force as they were before the held-out learners were fitted too."""
-    values = read_values(db, bank.tenant_id, bank.course_id, bank.calibration, trained=True)
-    catalogue = read_catalogue(db, bank.tenant_id, bank.course_id)
-    version = (bank.revision, bank.refold_revision, bank.calibration)
-    return build_bank(bank.tenant_id, bank.course_id, catalogue, values, version).parameters
-
-
 def read_values(
     db: Connection, tenant_id: int, course_id: str, number: int | None, *, trained: bool = False
 ) -> CalibratedValues | None:

@@ -123,13 +123,14 @@ def refold_stale(db: Connection, tenant_id: int, course_id: str, limit: int) -> 
     """Fold up to `limit` learners again whose snapshot is not of the bank in force; how many there were."""
     bank = read_bank(db, tenant_id, course_id)
     ids = list_stale(db, tenant_id, course_id, good_version(bank), limit)
-    rows = list(find_learners(db, tenant_id, course_id, ids, lock=True).values()) if ids else []
-    if rows:
-        # Whoever held them may have folded them under a newer bank.
-        bank = read_bank(db, tenant_id, course_id)
-        states = refold(db, bank, [row.id for row in rows]).states
-        save_learners(db, tenant_id, course_id, snapshots(bank, rows, states))
-    return len(rows)
+    rows = find_learners(db, tenant_id, course_id, ids, lock=True).values() if ids else ()
+    # Whoever held them may have folded them under a newer bank.
+    bank = read_bank(db, tenant_id, course_id)
+    stale = [row for row in rows if is_stale(bank, row)]
+    if stale:
+        states = refold(db, bank, [row.id for row in stale]).states
+        save_learners(db, tenant_id, course_id, snapshots(bank, stale, states))
+    return len(ids)
 
 
 def count_stale(db: Connection, tenant_id: int, course_id: str) -> int:

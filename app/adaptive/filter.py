@@ -56,19 +56,23 @@ def initial(parameters: Parameters, count: int) -> States:
 
 def predict(parameters: Parameters, states: States, learners: Integers, items: Integers) -> Floats:
     """The expected score, as a fraction, of each learner (a row of `states`) on each item; all (N,)."""
-    logit, variance, mastery = latent(parameters.items, states, learners, items)
-    known, unknown = levels(parameters, items, logit, variance)
-    p_known = expected_score(parameters.items, items, known)
-    p_unknown = expected_score(parameters.items, items, unknown)
+    return without_head(parameters, items, *latent(parameters.items, states, learners, items))
+
+
+def without_head(parameters: Parameters, chosen: Integers, logit: Floats, variance: Floats, mastery: Floats) -> Floats:
+    """The expected score by what `latent` says."""
+    known, unknown = levels(parameters, chosen, logit, variance)
+    p_known = expected_score(parameters.items, chosen, known)
+    p_unknown = expected_score(parameters.items, chosen, unknown)
     return mastery * p_known + (1 - mastery) * p_unknown
 
 
 def foresee(parameters: Parameters, states: States, learners: Integers, items: Integers) -> Floats:
     """`predict` with the head: what is told as `p_correct`; all (N,)."""
-    p = predict(parameters, states, learners, items)
+    logit, variance, mastery = latent(parameters.items, states, learners, items)
+    p = without_head(parameters, items, logit, variance, mastery)
     if not parameters.head:
         return p
-    _, variance, mastery = latent(parameters.items, states, learners, items)
     answers = states.answers[learners].astype(np.float64)
     seen = Seen(p, variance, mastery, answers, *counted(parameters.items, states, learners, items))
     return expected(parameters.head, look(parameters.head, parameters.items, states.habits, learners, items, seen))

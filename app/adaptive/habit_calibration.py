@@ -17,6 +17,7 @@ from app.adaptive.habits import (
     CONTEXTS,
     CUES,
     FEATURES,
+    KINDS,
     Look,
     Seen,
     expected,
@@ -34,7 +35,6 @@ from app.adaptive.types import Booleans, Floats, Head, Integers, Items
 FOLDS = 4
 FACTOR_CHOICES = (0, 4)
 EM_STEPS = 15
-KINDS = 8
 LOADING_PRECISION = 2.0
 KIN_PRECISION = 2.0
 SLOPE_PRECISION = 20.0

@@ -20,10 +20,11 @@ from scipy.special import expit, log1p, xlogy
 
 from app.adaptive.keys import Keys, found, mixed
 from app.adaptive.likelihood import TINY, logit, ordered_sum
+from app.adaptive.metrics import HALF
 from app.adaptive.types import Booleans, Floats, Habits, Head, Integers, Items
 
 REMEMBERED = 64
-CONTEXTS = 14
+CONTEXTS, KINDS = 14, 8
 FIRST, RETRY_LIMIT, AGAIN_AFTER_RIGHT, BACK_AFTER_WRONG, BACK_AFTER_RIGHT = 0, 10, 11, 12, 13
 DECAYS = (0.5, 0.8, 0.95)
 TOKENS, TOKEN_KINDS = 4, 5
@@ -35,7 +36,6 @@ CONTEXT_OF_ITEM, PAIR_OF_ITEMS, PAIR_OF_SKILLS, LAST_RESULTS = range(4)
 CONTEXT_OF_SKILLS, HABIT, HABIT_ON_ITEM, PLACE, KIN = range(4, 9)
 # Wrong answers to an item before the right one: none, a few, many.
 A_FEW = 2
-HALF = 0.5
 
 
 @dataclass(frozen=True)
@@ -173,8 +173,8 @@ def cues_of(bank: Items, habits: Habits, learners: Integers, chosen: Integers, c
             mixed(PAIR_OF_SKILLS, 3 * before + result, kin[chosen]),
             mixed(LAST_RESULTS, habits.tokens[learners], same),
             mixed(CONTEXT_OF_SKILLS, kin[chosen], kind),
-            mixed(HABIT, episodes, np.minimum(context, RETRY_LIMIT + 3)),
-            mixed(HABIT_ON_ITEM, episodes % EPISODE_KINDS**2, chosen * 8 + kind),
+            mixed(HABIT, episodes, context),
+            mixed(HABIT_ON_ITEM, episodes % EPISODE_KINDS**2, chosen * KINDS + kind),
         ],
         axis=1,
     )

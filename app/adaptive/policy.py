@@ -18,6 +18,7 @@ import numpy as np
 from scipy.special import expm1
 
 from app.adaptive.filter import foresee, predict
+from app.adaptive.keys import GOLDEN, finalised
 from app.adaptive.likelihood import logit
 from app.adaptive.mastery import is_mastered
 from app.adaptive.types import Booleans, Floats, Integers, Parameters, Seeds, States
@@ -275,8 +276,5 @@ def chances(distance: Floats, learners: Integers, picked: Integers) -> Floats:
 def uniform(seeds: Seeds, items: Integers) -> Floats:
     """U(0, 1) for each pair of seed and item: SplitMix64 (Steele, Lea & Flood 2014) as a counter-based generator."""
     with np.errstate(over="ignore"):
-        z = seeds + (items.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        z ^= z >> np.uint64(31)
+        z = finalised(seeds + (items.astype(np.uint64) + np.uint64(1)) * GOLDEN)
     return np.asarray((z >> np.uint64(11)) * 2.0**-53)

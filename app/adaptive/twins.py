@@ -11,10 +11,10 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 from scipy.special import expit, log_expit, logit
 
+from app.adaptive.metrics import HALF
 from app.adaptive.replay import Log
 from app.adaptive.types import Booleans, Floats, Integers
 
-RIGHT = 0.5
 LEAST_SHARED = 15
 LEAST_AGREEMENT = 0.9
 # How often a copy differs in an answer, and how many false pairs a file of independent learners may have on average.
@@ -86,7 +86,7 @@ def first_answers(log: Log) -> tuple[Integers, Integers, Integers]:
     whose = np.repeat(np.arange(log.learners), np.diff(log.starts))
     size = int(log.items.max(initial=-1)) + 1
     place = np.unique(whose * size + log.items, return_index=True)[1]
-    return whose[place], log.items[place], (log.scores[place] >= RIGHT).astype(np.int64)
+    return whose[place], log.items[place], (log.scores[place] >= HALF).astype(np.int64)
 
 
 def firsts(whose: Integers, items: Integers, right: Integers, lengths: Integers, chosen: Integers) -> Firsts:

@@ -213,6 +213,7 @@ def postgres_engine(url: str, *, pool_size: int, statement_timeout_s: float) -> 
                 "timezone": "UTC",
                 "statement_timeout": f"{statement_timeout_s * 1000:.0f}",
                 "lock_timeout": "2000",
+                "enable_seqscan": "off",
                 "idle_in_transaction_session_timeout": "15000",
             },
         },

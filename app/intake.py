@@ -43,7 +43,11 @@ class Intake:
         self._waiting.extend(zip(answers, places, strict=True))
         if self._worker is None:
             self._worker = loop.create_task(self._work())
-        return list(await asyncio.gather(*places))
+        try:
+            return [await place for place in places]
+        finally:
+            for place in places:
+                place.cancel()
 
     async def close(self) -> None:
         """Wait until everything that was taken is recorded."""

@@ -52,6 +52,7 @@ def create_app(settings: Settings | None = None, demo: Demo | None = None) -> Fa
     )
     app.state.settings = settings
     app.state.demo = demo
+    app.add_middleware(responses.Express)
     install_problems(app)
     # Routers are asked in turn for every request, so the one with the hot route comes first.
     for module in (responses, mastery, recommendations, catalogue, calibrations, quality, health, pages):

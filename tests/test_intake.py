@@ -8,11 +8,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, event, select
 
 from app import intake
 from app.adaptive.states import pack
-from app.database import Database
+from app.database import Database, SqliteDatabase
 from app.errors import Overloaded, ProximaError, Unavailable
 from app.intake import LARGEST_GROUP, Intake
 from app.models import Response
@@ -319,3 +319,37 @@ async def test_a_learner_who_stays_locked_is_unavailable_not_an_error(database_u
     await holder
     assert isinstance(result, Unavailable)
     outcomes(await door.submit([answer(1)]))
+
+
+# Of known learners: lock them, read the course, look for repetitions, insert answers and recommendations, save.
+STATEMENTS = 6
+
+
+@pytest.mark.parametrize("size", [1, 2, 64])
+async def test_a_group_costs_so_many_statements_however_large_it_is(database: Database, size: int) -> None:
+    await begin(database)
+    await database.write(record, [answer(number, f"learner-{number}") for number in range(size)])
+    seen = statements(database)
+    await database.write(record, [answer(number, f"learner-{number % 100}") for number in range(100, 100 + size)])
+    assert [each.split()[0] for each in seen] == ["SELECT", "SELECT", "SELECT", "INSERT", "INSERT", "UPDATE"]
+    assert len(seen) == STATEMENTS
+
+
+async def test_the_count_of_statements_can_rise(database: Database) -> None:
+    await begin(database)
+    seen = statements(database)
+    await database.write(record, [answer(1, "new")])
+    assert len(seen) > STATEMENTS
+
+
+def statements(database: Database) -> list[str]:
+    """What is sent to the database from now on, one for each way there and back; transactions not counted."""
+    seen: list[str] = []
+    writer = database._writer if isinstance(database, SqliteDatabase) else database._engine.sync_engine  # type: ignore[attr-defined]
+
+    @event.listens_for(writer, "before_cursor_execute")
+    def _note(_db: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if not statement.startswith("BEGIN"):
+            seen.append(statement)
+
+    return seen

@@ -24,12 +24,15 @@ class CourseRow(NamedTuple):
     calibration: int | None
 
 
+COURSE_BY_ID = select(Course.title, Course.revision, Course.refold_revision, Course.calibration).where(
+    Course.tenant_id == bindparam("tenant_id"), Course.id == bindparam("course_id")
+)
+
+
 def find_course(db: Connection, tenant_id: int, course_id: str, *, lock: bool = False) -> CourseRow | None:
     """The course, if it is the tenant's; `lock` holds it until the transaction ends."""
-    statement = select(Course.title, Course.revision, Course.refold_revision, Course.calibration).where(
-        Course.tenant_id == tenant_id, Course.id == course_id
-    )
-    row = db.execute(statement.with_for_update(key_share=True) if lock else statement).one_or_none()
+    statement = COURSE_BY_ID.with_for_update(key_share=True) if lock else COURSE_BY_ID
+    row = db.execute(statement, {"tenant_id": tenant_id, "course_id": course_id}).one_or_none()
     return None if row is None else CourseRow(*row)
 
 

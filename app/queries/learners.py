@@ -1,13 +1,15 @@
 """Learners as rows: the snapshots of their folds."""
 
 from collections.abc import Collection, Mapping
+from functools import cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, bindparam, or_, select, update
+from sqlalchemy import Connection, Insert, Select, bindparam, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from app.models import Learner
-from app.queries.matching import among
+from app.queries.bulk import execute_many
+from app.queries.matching import among_these
 
 
 class LearnerRow(NamedTuple):
@@ -45,36 +47,59 @@ SNAPSHOT = (
     "engine",
 )
 
+SAVE = (
+    update(Learner)
+    .where(
+        Learner.tenant_id == bindparam("in_tenant"),
+        Learner.course_id == bindparam("in_course"),
+        Learner.id == bindparam("key"),
+    )
+    .values({column: bindparam(column) for column in SNAPSHOT})
+)
+
 
 def find_learners(
     db: Connection, tenant_id: int, course_id: str, ids: Collection[str], *, lock: bool = False
 ) -> dict[str, LearnerRow]:
     """Those of the learners that exist; `lock` holds their rows, taken in the order of their ids."""
+    given = {"tenant_id": tenant_id, "course_id": course_id, "ids": list(ids)}
+    return {row.id: LearnerRow(*row) for row in db.execute(learners_by_id(db.dialect.name, lock=lock), given)}
+
+
+@cache
+def learners_by_id(dialect: str, *, lock: bool) -> Select[*tuple[Any, ...]]:
+    """The statement of `find_learners`, built once: it is part of every transaction of answers."""
     statement = (
         select(*COLUMNS)
-        .where(Learner.tenant_id == tenant_id, Learner.course_id == course_id, among(db, Learner.id, ids))
+        .where(
+            Learner.tenant_id == bindparam("tenant_id"),
+            Learner.course_id == bindparam("course_id"),
+            among_these(dialect, Learner.id, "ids"),
+        )
         .order_by(Learner.id)
     )
-    return {row.id: LearnerRow(*row) for row in db.execute(statement.with_for_update() if lock else statement)}
+    return statement.with_for_update() if lock else statement
 
 
 def insert_learners(
     db: Connection, tenant_id: int, course_id: str, ids: Collection[str], blank: Mapping[str, Any]
 ) -> None:
     """Add learners with the snapshot `blank`; one that another transaction has just added stays as it is."""
-    make = postgresql.insert if db.dialect.name == "postgresql" else sqlite.insert
     rows = [{"tenant_id": tenant_id, "course_id": course_id, "id": id_, **blank} for id_ in sorted(ids)]
-    db.execute(make(Learner).on_conflict_do_nothing(), rows)
+    execute_many(db, addition(db.dialect.name), rows)
+
+
+@cache
+def addition(dialect: str) -> Insert:
+    """The statement of `insert_learners`."""
+    make = postgresql.insert if dialect == "postgresql" else sqlite.insert
+    return make(Learner).on_conflict_do_nothing()
 
 
 def save_learners(db: Connection, tenant_id: int, course_id: str, snapshots: list[dict[str, Any]]) -> None:
     """Write snapshots; each names its learner under `key`."""
-    statement = (
-        update(Learner)
-        .where(Learner.tenant_id == tenant_id, Learner.course_id == course_id, Learner.id == bindparam("key"))
-        .values({column: bindparam(column) for column in SNAPSHOT})
-    )
-    db.execute(statement, snapshots)
+    key = {"in_tenant": tenant_id, "in_course": course_id}
+    execute_many(db, SAVE, [{**key, **snapshot} for snapshot in snapshots])
 
 
 def page_learners(db: Connection, tenant_id: int, course_id: str, after: str | None, limit: int) -> list[LearnerRow]:

@@ -3,12 +3,23 @@
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import ARRAY, ColumnElement, Connection, any_, literal
+from sqlalchemy import ARRAY, ColumnElement, Connection, any_, bindparam
 from sqlalchemy.orm import InstrumentedAttribute
 
 
 def among(db: Connection, column: InstrumentedAttribute[Any], values: Collection[Any]) -> ColumnElement[bool]:
-    """Whether the column is one of `values`: an array on PostgreSQL, where every length of an IN is a new statement."""
-    if db.dialect.name == "postgresql":
-        return column == any_(literal(list(values), ARRAY(column.type)))
-    return column.in_(list(values))
+    """Whether the column is one of `values`."""
+    return among_these(db.dialect.name, column, None, list(values))
+
+
+def among_these(
+    dialect: str, column: InstrumentedAttribute[Any], name: str | None, values: list[Any] | None = None
+) -> ColumnElement[bool]:
+    """Whether the column is one of the values of the parameter `name`.
+
+    An array on PostgreSQL, where every length of an IN is a new statement.
+    """
+    given = {"required": True} if values is None else {"value": values}
+    if dialect == "postgresql":
+        return column == any_(bindparam(name, type_=ARRAY(column.type), **given))
+    return column.in_(bindparam(name, expanding=True, **given))

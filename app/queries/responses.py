@@ -1,12 +1,14 @@
 """The log as rows: answers, corrections and recommendations."""
 
 from collections.abc import Collection, Mapping
+from functools import cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, Row, Select, bindparam, func, insert, select, update
 
 from app.models import Correction, ImportRun, Recommendation, Response
-from app.queries.matching import among
+from app.queries.bulk import insert_rows
+from app.queries.matching import among, among_these
 
 
 class Entry(NamedTuple):
@@ -21,7 +23,14 @@ class Entry(NamedTuple):
 
 def find_responses(db: Connection, tenant_id: int, course_id: str, ids: Collection[str]) -> dict[str, Row[Any]]:
     """Those of the answers that exist, with what tells a repetition from a conflict, and the outcome told."""
-    statement = select(
+    given = {"tenant_id": tenant_id, "course_id": course_id, "ids": list(ids)}
+    return {row.id: row for row in db.execute(responses_by_id(db.dialect.name), given)}
+
+
+@cache
+def responses_by_id(dialect: str) -> Select[*tuple[Any, ...]]:
+    """The statement of `find_responses`, built once: it is part of every transaction of answers."""
+    return select(
         Response.id,
         Response.learner_id,
         Response.item_id,
@@ -35,14 +44,16 @@ def find_responses(db: Connection, tenant_id: int, course_id: str, ids: Collecti
         Response.calibration,
         Response.revision,
         Response.outcome,
-    ).where(Response.tenant_id == tenant_id, Response.course_id == course_id, among(db, Response.id, ids))
-    rows: list[Row[Any]] = list(db.execute(statement))
-    return {row.id: row for row in rows}
+    ).where(
+        Response.tenant_id == bindparam("tenant_id"),
+        Response.course_id == bindparam("course_id"),
+        among_these(dialect, Response.id, "ids"),
+    )
 
 
 def insert_responses(db: Connection, rows: list[dict[str, Any]]) -> None:
     """Append answers that carry their own tenant_id; an id that exists is an IntegrityError."""
-    db.execute(insert(Response), rows)
+    insert_rows(db, Response, rows)
 
 
 def save_outcome(db: Connection, tenant_id: int, course_id: str, response_id: str, outcome: str) -> None:
@@ -119,8 +130,7 @@ def insert_correction(db: Connection, row: Mapping[str, Any]) -> None:
 
 def insert_recommendations(db: Connection, rows: list[dict[str, Any]]) -> None:
     """Keep what was offered; the rows carry their own tenant_id."""
-    if rows:
-        db.execute(insert(Recommendation), rows)
+    insert_rows(db, Recommendation, rows)
 
 
 def find_recommendations(db: Connection, tenant_id: int, course_id: str, ids: Collection[str]) -> dict[str, Row[Any]]:

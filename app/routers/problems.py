@@ -67,7 +67,7 @@ def install_problems(app: FastAPI) -> None:
 
     To be called before other middleware is added, so that these see the reply to an unexpected error too.
     """
-    app.exception_handler(ProximaError)(_told)
+    app.exception_handler(ProximaError)(tell_problem)
     app.exception_handler(RequestValidationError)(_invalid)
     app.exception_handler(HTTPException)(_http)
     app.add_middleware(LastResort)
@@ -140,7 +140,8 @@ def problem_response(request: Request, error: ProximaError, headers: Mapping[str
     )
 
 
-async def _told(request: Request, error: ProximaError) -> Response:
+async def tell_problem(request: Request, error: ProximaError) -> Response:
+    """The reply to an error, which is logged if it is ours."""
     if status_of(type(error)) == HTTPStatus.INTERNAL_SERVER_ERROR:
         _log_unexpected(request, error)
     return problem_response(request, error)

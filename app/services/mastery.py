@@ -11,7 +11,7 @@ from app.errors import UnknownSkill
 from app.services.banks import Bank, read_bank
 from app.services.folding import at, load_states, read_page, refold
 from app.services.recommendations import find_learner
-from app.services.reports import ability, all_mastery, calibration_id, mastery_rows
+from app.services.reports import abilities, all_mastery, calibration_id, mastery_rows
 
 
 def learner_mastery(
@@ -29,7 +29,7 @@ def report(bank: Bank, states: States, learner: str, position: int) -> dict[str,
     return {
         "learner": learner,
         "position": position,
-        "ability": ability(bank, states, 0),
+        "ability": abilities(bank, states)[0],
         "mastery": all_mastery(bank, states, 0),
         "calibration": calibration_id(bank.calibration),
     }

@@ -61,14 +61,15 @@ def all_mastery(bank: Bank, states: States, learner: int) -> list[Json]:
     return mastery_rows(bank, states, np.full(len(skills), learner), skills)
 
 
-def ability(bank: Bank, states: States, learner: int) -> Json:
-    """θ and its standard error; `at_bound` only where the scale ended."""
-    told: Json = {
-        "theta": round(float(states.ability[learner]), DIGITS),
-        "standard_error": round(float(standard_error(bank.parameters, states[learner : learner + 1])[0]), DIGITS),
-    }
-    if at_bound(states)[learner]:
-        told["at_bound"] = True
+def abilities(bank: Bank, states: States) -> list[Json]:
+    """θ of each learner with its standard error; `at_bound` only where the scale ended."""
+    errors = standard_error(bank.parameters, states)
+    told: list[Json] = [
+        {"theta": round(theta, DIGITS), "standard_error": round(error, DIGITS)}
+        for theta, error in zip(states.ability.tolist(), errors.tolist(), strict=True)
+    ]
+    for learner in np.flatnonzero(at_bound(states)):
+        told[learner]["at_bound"] = True
     return told
 
 

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Row
 from app.adaptive.filter import fade, step
 from app.adaptive.policy import Choices, choose
 from app.adaptive.states import ENGINE
-from app.adaptive.types import Floats, Integers, States
+from app.adaptive.types import Floats, States
 from app.errors import (
     Conflict,
     Fault,
@@ -42,7 +42,7 @@ from app.services.history import read_lives
 from app.services.recommendations import Offer, next_id, recommendation_row, seeds
 from app.services.reports import (
     DIGITS,
-    ability,
+    abilities,
     calibration_id,
     mastery_rows,
     nothing_to_offer,
@@ -333,15 +333,21 @@ def take_turn(batch: Batch, turn: Sequence[Accepted]) -> list[bytes]:
             fold_late(batch, row.id, each.answer.id, after, predicted.p, number)
         batch.learners[places[number]] = advance_row(row, each.answer)
     batch.states.put(places, after)
-    ids = [each.answer.id for each in turn]
+    offers = [follow_up(bank, each.answer, batch.learners[p].position) for each, p in zip(turn, places, strict=True)]
     # Told is what is known at the moment of the last answer; what the others have faded by then is not kept.
     was, now = (fade(bank.parameters, states, after.seen_at) for states in (before, after))
-    choices = choose(bank.parameters, now, seeds(bank, ids))
-    positions = [batch.learners[p].position for p in places]
-    told = outcomes(bank, turn, positions, was, now, predicted.p, choices)
-    keep_responses(batch, turn, places, predicted.p, told)
-    keep_recommendations(batch, turn, places, choices)
+    choices = choose(bank.parameters, now, np.array([offer.seed for offer in offers], dtype=np.uint64))
+    told = outcomes(bank, turn, offers, was, now, predicted.p, choices)
+    keep_responses(batch, turn, offers, predicted.p, told)
+    chosen = np.flatnonzero(choices.item >= 0).tolist()
+    batch.recommendations += [recommendation_row(bank, choices, number, offers[number]) for number in chosen]
     return told
+
+
+def follow_up(bank: Bank, answer: NewAnswer, position: int) -> Offer:
+    """The recommendation that follows an answer, before it is chosen."""
+    id_, [drawn] = next_id(bank, answer.id), seeds(bank, [answer.id]).tolist()
+    return Offer(id_, answer.learner, answer.id, position, drawn, (), answer.received_at)
 
 
 def is_late(row: LearnerRow, answer: NewAnswer | Entry) -> bool:
@@ -370,7 +376,7 @@ def advance_row(row: LearnerRow, answer: NewAnswer) -> LearnerRow:
 def outcomes(
     bank: Bank,
     turn: Sequence[Accepted],
-    positions: Sequence[int],
+    offers: Sequence[Offer],
     before: States,
     after: States,
     p: Floats,
@@ -381,10 +387,11 @@ def outcomes(
     mastery: list[list[dict[str, Any]]] = [[] for _ in turn]
     for number, told in zip(rows.tolist(), mastery_rows(bank, after, rows, skills, before), strict=True):
         mastery[number].append(told)
+    ability = abilities(bank, after)
     result = []
-    for number, each in enumerate(turn):
+    for number, (each, offer) in enumerate(zip(turn, offers, strict=True)):
         answer = each.answer
-        following = recommendation(bank, after, choices, number, next_id(bank, answer.id))
+        following = recommendation(bank, after, choices, number, offer.id)
         outcome = {
             "response": {
                 "id": answer.id,
@@ -392,10 +399,10 @@ def outcomes(
                 "item": answer.item,
                 "score": each.score,
                 "occurred_at": to_text(answer.occurred_at),
-                "position": positions[number],
+                "position": offer.position,
             },
             "p_correct": round(float(p[number]), DIGITS),
-            "ability": ability(bank, after, number),
+            "ability": ability[number],
             "mastery": mastery[number],
             "next": following,
             "calibration": calibration_id(bank.calibration),
@@ -406,10 +413,12 @@ def outcomes(
     return result
 
 
-def keep_responses(batch: Batch, turn: Sequence[Accepted], places: Integers, p: Floats, told: Sequence[bytes]) -> None:
+def keep_responses(
+    batch: Batch, turn: Sequence[Accepted], offers: Sequence[Offer], p: Floats, told: Sequence[bytes]
+) -> None:
     """Note the rows of the answers."""
     bank = batch.bank
-    for number, each in enumerate(turn):
+    for number, (each, offer) in enumerate(zip(turn, offers, strict=True)):
         answer = each.answer
         batch.responses.append(
             {
@@ -417,7 +426,7 @@ def keep_responses(batch: Batch, turn: Sequence[Accepted], places: Integers, p: 
                 "course_id": bank.course_id,
                 "id": answer.id,
                 "learner_id": answer.learner,
-                "position": batch.learners[places[number]].position,
+                "position": offer.position,
                 "item_id": answer.item,
                 "score": each.score,
                 "occurred_at": answer.occurred_at,
@@ -432,17 +441,6 @@ def keep_responses(batch: Batch, turn: Sequence[Accepted], places: Integers, p: 
                 "outcome": told[number].decode(),
             }
         )
-
-
-def keep_recommendations(batch: Batch, turn: Sequence[Accepted], places: Integers, choices: Choices) -> None:
-    """Note the rows of what comes next."""
-    drawn = seeds(batch.bank, [each.answer.id for each in turn]).tolist()
-    for number, each in enumerate(turn):
-        if choices.item[number] >= 0:
-            row = batch.learners[places[number]]
-            id_ = next_id(batch.bank, each.answer.id)
-            offer = Offer(id_, row.id, each.answer.id, row.position, drawn[number], (), each.answer.received_at)
-            batch.recommendations.append(recommendation_row(batch.bank, choices, number, offer))
 
 
 def tell_imported(db: Connection, bank: Bank, row: Row[Any]) -> bytes:

@@ -21,8 +21,7 @@ ACROSS_TENANTS = {
     "calibrations.insert_calibration": "the row is a whole row",
     "catalogue.insert_many": "the rows are whole rows",
     "responses.insert_correction": "the row is a whole row",
-    "responses.insert_recommendations": "the rows are whole rows",
-    "responses.insert_responses": "the rows are whole rows",
+    "bulk.insertion": "the rows are whole rows",
 }
 
 

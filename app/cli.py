@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -14,30 +13,30 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 import click
-import uvicorn
 from pydantic import ValidationError
 
-from app import __version__, evaluation, fitting, sample
+from app import __version__, archive, evaluation, fitting, sample, server
 from app.adaptive.bkt import Setup
 from app.adaptive.irt import FLAT, Model, Priors
 from app.database import Database, open_database
-from app.errors import Invalid, InvalidFile, InvalidSetting, NotMigrated, ProximaError
+from app.errors import Invalid, InvalidFile, InvalidSetting, NotMigrated, ProximaError, Unavailable
 from app.files import Rejection, digest, read_catalogue, write_rejections
 from app.main import Demo, create_app
-from app.migrate import is_current, migrate
+from app.migrate import alone, is_current, migrate
 from app.queries.catalogue import list_courses
-from app.queries.durability import durability_faults
+from app.queries.durability import connections_allowed, durability_faults
 from app.queries.keys import list_tenants
 from app.routers.problems import faults_in
 from app.schemas.catalogue import CatalogueIn
 from app.security import SCOPES
-from app.services import calibrations
+from app.services import calibrations, transfer
 from app.services.banks import read_bank
 from app.services.catalogue import upsert
 from app.services.folding import count_stale
 from app.services.imports import imported_until
 from app.services.keys import choose_tenant, create_key, list_keys, revoke_key
 from app.settings import read_settings
+from app.telemetry import configure_logging
 from app.times import now, to_text
 from app.worker import (
     ImportTotals,
@@ -53,6 +52,7 @@ T = TypeVar("T")
 FAILED, MISCONFIGURED = 1, 3
 LONG_STATEMENT_S = 600
 QUIET_S = 2.0
+TOLD_TABLES = (("tenant", "tenant"), ("course", "course"), ("learner", "learner"), ("response", "answer"))
 # As many of the most changed items and skills as fit on a line.
 FEW = 5
 
@@ -67,7 +67,8 @@ class Commands(click.Group):
             click.echo(f"proxima: {error.detail}", err=True)
             for fault in error.faults:
                 click.echo(f"  {fault.pointer}: {fault.detail}", err=True)
-            ctx.exit(MISCONFIGURED if isinstance(error, (InvalidSetting, NotMigrated)) else FAILED)
+            away = isinstance(error, Unavailable) and ctx.invoked_subcommand == "serve"
+            ctx.exit(MISCONFIGURED if away or isinstance(error, (InvalidSetting, NotMigrated)) else FAILED)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -83,10 +84,19 @@ course_option = click.option("--course", required=True, help="The course's id.")
 def with_database(work: Callable[[Database], Coroutine[Any, Any, T]]) -> T:
     """Run `work` on the configured database, which must be migrated."""
 
+    async def run(database: Database) -> T:
+        await need_migrated(database)
+        return await work(database)
+
+    return with_any_database(run)
+
+
+def with_any_database(work: Callable[[Database], Coroutine[Any, Any, T]]) -> T:
+    """Run `work` on the configured database, of whatever schema it is."""
+
     async def run() -> T:
         database = open_database(read_settings().database_url, pool_size=2, statement_timeout_s=LONG_STATEMENT_S)
         try:
-            await need_migrated(database)
             return await work(database)
         finally:
             await database.close()
@@ -149,32 +159,40 @@ def migrate_command() -> None:
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 64))
 def serve(host: str, port: int, workers: int) -> None:
     """Serve the HTTP interface."""
-    read_settings()
-    with_database(need_migrated)
+    settings = read_settings()
+    with_database(lambda database: need_room(database, workers))
+    configure_logging(settings)
     if workers == 1:
         run_server(create_app, host, port, 1)
         return
     with tempfile.TemporaryDirectory(prefix="proxima-metrics-") as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-        run_server("app.main:create_app", host, port, workers)
+        try:
+            run_server("app.main:create_app", host, port, workers)
+        finally:
+            del os.environ["PROMETHEUS_MULTIPROC_DIR"]
+
+
+async def need_room(database: Database, workers: int) -> None:
+    """The database must be migrated. If it has too few connections for all workers, say so."""
+    await need_migrated(database)
+    wanted, allowed = workers * read_settings().pool_size, await database.read(connections_allowed)
+    if allowed is not None and wanted > allowed:
+        click.echo(
+            f"proxima: {workers} workers may ask for {wanted} connections, and the database has {allowed}; "
+            "lower PROXIMA_POOL_SIZE or --workers",
+            err=True,
+        )
 
 
 def run_server(application: Any, host: str, port: int, workers: int) -> None:
     """Serve until told to stop; what was begun is finished first."""
-    # Once everything is finished the server raises the signal that stopped it once more: then all is well.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    uvicorn.run(
-        application,
-        factory=True,
-        host=host,
-        port=port,
-        workers=workers,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=15,
-        timeout_graceful_shutdown=20,
-    )
+    try:
+        listener = server.listen(host, port)
+    except OSError as error:
+        raise InvalidSetting(f"{host}:{port} cannot be listened on: {error.strerror or error}") from error
+    if not server.run(application, listener, workers, read_settings().drain_seconds):
+        raise InvalidSetting("the service cannot start; the lines above say why")
 
 
 @main.command()
@@ -324,6 +342,59 @@ def told_rejected(count: int, target: Path) -> None:
         click.echo(f"{count:,} {'row' if count == 1 else 'rows'} rejected: see {target}", err=True)
 
 
+@import_group.command("tenant")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def import_tenant_command(file: Path) -> None:
+    """Add the tenant of a file of `proxima export`, under the number and the name it has there."""
+    with progress_bar() as progress:
+        header, contents = archive.check(file, progress)
+        with_database(lambda database: database.write(transfer.import_tenant, file, contents, progress))
+    told_contents(f"tenant {header.tenant} imported", contents)
+
+
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace FILE if it is there.")
+
+
+@main.command("export")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@tenant_option
+@overwrite_option
+def export_command(file: Path, tenant: str | None, overwrite: bool) -> None:
+    """Write everything of one tenant to a file, for `proxima import tenant` on another database."""
+    with progress_bar() as progress, archive.replacing(file, overwrite=overwrite, progress=progress) as target:
+        contents = with_database(lambda database: database.read(transfer.export, target, tenant, now(), progress))
+    told_contents(f"exported to {file}", contents)
+
+
+@main.command("backup")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@overwrite_option
+def backup_command(file: Path, overwrite: bool) -> None:
+    """Write everything to a file, as it is at this moment; the service may run meanwhile."""
+    with progress_bar() as progress, archive.replacing(file, overwrite=overwrite, progress=progress) as target:
+        contents = with_any_database(lambda database: database.read(transfer.dump, target, now(), progress))
+    told_contents(f"backed up to {file}", contents)
+
+
+@main.command("restore")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def restore_command(file: Path) -> None:
+    """Make an empty database, of either kind, into that of a file of `proxima backup` or `proxima export`."""
+    url = read_settings().database_url
+    with progress_bar() as progress:
+        _, contents = archive.check(file, progress)
+        alone(url, lambda db: transfer.restore(db, file, contents, progress))
+    told_contents(f"restored from {file}", contents)
+
+
+def told_contents(done: str, contents: archive.Contents) -> None:
+    """Say what a file holds, and the hash by which two databases are compared."""
+    counts = ((contents.rows.get(table, 0), name) for table, name in TOLD_TABLES)
+    listed = ", ".join(f"{count:,} {name}{'' if count == 1 else 's'}" for count, name in counts)
+    click.echo(f"{done}: {listed}, {contents.total:,} rows in all")
+    click.echo(f"state {contents.state}")
+
+
 @main.command("calibrate")
 @course_option
 @tenant_option
@@ -345,7 +416,7 @@ async def calibrate_course(
     database: Database, tenant_id: int, course: str, *, activate: bool, force: bool = False
 ) -> None:
     """Calibrate a course and say what it brought."""
-    claim = await database.write(calibrations.request, tenant_id, course, now())
+    claim = await database.write(calibrations.by_database_clock, calibrations.request, tenant_id, course)
     with progress_bar() as progress:
         await finish_calibration(
             database,
@@ -359,7 +430,9 @@ async def calibrate_course(
     for line in in_words(told["id"], told["report"]):
         click.echo(line)
     if activate:
-        await database.write(calibrations.activate, tenant_id, course, claim.number, now(), force=force)
+        await database.write(
+            calibrations.by_database_clock, calibrations.activate, tenant_id, course, claim.number, force=force
+        )
         folded = await refold_course(database, tenant_id, course)
         click.echo(f"calibration {told['id']} is in force; {folded:,} learners were folded again")
 
@@ -543,6 +616,16 @@ def check_durability() -> str:
     return "every commit is synced to the disk"
 
 
+def check_connections() -> str:
+    """The database has a connection for each one that a worker may ask for."""
+    size, allowed = read_settings().pool_size, with_database(lambda database: database.read(connections_allowed))
+    if allowed is None:
+        return "SQLite needs none"
+    if allowed < size:
+        raise Invalid(f"a worker may ask for {size}, and the database has {allowed}; lower PROXIMA_POOL_SIZE")
+    return f"{size} a worker, and the database has {allowed}: enough for {allowed // size}"
+
+
 def check_disk() -> str:
     """There is room where SQLite writes."""
     url = read_settings().database_url
@@ -584,6 +667,7 @@ CHECKS: tuple[tuple[str, Callable[[], str]], ...] = (
     ("settings", check_settings),
     ("database", check_schema),
     ("durability", check_durability),
+    ("connections", check_connections),
     ("disk", check_disk),
     ("keys", check_keys),
     ("snapshots", check_snapshots),

@@ -10,8 +10,11 @@ worker and cli only, so that every transaction can be found by looking there.
 
 import asyncio
 import random
-from collections.abc import Callable
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
@@ -29,7 +32,12 @@ from app.errors import InvalidSetting, Unavailable
 ATTEMPTS = 4
 SQLITE_READERS = 4
 SQLITE_BUSY_TIMEOUT_MS = 5000
+SQLITE_CACHE_KIB = 32_768
+# How long a writer waits for another process that writes, and how often it looks.
+SQLITE_BUSY_S, SQLITE_LOOK_S = 5.0, 0.001
+STEPS_BETWEEN_LOOKS = 100_000
 POOL_TIMEOUT_S = 1.0
+CUT_OFF_S = 2.0
 
 # serialization failure, deadlock, and a key taken by a transaction that committed in between:
 # running the same function again finds what the other transaction left.
@@ -67,7 +75,7 @@ class Database(Protocol):
 def open_database(url: str, *, pool_size: int = 8, statement_timeout_s: float = 10.0) -> Database:
     """Open the database at `sqlite:///path` or `postgresql://…`; nothing is contacted before the first use."""
     if url.startswith("sqlite:///"):
-        return SqliteDatabase(url)
+        return SqliteDatabase(url, statement_timeout_s=statement_timeout_s)
     if url.startswith("postgresql://"):
         return PostgresDatabase(url, pool_size=pool_size, statement_timeout_s=statement_timeout_s)
     raise InvalidSetting("the database URL must start with sqlite:/// or postgresql://")
@@ -78,14 +86,19 @@ class SqliteDatabase:
 
     dialect = "sqlite"
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, statement_timeout_s: float = 10.0) -> None:
+        self._longest_read_s = statement_timeout_s
         self._writer = sqlite_engine(url, connections=1, begin="BEGIN IMMEDIATE", read_only=False)
         self._reader = sqlite_engine(url, connections=SQLITE_READERS, begin="BEGIN", read_only=True)
         self._write_thread = ThreadPoolExecutor(1, "sqlite-writer")
         self._read_threads = ThreadPoolExecutor(SQLITE_READERS, "sqlite-reader")
 
     async def read(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._run(self._read_threads, self._reader, work, *args, **kwargs)
+        def limited(connection: Connection, /, *args: P.args, **kwargs: P.kwargs) -> T:
+            with read_deadline(connection, self._longest_read_s):
+                return work(connection, *args, **kwargs)
+
+        return await self._run(self._read_threads, self._reader, limited, *args, **kwargs)
 
     async def write(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._run(self._write_thread, self._writer, work, *args, **kwargs)
@@ -93,7 +106,11 @@ class SqliteDatabase:
     async def _run(
         self, threads: ThreadPoolExecutor, engine: Engine, work: Work[P, T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
+        asked = time.monotonic()
+
         def transaction() -> T:
+            if time.monotonic() - asked > SQLITE_BUSY_S:
+                raise Unavailable("too much waits for the database; try again")
             with engine.begin() as connection:
                 return work(connection, *args, **kwargs)
 
@@ -134,20 +151,54 @@ def sqlite_engine(url: str, *, connections: int, begin: str, read_only: bool) ->
         connection.isolation_level = None
         cursor = connection.cursor()
         for pragma in (
+            # To change the journal of a new file may have to wait, for readers and writers alike.
             f"busy_timeout = {SQLITE_BUSY_TIMEOUT_MS}",
             "journal_mode = WAL",
             "synchronous = FULL",
             "foreign_keys = ON",
+            f"cache_size = -{SQLITE_CACHE_KIB}",
             f"query_only = {'ON' if read_only else 'OFF'}",
+            f"busy_timeout = {SQLITE_BUSY_TIMEOUT_MS if read_only else 0}",
         ):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        connection.exec_driver_sql(begin)
+        begin_fairly(connection, begin)
 
     return engine
+
+
+@contextmanager
+def read_deadline(connection: Connection, longest_s: float) -> Iterator[None]:
+    """Interrupt what is read for too long: SQLite has no limit of its own."""
+    driver, deadline = connection.connection.driver_connection, time.monotonic() + longest_s
+    assert driver is not None  # noqa: S101
+    driver.set_progress_handler(lambda: time.monotonic() > deadline, STEPS_BETWEEN_LOOKS)
+    try:
+        yield
+    finally:
+        driver.set_progress_handler(None, 0)
+
+
+def begin_fairly(connection: Connection, begin: str) -> None:
+    """Begin a transaction as soon as no other process writes.
+
+    SQLite itself would look ten times a second, and find it locked each time beside a process that writes without a
+    pause: the result of a calibration would be lost.
+    """
+    deadline = time.monotonic() + SQLITE_BUSY_S
+    while True:
+        try:
+            connection.exec_driver_sql(begin)
+        except OperationalError as error:
+            code = getattr(error.orig, "sqlite_errorcode", 0)
+            if code & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(SQLITE_LOOK_S)
+        else:
+            return
 
 
 class PostgresDatabase:
@@ -198,8 +249,12 @@ def is_unavailable(error: Exception) -> bool:
 
 def postgres_engine(url: str, *, pool_size: int, statement_timeout_s: float) -> AsyncEngine:
     """An asyncpg engine whose sessions speak UTC and never wait for ever."""
+    address = make_url(url).set(drivername="postgresql+asyncpg")
+    if "sslmode" in address.query:  # as everybody writes it; the driver has another name for it
+        mode = {"ssl": address.query["sslmode"]}
+        address = address.difference_update_query(["sslmode"]).update_query_dict(mode)
     return create_async_engine(
-        make_url(url).set(drivername="postgresql+asyncpg"),
+        address,
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=POOL_TIMEOUT_S,
@@ -208,11 +263,15 @@ def postgres_engine(url: str, *, pool_size: int, statement_timeout_s: float) -> 
         hide_parameters=True,
         connect_args={
             "timeout": 5,
+            # The server's own limit comes first, unless the way to it is cut.
+            "command_timeout": statement_timeout_s + CUT_OFF_S,
             "server_settings": {
                 "application_name": "proxima",
                 "timezone": "UTC",
                 "statement_timeout": f"{statement_timeout_s * 1000:.0f}",
                 "lock_timeout": "2000",
+                # Every query is keyed; but the plan of a foreign key's look-up that was made while a table was small
+                # walks through all of it, and is kept until the table has been analysed.
                 "enable_seqscan": "off",
                 "idle_in_transaction_session_timeout": "15000",
             },

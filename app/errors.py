@@ -5,8 +5,9 @@
     ├── Unauthenticated, Forbidden
     ├── NotFound             absent, or another tenant's
     ├── Conflict             true, but not with what is stored
-    ├── TooLarge, UnsupportedMediaType, NotAcceptable, MethodNotAllowed
+    ├── TooSlow, TooLarge, UnsupportedMediaType, NotAcceptable, MethodNotAllowed
     ├── Invalid              well-formed, but not acceptable
+    ├── RateLimited          too often
     ├── Unavailable          try again later
     └── InvalidSetting, NotMigrated        the operator's errors, told on the command line
 
@@ -94,6 +95,11 @@ class UnknownCalibration(NotFound):
     title = "Unknown calibration"
 
 
+class UnknownWebhook(NotFound):
+    code = "unknown_webhook"
+    title = "Unknown webhook"
+
+
 class Conflict(ProximaError):
     code = "conflict"
     title = "The id is taken by other content"
@@ -122,6 +128,11 @@ class CalibrationWorse(Conflict):
 class NothingToCalibrate(Conflict):
     code = "nothing_to_calibrate"
     title = "The course has too few responses"
+
+
+class TooSlow(ProximaError):
+    code = "too_slow"
+    title = "The body came too slowly"
 
 
 class TooLarge(ProximaError):
@@ -174,6 +185,22 @@ class InvalidFile(Invalid):
     title = "The file cannot be imported"
 
 
+class RateLimited(ProximaError):
+    """`retry_after` are the seconds until there is a new quota."""
+
+    code = "rate_limited"
+    title = "A quota is used up"
+
+    def __init__(self, detail: str, retry_after: int = 60) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
+
+
+class TooManyFailures(RateLimited):
+    code = "too_many_failures"
+    title = "Too many keys were not valid"
+
+
 class Unavailable(ProximaError):
     code = "database_unavailable"
     title = "The database does not answer"
@@ -181,7 +208,12 @@ class Unavailable(ProximaError):
 
 class Overloaded(Unavailable):
     code = "overloaded"
-    title = "Too many answers are waiting"
+    title = "Too much is waiting"
+
+
+class Stopping(Unavailable):
+    code = "stopping"
+    title = "The service is about to stop"
 
 
 class InvalidSetting(ProximaError):

@@ -8,26 +8,34 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
+import structlog
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import __version__
-from app.database import open_database
-from app.errors import NotMigrated
+from app.database import Database, open_database
+from app.delivery import deliver
+from app.errors import NotMigrated, Unavailable
 from app.intake import Intake
 from app.migrate import is_current
-from app.routers import calibrations, catalogue, health, mastery, pages, quality, recommendations, responses
+from app.routers import calibrations, catalogue, health, mastery, pages, quality, recommendations, responses, webhooks
 from app.routers.deps import KnownKeys
 from app.routers.document import ABOUT, describe
+from app.routers.guard import Guard
+from app.routers.limits import LimitHeaders, Limits
 from app.routers.parameters import SLASH
 from app.routers.problems import install_problems
+from app.server import farewell
 from app.settings import Settings, read_settings
 from app.telemetry import Telemetry, configure_logging
 from app.worker import stand_by
 
-STOP_S = 20
+STOP_S = 10
 # The first collections of a busy worker would otherwise walk all modules, for milliseconds, again and again.
 GC_THRESHOLD = (50_000, 20, 100)
+
+
+log = structlog.get_logger("proxima")
 
 
 @dataclass(frozen=True)
@@ -55,11 +63,13 @@ def create_app(settings: Settings | None = None, demo: Demo | None = None) -> Fa
     app.add_middleware(responses.Express)
     install_problems(app)
     # Routers are asked in turn for every request, so the one with the hot route comes first.
-    for module in (responses, mastery, recommendations, catalogue, calibrations, quality, health, pages):
+    for module in (responses, mastery, recommendations, catalogue, calibrations, quality, webhooks, health, pages):
         app.include_router(module.router)
     describe(app)
     app.add_middleware(ReadPath)
+    app.add_middleware(LimitHeaders)
     app.add_middleware(Telemetry)
+    app.add_middleware(Guard)
     return app
 
 
@@ -69,18 +79,19 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     configure_logging(settings)
     database = open_database(settings.database_url, pool_size=settings.pool_size)
-    if not await database.read(is_current):
-        await database.close()
-        raise NotMigrated("the database is not at the version of this program; run proxima migrate")
+    await refuse_another_version(database)
     app.state.database = database
     app.state.known_keys = KnownKeys()
+    app.state.limits = Limits(database, settings)
     app.state.intake = Intake(database, settings.max_waiting_responses)
     app.state.tasks = set()
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLD)
-    aside = asyncio.create_task(stand_by(database, settings.database_url))
-    yield
+    aside = asyncio.gather(stand_by(database, settings.database_url), deliver(database, settings.webhook_hosts))
+    app.state.stopping = False
+    with farewell(lambda: setattr(app.state, "stopping", True), settings.drain_seconds):
+        yield
     await app.state.intake.close()
     aside.cancel()
     await asyncio.gather(aside, return_exceptions=True)
@@ -89,7 +100,20 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         for task in unfinished:
             task.cancel()
         await asyncio.gather(*unfinished, return_exceptions=True)
+    await app.state.limits.close()
     await database.close()
+
+
+async def refuse_another_version(database: Database) -> None:
+    """Raises `NotMigrated`. A worker that is started again while the database is away waits for it, not ready."""
+    try:
+        current = await database.read(is_current)
+    except Unavailable:
+        log.warning("the database does not answer; not ready until it does")
+        return
+    if not current:
+        await database.close()
+        raise NotMigrated("the database is not at the version of this program; run proxima migrate")
 
 
 class ReadPath:

@@ -1,15 +1,21 @@
-"""Bring a database to the version of this program, once, however many processes start together."""
+"""Bring a database to the version of this program, once, however many processes start together.
+
+A revision says with `compatible_from` which older programs go on working with what it makes. The database keeps what
+all of its revisions say together, so that a program can ask about revisions that are younger than itself.
+"""
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
+from alembic.runtime.migration import MigrationContext, MigrationInfo
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError, OperationalError
@@ -17,13 +23,18 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from app.database import is_unavailable, postgres_engine, sqlite_engine
-from app.errors import Unavailable
+from app.errors import NotMigrated, Unavailable
 
 MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
 ADVISORY_LOCK = 7_306_071_185
 LONGEST_MIGRATION_S = 600
 ATTEMPTS = 6
+# Whoever queues behind a migration that waits for a lock waits as long as it: less than a request may wait for a lock.
+LOCK_TIMEOUT = "500ms"
+LOCK_ATTEMPTS = 60
 LOCK_NOT_AVAILABLE = "55P03"
+# From here on a database says which programs it goes on serving.
+FIRST_TO_DECLARE = "0005"
 
 
 def migrate(url: str) -> None:
@@ -32,8 +43,27 @@ def migrate(url: str) -> None:
 
 
 def is_current(db: Connection) -> bool:
-    """Whether the database is at the revision this program was written for."""
-    return MigrationContext.configure(db).get_current_heads() == (head(),)
+    """Whether this program can work with the database: made for its revision, or for an older one it still serves."""
+    at, mine = current(db), head()
+    if at is None or mine is None or at <= mine:
+        return at == mine
+    return oldest_served(db) <= mine
+
+
+def oldest_served(db: Connection) -> str:
+    """The revision of the oldest programs that the database, of a revision that says so, goes on serving."""
+    return str(db.execute(text("SELECT compatible_from FROM alembic_version")).scalar_one() or current(db))
+
+
+def current(db: Connection) -> str | None:
+    """The revision the database is at; none if it was never migrated."""
+    return MigrationContext.configure(db).get_current_revision()
+
+
+@cache
+def revisions() -> frozenset[str]:
+    """The revisions this program knows."""
+    return frozenset(script.revision for script in ScriptDirectory.from_config(configuration()).walk_revisions())
 
 
 @cache
@@ -43,24 +73,62 @@ def head() -> str | None:
 
 
 def upgrade(connection: Connection, revision: str = "head") -> None:
-    """Upgrade within the open transaction of `connection`."""
-    command.upgrade(configuration(connection), revision)
+    """Upgrade to a revision; nothing is done to a newer database that still serves this program."""
+    with nullcontext() if connection.in_transaction() else connection.begin():
+        newer = (current(connection) or "") > (head() or "")
+        if newer and not is_current(connection):
+            raise NotMigrated("the database was migrated by a newer program, beside which this one cannot work")
+    if not newer:
+        command.upgrade(configuration(connection), revision)
 
 
-def downgrade(connection: Connection, revision: str) -> None:
-    """Downgrade within the open transaction of `connection`; what the older schema cannot hold is lost."""
-    command.downgrade(configuration(connection), revision)
+def downgrade(connection: Connection, revision: str, *, lose_data: bool = False) -> None:
+    """Downgrade to a revision; refused if that loses data, unless it may."""
+    command.downgrade(configuration(connection, lose_data=lose_data), revision)
 
 
-def configuration(connection: Connection | None = None) -> Config:
+def after_step(step: MigrationInfo, heads: Collection[str], db: Connection, *, lose_data: bool) -> None:
+    """What belongs to every revision, in its transaction: ask before data is lost, say which programs are served."""
+    script = ScriptDirectory.from_config(configuration())
+    if not step.is_upgrade and not lose_data and not keeps_data(script, step.up_revision_id):
+        raise CommandError(
+            f"going back from revision {step.up_revision_id} loses what the older schema cannot hold: "
+            "make a backup, then run alembic -x lose-data=yes downgrade …"
+        )
+    at = max(heads, default="")
+    if at >= FIRST_TO_DECLARE:
+        db.execute(
+            text("UPDATE alembic_version SET compatible_from = :oldest"), {"oldest": compatible_from(script, at)}
+        )
+
+
+def keeps_data(script: ScriptDirectory, revision: str | None) -> bool:
+    """Whether a revision says that its downgrade loses nothing."""
+    return bool(getattr(script.get_revision(revision or "").module, "keeps_data", False))
+
+
+def compatible_from(script: ScriptDirectory, revision: str) -> str:
+    """The oldest programs that work with a database at a revision: of all steps on the way there the strictest decides.
+
+    A step that says nothing serves its own program and later ones.
+    """
+    steps = (step.module for step in script.iterate_revisions(revision, "base"))
+    return max(str(getattr(module, "compatible_from", module.revision)) for module in steps)
+
+
+def configuration(connection: Connection | None = None, *, lose_data: bool = False) -> Config:
     """What Alembic needs to know; it finds the revisions from any working directory."""
-    config = Config(attributes={} if connection is None else {"connection": connection})
+    known = {} if connection is None else {"connection": connection}
+    config = Config(attributes={**known, "lose_data": lose_data})
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     return config
 
 
 def alone(url: str, work: Callable[[Connection], None]) -> None:
-    """Run `work` in one transaction while no other process can be in here for the same database."""
+    """Run `work` while no other process can be in here for the same database.
+
+    SQLite: in one transaction. PostgreSQL: in those that `work` begins, so that no revision holds the locks of another.
+    """
     if url.startswith("sqlite:"):
         alone_on_sqlite(url, work)
     else:
@@ -117,14 +185,21 @@ async def alone_on_postgres(url: str, work: Callable[[Connection], None]) -> Non
 
 
 async def patiently(engine: AsyncEngine, work: Callable[[Connection], None]) -> None:
-    """Run `work` in a transaction, again if a table stayed locked: a long wait would stop everyone behind it too."""
-    for attempt in range(1, ATTEMPTS + 1):
+    """Run `work`, again if a table stayed locked: a long wait would stop everyone behind it too."""
+    for attempt in range(1, LOCK_ATTEMPTS + 1):
         try:
-            async with engine.begin() as connection:
-                await connection.run_sync(work)
+            async with engine.connect() as connection:
+                await connection.run_sync(impatiently, work)
         except DBAPIError as error:
-            if getattr(error.orig, "sqlstate", None) != LOCK_NOT_AVAILABLE or attempt == ATTEMPTS:
+            if getattr(error.orig, "sqlstate", None) != LOCK_NOT_AVAILABLE or attempt == LOCK_ATTEMPTS:
                 raise
-            await asyncio.sleep(attempt)
+            await asyncio.sleep(1)
         else:
             return
+
+
+def impatiently(connection: Connection, work: Callable[[Connection], None]) -> None:
+    """Run `work` on a connection that does not wait long for locks."""
+    with connection.begin():
+        connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT}'"))
+    work(connection)

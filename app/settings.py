@@ -23,7 +23,17 @@ class Settings(BaseSettings):
     pool_size: int = Field(default=8, ge=1, le=100, description="PostgreSQL connections a worker")
     max_body_bytes: int = Field(default=1 << 20, ge=1024, description="largest request body")
     max_waiting_responses: int = Field(
-        default=2000, ge=1, description="answers that may wait for a transaction before 503"
+        default=1000, ge=1, description="answers that may wait for a transaction before 503"
+    )
+    drain_seconds: float = Field(
+        default=0, ge=0, le=600, description="from the signal to stop, and not ready, to the end of listening"
+    )
+    requests_per_minute: int = Field(default=600_000, ge=1, description="requests of a key; a batch counts its answers")
+    failed_keys_per_minute: int = Field(default=600, ge=1, description="requests without a valid key from an address")
+    calibrations_per_hour: int = Field(default=60, ge=1, description="calibrations that a key may start")
+    exports_per_hour: int = Field(default=60, ge=1, description="whole cohorts that a key may fetch as CSV")
+    webhook_hosts: str = Field(
+        default="", description="`host` or `host:port`, by commas, that webhooks may call though private or without TLS"
     )
     log_format: Literal["json", "console"] = "json"
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -92,7 +92,7 @@ def configure_logging(settings: Settings) -> None:
         logging.getLogger(name).propagate = True
     # Their lines hold paths, which name learners; for requests to us, ours take their place.
     logging.getLogger("uvicorn.access").disabled = True
-    for name in ("httpx", "httpcore"):
+    for name in ("httpx", "httpcore", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 

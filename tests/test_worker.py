@@ -195,7 +195,7 @@ async def test_a_fit_killed_at_twenty_random_moments_ends_with_the_same_result(
     async def start_and_kill(*arguments: Any, **options: Any) -> Any:
         process = await start(*arguments, **options)
         asyncio.get_running_loop().call_later(
-            random.uniform(0, longest),  # noqa: S311 (a moment is no secret)
+            random.uniform(0, longest),
             lambda: end(process),
         )
         return process

@@ -9,12 +9,13 @@ Everything works element by element in a fixed order: a learner's numbers are bi
 """
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from scipy.special import expm1, log1p
 
 from app.adaptive.habits import Seen, expected, look, no_habits, observe
-from app.adaptive.likelihood import expected_score, likelihood, slopes
+from app.adaptive.likelihood import bounded, expected_score, likelihood_where, slopes
 from app.adaptive.mastery import is_mastered
 from app.adaptive.types import Floats, Integers, Items, Parameters, Population, Prediction, Skills, States
 
@@ -137,17 +138,19 @@ def advance(parameters: Parameters, states: States, items: Integers, scores: Flo
     learners = np.arange(states.count)
     pass_time(parameters, states, items, times)
     logit, variance, mastery = latent(bank, states, learners, items)
-    known, unknown = levels(parameters, items, logit, variance)
-    p_known, p_unknown = expected_score(bank, items, known), expected_score(bank, items, unknown)
-    unaided = mastery * p_known + (1 - mastery) * p_unknown
+    # Those who know and those who do not in one: for a single learner, each step costs more than its arithmetic.
+    count, both = states.count, np.concatenate(levels(parameters, items, logit, variance))
+    p = expected_score(bank, twice(items), both)
+    likely = likelihood_where(bank, twice(items), both, twice(scores), p)
+    unaided = mastery * p[:count] + (1 - mastery) * p[count:]
     successes, failures = counted(bank, states, learners, items) if parameters.head else (np.zeros_like(unaided),) * 2
     prediction = Prediction(
         p=unaided,
         unaided=unaided,
         logit=logit,
         variance=variance,
-        known=likelihood(bank, items, known, scores),
-        unknown=likelihood(bank, items, unknown, scores),
+        known=likely[:count],
+        unknown=likely[count:],
         mastery=mastery,
         successes=successes,
         failures=failures,
@@ -163,7 +166,7 @@ def advance(parameters: Parameters, states: States, items: Integers, scores: Flo
     states.last_item[:] = items
     for place in range(bank.skills.shape[1]):
         skill = bank.skills[items, place]
-        rows = np.flatnonzero(skill >= 0)
+        rows = (skill >= 0).nonzero()[0]
         skill = skill[rows]
         loading = bank.discrimination[items[rows]] * bank.weights[items[rows], place]
         move_offset(population, states, rows, skill, loading, pull[rows], shrinkage[rows])
@@ -191,7 +194,7 @@ def pass_time(parameters: Parameters, states: States, items: Integers, times: Fl
     drift(parameters.population, states, times)
     asked = parameters.items.skills[items]
     for place in range(asked.shape[1]):
-        rows = np.flatnonzero(asked[:, place] >= 0)
+        rows = (asked[:, place] >= 0).nonzero()[0]
         forget(parameters, states, rows, asked[rows, place], times[rows])
 
 
@@ -241,11 +244,17 @@ def surprise(parameters: Parameters, items: Integers, scores: Floats, prediction
     weight = prediction.mastery * prediction.known
     weight = weight / (weight + (1 - prediction.mastery) * prediction.unknown)
     eta, variance = prediction.logit, prediction.variance
-    high, high_variance = mode(parameters.items, items, scores, eta, variance, tagged * population.known_shift)
-    low, low_variance = mode(parameters.items, items, scores, eta, variance, tagged * population.unknown_shift)
+    shift = np.concatenate((tagged * population.known_shift, tagged * population.unknown_shift))
+    x, spread = mode(parameters.items, twice(items), twice(scores), twice(eta), twice(variance), shift)
+    (high, low), (high_variance, low_variance) = x.reshape(2, -1), spread.reshape(2, -1)
     mean = weight * high + (1 - weight) * low
     spread = weight * (high_variance + (high - mean) ** 2) + (1 - weight) * (low_variance + (low - mean) ** 2)
     return (mean - eta) / variance, np.maximum(variance - spread, 0.0) / (variance * variance)
+
+
+def twice(values: "np.ndarray[Any, np.dtype[Any]]") -> "np.ndarray[Any, np.dtype[Any]]":
+    """The same values for those who know and for those who do not."""
+    return np.concatenate((values, values))
 
 
 def mode(
@@ -260,7 +269,7 @@ def mode(
     for _ in range(NEWTON_STEPS):
         gradient, information = slopes(items, chosen, x + shift, scores)
         move = (gradient - (x - eta) / variance) / (information + 1 / variance)
-        x = x + np.clip(move, -LONGEST_STEP, LONGEST_STEP)
+        x = x + bounded(move, -LONGEST_STEP, LONGEST_STEP)
     _, information = slopes(items, chosen, x + shift, scores)
     return x, 1 / (information + 1 / variance)
 
@@ -268,12 +277,12 @@ def mode(
 def move_ability(population: Population, states: States, slope: Floats, pull: Floats, shrinkage: Floats) -> None:
     """Ability drifts, form is an AR(1) process: both take their share of the surprise first."""
     gain = slope * states.ability_variance
-    states.ability[:] = np.clip(states.ability + gain * pull, -BOUND, BOUND)
+    states.ability[:] = bounded(states.ability + gain * pull, -BOUND, BOUND)
     states.ability_variance[:] += population.ability_drift - gain * gain * shrinkage
     np.minimum(states.ability_variance, population.ability_variance, out=states.ability_variance)
     gain = slope * states.form_variance
     keep = population.form_retention
-    states.form[:] = keep * np.clip(states.form + gain * pull, -BOUND, BOUND)
+    states.form[:] = keep * bounded(states.form + gain * pull, -BOUND, BOUND)
     states.form_variance[:] = (
         keep * keep * (states.form_variance - gain * gain * shrinkage) + (1 - keep * keep) * population.form_variance
     )
@@ -291,7 +300,7 @@ def move_offset(
     """The learner's offset on one skill takes its share of the surprise, then drifts."""
     before = states.offset_variance[rows, skill]
     gain = loading * before
-    states.offset[rows, skill] = np.clip(states.offset[rows, skill] + gain * pull, -BOUND, BOUND)
+    states.offset[rows, skill] = bounded(states.offset[rows, skill] + gain * pull, -BOUND, BOUND)
     states.offset_variance[rows, skill] = np.minimum(
         before - gain * gain * shrinkage + population.skill_drift,
         max(SKILL_VARIANCE_LIMIT, population.skill_variance),
@@ -334,11 +343,13 @@ def inform_prerequisites(
     forgotten of s says nothing new of r: else r would rise for ever with right answers on s.
     """
     skills, bank = parameters.skills, parameters.items
-    share = 1 / np.maximum((bank.skills[items] >= 0).sum(axis=1), 1)
     for place in range(skills.prerequisites.shape[1]):
         prerequisite = skills.prerequisites[skill, place]
+        named = prerequisite >= 0
+        if not named.any():
+            continue
         asked = (bank.skills[items] == prerequisite[:, None]).any(axis=1)
-        held = np.flatnonzero((prerequisite >= 0) & ~asked)
+        held = (named & ~asked).nonzero()[0]
         if not held.size:
             continue
         learners, r = rows[held], prerequisite[held]
@@ -346,20 +357,20 @@ def inform_prerequisites(
         q_s, q_r = states.mastery[learners, skill[held]], states.mastery[learners, r]
         reach = q_r + WITHOUT_PREREQUISITE * (1 - q_r)
         with_it = np.minimum(q_s / reach, 1.0)
-        expected = np.clip(with_it * reach, CERTAIN, 1 - CERTAIN)
+        expected = bounded(with_it * reach, CERTAIN, 1 - CERTAIN)
         if_known, if_unknown = q_r * with_it / expected, q_r * (1 - with_it) / (1 - expected)
         lasting = np.maximum(posterior[held] * (1 - skills.forget[skill[held]]) - q_s, 0.0)
         risen = lasting / np.maximum(1 - q_s, CERTAIN) * np.maximum(if_known - q_r, 0.0)
         fallen = np.maximum(q_s - posterior[held], 0.0) / np.maximum(q_s, CERTAIN) * np.maximum(q_r - if_unknown, 0.0)
-        moved = q_r + share[held] * (risen - fallen)
-        states.mastery[learners, r] = np.clip(moved, np.minimum(q_r, CERTAIN), np.maximum(q_r, 1 - CERTAIN))
+        moved = q_r + bank.share[items[held]] * (risen - fallen)
+        states.mastery[learners, r] = bounded(moved, np.minimum(q_r, CERTAIN), np.maximum(q_r, 1 - CERTAIN))
 
 
 def bayes(prior: Floats, if_true: Floats, if_false: Floats) -> Floats:
     """P(true | data) from P(true) and the two likelihoods; stops 1e-9 before 0 and 1, which nothing could leave."""
     weight = prior * if_true
     posterior = weight / (weight + (1 - prior) * if_false)
-    return np.clip(posterior, np.minimum(prior, CERTAIN), np.maximum(prior, 1 - CERTAIN))
+    return bounded(posterior, np.minimum(prior, CERTAIN), np.maximum(prior, 1 - CERTAIN))
 
 
 def at_bound(states: States) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":

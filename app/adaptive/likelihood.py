@@ -31,23 +31,32 @@ def expected_score(items: Items, chosen: Integers, x: Floats) -> Floats:
     if not items.plain:
         guessing = items.guessing[chosen]
         p = guessing + (items.upper[chosen] - guessing) * p
-        graded = np.flatnonzero(items.grades[chosen])
+        graded = items.grades[chosen].nonzero()[0]
         if graded.size:
             reached = expit(x[graded, None] - items.thresholds[chosen[graded]])
             p[graded] = ordered_sum(reached) / items.grades[chosen[graded]]
-    return np.asarray(np.clip(p, TINY, 1 - TINY))
+    return bounded(p, TINY, 1 - TINY)
+
+
+def bounded(x: Floats, low: "Floats | float", high: "Floats | float") -> Floats:
+    """What `np.clip` does, without its detours, which cost more than the work for one learner."""
+    return np.minimum(np.maximum(x, low), high)
 
 
 def likelihood(items: Items, chosen: Integers, x: Floats, score: Floats) -> Floats:
     """p(y | x), at least 1e-9. A fractional score counts as that fraction of a success."""
-    p = expected_score(items, chosen, x)
+    return likelihood_where(items, chosen, x, score, expected_score(items, chosen, x))
+
+
+def likelihood_where(items: Items, chosen: Integers, x: Floats, score: Floats, p: Floats) -> Floats:
+    """`likelihood` where the expected score is known already."""
     result = np.where(score == 1, p, 1 - p)
-    partial = np.flatnonzero((score != 1) & (score != 0))
+    partial = ((score != 1) & (score != 0)).nonzero()[0]
     if partial.size:
         y, q = score[partial], p[partial]
         result[partial] = expm1(xlogy(y, q) + xlog1py(1 - y, -q)) + 1
     if not items.plain:
-        graded = np.flatnonzero(items.grades[chosen])
+        graded = items.grades[chosen].nonzero()[0]
         if graded.size:
             above, below, _, _ = categories(items, chosen[graded], x[graded], score[graded])
             result[graded] = above - below
@@ -60,14 +69,14 @@ def slopes(items: Items, chosen: Integers, x: Floats, score: Floats) -> Slopes:
     if items.plain:
         return Slopes(score - s, s * (1 - s))
     guessing, upper = items.guessing[chosen], items.upper[chosen]
-    p = np.clip(guessing + (upper - guessing) * s, TINY, 1 - TINY)
+    p = bounded(guessing + (upper - guessing) * s, TINY, 1 - TINY)
     steepness = (upper - guessing) * s * (1 - s)
     spread = p * (1 - p)
     # An item without asymptotes has the plain formula bit for bit, whatever other items the bank holds.
     simple = (guessing == 0) & (upper == 1)
     gradient = np.where(simple, score - s, (score - p) * steepness / spread)
     information = np.where(simple, s * (1 - s), steepness * steepness / spread)
-    graded = np.flatnonzero(items.grades[chosen])
+    graded = items.grades[chosen].nonzero()[0]
     if graded.size:
         above, below, above_slope, below_slope = categories(items, chosen[graded], x[graded], score[graded])
         gradient[graded] = (above_slope - below_slope) / np.maximum(above - below, TINY)

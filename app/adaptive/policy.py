@@ -35,6 +35,8 @@ JITTER = 0.2
 PRACTISE, STRENGTHEN, NO_SKILL, ALL_MASTERED, NOTHING_ELIGIBLE = range(5)
 CODES = ("practice_skill", "strengthen_skill", "practice_item", "all_mastered", "nothing_eligible")
 
+# Candidates whose factors are multiplied at a time.
+PIECE = 512
 # 64-point Gauss-Legendre in s, where 1 - u = s³ (width): dense near u = 1, where a choice among very many is decided.
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(64)
 NODES, WEIGHTS = ((NODES + 1) / 2) ** 3, 3 * ((NODES + 1) / 2) ** 2 * WEIGHTS / 2
@@ -238,12 +240,17 @@ def list_candidates(
 
 
 def first_smallest(score: Floats, learners: Integers, count: int) -> Integers:
-    """For each learner the place of its smallest score in the flat array, -1 if it has none; (B,)."""
+    """For each learner the place of its smallest score in the flat array, -1 if it has none; (B,).
+
+    `learners` is sorted; of equal scores the first one counts.
+    """
     result = np.full(count, -1, dtype=np.int64)
     if score.size:
-        order = np.lexsort((score, learners))
-        first = np.flatnonzero(np.diff(learners[order], prepend=-1))
-        result[learners[order[first]]] = order[first]
+        starts = np.flatnonzero(np.diff(learners, prepend=-1))
+        least = np.repeat(np.minimum.reduceat(score, starts), np.diff(starts, append=len(score)))
+        place = np.flatnonzero(score == least)
+        first = place[np.flatnonzero(np.diff(learners[place], prepend=-1))]
+        result[learners[first]] = first
     return result
 
 
@@ -256,21 +263,50 @@ def chances(distance: Floats, learners: Integers, picked: Integers) -> Floats:
     rows = learners[picked]
     best = np.zeros(int(learners.max(initial=-1)) + 1)
     best[rows] = distance[picked]
-    near = np.flatnonzero(distance < best[learners] + JITTER)
-    near = near[~np.isin(near, picked)]
-    gap = (distance[near] - best[learners[near]]) / JITTER
-    width = np.ones(len(best))
-    np.minimum.at(width, learners[near], np.maximum(1 + gap, 0.0))
-    factors = np.clip(1 - width[learners[near], None] * NODES + gap[:, None], 0.0, 1.0)
-    chance = np.ones(len(picked))
-    place = np.zeros(len(best), dtype=np.int64)
-    place[rows] = np.arange(len(picked))
-    starts = np.flatnonzero(np.diff(learners[near], prepend=-1))
+    close = distance < best[learners] + JITTER
+    close[picked] = False
+    near = np.flatnonzero(close)
+    whose = learners[near]
+    gap = (distance[near] - best[whose]) / JITTER
+    width, chance = np.ones(len(best)), np.ones(len(best))
+    starts = np.flatnonzero(np.diff(whose, prepend=-1))
     with np.errstate(under="ignore"):
         if starts.size:
-            product = np.multiply.reduceat(factors, starts, axis=0)
-            chance[place[learners[near][starts]]] = np.add.reduce(product * WEIGHTS, axis=1)
-        return np.asarray(np.clip(chance * width[rows], 0.0, 1.0))
+            crowded = whose[starts]
+            width[crowded] = np.minimum(np.minimum.reduceat(np.maximum(1 + gap, 0.0), starts), 1.0)
+            product = products(1 - width[crowded, None] * NODES, gap, starts)
+            chance[crowded] = np.add.reduce(product * WEIGHTS, axis=1)
+        return np.asarray(np.clip(chance[rows] * width[rows], 0.0, 1.0))
+
+
+def products(base: Floats, gap: Floats, starts: Integers) -> Floats:
+    """Π over the candidates j of each learner of (base + gap_j), within 0..1, at every node; (learners, nodes).
+
+    Always from left to right, in pieces that fit the cache: an uncalibrated course has thousands of equal candidates.
+    A product falls from node to node; where it has come to 0 it stays.
+    """
+    result = np.ones(base.shape)
+    owner = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(gap)))
+    factors = np.empty((min(PIECE, len(gap)) + 1, base.shape[1]))
+    for first in range(0, len(gap), PIECE):
+        piece = slice(first, first + PIECE)
+        owners = owner[piece]
+        alone = owners[0] == owners[-1]
+        alive = np.count_nonzero(result[owners[0]]) if alone else base.shape[1]
+        part = factors[: len(owners) + 1, :alive]
+        # What an earlier piece has multiplied goes on here.
+        part[0] = result[owners[0], :alive]
+        gaps = gap[piece, None]
+        own = part[1:2] if alone and (gaps == gaps[0]).all() else part[1:]
+        np.add(base[owners[0] if alone else owners, :alive], gaps[: len(own)], out=own)
+        np.clip(own, 0.0, 1.0, out=own)
+        if alone:
+            part[1 + len(own) :] = own[0]
+            np.multiply.reduce(part, axis=0, out=result[owners[0], :alive])
+        else:
+            places = np.flatnonzero(np.diff(owners)) + 2
+            result[owners[0] : owners[-1] + 1] = np.multiply.reduceat(part, [0, *places], axis=0)
+    return result
 
 
 def uniform(seeds: Seeds, items: Integers) -> Floats:

@@ -5,9 +5,10 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from app.adaptive.filter import advance, initial
-from app.adaptive.types import Floats, Integers, Parameters, Prediction, States
+from app.adaptive.types import Booleans, Floats, Integers, Parameters, Prediction, States
 
 LARGEST_BATCH = 4096
+PREDICTED = tuple(field.name for field in fields(Prediction))
 # Values a block of states may hold: keeps the working set of a course with very many skills within memory.
 LARGEST_BLOCK = 1 << 21
 
@@ -36,27 +37,51 @@ def replay(parameters: Parameters, log: Log, before: States | None = None) -> tu
 
     Starts from `before` (L learners), else from the prior. The same arithmetic as `step`, bit for bit.
     """
+    states, predicted, _ = replay_marked(parameters, log, np.zeros(len(log.items), dtype=np.bool_), before)
+    return states, predicted
+
+
+def replay_marked(
+    parameters: Parameters, log: Log, marks: Booleans, before: States | None = None
+) -> tuple[States, Prediction, States]:
+    """`replay`, and the states as they were after each of the marked answers (N,), in the log's order."""
     states = initial(parameters, log.learners) if before is None else before.copy()
-    predicted = Prediction(**{field.name: np.empty(len(log.items)) for field in fields(Prediction)})
+    predicted = Prediction(**{name: np.empty(len(log.items)) for name in PREDICTED})
+    kept = initial(parameters, int(marks.sum()))
     lengths = np.diff(log.starts)
     order = np.argsort(-lengths, kind="stable")
     width = max(1, min(LARGEST_BATCH, LARGEST_BLOCK // max(parameters.skills.count, 1)))
     for first in range(0, log.learners, width):
         block = order[first : first + width]
-        replay_block(parameters, log, block, states, predicted)
-    return states, predicted
+        replay_block(parameters, log, marks, block, states, predicted, kept)
+    return states, predicted, kept
 
 
-def replay_block(parameters: Parameters, log: Log, block: Integers, states: States, predicted: Prediction) -> None:
-    """Fold the learners of one block, sorted from the longest log to the shortest, into `states` and `predicted`."""
+def replay_block(
+    parameters: Parameters,
+    log: Log,
+    marks: Booleans,
+    block: Integers,
+    states: States,
+    predicted: Prediction,
+    kept: States,
+) -> None:
+    """Fold the learners of one block, sorted from the longest log to the shortest."""
     lengths = np.diff(log.starts)[block]
     working = states[block]
     starts = log.starts[block]
+    rows = np.cumsum(marks) - 1
     active = len(block)
+    going = working[:active]
     for t in range(int(lengths[0]) if active else 0):
         active = int(np.searchsorted(-lengths, -t, side="left"))
+        if active < going.count:
+            going = working[:active]
         places = starts[:active] + t
-        prediction = advance(parameters, working[:active], log.items[places], log.scores[places], log.times[places])
-        for field in fields(Prediction):
-            getattr(predicted, field.name)[places] = getattr(prediction, field.name)
+        prediction = advance(parameters, going, log.items[places], log.scores[places], log.times[places])
+        for name in PREDICTED:
+            getattr(predicted, name)[places] = getattr(prediction, name)
+        marked = marks[places].nonzero()[0]
+        if marked.size:
+            kept.put(rows[places[marked]], working[marked])
     states.put(block, working)

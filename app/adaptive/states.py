@@ -70,7 +70,7 @@ def pack(parameters: Parameters, states: States) -> list[bytes]:
     for name in OF_SKILLS:
         records[name] = getattr(states, name)[rows, skills]
     ends = np.cumsum(np.bincount(rows, minlength=states.count)).tolist()
-    starts = [0, *ends[:-1]]
+    starts = [0, *ends][:-1]
     habits = [b""] * states.count if parameters.head is None else pack_habits(parameters.head, states.habits)
     return [
         heads[i].tobytes() + habits[i] + records[a:b].tobytes()

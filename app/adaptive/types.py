@@ -103,6 +103,11 @@ class Items:
         return np.asarray(held / np.maximum(held.sum(axis=1, keepdims=True), 1))
 
     @cached_property
+    def share(self) -> Floats:
+        """(I,): the weight of each of an item's skills; 1 for an item that asks for none."""
+        return np.asarray(1 / np.maximum((self.skills >= 0).sum(axis=1), 1))
+
+    @cached_property
     def tagged(self) -> Floats:
         """(I,): 1 where the item asks for any skill, else 0: then it is a plain IRT item."""
         return np.asarray((self.skills >= 0).any(axis=1), dtype=np.float64)

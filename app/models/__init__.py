@@ -3,24 +3,31 @@
 from app.models.base import Base
 from app.models.calibration import Calibration
 from app.models.catalogue import CatalogueChange, Course, Item, ItemSkill, Prerequisite, Skill
+from app.models.checkpoint import Checkpoint
 from app.models.learner import Learner
+from app.models.limit import QuotaUse
 from app.models.response import Correction, ImportRun, Recommendation, Response
 from app.models.tenant import ApiKey, Tenant
+from app.models.webhook import Outbox, Webhook
 
 __all__ = [
     "ApiKey",
     "Base",
     "Calibration",
     "CatalogueChange",
+    "Checkpoint",
     "Correction",
     "Course",
     "ImportRun",
     "Item",
     "ItemSkill",
     "Learner",
+    "Outbox",
     "Prerequisite",
+    "QuotaUse",
     "Recommendation",
     "Response",
     "Skill",
     "Tenant",
+    "Webhook",
 ]

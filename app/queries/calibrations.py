@@ -8,6 +8,8 @@ from sqlalchemy import Connection, Row, and_, func, insert, or_, select, update
 from app.models import Calibration, Correction, Course, Learner, Response
 
 RUNNING = "running"
+# Much longer than any lease: one that would last so long was given by a clock that was wrong.
+LONGEST_LEASE_US = 2 * 3_600_000_000
 SUMMARY = (
     Calibration.number,
     Calibration.status,
@@ -88,7 +90,10 @@ def list_lapsed(db: Connection, now: int) -> list[tuple[int, str, int]]:
     """Tenant, course and number of every calibration that runs and that nobody works at any more, the oldest first."""
     statement = (
         select(Calibration.tenant_id, Calibration.course_id, Calibration.number)
-        .where(Calibration.status == RUNNING, Calibration.leased_until <= now)
+        .where(
+            Calibration.status == RUNNING,
+            or_(Calibration.leased_until <= now, Calibration.leased_until > now + LONGEST_LEASE_US),
+        )
         .order_by(Calibration.leased_until, Calibration.tenant_id, Calibration.course_id)
     )
     return [(tenant_id, course_id, number) for tenant_id, course_id, number in db.execute(statement)]

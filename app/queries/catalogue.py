@@ -7,6 +7,7 @@ from sqlalchemy import Connection, Row, bindparam, delete, insert, select, updat
 
 from app.models import CatalogueChange, Course, Item, ItemSkill, Prerequisite, Skill
 from app.queries.statistics import refresh_statistics
+from app.queries.webhooks import IS_WATCHED
 
 # From here on a foreign key to items is looked up often enough to mind how.
 MANY = 1000
@@ -22,9 +23,10 @@ class CourseRow(NamedTuple):
     revision: int
     refold_revision: int
     calibration: int | None
+    watched: bool
 
 
-COURSE_BY_ID = select(Course.title, Course.revision, Course.refold_revision, Course.calibration).where(
+COURSE_BY_ID = select(Course.title, Course.revision, Course.refold_revision, Course.calibration, IS_WATCHED).where(
     Course.tenant_id == bindparam("tenant_id"), Course.id == bindparam("course_id")
 )
 

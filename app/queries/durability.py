@@ -21,3 +21,14 @@ def durability_faults(db: Connection) -> list[str]:
         faults.append("the journal is not a WAL: is the file on a network disk?")
     damage = db.execute(text("PRAGMA quick_check(1)")).scalar_one()
     return faults if damage == "ok" else [*faults, f"the file is damaged: {damage}"]
+
+
+def connections_allowed(db: Connection) -> int | None:
+    """How many connections the database has for all of us together; none where it does not count them."""
+    if db.dialect.name != "postgresql":
+        return None
+    whole, *kept = (
+        int(db.execute(text(f"SHOW {name}")).scalar_one())
+        for name in ("max_connections", "superuser_reserved_connections", "reserved_connections")
+    )
+    return whole - sum(kept)

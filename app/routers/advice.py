@@ -16,6 +16,7 @@ ADVICE = {
     "unknown_response": "Check the id; only an answer that was stored can be voided or regraded.",
     "unknown_recommendation": "Use the id of a recommendation made for this learner, or leave the field out.",
     "unknown_calibration": "Check the id; GET /v1/courses/{course}/calibrations lists them.",
+    "unknown_webhook": "Check the id; GET /v1/webhooks lists them.",
     "conflict": (
         "The id is taken by other content: use a new id for a new answer, and the same content to retry an old one."
     ),
@@ -26,6 +27,7 @@ ADVICE = {
         "Leave the calibration before it in force, or look at the report and activate with force, which can be undone."
     ),
     "nothing_to_calibrate": "Collect or import more answers, then calibrate.",
+    "too_slow": "Send the same request again, as fast as the connection allows, or send less at once.",
     "too_large": "Send less at once: split the batch.",
     "unsupported_media_type": "Send uncompressed JSON with the header Content-Type: application/json.",
     "not_acceptable": "Ask in the Accept header for a form that the address offers, or leave the header out.",
@@ -36,8 +38,14 @@ ADVICE = {
     "occurred_in_future": "Correct the clock of the sender; an answer may lie at most five minutes ahead.",
     "invalid_cursor": "Use the cursor exactly as the page before gave it, or start again without one.",
     "invalid_file": "Correct the lines that the command names, or the columns of the file.",
+    "rate_limited": (
+        "Wait as long as Retry-After says. The header RateLimit of every reply tells what is left; "
+        "the operator can raise the quota."
+    ),
+    "too_many_failures": "Correct the key; one that is valid is taken at once. Else wait as long as Retry-After says.",
     "database_unavailable": "Wait as long as Retry-After says and send the same request again.",
     "overloaded": "Wait as long as Retry-After says and send the same request again; send less at the same time.",
+    "stopping": "Send requests to another process, or wait as long as Retry-After says.",
     "invalid_setting": "Correct the environment variable that the message names.",
     "not_migrated": "Run proxima migrate, then start again.",
 }

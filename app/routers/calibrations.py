@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from app.errors import Invalid
 from app.routers.body import StrictRequest, StrictRoute
 from app.routers.deps import Caller, require
+from app.routers.limits import charge
 from app.routers.parameters import (
     LINK,
     NO_PARAMETERS,
@@ -24,7 +25,6 @@ from app.routers.parameters import (
 from app.routers.problems import faults_in, responses_for
 from app.schemas.calibrations import ActivationIn, CalibrationId, CalibrationOut, CalibrationPage
 from app.services import calibrations as services
-from app.times import now
 from app.worker import refold_course, run_calibration
 
 router = APIRouter(prefix="/v1/courses/{course}/calibrations", tags=["calibrations"], route_class=StrictRoute)
@@ -42,6 +42,7 @@ READ = responses_for("unknown_course", "unknown_calibration")
 ACTIVATE = responses_for(
     "malformed_json",
     "too_large",
+    "too_slow",
     "unsupported_media_type",
     "unknown_course",
     "unknown_calibration",
@@ -61,7 +62,8 @@ OPTIONAL_BODY = {
 async def post_calibration(course: PathId, caller: Writer, request: Request) -> Response:
     """Start a calibration; watch it at the address in `Location`."""
     database, tenant_id = request.app.state.database, caller.tenant_id
-    claim = await database.write(services.request, tenant_id, course, now())
+    await charge(request, request.app.state.limits.calibrations, tenant_id, caller.key_id)
+    claim = await database.write(services.by_database_clock, services.request, tenant_id, course)
     in_background(request, run_calibration(database, request.app.state.settings.database_url, claim))
     told = await database.read(services.describe, tenant_id, course, claim.number)
     return reply(told, 202, {"Location": f"{request.scope['raw_path'].decode('ascii')}/{told['id']}"})
@@ -96,7 +98,9 @@ async def post_activation(course: PathId, calibration: NumberedId, caller: Write
     """Put a calibration in force; activating an older one is the way back."""
     database, tenant_id, number = request.app.state.database, caller.tenant_id, number_of(calibration)
     given = await read_activation(request)
-    told = await database.write(services.activate, tenant_id, course, number, now(), force=given.force)
+    told = await database.write(
+        services.by_database_clock, services.activate, tenant_id, course, number, force=given.force
+    )
     in_background(request, refold_course(database, tenant_id, course))
     return reply(told)
 

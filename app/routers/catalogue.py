@@ -18,7 +18,7 @@ router = APIRouter(prefix="/v1/courses/{course}", tags=["catalogue"], route_clas
 Writer = Annotated[Caller, require("catalogue:write")]
 Reader = Annotated[Caller, require("learners:read")]
 
-UPSERT = responses_for("malformed_json", "prerequisite_cycle", "too_large", "unsupported_media_type")
+UPSERT = responses_for("malformed_json", "prerequisite_cycle", "too_large", "too_slow", "unsupported_media_type")
 LIST = {**responses_for("unknown_course", "invalid_cursor"), 200: LINK}
 
 

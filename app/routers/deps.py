@@ -12,6 +12,7 @@ from fastapi.security.base import SecurityBase
 
 from app.errors import Forbidden, Unauthenticated
 from app.queries.keys import find_key
+from app.routers.limits import Limits, charge, charge_failure
 from app.security import SCOPES, allows, parse_key
 
 KEY_LIFETIME_S = 5.0
@@ -80,7 +81,22 @@ def permits_of(dependant: Dependant) -> Iterator[Permit]:
 
 
 async def identify(request: Request) -> Caller:
-    """The caller whose key the request carries; `Unauthenticated` if there is none."""
+    """The caller whose key the request carries, which is charged for one request.
+
+    Raises `Unauthenticated`, `RateLimited`; a valid key is never refused for what others from its address did.
+    """
+    try:
+        caller = await find_caller(request)
+    except Unauthenticated:
+        await charge_failure(request)
+        raise
+    limits: Limits = request.app.state.limits
+    await charge(request, limits.requests, caller.tenant_id, caller.key_id)
+    return caller
+
+
+async def find_caller(request: Request) -> Caller:
+    """The caller whose key the request carries. Raises `Unauthenticated` if there is none."""
     scheme, _, text = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer":
         raise Unauthenticated("send the key in the header Authorization: Bearer prx_…")

@@ -5,6 +5,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from app.routers.webhooks import calls
 from app.schemas.common import LONGEST_ID, MOST_BYTES
 
 DESCRIPTION = f"""
@@ -15,6 +16,8 @@ DESCRIPTION = f"""
 - **Strictness**: unknown fields and parameters are refused; `null` means absent. Times are RFC 3339 with an offset.
 - **Retries**: give each answer an `id`, and it counts once, however often it is sent.
 - **Lists** come in pages: follow `next`, or the header `Link`, until there is none.
+- **Limits**: `RateLimit` and `RateLimit-Policy` in a reply tell what is left of which quota and for how many seconds;
+  beyond it there is 429 with `Retry-After`.
 - **Errors** are problems as RFC 9457 defines them, with a stable `code`; [all codes and what to do](errors).
 """
 
@@ -30,7 +33,9 @@ ABOUT: dict[str, Any] = {
         {"name": "recommendations", "description": "What comes next, and why."},
         {"name": "mastery", "description": "What is known of a learner, or of all."},
         {"name": "calibrations", "description": "Item parameters from your own answers: fit, compare, switch."},
+        {"name": "webhooks", "description": "Be called when something has happened."},
     ],
+    "webhooks": calls,
     # The name of the function: short, and stable when an address is not.
     "generate_unique_id_function": attrgetter("name"),
 }

@@ -4,7 +4,7 @@ import asyncio
 
 from fastapi import APIRouter, Request, Response
 
-from app.errors import NotMigrated, Unavailable
+from app.errors import NotMigrated, Stopping, Unavailable
 from app.migrate import is_current
 from app.telemetry import METRICS_MEDIA_TYPE, render_metrics
 
@@ -21,7 +21,9 @@ async def livez() -> dict[str, str]:
 
 @router.get("/readyz")
 async def readyz(request: Request) -> dict[str, str]:
-    """The database answers and has the tables this program was written for."""
+    """The database answers and has the tables this program was written for, and nobody has told it to stop."""
+    if getattr(request.app.state, "stopping", False):
+        raise Stopping("this process was told to stop; send requests elsewhere")
     try:
         async with asyncio.timeout(READY_TIMEOUT_S):
             current = await request.app.state.database.read(is_current)

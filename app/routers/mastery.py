@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.errors import InvalidCursor, NotAcceptable, UnknownLearner
 from app.routers.body import StrictRoute
 from app.routers.deps import Caller, require
+from app.routers.limits import charge
 from app.routers.parameters import LINK, PageQuery, PathId, page, read_cursor, reply
 from app.routers.problems import responses_for
 from app.schemas.common import Absent, Identifier, Moment
@@ -71,6 +72,7 @@ async def get_cohort(
     place = read_cursor(query.cursor, (str, str))
     wants_csv = negotiate(request.headers.get("accept", "*/*"))
     if wants_csv and "limit" not in request.query_params:
+        await charge(request, request.app.state.limits.exports, caller.tenant_id, caller.key_id)
         first = await read_rows(request, caller, course, query.skill, place, CSV_ROWS_AT_ONCE)
         return StreamingResponse(stream(request, caller, course, query.skill, first), headers=CSV_HEADERS)
     data = await read_rows(request, caller, course, query.skill, place, query.limit)

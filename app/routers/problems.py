@@ -27,7 +27,9 @@ from app.errors import (
     NotFound,
     NotMigrated,
     ProximaError,
+    RateLimited,
     TooLarge,
+    TooSlow,
     Unauthenticated,
     Unavailable,
     UnsupportedMediaType,
@@ -45,16 +47,30 @@ STATUS: dict[type[ProximaError], int] = {
     NotFound: 404,
     MethodNotAllowed: 405,
     NotAcceptable: 406,
+    TooSlow: 408,
     Conflict: 409,
     TooLarge: 413,
     UnsupportedMediaType: 415,
     Invalid: 422,
+    RateLimited: 429,
     Unavailable: 503,
     NotMigrated: 503,
     ProximaError: 500,
 }
-HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "1"}}
-ALWAYS = ("unauthenticated", "missing_scope", "invalid", "database_unavailable")
+HEADERS = {
+    401: {"WWW-Authenticate": "Bearer"},
+    408: {"Connection": "close"},
+    429: {"Retry-After": "60"},
+    503: {"Retry-After": "1"},
+}
+ALWAYS = (
+    "unauthenticated",
+    "missing_scope",
+    "invalid",
+    "rate_limited",
+    "too_many_failures",
+    "database_unavailable",
+)
 
 NO_SUCH_ADDRESS = "there is nothing at this address; /docs shows what there is"
 OUR_FAULT = "something went wrong on our side; tell the operator the request_id"
@@ -144,7 +160,8 @@ async def tell_problem(request: Request, error: ProximaError) -> Response:
     """The reply to an error, which is logged if it is ours."""
     if status_of(type(error)) == HTTPStatus.INTERNAL_SERVER_ERROR:
         _log_unexpected(request, error)
-    return problem_response(request, error)
+    waits = {"Retry-After": str(error.retry_after)} if isinstance(error, RateLimited) else None
+    return problem_response(request, error, waits)
 
 
 async def _invalid(request: Request, error: RequestValidationError) -> Response:

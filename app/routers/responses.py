@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.errors import Conflict, Fault, Invalid, OccurredInFuture, ProximaError, Unavailable
 from app.routers.body import StrictRequest, StrictRoute
 from app.routers.deps import Caller, Permit, require
+from app.routers.limits import charge
 from app.routers.parameters import NO_PARAMETERS, PathId, raw_reply, reply
 from app.routers.problems import faults_in, problem_body, responses_for, tell_problem
 from app.schemas.common import LONGEST_ID, Absent
@@ -35,7 +36,7 @@ IdempotencyKey = Annotated[
     KeyText | Absent, Header(alias="Idempotency-Key", description="the same as `id`: printable ASCII, in quotes or not")
 ]
 
-BODY = ("malformed_json", "too_large", "unsupported_media_type", "unknown_course")
+BODY = ("malformed_json", "too_large", "too_slow", "unsupported_media_type", "unknown_course")
 SEND = responses_for(
     *BODY, "unknown_item", "unknown_recommendation", "conflict", "invalid_score", "occurred_in_future", "overloaded"
 )
@@ -122,6 +123,7 @@ def again(body: bytes, receive: Receive) -> Receive:
 @router.post("/responses:batch", response_model=BatchOut, responses=responses_for(*BODY, "overloaded"))
 async def post_responses(course: PathId, body: BatchIn, caller: Sender, request: Request) -> Response:
     """Send up to 1,000 answers: one result for each, in order."""
+    await charge(request, request.app.state.limits.requests, caller.tenant_id, caller.key_id, len(body.responses) - 1)
     moment = now()
     # A microsecond apart: those without a time of their own count in the order they are listed in.
     read = [read_answer(caller, course, given, moment + place) for place, given in enumerate(body.responses)]

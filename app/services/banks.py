@@ -3,7 +3,7 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from sqlalchemy import Connection
@@ -24,7 +24,7 @@ class Bank:
     """A course as the engine sees it. Immutable, so it may be shared by all threads and kept for ever.
 
     `refold_revision` is the oldest revision under which a learner's snapshot is still good. `known` (I,) marks the
-    items whose parameters came with the catalogue.
+    items whose parameters came with the catalogue; `watched` says that somebody wants to hear of the course.
     """
 
     tenant_id: int
@@ -39,6 +39,7 @@ class Bank:
     max_scores: Floats
     known: Booleans
     parameters: Parameters
+    watched: bool = False
 
 
 class Shelf:
@@ -78,14 +79,25 @@ def read_bank(db: Connection, tenant_id: int, course_id: str) -> Bank:
             tenant_id, course_id, catalogue, values, (course.revision, course.refold_revision, course.calibration)
         )
         SHELF.put(key, bank)
+    return replace(bank, watched=True) if course.watched else bank
+
+
+def bank_at(
+    db: Connection, tenant_id: int, course_id: str, revision: int, calibration: int | None, shelf: Shelf | None = None
+) -> Bank:
+    """The bank as it was under an older revision or calibration: what a past decision was made with.
+
+    Whoever needs many again and again brings a shelf for them.
+    """
+    key = (str(db.engine.url), tenant_id, course_id, revision, calibration)
+    bank = None if shelf is None else shelf.get(key)
+    if bank is None:
+        values = read_values(db, tenant_id, course_id, calibration)
+        catalogue = catalogue_at(db, tenant_id, course_id, revision)
+        bank = build_bank(tenant_id, course_id, catalogue, values, (revision, revision, calibration))
+        if shelf is not None:
+            shelf.put(key, bank)
     return bank
-
-
-def bank_at(db: Connection, tenant_id: int, course_id: str, revision: int, calibration: int | None) -> Bank:
-    """The bank as it was under an older revision or calibration: what a past decision was made with."""
-    values = read_values(db, tenant_id, course_id, calibration)
-    catalogue = catalogue_at(db, tenant_id, course_id, revision)
-    return build_bank(tenant_id, course_id, catalogue, values, (revision, revision, calibration))
 
 
 def read_values(

@@ -3,12 +3,15 @@
 A calibration that runs belongs to one attempt at a time. The attempt holds a lease that it renews; when the lease has
 lapsed anybody may take the calibration over under the next number. Every write names its attempt, so what an attempt
 that lost its lease still wants to write is not written (docs/decisions/0013).
+
+`now` is a moment by the database's clock (`by_database_clock`): leases are judged by many hosts, and the clock of one
+that is a year ahead must neither end the lease of another nor hold one for a year.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from sqlalchemy import Connection, Row
@@ -20,6 +23,7 @@ from app.adaptive.types import Booleans, Parameters
 from app.errors import CalibrationNotReady, CalibrationRunning, CalibrationWorse, NothingToCalibrate, UnknownCalibration
 from app.queries import calibrations as rows
 from app.queries.catalogue import update_course
+from app.queries.clock import read_clock
 from app.queries.responses import Entry, count_responses, read_all_entries
 from app.services.banks import Bank, build_bank, read_values
 from app.services.catalogue import catalogue_at, need_course, read_catalogue
@@ -27,6 +31,7 @@ from app.services.effects import LEAST_ANSWERS, item_changes, mastery_changes
 from app.services.folding import log_of
 from app.services.packing import pack_fit
 from app.services.reports import calibration_id
+from app.services.webhooks import CALIBRATION_FINISHED, Event, publish
 from app.times import to_text
 
 RUNNING, SUCCEEDED, FAILED = "running", "succeeded", "failed"
@@ -37,6 +42,8 @@ LEASE_US = 30_000_000
 MOST_ATTEMPTS = 3
 # One learner in so many measures the fit.
 HELD_OUT = 5
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -75,6 +82,16 @@ class Result:
     report: dict[str, Any]
 
 
+def by_database_clock(db: Connection, work: Callable[..., T], *args: object, **options: object) -> T:
+    """Run one of the functions below, whose last argument is `now`, at this moment by the database's clock."""
+    return work(db, *args, read_clock(db), **options)
+
+
+def is_leased(row: Row[Any], now: int) -> bool:
+    """Whether somebody works at a calibration. A lease until long from now was given by a clock that was wrong."""
+    return now < int(row.leased_until) <= now + rows.LONGEST_LEASE_US
+
+
 def request(db: Connection, tenant_id: int, course_id: str, now: int) -> Claim:
     """Give a new calibration its number, and the caller the first attempt.
 
@@ -84,7 +101,7 @@ def request(db: Connection, tenant_id: int, course_id: str, now: int) -> Claim:
     last = rows.last_number(db, tenant_id, course_id)
     previous = rows.find_calibration(db, tenant_id, course_id, last)
     if previous is not None and previous.status == RUNNING:
-        if previous.leased_until > now:
+        if is_leased(previous, now):
             raise CalibrationRunning(f"calibration {calibration_id(last)} is running; wait until it has ended")
         interrupted = Claim(tenant_id, course_id, last, previous.attempt)
         fail(db, interrupted, "the run was interrupted, and another was requested", now)
@@ -114,7 +131,7 @@ def take_over(db: Connection, tenant_id: int, course_id: str, number: int, now: 
     After `MOST_ATTEMPTS` it has failed instead.
     """
     row = rows.find_calibration(db, tenant_id, course_id, number, lock=True)
-    if row is None or row.status != RUNNING or row.leased_until > now:
+    if row is None or row.status != RUNNING or is_leased(row, now):
         return None
     claim = Claim(tenant_id, course_id, number, row.attempt)
     if row.attempt >= MOST_ATTEMPTS:
@@ -147,12 +164,22 @@ def hand_back(db: Connection, claim: Claim, now: int) -> None:
 def succeed(db: Connection, claim: Claim, result: Result, now: int) -> bool:
     """Keep the result, if the attempt still may: from here on the calibration is immutable."""
     values = {"status": SUCCEEDED, "finished_at": now, "parameters": result.parameters, "report": result.report}
-    return update(db, claim, values)
+    return finish(db, claim, values)
 
 
 def fail(db: Connection, claim: Claim, error: str, now: int) -> bool:
     """Keep why there is no result, if the attempt still may."""
-    return update(db, claim, {"status": FAILED, "finished_at": now, "error": error})
+    return finish(db, claim, {"status": FAILED, "finished_at": now, "error": error})
+
+
+def finish(db: Connection, claim: Claim, values: dict[str, Any]) -> bool:
+    """End a calibration that runs, and say so; whether the attempt still might."""
+    ended = update(db, claim, values)
+    if ended:
+        data = {"calibration": calibration_id(claim.number), "status": values["status"]}
+        event = Event(CALIBRATION_FINISHED, None, values["finished_at"], data)
+        publish(db, claim.tenant_id, claim.course_id, [event])
+    return ended
 
 
 def update(db: Connection, claim: Claim, values: dict[str, Any]) -> bool:

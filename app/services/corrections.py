@@ -5,13 +5,14 @@ from typing import Any
 from sqlalchemy import Connection
 
 from app.errors import ResponseVoided, UnknownResponse
-from app.queries.learners import find_learners, save_learners
+from app.queries.learners import find_learners
 from app.queries.responses import find_responses, insert_correction, read_corrected
 from app.services.banks import read_bank
 from app.services.catalogue import need_course
-from app.services.folding import at, refold, snapshots
+from app.services.folding import at, refold_from, save_states
 from app.services.mastery import report
 from app.services.responses import check_score
+from app.services.webhooks import RESPONSE_CORRECTED, Event, publish
 
 VOID, REGRADE = "void", "regrade"
 
@@ -60,6 +61,9 @@ def correct(
             "made_at": now,
         }
         insert_correction(db, entry)
-    states = refold(db, bank, [learner_id]).states
-    save_learners(db, tenant_id, course_id, snapshots(bank, [row], states))
-    return report(bank, at(bank, states, now), learner_id, row.position)
+        told = {name: entry[name] for name in ("kind", "score", "position")}
+        event = Event(RESPONSE_CORRECTED, learner_id, now, {"response": response_id, **told})
+        publish(db, tenant_id, course_id, [event])
+    folded = refold_from(db, bank, {learner_id: (found[response_id].occurred_at, response_id)})
+    save_states(db, bank, [row], folded.states, folded.trails)
+    return report(bank, at(bank, folded.states, now), learner_id, row.position)

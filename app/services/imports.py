@@ -1,22 +1,30 @@
 """Many answers at once, from a file, through the same fold as single ones."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from sqlalchemy import Connection
 
-from app.adaptive.replay import replay
+from app.adaptive.filter import initial
 from app.adaptive.states import ENGINE
-from app.adaptive.types import States
 from app.errors import InvalidScore
 from app.files import Answer, Rejection
-from app.queries.learners import LearnerRow, find_learners, save_learners
-from app.queries.responses import Entry, find_import, find_responses, insert_responses, read_entries, save_import
+from app.queries.learners import LearnerRow, find_learners
+from app.queries.responses import Entry, find_import, find_responses, insert_responses, save_import
 from app.services.banks import Bank, read_bank
 from app.services.catalogue import Catalogue
-from app.services.folding import as_log, fold, load_states, snapshots
+from app.services.folding import (
+    Folded,
+    Trail,
+    catch_up,
+    fold_listed,
+    fold_on,
+    place_of,
+    read_past,
+    save_states,
+)
 from app.services.responses import add_learners, check_score, is_late
 from app.times import UNDATED_EPOCH_US
 
@@ -127,37 +135,49 @@ def fold_chunk(
     for entry, _ in sorted(fresh, key=lambda pair: (pair[0].learner_id, pair[0].occurred_at, pair[0].id)):
         groups.setdefault(entry.learner_id, []).append(entry)
     rows = [learners[learner_id] for learner_id in groups]
-    states, p_correct = fold_groups(db, bank, rows, groups)
+    folded = fold_groups(db, bank, rows, groups)
     answers = {entry.id: answer for entry, answer in fresh}
     insert_responses(
         db,
         [
-            response_row(bank, entry, answers[entry.id], row.position + number, p_correct[entry.id], now)
+            response_row(bank, entry, answers[entry.id], row.position + number, folded.p_correct[entry.id], now)
             for row in rows
             for number, entry in enumerate(groups[row.id], start=1)
         ],
     )
-    save_learners(
-        db, bank.tenant_id, bank.course_id, snapshots(bank, [advanced(row, groups[row.id]) for row in rows], states)
-    )
+    save_states(db, bank, [advanced(row, groups[row.id]) for row in rows], folded.states, folded.trails)
 
 
-def fold_groups(
-    db: Connection, bank: Bank, rows: Sequence[LearnerRow], groups: dict[str, list[Entry]]
-) -> tuple[States, dict[str, float]]:
-    """The states after each learner's new answers, and the predictions; learners with late ones are folded anew."""
-    flat = [entry for group in groups.values() for entry in group]
-    log = as_log(bank, flat, [len(group) for group in groups.values()])
-    states, predicted = replay(bank.parameters, log, load_states(db, bank, rows))
-    p_correct = dict(zip((entry.id for entry in flat), predicted.p.tolist(), strict=True))
-    late = [number for number, row in enumerate(rows) if is_late(row, groups[row.id][0])]
-    if late:
-        ids = [rows[number].id for number in late]
-        entries = read_entries(db, bank.tenant_id, bank.course_id, ids) + [e for id_ in ids for e in groups[id_]]
-        folded = fold(bank, ids, sorted(entries, key=lambda entry: (entry.occurred_at, entry.id)))
-        states.put(np.array(late), folded.states)
-        p_correct |= {entry.id: folded.p_correct[entry.id] for id_ in ids for entry in groups[id_]}
-    return states, p_correct
+def fold_groups(db: Connection, bank: Bank, rows: Sequence[LearnerRow], groups: Mapping[str, list[Entry]]) -> Folded:
+    """Fold each learner's new answers: on the snapshots where they follow, else at their places among the old ones."""
+    late = np.array([is_late(row, groups[row.id][0]) for row in rows])
+    states = initial(bank.parameters, len(rows))
+    p_correct: dict[str, float] = {}
+    trails: dict[str, Trail] = {}
+    for numbers, fold_some in ((np.flatnonzero(~late), fold_behind), (np.flatnonzero(late), fold_between)):
+        if numbers.size:
+            mine = [rows[number] for number in numbers.tolist()]
+            folded = fold_some(db, bank, mine, {row.id: groups[row.id] for row in mine})
+            states.put(numbers, folded.states)
+            p_correct |= folded.p_correct
+            trails |= folded.trails
+    return Folded(tuple(groups), states, p_correct, trails)
+
+
+def fold_behind(db: Connection, bank: Bank, rows: Sequence[LearnerRow], groups: Mapping[str, list[Entry]]) -> Folded:
+    """Fold answers that come after all others of their learners."""
+    before, caught_up = catch_up(db, bank, rows)
+    folded = fold_listed(bank, dict.fromkeys(groups), before, groups)
+    for learner_id, trail in caught_up.items():
+        ahead = folded.trails[learner_id].checkpoints
+        folded.trails[learner_id] = Trail(trail.start, [*trail.checkpoints, *ahead])
+    return folded
+
+
+def fold_between(db: Connection, bank: Bank, rows: Sequence[LearnerRow], groups: Mapping[str, list[Entry]]) -> Folded:
+    """Fold answers of which some came late."""
+    past = read_past(db, bank, {row.id: place_of(groups[row.id][0]) for row in rows})
+    return fold_on(bank, past, [entry for group in groups.values() for entry in group])
 
 
 def advanced(row: LearnerRow, entries: Sequence[Entry]) -> LearnerRow:

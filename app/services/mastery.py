@@ -9,9 +9,12 @@ from sqlalchemy import Connection
 from app.adaptive.types import States
 from app.errors import UnknownSkill
 from app.services.banks import Bank, read_bank
-from app.services.folding import at, load_states, read_page, refold
+from app.services.folding import at, load_states, read_page, refold_from
 from app.services.recommendations import find_learner
 from app.services.reports import abilities, all_mastery, calibration_id, mastery_rows
+
+# A page reads at least so many learners at a time: of most, few skills may have been met.
+FEWEST = 16
 
 
 def learner_mastery(
@@ -20,8 +23,10 @@ def learner_mastery(
     """Ability and the mastery of every skill now, or as it was at `as_of` by the answers given until then (both µs)."""
     bank = read_bank(db, tenant_id, course_id)
     row = find_learner(db, bank, learner)
-    states = load_states(db, bank, [row]) if as_of is None else refold(db, bank, [learner], as_of).states
-    return report(bank, at(bank, states, now if as_of is None else as_of), learner, row.position)
+    if as_of is None:
+        return report(bank, at(bank, load_states(db, bank, [row]), now), learner, row.position)
+    states = refold_from(db, bank, {learner: (as_of + 1, "")}, as_of).states
+    return report(bank, at(bank, states, as_of), learner, row.position)
 
 
 def report(bank: Bank, states: States, learner: str, position: int) -> dict[str, Any]:
@@ -49,11 +54,13 @@ def cohort_mastery(
     if skill is not None and skill not in bank.skill_ids:
         raise UnknownSkill("the course has no such skill")
     result: list[dict[str, Any]] = []
+    # How many rows a learner can have at most.
+    most = max(1, len(bank.skill_ids)) if skill is None else 1
     last = None if after is None else after[0]
     if after is not None:
         result.extend(row for row in rows_of_learner(db, bank, after[0], skill, now) if row["skill"] > after[1])
     while len(result) < limit:
-        rows, states = read_page(db, bank, last, limit)
+        rows, states = read_page(db, bank, last, max(FEWEST, -(-(limit - len(result)) // most)))
         if not rows:
             break
         last = rows[-1].id

@@ -26,18 +26,29 @@ from app.errors import (
     UnknownItem,
     UnknownRecommendation,
 )
-from app.queries.learners import LearnerRow, find_learners, insert_learners, save_learners
+from app.queries.checkpoints import Place
+from app.queries.learners import LearnerRow, find_learners, insert_learners
 from app.queries.responses import (
     Entry,
     find_recommendations,
     find_responses,
     insert_recommendations,
     insert_responses,
-    read_entries,
     save_outcome,
 )
 from app.services.banks import Bank, bank_at, read_bank
-from app.services.folding import as_fractions, fold, load_states, snapshots
+from app.services.folding import (
+    Past,
+    Trail,
+    as_fractions,
+    catch_up,
+    fold,
+    fold_on,
+    place_of,
+    read_past,
+    save_states,
+    whole,
+)
 from app.services.history import read_lives
 from app.services.recommendations import Offer, next_id, recommendation_row, seeds
 from app.services.reports import (
@@ -49,6 +60,7 @@ from app.services.reports import (
     recommendation,
     skills_of,
 )
+from app.services.webhooks import Event, publish, skills_mastered
 from app.times import to_days, to_text
 
 
@@ -135,16 +147,19 @@ def fold_fresh(
     """Fold new answers into their learners and write everything that follows."""
     rows = [learners[id_] for id_ in sorted({each.answer.learner for each in fresh})]
 
-    def stored(learner_id: str) -> list[Entry]:
-        return read_entries(db, bank.tenant_id, bank.course_id, [learner_id])
+    def past(learner_id: str, first: Place) -> Past:
+        return read_past(db, bank, {learner_id: first})
 
-    batch = Batch(bank, rows, load_states(db, bank, rows), stored)
+    states, trails = catch_up(db, bank, rows)
+    counted = states.answers.copy()
+    batch = Batch(bank, rows, states, past, trails)
     for turn in turns(fresh):
         for each, outcome in zip(turn, take_turn(batch, turn), strict=True):
             results[each.place] = Recorded("created", outcome)
     insert_responses(db, batch.responses)
+    publish(db, bank.tenant_id, bank.course_id, batch.events)
     insert_recommendations(db, batch.recommendations)
-    save_learners(db, bank.tenant_id, bank.course_id, snapshots(bank, batch.learners, batch.states))
+    save_states(db, bank, batch.learners, batch.states, batch.trails, counted)
 
 
 def check(bank: Bank, offered: Mapping[str, Row[Any]], place: int, answer: NewAnswer) -> Accepted | ProximaError:
@@ -302,16 +317,18 @@ def turns(fresh: Sequence[Accepted]) -> list[list[Accepted]]:
 class Batch:
     """The learners of one transaction as they are folded, and the rows to be written at its end.
 
-    `stored` gives the log of a learner as it was before the transaction.
+    `past` gives the log of a learner as it was before the transaction, from a place on at least.
     """
 
     bank: Bank
     learners: list[LearnerRow]
     states: States
-    stored: Callable[[str], list[Entry]]
+    past: Callable[[str, Place], Past]
+    trails: dict[str, Trail] = field(default_factory=dict)
     pending: dict[str, list[Entry]] = field(default_factory=dict)
     responses: list[dict[str, Any]] = field(default_factory=list)
     recommendations: list[dict[str, Any]] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
 
 
 def take_turn(batch: Batch, turn: Sequence[Accepted]) -> list[bytes]:
@@ -338,6 +355,8 @@ def take_turn(batch: Batch, turn: Sequence[Accepted]) -> list[bytes]:
     was, now = (fade(bank.parameters, states, after.seen_at) for states in (before, after))
     choices = choose(bank.parameters, now, np.array([offer.seed for offer in offers], dtype=np.uint64))
     told = outcomes(bank, turn, offers, was, now, predicted.p, choices)
+    if bank.watched:
+        batch.events += skills_mastered(bank, was, now, offers)
     keep_responses(batch, turn, offers, predicted.p, told)
     chosen = np.flatnonzero(choices.item >= 0).tolist()
     batch.recommendations += [recommendation_row(bank, choices, number, offers[number]) for number in chosen]
@@ -359,10 +378,11 @@ def is_late(row: LearnerRow, answer: NewAnswer | Entry) -> bool:
 
 def fold_late(batch: Batch, learner_id: str, response_id: str, after: States, p: Floats, number: int) -> None:
     """Fold a learner again with an answer that came late: writes the state and the prediction into `after` and `p`."""
-    entries = batch.stored(learner_id) + batch.pending[learner_id]
-    folded = fold(batch.bank, [learner_id], sorted(entries, key=lambda entry: (entry.occurred_at, entry.id)))
+    pending = batch.pending[learner_id]
+    folded = fold_on(batch.bank, batch.past(learner_id, min(map(place_of, pending))), pending)
     after.put(np.array([number]), folded.states)
     p[number] = folded.p_correct[response_id]
+    batch.trails |= folded.trails
 
 
 def advance_row(row: LearnerRow, answer: NewAnswer) -> LearnerRow:
@@ -452,7 +472,7 @@ def tell_imported(db: Connection, bank: Bank, row: Row[Any]) -> bytes:
     then = bank_at(db, bank.tenant_id, bank.course_id, row.revision, row.calibration)
     earlier = life.entries(row.position - 1)
     states = fold(then, [row.learner_id], earlier).states
-    batch = Batch(then, [life.row_at(row.position - 1)], states, lambda _: earlier)
+    batch = Batch(then, [life.row_at(row.position - 1)], states, lambda *_: whole([row.learner_id], earlier))
     [outcome] = take_turn(batch, [Accepted(0, stored_answer(then, row), then.item_numbers[row.item_id], row.score)])
     save_outcome(db, bank.tenant_id, bank.course_id, row.id, outcome.decode())
     insert_recommendations(db, batch.recommendations)

@@ -4,6 +4,7 @@ The entries of a page of learners are taken in the order of their arrival, with 
 were in force then, by the same functions that took them the first time.
 """
 
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,12 +15,14 @@ from sqlalchemy import Connection, Row
 
 from app.adaptive.filter import initial
 from app.adaptive.policy import choose
+from app.adaptive.replay import replay_marked
 from app.adaptive.states import ENGINE, pack
 from app.adaptive.types import Booleans
+from app.queries.checkpoints import Kept, list_checkpoints
 from app.queries.learners import LearnerRow, find_learners, page_learners
 from app.queries.responses import find_recommendations, page_offers
-from app.services.banks import Bank, bank_at, read_bank
-from app.services.folding import at, fold, is_stale, refold
+from app.services.banks import Bank, Shelf, bank_at, read_bank
+from app.services.folding import as_log, at, fold, good_version, is_stale, place_of, refold, whole
 from app.services.history import Life, read_lives
 from app.services.recommendations import Offer, recommendation_row
 from app.services.responses import Accepted, Batch, stored_answer, take_turn
@@ -58,8 +61,11 @@ class Strand:
     current: Booleans
 
 
-def verify_page(db: Connection, tenant_id: int, course_id: str, after: str) -> tuple[Verified, str | None]:
-    """Compare a page of learners; the result, and the last learner of the page (none at the end)."""
+def verify_page(db: Connection, tenant_id: int, course_id: str, after: str, past: Shelf) -> tuple[Verified, str | None]:
+    """Compare a page of learners; the result, and the last learner of the page (none at the end).
+
+    `past` keeps the banks of former versions from page to page.
+    """
     result = Verified()
     rows = page_learners(db, tenant_id, course_id, after, PAGE)
     if not rows:
@@ -68,11 +74,12 @@ def verify_page(db: Connection, tenant_id: int, course_id: str, after: str) -> t
     compare_snapshots(db, bank, rows, result)
     lives = read_lives(db, bank, rows)
     compare_positions(lives, result)
+    compare_checkpoints(db, bank, lives, result)
     strands: dict[Version, Strand] = {}
     for turn in range(1, max(life.end for life in lives) + 1):
         for version, places in arrivals(lives, turn).items():
             if version not in strands:
-                strands[version] = new_strand(bank_at(db, tenant_id, course_id, *version), lives)
+                strands[version] = new_strand(bank_at(db, tenant_id, course_id, *version, past), lives)
             relive(db, strands[version], lives, places, turn, result)
             for other, strand in strands.items():
                 strand.current[places] = other == version
@@ -109,6 +116,27 @@ def compare_positions(lives: Sequence[Life], result: Verified) -> None:
             result.differences.append(f"learner {life.row.id}: the snapshot is not of the end of the log")
 
 
+def compare_checkpoints(db: Connection, bank: Bank, lives: Sequence[Life], result: Verified) -> None:
+    """Checkpoints against the fold of the log up to their places; stale ones are never read."""
+    kept: dict[str, list[Kept]] = defaultdict(list)
+    ids = [life.row.id for life in lives]
+    for row in list_checkpoints(db, bank.tenant_id, bank.course_id, good_version(bank), ids):
+        kept[row.learner_id].append(row)
+    for life in [life for life in lives if life.row.id in kept]:
+        rows = kept[life.row.id]
+        entries = [entry for entry in life.entries(life.end) if entry.score is not None]
+        places = [place_of(entry) for entry in entries]
+        ends = np.array([bisect_right(places, row[1:3]) for row in rows], dtype=np.int64)
+        marks = np.zeros(len(entries) + 1, dtype=np.bool_)
+        marks[ends] = True
+        _, _, states = replay_marked(bank.parameters, as_log(bank, entries, [len(entries)]), marks[1:])
+        expected = [pack(bank.parameters, initial(bank.parameters, 1))[0]] if marks[0] else []
+        expected += pack(bank.parameters, states)
+        for row, place in zip(rows, np.unique(ends, return_inverse=True)[1].tolist(), strict=True):
+            if row.state != expected[place]:
+                result.differences.append(f"learner {life.row.id}: a checkpoint is not the fold of the log")
+
+
 def arrivals(lives: Sequence[Life], turn: int) -> dict[Version, list[int]]:
     """The learners who answered at their position `turn`, by the version their answer was judged under.
 
@@ -126,7 +154,8 @@ def new_strand(bank: Bank, lives: Sequence[Life]) -> Strand:
     """A page of learners at the beginning of their lives."""
     log = {life.row.id: life for life in lives}
     rows = [life.row_at(0) for life in lives]
-    batch = Batch(bank, rows, initial(bank.parameters, len(rows)), lambda learner_id: log[learner_id].entries(0))
+    states = initial(bank.parameters, len(rows))
+    batch = Batch(bank, rows, states, lambda learner_id, _: whole([learner_id], log[learner_id].entries(0)))
     return Strand(batch, np.zeros(len(rows), dtype=np.bool_))
 
 
@@ -143,7 +172,7 @@ def relive(
         for place in behind:
             batch.learners[place] = lives[place].row_at(turn - 1)
     log = {lives[place].row.id: lives[place] for place in places}
-    batch.stored = lambda learner_id: log[learner_id].entries(turn - 1)
+    batch.past = lambda learner_id, _: whole([learner_id], log[learner_id].entries(turn - 1))
     batch.pending.clear()
     batch.responses.clear()
     batch.recommendations.clear()
@@ -178,7 +207,9 @@ def compare_recommendations(db: Connection, batch: Batch, imported: set[str], re
     result.recommendations += len(made)
 
 
-def verify_offers(db: Connection, tenant_id: int, course_id: str, after: str) -> tuple[Verified, str | None]:
+def verify_offers(
+    db: Connection, tenant_id: int, course_id: str, after: str, past: Shelf
+) -> tuple[Verified, str | None]:
     """Compare a page of the recommendations that were asked for; the result, and the last id (none at the end)."""
     result = Verified()
     offers = page_offers(db, tenant_id, course_id, after, PAGE)
@@ -187,14 +218,11 @@ def verify_offers(db: Connection, tenant_id: int, course_id: str, after: str) ->
     bank = read_bank(db, tenant_id, course_id)
     rows = find_learners(db, tenant_id, course_id, {offer.learner_id for offer in offers})
     lives = {life.row.id: life for life in read_lives(db, bank, list(rows.values()))}
-    banks: dict[Version, Bank] = {}
     for offer in offers:
         if offer.engine != ENGINE:
             continue
-        version = (offer.revision, offer.calibration)
-        if version not in banks:
-            banks[version] = bank_at(db, tenant_id, course_id, *version)
-        if not same_offer(banks[version], lives[offer.learner_id], offer):
+        then = bank_at(db, tenant_id, course_id, offer.revision, offer.calibration, past)
+        if not same_offer(then, lives[offer.learner_id], offer):
             result.differences.append(f"recommendation {offer.id}: another choice follows from the log")
     result.recommendations = len(offers)
     return result, offers[-1].id

@@ -100,6 +100,7 @@ def inform_what_was_asked(patch: Patch) -> None:
         """Items that seem to ask for nothing."""
 
         skills = np.full((99, 1), -2)
+        share = np.ones(99)
 
     class Blind:
         """Parameters with such items."""

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from app.adaptive import replay as replaying
 from app.adaptive.filter import fade, initial, predict, step
-from app.adaptive.replay import Log, replay
+from app.adaptive.replay import Log, replay, replay_marked
 from app.adaptive.types import Items, Parameters
 from tests.adaptive import laws
 from tests.adaptive.reference import Learner, learner_of
@@ -59,6 +59,20 @@ def test_a_replay_goes_on_where_another_ended(seed: int) -> None:
     assert states is not None
     assert same(states, whole)
     assert sorted(np.concatenate(logits)) == sorted(predicted.logit)
+
+
+@given(seeds, kinds)
+@settings(max_examples=25)
+def test_a_marked_state_is_that_of_a_shorter_log(seed: int, kind: str) -> None:
+    parameters = random_course(seed, kinds=kind)
+    log = random_log(parameters, seed)
+    marks = np.random.default_rng(seed).random(len(log.items)) < 0.3
+    states, predicted, kept = replay_marked(parameters, log, marks)
+    assert all(same(one, other) for one, other in zip((states, predicted), replay(parameters, log), strict=True))
+    for number, place in enumerate(np.flatnonzero(marks).tolist()):
+        whole = slice(int(log.starts[log.starts <= place].max()), place + 1)
+        shorter = Log(np.array([0, place + 1 - whole.start]), log.items[whole], log.scores[whole], log.times[whole])
+        assert same(kept[number : number + 1], replay(parameters, shorter)[0])
 
 
 def test_blocks_of_learners_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from app.adaptive import policy as choosing
 from app.adaptive.filter import initial, predict, step
 from app.adaptive.policy import CODES, JITTER, TARGET, Choices, chances, choose, stand, uniform
 from app.adaptive.replay import replay
@@ -304,3 +305,34 @@ def test_practice_ends_in_mastery() -> None:
     assert list(dict.fromkeys(order)) == [0, 1, 2]
     replayed, _ = replay(parameters, log_of([[]]))
     assert code_of(choose(parameters, replayed, ONE_SEED)) == "practice_skill"
+
+
+@given(seeds, st.integers(1, 9))
+def test_products_are_the_same_in_any_pieces(seed: int, piece: int) -> None:
+    """Bit for bit what one sweep over all factors gives, however many candidates are equal."""
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(1, 30, rng.integers(1, 5))
+    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    gap = rng.choice(np.concatenate([rng.uniform(-1, 1, 3), [0.0] * 6]), sizes.sum())
+    base = 1 - rng.uniform(0.1, 1, (len(sizes), 1)) * choosing.NODES
+    factors = np.clip(np.repeat(base, sizes, axis=0) + gap[:, None], 0.0, 1.0)
+    expected = np.multiply.reduceat(factors, starts, axis=0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(choosing, "PIECE", piece)
+        assert choosing.products(base, gap, starts).tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.02])
+def test_thousands_of_candidates_in_pieces(spread: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    easiness = np.random.default_rng(1).normal(0, spread, 3000) if spread else np.zeros(3000)
+    parameters = course(tree([[], []]), bank([[i % 2] for i in range(3000)], easiness=easiness))
+    states = random_states(parameters, 3, learners=6, longest=25)
+    found = choose(parameters, states, numbers(6, 3))
+    monkeypatch.setattr(choosing, "PIECE", 10**6)
+    assert same(found, choose(parameters, states, numbers(6, 3)))
+    assert 0 < found.propensity.min() < 0.05
+
+
+def test_of_equal_scores_the_first_is_chosen() -> None:
+    score = np.array([2.0, 1.0, 1.0, -0.0, 0.0, 3.0])
+    assert choosing.first_smallest(score, np.array([0, 0, 0, 2, 2, 3]), 5).tolist() == [1, -1, 3, 5, -1]

@@ -12,14 +12,28 @@ STATEMENTS = {"select", "update", "delete", "insert", "text"}
 
 # module.function → why it may look at all tenants
 ACROSS_TENANTS = {
+    "clock.read_clock": "it asks the database what time it is",
     "keys.find_tenant": "a tenant is found by its name, before anybody belongs to it",
     "statistics.refresh_statistics": "it is about tables, not about rows",
+    "durability.connections_allowed": "it asks the database about itself, not about rows",
     "durability.durability_faults": "it asks the database about itself, not about rows",
     "keys.list_tenants": "the operator's command line goes through all of them",
     "keys.insert_tenant": "the tenant does not exist yet",
+    "transfer.count_rows": "of one tenant, or of all for a backup",
+    "transfer.stream_rows": "of one tenant, or of all for a backup",
+    "transfer.find_namesake": "a tenant that is to be imported must not be there",
+    "transfer.insert_rows": "the rows are whole rows",
+    "transfer.settle": "it is about the numbers of tenants",
+    "transfer.analyze": "it is about tables, not about rows",
+    "transfer.close_streams": "it is about cursors, not about rows",
+    "transfer.drop_tables": "it is about tables without rows",
+    "transfer.dangling": "it asks the database about itself, not about rows",
+    "webhooks.delete_given_up": "what is over is over for all",
     # an insert without a tenant fails: the column is the first of the key and has no default
     "calibrations.insert_calibration": "the row is a whole row",
     "catalogue.insert_many": "the rows are whole rows",
+    "webhooks.insert_outbox": "the rows are whole rows",
+    "webhooks.insert_webhook": "the row is a whole row",
     "responses.insert_correction": "the row is a whole row",
     "bulk.insertion": "the rows are whole rows",
 }

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 APP = Path(__file__).parents[2] / "app"
-OPENERS = ("routers/", "intake.py", "worker.py", "cli.py", "main.py")
+OPENERS = ("routers/", "intake.py", "worker.py", "delivery.py", "cli.py", "main.py")
 MODULES = {path.relative_to(APP).as_posix(): path for path in sorted(APP.rglob("*.py"))}
 
 

@@ -4,9 +4,11 @@ import asyncio
 from typing import Any
 
 import httpx
+from sqlalchemy import Connection
 
 from app.database import Database
 from app.queries.calibrations import insert_calibration
+from app.queries.webhooks import insert_webhook
 from app.services.calibrations import request
 from app.times import now
 from tests.client import app_of
@@ -29,6 +31,7 @@ CATALOGUE: dict[str, Any] = {
 }
 CROWD = 20
 HOUR_US = 3_600_000_000
+HOOKS = [f"wh-000000000000000{number}" for number in (1, 2, 3)]
 ITEMS = [item["id"] for item in CATALOGUE["items"]]
 
 
@@ -55,6 +58,13 @@ async def fill(client: httpx.AsyncClient) -> None:
         assert (await client.post(f"courses/{COURSE}/responses", json=body)).status_code == 201
     batch = await client.post(f"courses/{COURSE}/responses:batch", json={"responses": crowd()})
     assert {result["status"] for result in batch.json()["results"]} == {"created"}
+
+
+def keep_webhooks(db: Connection) -> None:
+    """Webhooks with ids that are known beforehand."""
+    row = {"tenant_id": 1, "url": "https://lms.example.org", "events": ["skill.mastered"], "course_id": None}
+    for id_ in HOOKS:
+        insert_webhook(db, {**row, "id": id_, "secret": "whsec_AAAA", "created_at": now()})
 
 
 async def calibrate(client: httpx.AsyncClient) -> str:

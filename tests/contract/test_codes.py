@@ -8,6 +8,7 @@ import httpx
 import pytest
 from sqlalchemy import Connection, text
 
+from app.routers import limits
 from app.routers.problems import classes_by_code, status_of
 from tests.client import client_of, make_key, served
 from tests.contract.course import COURSE, fill, keep_a_worse_calibration, keep_calibrating
@@ -52,6 +53,7 @@ ROWS = [
     Row("unknown_response", "post_void", "POST", f"{AT}/responses/none/void", {"reason": "r"}),
     Row("unknown_recommendation", "post_response", "POST", f"{AT}/responses", {**ANSWER, "recommendation": "none"}),
     Row("unknown_calibration", "get_calibration", "GET", f"{AT}/calibrations/c-9"),
+    Row("unknown_webhook", "delete_webhook", "DELETE", "webhooks/wh-0000000000000009"),
     Row("conflict", "post_response", "POST", f"{AT}/responses", {**ANSWER, "id": "r-2"}),
     Row("response_voided", "post_regrade", "POST", f"{AT}/responses/r-4/regrade", {"score": 1, "reason": "r"}),
     Row("calibration_not_ready", "post_activation", "POST", f"{AT}/calibrations/c-1/activate"),
@@ -69,11 +71,13 @@ ROWS = [
     Row("invalid_cursor", "list_skills", "GET", f"{AT}/skills?cursor=AAAA"),
 ]  # fmt: skip
 # Met in tests of their own below, or elsewhere for the reason given.
-OTHERS = {"overloaded", "database_unavailable", "not_migrated"}
+OTHERS = {"rate_limited", "too_many_failures", "overloaded", "database_unavailable", "not_migrated"}
 ELSEWHERE = {
     "internal": "no request meets it, or that would be a bug; tests/routers/test_problems.py breaks a route",
     "invalid_file": "the command line only",
     "invalid_setting": "the command line only",
+    "stopping": "a process that stops, in tests/edge/test_stopping.py",
+    "too_slow": "a slow sender, in tests/edge/test_slow_clients.py",
 }
 
 
@@ -121,6 +125,22 @@ async def test_too_many_waiting_answers_are_told_to_come_back(database_url: str)
         reply = await client.post(f"{AT}/responses:batch", json={"responses": [ANSWER, ANSWER]})
         check_met(reply, "overloaded", "post_responses")
         assert (await client.post(f"{AT}/responses", json=ANSWER)).status_code == 201
+
+
+@pytest.mark.anyio
+async def test_who_comes_too_often_is_told_when_to_come_back(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "MINUTE_S", 10_000_000)  # no window ends meanwhile
+    async with (
+        served(database_url, requests_per_minute=1, failed_keys_per_minute=1) as app,
+        client_of(app, await make_key(app.state.database)) as client,
+        client_of(app) as stranger,
+    ):
+        assert (await client.get(f"{AT}/skills")).status_code == 404
+        check_met(await client.get(f"{AT}/skills"), "rate_limited", "list_skills")
+        assert (await stranger.get(f"{AT}/skills")).status_code == 401
+        check_met(await stranger.get(f"{AT}/skills"), "too_many_failures", "list_skills")
 
 
 @pytest.mark.anyio

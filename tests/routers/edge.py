@@ -13,6 +13,7 @@ from app.errors import Overloaded, ProximaError, UnknownCourse
 from app.routers import health, pages
 from app.routers.body import StrictRoute
 from app.routers.deps import Caller, KnownKeys, require
+from app.routers.limits import LimitHeaders, Limits
 from app.routers.problems import install_problems, responses_for
 from app.settings import Settings
 from app.telemetry import Telemetry, configure_logging
@@ -103,7 +104,10 @@ def make_edge(database: Database | None = None, **settings: Any) -> FastAPI:
     app.state.settings = Settings(max_body_bytes=LIMIT, **settings)
     app.state.database = database
     app.state.known_keys = KnownKeys()
+    if database is not None:
+        app.state.limits = Limits(database, app.state.settings)
     install_problems(app)
+    app.add_middleware(LimitHeaders)
     app.add_middleware(Telemetry)
     for router in (health.router, pages.router):
         app.include_router(router)

@@ -96,8 +96,8 @@ def sign(way: str) -> str:
 
 
 def same(response: httpx.Response) -> tuple[int, dict[str, str], str]:
-    """Status, headers and body, without names, the id of the request and what is drawn by chance."""
-    headers = {name: value for name, value in response.headers.items() if name != "content-length"}
+    """Status, headers and body, without names, counts, the id of the request and what is drawn by chance."""
+    headers = {name: value for name, value in response.headers.items() if name not in ("content-length", "ratelimit")}
     if headers.get("x-request-id") != "mine":
         headers.pop("x-request-id", None)
     body = response.json()

@@ -46,5 +46,16 @@ async def test_a_database_that_hangs_is_not_ready(database: Database, monkeypatc
     await check(database, 503, "database_unavailable")
 
 
+async def test_a_process_that_was_told_to_stop_is_alive_and_not_ready(database: Database) -> None:
+    app = make_edge(database)
+    async with edge_client(app) as client:
+        app.state.stopping = True
+        assert (await client.get("/livez")).status_code == 200
+        reply = await client.get("/readyz")
+        assert (reply.status_code, reply.json()["code"]) == (503, "stopping")
+        app.state.stopping = False
+        assert (await client.get("/readyz")).status_code == 200
+
+
 async def test_health_is_not_part_of_the_interface() -> None:
     assert not {"/livez", "/readyz", "/metrics"} & make_edge().openapi()["paths"].keys()

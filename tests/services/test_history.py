@@ -4,7 +4,7 @@ import asyncio
 import csv
 import tempfile
 from collections import Counter
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -440,6 +440,11 @@ def _stopped_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"app.routers.{name}.now", lambda: READ_US)
 
 
+@pytest.fixture(autouse=True)
+def _checkpoints_at_every_second_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folding, "EVERY", 2)
+
+
 def test_after_any_history_all_that_is_kept_and_told_is_the_fold_of_the_log(database_url: str) -> None:
     run_history(database_url, examples=10, steps=20)
 
@@ -456,10 +461,14 @@ def never_later(_bank: Bank, states: States, _moment: int) -> States:
     return states
 
 
-def forgive(db: Any, bank: Bank, ids: Sequence[str], until: int | None = None) -> Any:
+def forgive(db: Any, bank: Bank, places: Mapping[str, Any], until: int | None = None) -> Any:
     """A fold for which every voided answer was right."""
-    entries = read_entries(db, bank.tenant_id, bank.course_id, ids, until)
-    return fold(bank, list(ids), [entry._replace(score=entry.score or 1.0) for entry in entries])
+    entries = read_entries(db, bank.tenant_id, bank.course_id, places, until)
+    return fold(bank, list(places), [entry._replace(score=entry.score or 1.0) for entry in entries])
+
+
+def keep_outdated(*_: Any) -> None:
+    """Checkpoints stay where an answer came in before them."""
 
 
 @pytest.mark.parametrize("engine_name", ["sqlite"], indirect=True)
@@ -468,7 +477,8 @@ def forgive(db: Any, bank: Bank, ids: Sequence[str], until: int | None = None) -
     [
         (responses, "is_late", never_late),
         (folding, "is_stale", never_stale),
-        (corrections, "refold", forgive),
+        (corrections, "refold_from", forgive),
+        (folding, "drop_checkpoints", keep_outdated),
         (mastery, "at", never_later),
         (recommendations, "at", never_later),
     ],

@@ -1,0 +1,119 @@
+"""Checkpoints as rows: states on the way through learners' logs, and the answers after them."""
+
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
+
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, select, tuple_
+
+from app.models import Checkpoint, Response
+from app.models.base import Identifier, Instant
+from app.queries.bulk import insert_rows
+from app.queries.matching import among
+from app.queries.responses import Entry, read_corrected
+
+# Where an answer stands in the order of the fold: when it was given, and its id.
+Place = tuple[int, str]
+BEGINNING: Place = (-(1 << 63), "")
+
+
+class Start(NamedTuple):
+    """The place of a checkpoint."""
+
+    learner_id: str
+    occurred_at: int
+    response_id: str
+
+
+class Kept(NamedTuple):
+    """A checkpoint with its state."""
+
+    learner_id: str
+    occurred_at: int
+    response_id: str
+    state: bytes
+
+
+def list_starts(
+    db: Connection, tenant_id: int, course_id: str, version: tuple[int | None, int, int], learner_ids: Collection[str]
+) -> list[Start]:
+    """Where the checkpoints of some learners are that are of this version, each learner's in the order of the fold.
+
+    A version is a calibration, the oldest good revision of the catalogue, and an engine.
+    """
+    statement = (
+        select(Checkpoint.learner_id, Checkpoint.occurred_at, Checkpoint.response_id)
+        .where(Checkpoint.tenant_id == tenant_id, Checkpoint.course_id == course_id, *of_version(version))
+        .where(among(db, Checkpoint.learner_id, learner_ids))
+        .order_by(Checkpoint.learner_id, Checkpoint.occurred_at, Checkpoint.response_id)
+    )
+    return [Start(*row) for row in db.execute(statement)]
+
+
+def list_checkpoints(
+    db: Connection, tenant_id: int, course_id: str, version: tuple[int | None, int, int], learner_ids: Collection[str]
+) -> list[Kept]:
+    """`list_starts` with the states."""
+    statement = (
+        select(Checkpoint.learner_id, Checkpoint.occurred_at, Checkpoint.response_id, Checkpoint.state)
+        .where(Checkpoint.tenant_id == tenant_id, Checkpoint.course_id == course_id, *of_version(version))
+        .where(among(db, Checkpoint.learner_id, learner_ids))
+        .order_by(Checkpoint.learner_id, Checkpoint.occurred_at, Checkpoint.response_id)
+    )
+    return [Kept(*row) for row in db.execute(statement)]
+
+
+def of_version(version: tuple[int | None, int, int]) -> tuple[ColumnElement[bool], ...]:
+    """Whether a checkpoint is of a version."""
+    calibration, revision, engine = version
+    return (
+        Checkpoint.calibration.is_not_distinct_from(calibration),
+        Checkpoint.revision >= revision,
+        Checkpoint.engine == engine,
+    )
+
+
+def find_states(db: Connection, tenant_id: int, course_id: str, starts: Collection[Start]) -> dict[str, bytes]:
+    """The states kept at some checkpoints, one for each learner."""
+    statement = select(Checkpoint.learner_id, Checkpoint.state).where(
+        Checkpoint.tenant_id == tenant_id,
+        Checkpoint.course_id == course_id,
+        among(db, Checkpoint.learner_id, [start.learner_id for start in starts]),
+        among(db, Checkpoint.response_id, [start.response_id for start in starts]),
+    )
+    return dict(list(db.execute(statement)))
+
+
+def read_entries_after(
+    db: Connection, tenant_id: int, course_id: str, learner_id: str, after: Place, until: int | None = None
+) -> list[Entry]:
+    """The answers of one learner after a place, corrected and in the order of the fold; up to a time, if given."""
+    statement = select(Response.learner_id, Response.id, Response.item_id, Response.score, Response.occurred_at).where(
+        Response.tenant_id == tenant_id,
+        Response.course_id == course_id,
+        Response.learner_id == learner_id,
+        tuple_(Response.occurred_at, Response.id) > after,
+    )
+    if until is not None:
+        statement = statement.where(Response.occurred_at <= until)
+    corrected = read_corrected(db, tenant_id, course_id, [learner_id])
+    return [
+        Entry(row.learner_id, row.id, row.item_id, corrected.get(row.id, row.score), row.occurred_at)
+        for row in db.execute(statement.order_by(Response.occurred_at, Response.id))
+    ]
+
+
+def drop_checkpoints(db: Connection, tenant_id: int, course_id: str, after: Mapping[str, Place]) -> None:
+    """Drop the checkpoints of some learners after a place each."""
+    moment, response = bindparam("moment", type_=Instant), bindparam("response", type_=Identifier)
+    statement = delete(Checkpoint).where(
+        Checkpoint.tenant_id == tenant_id,
+        Checkpoint.course_id == course_id,
+        Checkpoint.learner_id == bindparam("learner"),
+        tuple_(Checkpoint.occurred_at, Checkpoint.response_id) > tuple_(moment, response),
+    )
+    db.execute(statement, [{"learner": id_, "moment": place[0], "response": place[1]} for id_, place in after.items()])
+
+
+def insert_checkpoints(db: Connection, rows: list[dict[str, Any]]) -> None:
+    """Keep checkpoints that carry their own tenant_id."""
+    insert_rows(db, Checkpoint, rows)

@@ -1,0 +1,74 @@
+"""Webhooks: who is called at what, and in the OpenAPI document what the calls hold."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Request, Response
+
+from app.delivery import read_target
+from app.routers.body import StrictRoute
+from app.routers.deps import Caller, require
+from app.routers.parameters import LINK, NO_PARAMETERS, Paging, page, read_cursor, reply
+from app.routers.problems import responses_for
+from app.schemas.webhooks import (
+    WEBHOOK_ID,
+    CalibrationFinished,
+    ResponseCorrected,
+    SkillMastered,
+    WebhookIn,
+    WebhookMade,
+    WebhookPage,
+)
+from app.services import webhooks as services
+from app.times import now
+
+router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"], route_class=StrictRoute)
+# What we call rather than what is called: only for the document.
+calls = APIRouter()
+
+Admin = Annotated[Caller, require("admin")]
+WebhookId = Annotated[str, Path(pattern=WEBHOOK_ID)]
+
+MAKE = responses_for("malformed_json", "too_large", "too_slow", "unsupported_media_type", "unknown_course")
+LIST = {**responses_for("invalid_cursor"), 200: LINK}
+REMOVE = responses_for("unknown_webhook")
+
+
+@router.post("", status_code=201, response_model=WebhookMade, responses=MAKE, dependencies=NO_PARAMETERS)
+async def post_webhook(body: WebhookIn, caller: Admin, request: Request) -> Response:
+    """Have an address called at some events; the secret that signs the calls is shown this once."""
+    read_target(body.url, request.app.state.settings.webhook_hosts)
+    told = await request.app.state.database.write(
+        services.make, caller.tenant_id, body.url, body.events, body.course, now()
+    )
+    return reply(told, 201)
+
+
+@router.get("", response_model=WebhookPage, responses=LIST)
+async def list_webhooks(query: Paging, caller: Admin, request: Request) -> Response:
+    """The webhooks by id, and how their calls fare."""
+    place = read_cursor(query.cursor, (str,))
+    after = place[0] if place else None
+    data = await request.app.state.database.read(services.page, caller.tenant_id, after, query.limit)
+    return page(request, data, query.limit, "id")
+
+
+@router.delete("/{webhook}", status_code=204, responses=REMOVE, dependencies=NO_PARAMETERS)
+async def delete_webhook(webhook: WebhookId, caller: Admin, request: Request) -> Response:
+    """Call an address no more, also not with what was still to be told."""
+    await request.app.state.database.write(services.remove, caller.tenant_id, webhook)
+    return Response(status_code=204, headers={"X-Content-Type-Options": "nosniff"})
+
+
+@calls.post("skill.mastered")
+async def skill_mastered(body: SkillMastered) -> None:
+    """A learner has mastered a skill with an answer."""
+
+
+@calls.post("calibration.finished")
+async def calibration_finished(body: CalibrationFinished) -> None:
+    """A calibration has succeeded or failed."""
+
+
+@calls.post("response.corrected")
+async def response_corrected(body: ResponseCorrected) -> None:
+    """An answer was voided or regraded."""

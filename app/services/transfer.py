@@ -1,0 +1,154 @@
+"""Backups and moves: what one transaction sees goes to a file, and from there to a database, whole or not at all."""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import IO
+
+from sqlalchemy import Connection
+
+from app import __version__
+from app.adaptive.states import ENGINE
+from app.archive import Contents, Header, Progress, Reading, Table, Tally, Writer, decode, encode, reading
+from app.errors import Conflict, Invalid, InvalidFile, NotMigrated
+from app.migrate import current, revisions, upgrade
+from app.queries import transfer as queries
+from app.queries.keys import list_tenants
+from app.times import to_text
+
+
+def dump(db: Connection, file: IO[bytes], now: int, progress: Progress) -> Contents:
+    """Write all tenants to a file, as this transaction sees them; a database of an older schema too."""
+    return write(db, file, Header(known_schema(db), ENGINE, __version__, to_text(now)), progress)
+
+
+def export(db: Connection, file: IO[bytes], tenant: str | None, now: int, progress: Progress) -> Contents:
+    """Write one tenant to a file, as this transaction sees it; the only one, if none is named."""
+    tenants = {name: id_ for id_, name in list_tenants(db)}
+    name = next(iter(tenants)) if tenant is None and len(tenants) == 1 else tenant
+    if name is None or name not in tenants:
+        raise Invalid(f"say --tenant with one of: {', '.join(tenants) or 'none yet'}")
+    header = Header(known_schema(db), ENGINE, __version__, to_text(now), tenants[name], name)
+    return write(db, file, header, progress)
+
+
+def known_schema(db: Connection) -> str:
+    """The revision of the database. Raises `NotMigrated` if this program does not know it."""
+    revision = current(db)
+    if revision is None:
+        raise NotMigrated("the database has no tables of this program; run `proxima migrate`")
+    if revision not in revisions():
+        raise NotMigrated(f"the database is at the version {revision} of a newer program; use that")
+    return revision
+
+
+def write(db: Connection, file: IO[bytes], header: Header, progress: Progress) -> Contents:
+    """Write what the header says, table by table."""
+    # A transaction that is run again begins the file again.
+    file.seek(0)
+    file.truncate()
+    tables = queries.list_tables(db)
+    whole = sum(queries.count_rows(db, table, header.tenant_id) for table in tables)
+    writer, done = Writer(file, header), 0
+    for table in tables:
+        writer.begin(table)
+        for rows in queries.stream_rows(db, table, header.tenant_id):
+            writer.add(table, encode(table, rows))
+            done += len(rows)
+            progress("writing", done, whole)
+    return writer.close()
+
+
+def restore(db: Connection, path: Path, contents: Contents, progress: Progress) -> None:
+    """Make a database without rows into the one of the file, and bring it to the schema of this program.
+
+    All in one transaction, which begins here if there is none: revisions would bring one for each of them.
+    """
+    with nullcontext() if db.in_transaction() else db.begin(), reading(path) as archive:
+        need_known(archive.header)
+        make_empty(db)
+        upgrade(db, archive.header.schema)
+        load(db, archive, contents, progress)
+        upgrade(db)
+
+
+def make_empty(db: Connection) -> None:
+    """Leave no table of ours. Raises `Conflict` if that would lose a row."""
+    if current(db) is None:
+        if queries.all_names(db):
+            raise Conflict("the database holds tables of something else; restore into an empty one")
+        return
+    known_schema(db)
+    if any(queries.count_rows(db, table, None) for table in queries.list_tables(db)):
+        raise Conflict("the database is not empty; restore into an empty one")
+    queries.drop_tables(db)
+
+
+def import_tenant(db: Connection, path: Path, contents: Contents, progress: Progress) -> None:
+    """Add the tenant of a file, under its own number: ids, chance and keys derive from it."""
+    with reading(path) as archive:
+        header = archive.header
+        if header.tenant_id is None or header.tenant is None:
+            raise InvalidFile(f"{path.name} is a backup of all tenants: `proxima restore` takes it")
+        need_known(header)
+        if header.schema != known_schema(db):
+            raise InvalidFile(
+                f"{path.name} has the older schema {header.schema}: `proxima restore` it into an empty database, "
+                "and export it from there"
+            )
+        taken = queries.find_namesake(db, header.tenant_id, header.tenant)
+        if taken is not None:
+            raise Conflict(
+                f"the file holds tenant {header.tenant_id}, {header.tenant}, and there is a tenant {taken[0]}, "
+                f"{taken[1]}; a tenant keeps its number and its name"
+            )
+        load(db, archive, contents, progress)
+
+
+def need_known(header: Header) -> None:
+    """Raises `InvalidFile` for the file of a newer program."""
+    if header.schema not in revisions() or header.engine > ENGINE:
+        raise InvalidFile(
+            f"a newer program made the file: {header.version}, schema {header.schema}, engine {header.engine}"
+        )
+
+
+def load(db: Connection, archive: Reading, contents: Contents, progress: Progress) -> None:
+    """Store all rows of a file, and read them back: what is there then is what the file says."""
+    tenant_id = archive.header.tenant_id
+    tables = queries.list_tables(db)
+    known = {table.name: table for table in tables}
+    done, before = 0, None
+    for table, lines in archive:
+        if known.get(table.name) != table:
+            raise InvalidFile(f"the file has a table {table.name} that the schema {archive.header.schema} has not")
+        if not lines and before is not None:
+            queries.analyze(db, [before])
+        if lines:
+            rows = decode(table, lines)
+            owner = "id" if table.name == queries.OWNER else "tenant_id"
+            if tenant_id is not None and any(row[owner] != tenant_id for row in rows):
+                raise InvalidFile(f"the table {table.name} of the file has rows of another tenant")
+            queries.insert_rows(db, table, rows)
+        before, done = table, done + len(lines)
+        progress("loading", done, contents.total)
+    queries.settle(db, tables)
+    if queries.dangling(db):
+        raise InvalidFile("the file has rows that refer to nothing")
+    prove(db, tables, tenant_id, contents, progress)
+
+
+def prove(
+    db: Connection, tables: Sequence[Table], tenant_id: int | None, contents: Contents, progress: Progress
+) -> None:
+    """Raises `InvalidFile` unless the database holds, read back, exactly what the file says."""
+    tally, done = Tally(), 0
+    for table in tables:
+        tally.add(table, [])
+        for rows in queries.stream_rows(db, table, tenant_id):
+            tally.add(table, encode(table, rows))
+            done += len(rows)
+            progress("reading back", done, contents.total)
+    queries.close_streams(db)
+    if (tally.rows, tally.state) != (contents.rows, contents.state):
+        raise InvalidFile("the database does not give back what the file says; nothing was kept")

@@ -1,0 +1,213 @@
+"""Webhooks: who wants to hear of what, and the outbox through which it is told.
+
+What happened is written into the outbox by the transaction in which it happens, so it is told if and only if that
+commits (docs/decisions/0018). `app.delivery` makes the calls: it claims some that are due, which nobody else then
+takes for a while, and settles them. Only what was taken is forgotten: everything else is tried again. `now` is a moment
+by the database's clock, which all processes share.
+"""
+
+import base64
+import random
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pydantic_core import to_json
+from sqlalchemy import Connection, Row
+
+from app.adaptive.mastery import is_mastered
+from app.adaptive.types import States
+from app.errors import UnknownWebhook
+from app.queries import webhooks as rows
+from app.services.banks import Bank
+from app.services.catalogue import need_course
+from app.services.recommendations import Offer
+from app.services.reports import DIGITS
+from app.times import DAY_US, to_text
+
+SKILL_MASTERED, CALIBRATION_FINISHED, RESPONSE_CORRECTED = EVENTS = (
+    "skill.mastered",
+    "calibration.finished",
+    "response.corrected",
+)
+SECOND_US = 1_000_000
+# Whatever clock says so.
+DUE_AT_ONCE = 0
+# How long whoever claimed calls may be silent before others try them: far longer than one call may last.
+LEASE_US = 60 * SECOND_US
+CLAIMED_AT_ONCE = 16
+# 10 s, 40 s, 160 s … and then every 12 hours: a call is given up after about three days.
+FIRST_PAUSE_US = 10 * SECOND_US
+PAUSE_GROWTH = 4
+LONGEST_PAUSE_US = DAY_US // 2
+MOST_ATTEMPTS = 13
+GIVEN_UP_KEPT_US = 30 * DAY_US
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened in a course at a moment (µs), as it is told; `learner` is whom it is about."""
+
+    type: str
+    learner: str | None
+    at: int
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of a webhook that is to be made now. `id` is the same at every attempt, and so is the body."""
+
+    tenant_id: int
+    webhook_id: str
+    id: str
+    attempt: int
+    url: str
+    secret: str
+    body: bytes
+
+
+def publish(db: Connection, tenant_id: int, course_id: str, events: Sequence[Event]) -> None:
+    """Write events into the outbox, for each webhook that wants to hear of them. In the transaction of the change."""
+    if not events:
+        return
+    listeners = rows.find_listeners(db, tenant_id, course_id)
+    calls = [
+        {
+            "tenant_id": tenant_id,
+            "webhook_id": listener.id,
+            "id": f"msg_{secrets.token_hex(16)}",
+            "course_id": course_id,
+            "learner_id": event.learner,
+            "body": tell_event(course_id, event),
+            "due_at": DUE_AT_ONCE,
+            "attempt": 0,
+            "failed_at": None,
+            "error": None,
+        }
+        for event in events
+        for listener in listeners
+        if event.type in listener.events
+    ]
+    if calls:
+        rows.insert_outbox(db, calls)
+
+
+def tell_event(course_id: str, event: Event) -> str:
+    """An event as the body of a call."""
+    about = {} if event.learner is None else {"learner": event.learner}
+    data = {"course": course_id, **about, **event.data}
+    return to_json({"type": event.type, "timestamp": to_text(event.at), "data": data}).decode()
+
+
+def skills_mastered(bank: Bank, before: States, after: States, offers: Sequence[Offer]) -> list[Event]:
+    """An event for every skill that became mastered with an answer: one answer each of B learners.
+
+    `before` and `after` are the learners at the moment of telling, without the answer and with it; `offers` follow the
+    answers.
+    """
+    was, becomes = (is_mastered(states.mastery, states.evidence) for states in (before, after))
+    events = []
+    for number, skill in np.argwhere(becomes & ~was).tolist():
+        offer = offers[number]
+        data = {
+            "skill": bank.skill_ids[skill],
+            "mastery": round(float(after.mastery[number, skill]), DIGITS),
+            "response": offer.response,
+            "position": offer.position,
+        }
+        events.append(Event(SKILL_MASTERED, offer.learner, offer.offered_at, data))
+    return events
+
+
+def make(
+    db: Connection, tenant_id: int, url: str, events: Sequence[str], course_id: str | None, now: int
+) -> dict[str, Any]:
+    """A new webhook, told with its secret, which cannot be had again. Raises `UnknownCourse`."""
+    if course_id is not None:
+        need_course(db, tenant_id, course_id)
+    row = {
+        "id": f"wh-{secrets.token_hex(8)}",
+        "url": url,
+        "events": sorted(set(events)),
+        "course_id": course_id,
+        "secret": f"whsec_{base64.b64encode(secrets.token_bytes(32)).decode()}",
+        "created_at": now,
+    }
+    rows.insert_webhook(db, {"tenant_id": tenant_id, **row})
+    told = {name: row[name] for name in ("id", "url", "events", "secret")}
+    return {**told, "course": course_id, "created_at": to_text(now)}
+
+
+def page(db: Connection, tenant_id: int, after: str | None, limit: int) -> list[dict[str, Any]]:
+    """Webhooks by id, as they are told."""
+    return [tell(row) for row in rows.page_webhooks(db, tenant_id, after, limit)]
+
+
+def tell(row: Row[Any]) -> dict[str, Any]:
+    """A webhook in the words of the contract."""
+    return {
+        "id": row.id,
+        "url": row.url,
+        "events": row.events,
+        "course": row.course_id,
+        "created_at": to_text(row.created_at),
+        "waiting": row.waiting,
+        "given_up": row.given_up,
+        "last_failure": None if row.failed_at is None else {"at": to_text(row.failed_at), "reason": row.error},
+    }
+
+
+def remove(db: Connection, tenant_id: int, webhook_id: str) -> None:
+    """Delete a webhook, and with it what it was still to be told. Raises `UnknownWebhook`."""
+    if not rows.delete_webhook(db, tenant_id, webhook_id):
+        raise UnknownWebhook("there is no such webhook; GET /v1/webhooks lists those there are")
+
+
+def claim(db: Connection, tenant_id: int, webhook_id: str, now: int) -> list[Call]:
+    """Some calls of a webhook that are due, to be made at once; if nobody settles them, they are due again later."""
+    webhook = rows.find_webhook(db, tenant_id, webhook_id)
+    due = rows.lock_due(db, tenant_id, webhook_id, now, CLAIMED_AT_ONCE)
+    if webhook is None or not due:
+        return []
+    rows.move(db, tenant_id, webhook_id, [row.id for row in due], now + LEASE_US, attempts=1)
+    return [
+        Call(tenant_id, webhook_id, row.id, row.attempt + 1, webhook.url, webhook.secret, row.body.encode())
+        for row in due
+    ]
+
+
+def hand_back(db: Connection, tenant_id: int, webhook_id: str, calls: Sequence[Call], now: int) -> None:
+    """Let somebody else make calls that were claimed, as if they had not been."""
+    rows.move(db, tenant_id, webhook_id, [call.id for call in calls], now, attempts=-1)
+
+
+def settle(
+    db: Connection, tenant_id: int, webhook_id: str, outcomes: Sequence[tuple[Call, str | None]], now: int
+) -> None:
+    """Forget the calls of a webhook that were taken; the others, each with the reason, are due again or given up."""
+    taken = [call.id for call, error in outcomes if error is None]
+    failures = [
+        {"key": call.id, "due_at": next_attempt(call.attempt, now), "failed_at": now, "error": error}
+        for call, error in outcomes
+        if error is not None
+    ]
+    if taken:
+        rows.delete_calls(db, tenant_id, webhook_id, taken)
+    if failures:
+        rows.save_failures(db, tenant_id, webhook_id, failures)
+
+
+def next_attempt(attempt: int, now: int) -> int | None:
+    """When to try again after the failure of an attempt, within a quarter of the pause by chance; none: give up."""
+    if attempt >= MOST_ATTEMPTS:
+        return None
+    pause: int = min(FIRST_PAUSE_US * PAUSE_GROWTH ** (attempt - 1), LONGEST_PAUSE_US)
+    return now + round(pause * random.uniform(0.75, 1.25))  # noqa: S311 (so that receivers are not hit in waves)
+
+
+def forget_given_up(db: Connection, now: int) -> None:
+    """Delete what was given up long ago."""
+    rows.delete_given_up(db, now - GIVEN_UP_KEPT_US)

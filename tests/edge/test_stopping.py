@@ -1,0 +1,229 @@
+"""R-35 and R-58. The service stops, starts again and loses a worker without its clients noticing."""
+
+import asyncio
+import os
+import signal
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.edge.service import LONGEST_S, NOTHING, Reply, Service, Wire, eventually, exchange, post, service
+from tests.edge.test_load import busy
+
+ONE = pytest.mark.parametrize("engine_name", ["sqlite"], indirect=True)
+SEVERAL = pytest.mark.parametrize("engine_name", ["postgresql"], indirect=True)
+READY = b"GET /readyz HTTP/1.1\r\nHost: service\r\n\r\n"
+POLL_S = 0.5
+NO_LINGER = "import app.server as server\nserver.LINGER_S = 0.0\n"
+SHORT = "import app.server as server\nserver.LONGEST_STOP_S = 1.0\n"
+
+
+class Balancer:
+    """Clients that send where the service says it is ready, asked twice a second, and that never try again."""
+
+    def __init__(self, started: Service, prefix: str = "") -> None:
+        self.started = started
+        self.prefix = prefix
+        self.ready = True
+        self.stopped = asyncio.Event()
+        self.told: Counter[int] = Counter()
+
+    async def watch(self) -> None:
+        """Look whether it is ready, until it is not."""
+        while self.ready:
+            reply = await exchange(self.started, READY)
+            self.ready = reply.status == 200
+            await asyncio.sleep(POLL_S)
+
+    def goes_on(self) -> bool:
+        """Whether there is somebody to send to."""
+        return self.ready and not self.stopped.is_set()
+
+    async def client(self, name: str) -> None:
+        """One answer after the other; a connection is kept as long as the service keeps it."""
+        number = 0
+        while self.goes_on():
+            async with Wire(self.started) as wire:
+                while self.goes_on():
+                    number += 1
+                    await wire.send(post(self.started, f"{self.prefix}{name}-{number}", name))
+                    reply = await wire.reply()
+                    self.told[reply.status] += 1
+                    # Most of the time nothing is on its way, as with people.
+                    await asyncio.sleep(0.02)
+                    if not reply.status or reply.headers.get("connection") == "close":
+                        break
+
+    async def run(self, meanwhile: Callable[[], Awaitable[object]]) -> Counter[int]:
+        """Send while something happens; the statuses, 0 for no reply."""
+        clients = [asyncio.create_task(self.client(f"c{number}")) for number in range(8)]
+        await meanwhile()
+        self.stopped.set()
+        await asyncio.gather(*clients)
+        return self.told
+
+
+async def stop_under_load(started: Service) -> Counter[int]:
+    """What clients that honour readiness are told by a service that is stopped."""
+    balancer = Balancer(started)
+
+    async def stop() -> None:
+        await asyncio.sleep(POLL_S)
+        # Just after it has looked, so that it learns of it as late as can be.
+        assert (await exchange(started, READY)).status == 200
+        started.process.send_signal(signal.SIGTERM)
+        await asyncio.sleep(POLL_S)
+        await balancer.watch()
+
+    return await balancer.run(stop)
+
+
+async def told_while_it_drains(started: Service) -> tuple[Reply, Reply]:
+    """After the signal: whether it is ready, and what a new client is told."""
+    started.process.send_signal(signal.SIGTERM)
+    while (ready := await exchange(started, READY)).status == 200:  # noqa: ASYNC110 (of another process)
+        await asyncio.sleep(0.01)
+    return ready, await exchange(started, post(started, "late"))
+
+
+@ONE
+def test_who_honours_readiness_notices_nothing(database_url: str) -> None:
+    with service(database_url, drain_seconds=3) as started:
+        told = asyncio.run(stop_under_load(started))
+        assert started.process.wait(LONGEST_S) == 0
+    assert set(told) == {201}
+
+
+@ONE
+def test_without_a_drain_somebody_notices(database_url: str) -> None:
+    with service(database_url) as started:
+        told = asyncio.run(stop_under_load(started))
+        assert started.process.wait(LONGEST_S) == 0
+    assert told[0]
+
+
+@ONE
+def test_while_it_drains_it_is_not_ready_and_still_answers(database_url: str) -> None:
+    with service(database_url, drain_seconds=3) as started:
+        ready, late = asyncio.run(told_while_it_drains(started))
+        assert (ready.status, ready.code) == (503, "stopping")
+        assert ready.headers["retry-after"]
+        assert (late.status, late.headers["connection"]) == (201, "close")
+        assert started.process.wait(LONGEST_S) == 0
+
+
+async def send_on_an_idle_connection(started: Service) -> tuple[Reply, bool]:
+    """A request that was on its way when the service stopped listening, and whether a new connection is taken."""
+    async with Wire(started) as wire:
+        await wire.send(READY)
+        assert (await wire.reply()).status == 200
+        started.process.send_signal(signal.SIGTERM)
+        await asyncio.to_thread(eventually, lambda: not is_listening(started))
+        sent = await wire.send(post(started, "late"))
+        return (await wire.reply()) if sent else NOTHING, await wire.end() == b""
+
+
+def is_listening(started: Service) -> bool:
+    """Whether anybody listens at the port: state 0A in the kernel's table."""
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    return any(line.split()[1].endswith(f":{started.port:04X}") and line.split()[3] == "0A" for line in lines)
+
+
+@ONE
+@pytest.mark.parametrize(("patch", "status"), [("", 201), (NO_LINGER, 0)])
+def test_a_request_on_its_way_over_an_idle_connection_is_answered(database_url: str, patch: str, status: int) -> None:
+    with service(database_url, patch=patch) as started:
+        told, ended = asyncio.run(send_on_an_idle_connection(started))
+        assert started.process.wait(LONGEST_S) == 0
+    assert (told.status, ended) == (status, True)
+    assert not status or told.headers["connection"] == "close"
+
+
+async def stop_in_the_middle(started: Service, path: str) -> Reply:
+    """A request that has begun when the signal comes, and ends after it."""
+    async with Wire(started) as wire:
+        with busy(path):
+            await wire.send(post(started, "begun"))
+            await told_in_hand(started)
+            started.process.send_signal(signal.SIGTERM)
+            await asyncio.to_thread(eventually, lambda: not is_listening(started))
+            # Longer than the moment for which uvicorn waits in any case.
+            await asyncio.sleep(1)
+        return await wire.reply()
+
+
+async def told_in_hand(started: Service) -> None:
+    """Return once the service has begun with a request besides that for the metrics."""
+    while True:
+        told = await exchange(started, b"GET /metrics HTTP/1.1\r\nHost: service\r\n\r\n")
+        if b"proxima_http_requests_in_flight 2.0" in told.body:
+            return
+
+
+@ONE
+@pytest.mark.parametrize("patch", ["", "import app.server as server\nserver.FINISH_S = 0\n"])
+def test_what_was_begun_is_finished(database_url: str, patch: str) -> None:
+    with service(database_url, patch=patch) as started:
+        told = asyncio.run(stop_in_the_middle(started, database_url.removeprefix("sqlite:///")))
+        assert started.process.wait(LONGEST_S) == 0
+    assert (told.status == 201) == (not patch)
+
+
+class Seen(NamedTuple):
+    """The workers before and after something was done to them, and what clients were told meanwhile."""
+
+    before: list[int]
+    after: list[int]
+    told: Counter[int]
+
+
+async def under_load(started: Service, prefix: str, do: Callable[[], object]) -> Seen:
+    """Do something to the workers under load, and wait until there are two others."""
+    balancer = Balancer(started, prefix)
+    before = started.workers()
+
+    def replaced() -> bool:
+        workers = started.workers()
+        return len(workers) == 2 and not set(workers) & set(before)
+
+    async def meanwhile() -> None:
+        await asyncio.sleep(0.2)
+        await asyncio.to_thread(do)
+        await asyncio.to_thread(eventually, replaced)
+        while (await exchange(started, READY)).status != 200:  # noqa: ASYNC110 (of another process)
+            await asyncio.sleep(0.02)
+
+    told = await balancer.run(meanwhile)
+    return Seen(before, started.workers(), told)
+
+
+@SEVERAL
+def test_workers_are_replaced_without_a_failure_and_killed_with_few(database_url: str) -> None:
+    with service(database_url, "--workers=2", patch=SHORT) as started:
+        reload = asyncio.run(under_load(started, "reload-", lambda: started.process.send_signal(signal.SIGHUP)))
+        assert set(reload.told) == {201}
+
+        # The control, and the other promise: one that is killed is started again.
+        def kill_all() -> None:
+            for pid in started.workers():
+                os.kill(pid, signal.SIGKILL)
+
+        killed = asyncio.run(under_load(started, "kill-", kill_all))
+        assert set(killed.told) == {0, 201}
+        assert killed.told[0] <= 8 + 8
+
+        # A worker that hangs does not keep the service from stopping.
+        os.kill(started.workers()[0], signal.SIGSTOP)
+        assert started.stop() == 0
+        assert started.workers() == []
+
+
+@SEVERAL
+def test_several_workers_drain_together(database_url: str) -> None:
+    with service(database_url, "--workers=2", drain_seconds=3) as started:
+        told = asyncio.run(stop_under_load(started))
+        assert started.process.wait(LONGEST_S) == 0
+        assert set(told) == {201}

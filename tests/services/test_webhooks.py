@@ -1,0 +1,430 @@
+"""What is told, to whom, and when again: the outbox as seen from the transactions."""
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Connection, Engine, event, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.util import await_only
+
+from app.adaptive.types import States
+from app.database import Database, open_database
+from app.errors import UnknownCourse, UnknownLearner, UnknownWebhook
+from app.models import Outbox, Webhook
+from app.queries import webhooks as rows_of
+from app.queries.webhooks import Listener, list_webhooks
+from app.services import calibrations, responses, webhooks
+from app.services.banks import Bank
+from app.services.catalogue import upsert
+from app.services.corrections import correct
+from app.services.keys import create_key
+from app.services.mastery import learner_mastery
+from app.services.responses import NewAnswer, Recorded, record
+from app.services.webhooks import (
+    CALIBRATION_FINISHED,
+    EVENTS,
+    RESPONSE_CORRECTED,
+    SKILL_MASTERED,
+    Call,
+    claim,
+    forget_given_up,
+    make,
+    next_attempt,
+    page,
+    remove,
+    settle,
+)
+from app.times import DAY_US
+from tests.client import CATALOGUE, COURSE, NEW_YEAR_US, opened, right_or_wrong
+
+URL = "https://lms.example.org/hook"
+AT = NEW_YEAR_US
+Trial = Callable[[Callable[[Connection], Any]], Any]
+ITEMS = ["i1", "i2", "i3", "i4"]
+
+
+class Undo(Exception):
+    """Carries the result out of a transaction that leaves nothing behind."""
+
+
+def prepare(db: Connection) -> None:
+    """Two schools with the small course, and the first with another course too."""
+    for tenant_id, name in enumerate(("school", "neighbour"), 1):
+        create_key(db, name, ["admin"], 1)
+        upsert(db, tenant_id, COURSE, CATALOGUE, 1)
+    upsert(db, 1, "other", CATALOGUE, 1)
+
+
+@pytest.fixture
+def trial(database_url: str) -> Iterator[Trial]:
+    """Do something with the schools, and undo it."""
+    with asyncio.Runner() as runner:
+
+        async def begin() -> Database:
+            database = open_database(database_url)
+            await database.write(prepare)
+            return database
+
+        database = runner.run(begin())
+
+        def once(work: Callable[[Connection], Any]) -> Any:
+            def undone(db: Connection) -> None:
+                raise Undo(work(db))
+
+            with pytest.raises(Undo) as caught:
+                runner.run(database.write(undone))
+            return caught.value.args[0]
+
+        yield once
+        runner.run(database.close())
+
+
+def outbox(db: Connection) -> list[dict[str, Any]]:
+    """Everything that is to be told, in the order in which it happened."""
+    found = [dict(row) for row in db.execute(select(Outbox.__table__)).mappings()]
+    return sorted(
+        ({**row, **json.loads(row.pop("body"))} for row in found),
+        key=lambda row: (row["data"].get("position", 0), str(row["data"])),
+    )
+
+
+def data_of(db: Connection) -> list[dict[str, Any]]:
+    return [row["data"] for row in outbox(db)]
+
+
+def told(db: Connection, answers: Sequence[NewAnswer]) -> None:
+    assert all(isinstance(result, Recorded) for result in record(db, answers))
+
+
+def mastering(learner: str = "ann", first: int = 0) -> list[NewAnswer]:
+    """Three right answers: with the third the skill is mastered."""
+    return [right_or_wrong(f"{learner}-{n}", learner, "i1", n, correct=True) for n in range(first, first + 3)]
+
+
+rows = st.tuples(st.sampled_from(["ann", "bob"]), st.sampled_from(ITEMS), st.integers(0, 3), st.integers(0, 5))
+histories = st.lists(rows, min_size=1, max_size=16).map(
+    lambda listed: [
+        right_or_wrong(f"{n:02d}", who, item, 60 * 24 * 30 * months + n, correct=luck > 0)
+        for n, (who, item, months, luck) in enumerate(listed)
+    ]
+)
+
+
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(history=histories, cuts=st.lists(st.integers(0, 16)))
+def test_told_is_what_became_mastered_however_answers_are_grouped(
+    trial: Trial, history: list[NewAnswer], cuts: list[int]
+) -> None:
+    def alone(db: Connection) -> list[Any]:
+        """By asking before and after each answer for the learner at its moment, or at that of the last one if later."""
+        found = []
+        latest: dict[str, int] = {}
+        for answer in history:
+            moment = latest[answer.learner] = max(latest.get(answer.learner, 0), answer.occurred_at)
+            before = mastered(db, answer.learner, moment)
+            told(db, [answer])
+            after = mastered(db, answer.learner, moment)
+            found += [(answer.learner, skill, answer.id, after[skill]) for skill in after.keys() - before.keys()]
+        return sorted(found)
+
+    def grouped(db: Connection) -> list[Any]:
+        make(db, 1, URL, EVENTS, COURSE, AT)
+        edges = [0, *sorted(cut for cut in cuts if cut < len(history)), len(history)]
+        for start, end in pairwise(edges):
+            told(db, history[start:end])
+        return sorted((data["learner"], data["skill"], data["response"], data["mastery"]) for data in data_of(db))
+
+    assert trial(grouped) == trial(alone)
+
+
+def mastered(db: Connection, learner: str, moment: int) -> dict[str, float]:
+    """The skills that a learner has mastered at a moment, and how well."""
+    try:
+        known = learner_mastery(db, 1, COURSE, learner, moment, moment)
+    except UnknownLearner:
+        return {}
+    return {row["skill"]: row["mastery"] for row in known["mastery"] if row["status"] == "mastered"}
+
+
+def test_what_was_lost_and_regained_is_told_again(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control does not look at what was known before: then every right answer tells it again."""
+    results = [True, True, True, True, False, False, False, True, True, True, True]
+    history = [right_or_wrong(f"{n:02d}", "ann", "i1", n, correct=good) for n, good in enumerate(results)]
+
+    def work(db: Connection) -> list[str]:
+        make(db, 1, URL, EVENTS, None, AT)
+        told(db, history)
+        return sorted(data["response"] for data in data_of(db))
+
+    first, second = trial(work)
+    assert (first, second > "06") == ("02", True)
+    find = webhooks.skills_mastered
+
+    def forgetful(bank: Bank, before: States, after: States, *rest: Any) -> list[webhooks.Event]:
+        before = before.copy()
+        before.evidence[:] = 0
+        return find(bank, before, after, *rest)
+
+    monkeypatch.setattr(responses, "skills_mastered", forgetful)
+    assert len(trial(work)) > 2
+
+
+def test_an_event_says_what_happened(trial: Trial) -> None:
+    def work(db: Connection) -> Any:
+        make(db, 1, URL, EVENTS, None, AT)
+        told(db, mastering())
+        correct(db, 1, COURSE, "ann-1", 0.0, "misprint", "key-1", AT + 1)
+        correct(db, 1, COURSE, "ann-1", None, "misprint", "key-1", AT + 2)
+        return outbox(db)
+
+    mastery, regrade, void = trial(work)
+    assert (mastery["type"], regrade["type"], void["type"]) == (SKILL_MASTERED, RESPONSE_CORRECTED, RESPONSE_CORRECTED)
+    assert mastery["data"] == {
+        "course": COURSE,
+        "learner": "ann",
+        "skill": "add",
+        "mastery": pytest.approx(0.92, abs=0.01),
+        "response": "ann-2",
+        "position": 3,
+    }
+    about = {"course": COURSE, "learner": "ann", "response": "ann-1"}
+    assert regrade["data"] == {**about, "kind": "regrade", "score": 0.0, "position": 4}
+    assert void["data"] == {**about, "kind": "void", "score": None, "position": 5}
+    assert {row["learner_id"] for row in (mastery, regrade, void)} == {"ann"}
+    assert {row["course_id"] for row in (mastery, regrade, void)} == {COURSE}
+    assert len({row["id"] for row in (mastery, regrade, void)}) == 3
+
+
+def test_what_is_repeated_is_told_once(trial: Trial) -> None:
+    def work(db: Connection) -> Any:
+        make(db, 1, URL, EVENTS, None, AT)
+        for _ in range(2):
+            told(db, mastering())
+            correct(db, 1, COURSE, "ann-1", None, "misprint", "key-1", AT)
+        return [row["type"] for row in outbox(db)]
+
+    assert sorted(trial(work)) == [RESPONSE_CORRECTED, SKILL_MASTERED]
+
+
+def test_the_end_of_a_calibration_is_told(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibrations, "LEAST_RESPONSES", 1)
+
+    def work(db: Connection) -> Any:
+        make(db, 1, URL, EVENTS, None, AT)
+        told(db, mastering())
+        lost, kept = (calibrations.request(db, 1, COURSE, AT + n * DAY_US) for n in range(2))
+        result = calibrations.Result(b"", {})
+        assert calibrations.succeed(db, kept, result, AT + DAY_US)
+        # What an attempt without a lease wants to write is neither written nor told.
+        assert not calibrations.succeed(db, lost, result, AT + DAY_US)
+        assert not calibrations.fail(db, kept, "late", AT + DAY_US)
+        return [(row["data"], row["learner_id"]) for row in outbox(db) if row["type"] == CALIBRATION_FINISHED]
+
+    assert trial(work) == [
+        ({"course": COURSE, "calibration": "c-1", "status": "failed"}, None),
+        ({"course": COURSE, "calibration": "c-2", "status": "succeeded"}, None),
+    ]
+
+
+def test_told_is_who_wants_to_hear_of_it(trial: Trial) -> None:
+    def work(db: Connection) -> Any:
+        made = [
+            make(db, tenant_id, URL, events, course, AT)["id"]
+            for tenant_id, events, course in (
+                (1, [SKILL_MASTERED], None),
+                (1, [SKILL_MASTERED, RESPONSE_CORRECTED], COURSE),
+                (1, [RESPONSE_CORRECTED], None),
+                (1, EVENTS, "other"),
+                (2, EVENTS, None),
+            )
+        ]
+        told(db, mastering())
+        return made, {row["webhook_id"] for row in outbox(db)}
+
+    made, called = trial(work)
+    assert called == set(made[:2])
+
+
+class Statements:
+    """The statements that a transaction runs."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def __enter__(self) -> list[str]:
+        event.listen(Engine, "before_cursor_execute", self.note)
+        return self.seen
+
+    def __exit__(self, *_: object) -> None:
+        event.remove(Engine, "before_cursor_execute", self.note)
+
+    def note(self, _connection: Connection, _cursor: object, statement: str, *_: object) -> None:
+        self.seen.append(statement)
+
+
+def test_where_nobody_listens_no_statement_is_more(trial: Trial) -> None:
+    """The control is somebody who listens: then a group that masters something has two more."""
+
+    def statements(db: Connection, first: int) -> list[str]:
+        told(db, [right_or_wrong(f"warm-{first}", "eve", "i6", first, correct=True)])
+        with Statements() as seen:
+            told(db, mastering("ann", first) + mastering("bob", first))
+        return seen
+
+    def deaf(db: Connection) -> list[str]:
+        make(db, 2, URL, EVENTS, None, AT)
+        make(db, 1, URL, EVENTS, "other", AT)
+        return statements(db, 10)
+
+    def heard(db: Connection) -> list[str]:
+        make(db, 1, URL, EVENTS, None, AT)
+        return statements(db, 20)
+
+    nobody, others, somebody = trial(lambda db: statements(db, 0)), trial(deaf), trial(heard)
+    assert len(nobody) == len(others) == len(somebody) - 2
+    assert sum("webhook" in statement for statement in nobody) == 1
+    assert not any("outbox" in statement for statement in nobody)
+
+
+def test_a_webhook_is_made_listed_and_removed(trial: Trial) -> None:
+    def work(db: Connection) -> Any:
+        made = [make(db, 1, URL, [SKILL_MASTERED, SKILL_MASTERED], course, AT) for course in (None, COURSE)]
+        with pytest.raises(UnknownCourse):
+            make(db, 1, URL, EVENTS, "nowhere", AT)
+        told(db, mastering())
+        listed = page(db, 1, None, 10)
+        remove(db, 1, made[0]["id"])
+        for stranger in (1, 2):
+            with pytest.raises(UnknownWebhook):
+                remove(db, stranger, made[0]["id"])
+        with pytest.raises(UnknownWebhook):
+            remove(db, 2, made[1]["id"])
+        return made, listed, page(db, 1, None, 10), page(db, 2, None, 10), outbox(db)
+
+    made, listed, left, theirs, calls = trial(work)
+    secrets = {webhook.pop("secret") for webhook in made}
+    assert len(secrets) == 2
+    fresh = {"waiting": 1, "given_up": 0, "last_failure": None}
+    assert listed == sorted(({**webhook, **fresh} for webhook in made), key=lambda webhook: str(webhook["id"]))
+    assert [webhook["id"] for webhook in left] == [made[1]["id"]]
+    assert theirs == []
+    assert [call["webhook_id"] for call in calls] == [made[1]["id"]]
+
+
+def one_call(db: Connection) -> str:
+    """A webhook with one call."""
+    webhook_id = str(make(db, 1, URL, EVENTS, None, AT)["id"])
+    told(db, mastering())
+    return webhook_id
+
+
+def test_a_claim_lasts_for_a_while(trial: Trial) -> None:
+    def work(db: Connection) -> None:
+        webhook_id = one_call(db)
+        [first] = claim(db, 1, webhook_id, AT)
+        assert claim(db, 1, webhook_id, AT + webhooks.LEASE_US - 1) == []
+        [second] = claim(db, 1, webhook_id, AT + webhooks.LEASE_US)
+        assert (first.id, first.body, first.attempt) == (second.id, second.body, second.attempt - 1)
+        webhooks.hand_back(db, 1, webhook_id, [second], AT)
+        assert claim(db, 1, webhook_id, AT - 1) == []
+        assert claim(db, 1, webhook_id, AT) == [second]
+        # Whoever was too slow may still say that it was taken; then it is over for both.
+        settle(db, 1, webhook_id, [(first, None)], AT)
+        settle(db, 1, webhook_id, [(second, "answered 500")], AT)
+        assert outbox(db) == []
+
+    trial(work)
+
+
+def test_what_is_not_taken_comes_again_for_three_days(trial: Trial) -> None:
+    def work(db: Connection) -> None:
+        webhook_id = one_call(db)
+        moment, tries = AT, []
+        while calls := claim(db, 1, webhook_id, moment):
+            [call] = calls
+            tries.append((moment, call.id, call.body))
+            settle(db, 1, webhook_id, [(call, f"answered {call.attempt}")], moment)
+            [row] = db.execute(select(Outbox.due_at, Outbox.error)).all()
+            assert row.error == f"answered {call.attempt}"
+            [shown] = page(db, 1, None, 10)
+            assert shown["last_failure"]["reason"] == row.error
+            assert (shown["waiting"], shown["given_up"]) == ((1, 0) if row.due_at else (0, 1))
+            moment = row.due_at or moment
+        assert len(tries) == webhooks.MOST_ATTEMPTS
+        assert len({call[1:] for call in tries}) == 1
+        assert 2 * DAY_US < moment - AT < 4 * DAY_US
+        assert list_webhooks(db, moment + 365 * DAY_US) == [(1, webhook_id, False)]
+        forget_given_up(db, moment + webhooks.GIVEN_UP_KEPT_US)
+        assert page(db, 1, None, 10)[0]["given_up"] == 1
+        forget_given_up(db, moment + webhooks.GIVEN_UP_KEPT_US + 1)
+        assert page(db, 1, None, 10)[0]["given_up"] == 0
+
+    trial(work)
+
+
+@given(attempt=st.integers(1, webhooks.MOST_ATTEMPTS - 1))
+def test_pauses_grow_and_scatter(attempt: int) -> None:
+    due = [next_attempt(attempt, AT) for _ in range(20)]
+    wanted = min(10_000_000 * 4 ** (attempt - 1), DAY_US // 2)
+    assert all(moment is not None and 0.74 * wanted < moment - AT < 1.26 * wanted for moment in due)
+    assert len(set(due)) > 1
+
+
+@pytest.mark.anyio
+async def test_who_claims_at_the_same_time_gets_other_calls(database: Database, database_url: str) -> None:
+    def fill(db: Connection) -> str:
+        prepare(db)
+        webhook_id = str(make(db, 1, URL, EVENTS, None, AT)["id"])
+        told(db, [answer for n in range(40) for answer in mastering(f"l{n:02d}")])
+        return webhook_id
+
+    webhook_id = await database.write(fill)
+    async with opened(database_url) as other:
+        claims = [(database, other)[n % 2].write(claim, 1, webhook_id, AT) for n in range(8)]
+        groups: list[list[Call]] = await asyncio.gather(*claims)
+    ids = [call.id for group in groups for call in group]
+    # Whoever comes while others hold the first rows may find fewer than there are, but never the same.
+    assert len(ids) == len(set(ids))
+    rest = await database.write(claim, 1, webhook_id, AT)
+    while rest:
+        ids += [call.id for call in rest]
+        rest = await database.write(claim, 1, webhook_id, AT)
+    assert len(ids) == len(set(ids)) == 40
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("engine_name", ["postgresql"])
+@pytest.mark.parametrize("locked", [True, False])
+async def test_a_webhook_can_be_removed_while_it_is_told_something(
+    database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch, *, locked: bool
+) -> None:
+    """The control does not hold on to the webhook: then it goes, and the answers cannot be stored."""
+    await database.write(prepare)
+    webhook_id = (await database.write(make, 1, URL, EVENTS, None, AT))["id"]
+    removal: list[asyncio.Task[None]] = []
+    find = rows_of.find_listeners
+
+    def meanwhile(db: Connection, tenant_id: int, course_id: str) -> list[Listener]:
+        bare = [Listener(*row) for row in db.execute(select(Webhook.id, Webhook.events))]
+        found = find(db, tenant_id, course_id) if locked else bare
+        removal.append(asyncio.get_running_loop().create_task(other.write(remove, 1, webhook_id)))
+        await_only(asyncio.wait(removal, timeout=1))
+        assert removal[0].done() != locked
+        return found
+
+    monkeypatch.setattr(rows_of, "find_listeners", meanwhile)
+    async with opened(database_url) as other:
+        if locked:
+            await database.write(told, mastering())
+        else:
+            with pytest.raises(IntegrityError):
+                await database.write(told, mastering())
+        await removal[0]
+    assert await database.read(outbox) == []
+    assert await database.read(page, 1, None, 10) == []

@@ -1,0 +1,628 @@
+"""Every change that was committed is told, whoever dies when; nothing else is; and nobody is called who must not be."""
+
+import asyncio
+import re
+import signal
+import socket
+import ssl
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jsonschema_rs
+import pytest
+import structlog
+from sqlalchemy import Connection, func, select
+from structlog.testing import capture_logs
+
+from app import delivery
+from app.database import Database
+from app.delivery import deliver, make_call, read_target, sign
+from app.errors import Invalid
+from app.models import Outbox
+from app.queries import webhooks as rows_of
+from app.services import calibrations, webhooks
+from app.services.catalogue import upsert
+from app.services.keys import create_key
+from app.services.responses import record
+from app.services.webhooks import EVENTS, Call, make
+from app.times import now
+from tests.client import CATALOGUE, COURSE, app_of, make_key, right_or_wrong, school, served
+from tests.contract.document import current
+from tests.receiver import Answer, Got, hang, receiving, refuse, status, take
+
+pytestmark = pytest.mark.anyio
+
+ROOT = Path(__file__).parents[1]
+CERTIFICATE = Path(__file__).parent / "data" / "receiver.pem"
+HOSTS = "127.0.0.1"
+LEARNERS = 24
+LONGEST_S = 60.0
+CANARY = "canary-ann"
+
+# A process that delivers until it is killed; `harm` may spoil how.
+DELIVERER = """
+import asyncio, sys
+from app import delivery
+from app.database import open_database
+from app.services import webhooks
+from sqlalchemy import delete
+from app.models import Outbox
+
+delivery.LOOK_S = delivery.IDLE_S = 0.05
+webhooks.LEASE_US = 2_000_000
+webhooks.CLAIMED_AT_ONCE = 4
+{harm}
+
+async def main():
+    await delivery.deliver(open_database(sys.argv[1]), "127.0.0.1")
+
+asyncio.run(main())
+"""
+# At most once: what is claimed is forgotten.
+FORGETS = """
+claim = delivery.claim
+def claim_and_forget(db, *rest):
+    calls = claim(db, *rest)
+    for call in calls:
+        db.execute(delete(Outbox).where(Outbox.id == call.id))
+    return calls
+delivery.claim = claim_and_forget
+"""
+# A service that dies when an answer is committed, before anybody can have been called.
+RECORDER = """
+import asyncio, os, signal, sys
+from app.database import open_database
+from app.services import responses
+from tests.test_delivery import mastering
+
+later = []
+
+async def main():
+    database = open_database(sys.argv[1])
+    {harm}
+    await database.write(responses.record, mastering("ann"))
+    os.kill(os.getpid(), signal.SIGKILL)
+    for arguments in later:
+        await database.write(publish, *arguments)
+
+asyncio.run(main())
+"""
+PUBLISHES_LATER = "publish = responses.publish; responses.publish = lambda db, *rest: later.append(rest)"
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOOK_S", "IDLE_S"):
+        monkeypatch.setattr(delivery, name, 0.02)
+    monkeypatch.setattr(webhooks, "FIRST_PAUSE_US", 20_000)
+    monkeypatch.setattr(webhooks, "PAUSE_GROWTH", 1)
+    structlog.reset_defaults()
+
+
+def mastering(*learners: str) -> list[Any]:
+    """Three right answers each: with the third the skill is mastered."""
+    return [right_or_wrong(f"{who}-{n}", who, "i1", n, correct=True) for who in learners for n in range(3)]
+
+
+async def prepare(database: Database, url: str) -> str:
+    """The small course, and a webhook; its secret."""
+    await database.write(create_key, "school", ["admin"], 1)
+    await database.write(upsert, 1, COURSE, CATALOGUE, 1)
+    return str((await database.write(make, 1, url, EVENTS, None, now()))["secret"])
+
+
+@asynccontextmanager
+async def delivering(database: Database, hosts: str = HOSTS) -> AsyncIterator[None]:
+    """While somebody delivers."""
+    task = asyncio.create_task(deliver(database, hosts))
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+def count_calls(db: Connection) -> int:
+    return int(db.scalar(select(func.count()).select_from(Outbox)) or 0)
+
+
+def rows(db: Connection) -> list[Any]:
+    return list(db.execute(select(Outbox)))
+
+
+async def until(database: Database, condition: Callable[[list[Any]], bool]) -> None:
+    """Wait until the outbox is as wanted."""
+    async with asyncio.timeout(LONGEST_S):
+        while True:
+            if condition(await database.read(rows)):
+                return
+            await asyncio.sleep(0.02)
+
+
+async def emptied(database: Database) -> None:
+    await until(database, lambda left: not left)
+
+
+def verified(secret: str, call: Got) -> bool:
+    """What the documents tell receivers to do."""
+    example = re.findall(r"^```py\n(.*?)^```$", (ROOT / "docs/webhooks.md").read_text(), re.MULTILINE | re.DOTALL)[0]
+    names: dict[str, Any] = {}
+    exec(example, names)  # noqa: S102 (our own document)
+    return bool(names["verified"](secret, call.headers, call.body))
+
+
+async def start(script: str, url: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(sys.executable, "-c", script, url, cwd=ROOT)
+
+
+async def kill(*processes: asyncio.subprocess.Process) -> None:
+    for process in processes:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+# Iff and at least once
+
+
+async def test_what_was_committed_is_told_though_the_service_died(database: Database, database_url: str) -> None:
+    async with receiving() as receiver:
+        secret = await prepare(database, receiver.url)
+        assert await (await start(RECORDER.format(harm=""), database_url)).wait() == -signal.SIGKILL
+        assert receiver.calls == []
+        async with served(database_url, webhook_hosts=HOSTS):
+            await emptied(database)
+    [call] = receiver.calls
+    assert call.told["data"]["learner"] == "ann"
+    assert verified(secret, call)
+
+
+@pytest.mark.parametrize("engine_name", ["sqlite"])
+async def test_without_an_outbox_it_would_be_lost(database: Database, database_url: str) -> None:
+    """The control: published after the commit."""
+    async with receiving() as receiver:
+        await prepare(database, receiver.url)
+        assert await (await start(RECORDER.format(harm=PUBLISHES_LATER), database_url)).wait() == -signal.SIGKILL
+        async with served(database_url, webhook_hosts=HOSTS):
+            await emptied(database)
+    assert receiver.calls == []
+
+
+class Undo(Exception):
+    """What goes wrong after the answers are written."""
+
+
+def record_and_fail(db: Connection) -> None:
+    record(db, mastering("ann"))
+    assert count_calls(db) == 1
+    raise Undo
+
+
+async def test_what_was_rolled_back_is_not_told(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control tells what happens without waiting for the commit."""
+    async with receiving() as receiver:
+        await prepare(database, receiver.url)
+        async with delivering(database):
+            with pytest.raises(Undo):
+                await database.write(record_and_fail)
+            await database.write(record, mastering("bob"))
+            await emptied(database)
+        assert [call.told["data"]["learner"] for call in receiver.calls] == ["bob"]
+
+        hasty: list[Any] = []
+        insert = rows_of.insert_outbox
+
+        def at_once(db: Connection, calls: Sequence[Any]) -> None:
+            hasty.extend(calls)
+            insert(db, calls)
+
+        monkeypatch.setattr(rows_of, "insert_outbox", at_once)
+        with pytest.raises(Undo):
+            await database.write(record_and_fail)
+        await database.write(insert, hasty)
+        async with delivering(database):
+            await emptied(database)
+        assert [call.told["data"]["learner"] for call in receiver.calls] == ["bob", "ann"]
+
+
+async def test_two_processes_lose_nothing_though_one_is_killed(database: Database, database_url: str) -> None:
+    """Both have calls open when one dies; the other makes them again when the claim of the dead has lapsed."""
+    killed = asyncio.Event()
+
+    async def answer(_: Got) -> bytes:
+        await killed.wait()
+        return status(204)
+
+    async with receiving(answer) as receiver:
+        secret = await prepare(database, receiver.url)
+        await database.write(record, mastering(*(f"l{n:02d}" for n in range(LEARNERS))))
+        wanted = {row.id for row in await database.read(rows)}
+        processes = [await start(DELIVERER.format(harm=""), database_url) for _ in range(2)]
+        try:
+            # Four are claimed at once: these are of both.
+            await receiver.until(lambda: len(receiver.ids) >= 8)
+            processes[0].kill()
+            killed.set()
+            await emptied(database)
+        finally:
+            await kill(*processes)
+    assert len(wanted) == LEARNERS
+    assert receiver.ids == wanted
+    # What came twice is the same, so that it can be told.
+    assert len({(call.id, call.body) for call in receiver.calls}) == LEARNERS
+    assert all(verified(secret, call) for call in receiver.calls)
+
+
+@pytest.mark.parametrize("engine_name", ["sqlite"])
+async def test_calls_in_flight_would_be_lost_if_they_were_forgotten_when_claimed(
+    database: Database, database_url: str
+) -> None:
+    """The control: the process that is killed is the only one, and in the middle of its call."""
+    async with receiving(hang) as receiver:
+        await prepare(database, receiver.url)
+        await database.write(record, mastering("ann"))
+        process = await start(DELIVERER.format(harm=FORGETS), database_url)
+        try:
+            await receiver.until(lambda: len(receiver.calls) == 1)
+        finally:
+            await kill(process)
+        receiver.answer = take
+        async with delivering(database):
+            await emptied(database)
+    assert len(receiver.calls) == 1
+
+
+# Again later
+
+
+def failing(first: Answer, times: int) -> Answer:
+    """A receiver that gets well after some calls."""
+    left = times
+
+    async def answer(call: Got) -> bytes:
+        nonlocal left
+        left -= 1
+        return await (first if left >= 0 else take)(call)
+
+    return answer
+
+
+async def endless(_: Got) -> bytes:
+    return b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n"
+
+
+REFUSALS: dict[str, tuple[Answer, str]] = {
+    "500": (refuse, "answered 500"),
+    "hangs": (hang, "no answer within 0.5 seconds"),
+    "redirects": (lambda _: told(302, "Location: /elsewhere"), "answered 302"),
+    "switches": (lambda _: told(101), "the connection failed: RemoteProtocolError"),
+    "speaks no HTTP": (lambda _: raw(b"SSH-2.0-OpenSSH\r\n\r\n"), "the connection failed: RemoteProtocolError"),
+    "never ends": (endless, "no answer within 0.5 seconds"),
+}
+
+
+async def told(code: int, *headers: str) -> bytes:
+    return status(code, *headers)
+
+
+async def raw(answer: bytes) -> bytes:
+    return answer
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+@pytest.mark.parametrize("engine_name", ["sqlite"])
+async def test_what_is_not_taken_comes_again(database: Database, monkeypatch: pytest.MonkeyPatch, refusal: str) -> None:
+    monkeypatch.setattr(delivery, "LONGEST_CALL_S", 0.5)
+    answer, reason = REFUSALS[refusal]
+    async with receiving(failing(answer, 2)) as receiver:
+        secret = await prepare(database, receiver.url)
+        await database.write(record, mastering("ann"))
+        reasons = set()
+        with capture_logs() as lines:
+            async with delivering(database):
+                await emptied(database)
+        reasons = {line["reason"] for line in lines if line["event"] == "call failed"}
+    assert reasons == {reason}
+    assert len(receiver.calls) == 3
+    assert len({(call.id, call.body) for call in receiver.calls}) == 1
+    assert all(verified(secret, call) for call in receiver.calls)
+
+
+async def test_it_is_given_up_at_last_and_said_so(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webhooks, "MOST_ATTEMPTS", 3)
+    async with receiving(refuse) as receiver, school(database_url, webhook_hosts=HOSTS) as client:
+        address = client.base_url.join("/v1/webhooks")
+        await client.post(address, json={"url": receiver.url, "events": ["skill.mastered"]})
+        for n in range(3):
+            await client.post("responses", json={"learner": "ann", "item": "i1", "correct": True, "id": f"r{n}"})
+        await until(app_of(client).state.database, lambda left: left != [] and left[0].due_at is None)
+        [listed] = (await client.get(address)).json()["data"]
+    assert len(receiver.calls) == 3
+    assert (listed["waiting"], listed["given_up"], listed["last_failure"]["reason"]) == (0, 1, "answered 500")
+
+
+@pytest.mark.parametrize("engine_name", ["sqlite"])
+async def test_a_long_answer_is_not_read_to_its_end(database: Database) -> None:
+    async def flood(_: Got) -> bytes:
+        return b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n" + bytes(1 << 20)
+
+    async with receiving(flood) as receiver:
+        await prepare(database, receiver.url)
+        await database.write(record, mastering("ann"))
+        async with delivering(database):
+            await emptied(database)
+    assert len(receiver.calls) == 1
+
+
+@pytest.mark.parametrize("engine_name", ["sqlite"])
+async def test_a_receiver_that_hangs_holds_up_no_other(database: Database) -> None:
+    async with receiving(hang) as slow, receiving() as quick:
+        await prepare(database, slow.url)
+        await database.write(make, 1, quick.url, EVENTS, None, now())
+        async with delivering(database):
+            for who in ("ann", "bob", "eve"):
+                await database.write(record, mastering(who))
+                await quick.until(lambda who=who: who in {call.told["data"]["learner"] for call in quick.calls})  # type: ignore[misc]
+                await slow.until(lambda: bool(slow.calls))
+    assert len(quick.calls) == 3
+
+
+async def test_who_stops_hands_its_calls_back(database: Database) -> None:
+    async with receiving(hang) as receiver:
+        await prepare(database, receiver.url)
+        await database.write(record, mastering("ann"))
+        async with delivering(database):
+            await receiver.until(lambda: bool(receiver.calls))
+        [row] = await database.read(rows)
+    assert row.due_at <= now()
+    assert (row.attempt, row.failed_at) == (0, None)
+
+
+# What is told
+
+
+async def test_calls_are_what_the_document_says(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibrations, "LEAST_RESPONSES", 1)
+    document = current()
+    async with receiving() as receiver, school(database_url, webhook_hosts=HOSTS) as client:
+        made = await client.post(
+            client.base_url.join("/v1/webhooks"), json={"url": receiver.url, "events": list(EVENTS), "course": COURSE}
+        )
+        assert made.status_code == 201
+        for n in range(3):
+            body = {"learner": CANARY, "item": "i1", "correct": True, "id": f"r-{n}"}
+            assert (await client.post("responses", json=body)).status_code == 201
+        assert (await client.post("responses/r-1/void", json={"reason": "misprint"})).status_code == 200
+        assert (await client.post("responses/r-2/regrade", json={"score": 0.5, "reason": "half"})).status_code == 200
+        database = app_of(client).state.database
+        claim = await database.write(calibrations.request, 1, COURSE, now())
+        await database.write(calibrations.fail, claim, "no luck", now())
+        await receiver.until(lambda: len(receiver.ids) == 4)
+    for call in receiver.calls:
+        assert call.headers["host"] == f"127.0.0.1:{receiver.port}"
+        assert call.headers["content-type"] == "application/json"
+        assert verified(made.json()["secret"], call)
+        assert not verified(f"whsec_{'A' * 44}", call)
+        schema = document["webhooks"][call.told["type"]]["post"]["requestBody"]["content"]["application/json"]["schema"]
+        jsonschema_rs.validator_for({**schema, "components": document["components"]}).validate(call.told)
+    assert sorted(call.told["type"] for call in receiver.calls) == sorted([*EVENTS, "response.corrected"])
+    assert set(document["webhooks"]) == set(EVENTS)
+
+
+async def test_no_learner_and_no_secret_is_logged(database: Database) -> None:
+    async with receiving(failing(refuse, 1)) as receiver:
+        secret = await prepare(database, receiver.url)
+        with capture_logs() as lines:
+            async with delivering(database):
+                await database.write(record, mastering(CANARY))
+                await emptied(database)
+    assert CANARY in receiver.calls[0].body.decode()
+    assert len(lines) == 1
+    assert CANARY not in str(lines)
+    assert secret not in str(lines)
+
+
+def test_the_signature_is_that_of_the_standard() -> None:
+    """The example of the libraries of Standard Webhooks: github.com/standard-webhooks/standard-webhooks, Apache-2.0.
+
+    `test_sign_function` of libraries/python/tests/test_webhooks.py, and the same in Java's WebhookTest.
+    """
+    told = sign(
+        "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+        "msg_p5jXN8AQM9LWM0D4loKWxJek",
+        1614265330,
+        b'{"test": 2432232314}',
+    )
+    assert told == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+
+
+# Where calls may go
+
+# Each leads, or might lead somebody who reads it carelessly, to where only this machine or its network can go.
+TRICKS = [
+    "http://receiver.test:{port}/", "http://127.0.0.1:{port}/", "ftp://127.0.0.1:{port}/", "file:///etc/passwd",
+    "gopher://127.0.0.1:{port}/", "//127.0.0.1:{port}/", "127.0.0.1:{port}", "https:127.0.0.1:{port}",
+    "https:///127.0.0.1:{port}", "https://", "", "https://127.0.0.1:{port}/", "https://127.1:{port}/",
+    "https://127.0.0.2:{port}/", "https://2130706433:{port}/", "https://0x7f000001:{port}/", "https://0x7f.1:{port}/",
+    "https://0177.0.0.1:{port}/", "https://0:{port}/", "https://0.0.0.0:{port}/", "https://localhost:{port}/",
+    "https://LOCALHOST:{port}/", "https://local.test:{port}/", "https://local.test.:{port}/",
+    "https://mixed.test:{port}/", "https://[::1]:{port}/", "https://[::]:{port}/", "https://[::127.0.0.1]:{port}/",
+    "https://[::ffff:127.0.0.1]:{port}/", "https://[::ffff:7f00:1]:{port}/", "https://[0:0:0:0:0:ffff:7f00:1]:{port}/",
+    "https://[::ffff:8.8.8.8]:{port}/", "https://[64:ff9b::7f00:1]:{port}/", "https://[2002:7f00:1::]:{port}/",
+    "https://[fe80::1%25lo]:{port}/", "https://[fe80::1]:{port}/", "https://[fd00:ec2::254]:{port}/",
+    "https://[fec0::1]:{port}/", "https://[ff02::1]:{port}/", "https://10.0.0.1:{port}/", "https://172.16.0.1:{port}/",
+    "https://192.168.0.1:{port}/", "https://169.254.169.254/latest/meta-data/", "https://100.100.100.200/",
+    "https://198.18.0.1/", "https://192.0.2.1/", "https://224.0.0.1/", "https://240.0.0.1/", "https://255.255.255.255/",
+    "https://public.test@127.0.0.1:{port}/", "https://public.test:x@localhost:{port}/",
+    "https://local.test:{port}#@public.test/", "https://local.test:{port}\\@public.test/",
+    "https://local.test:{port}%2f@public.test/", "https://%31%32%37.0.0.1:{port}/", "https://①②⑦.0.0.1:{port}/",
+    "https://127。0。0。1:{port}/", "https://local.test%00.public.test/", "https://local.test\t:{port}/",
+    " https://local.test:{port}/", "https://local.test:{port}/\r\nX: y", "https://local.test:99999/",
+    "https://local.test:{port}:443/", "https://[::1/", "https://a..b/", "https://" + "a" * 70 + "/",
+]  # fmt: skip
+NAMES = {
+    "local.test": ["127.0.0.1"],
+    "local.test.": ["127.0.0.1"],
+    "mixed.test": ["93.184.216.34", "127.0.0.1"],
+    "receiver.test": ["127.0.0.1"],
+}
+resolve = socket.getaddrinfo
+
+
+def look_up(host: Any, port: Any, family: int = 0, kind: int = 0, proto: int = 0, flags: int = 0, **more: Any) -> Any:
+    """Names of the tests, and what can be looked up without asking anybody."""
+    name = host.decode() if isinstance(host, bytes) else host
+    if name in NAMES:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in NAMES[name]]
+    if name.lower() != "localhost":
+        flags |= socket.AI_NUMERICHOST
+    return resolve(host, port, family, kind, proto, flags, **more)
+
+
+async def try_out(url: str, hosts: str = "") -> str | None:
+    """Call an address: why it failed, none if it was taken."""
+    async with httpx.AsyncHTTPTransport(verify=delivery.tls()) as transport:
+        return await make_call(transport, hosts, Call(1, "wh-0", "msg_1", 1, url, "whsec_AAAA", b"{}"))
+
+
+async def test_no_trick_reaches_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control takes addresses of this machine for public ones: then many do."""
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    assert len(TRICKS) >= 40
+    async with receiving(host="0.0.0.0") as receiver:  # noqa: S104 (whatever leads here is to be seen)
+        errors = {trick: await try_out(trick.format(port=receiver.port)) for trick in TRICKS}
+        assert receiver.connections == []
+        assert [trick for trick, error in errors.items() if not (error or "").startswith("the url ")] == []
+
+        monkeypatch.setattr(delivery, "is_public", lambda text: text.startswith("127."))
+        for trick in TRICKS:
+            await try_out(trick.format(port=receiver.port))
+        assert len(receiver.connections) > 5
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://example.org", "https://example.org:8443/a/b?c=d%20e", "https://8.8.8.8/", "https://[2606:4700::1111]/"],
+)
+def test_what_is_public_is_taken(url: str) -> None:
+    assert not read_target(url, "").exempt
+
+
+@pytest.mark.parametrize(
+    ("hosts", "url", "allowed"),
+    [
+        ("lms.internal", "http://lms.internal/hook", True),
+        ("lms.internal", "http://lms.internal:8080/hook", True),
+        ("lms.internal:8080", "http://lms.internal:8080/hook", True),
+        ("lms.internal:8080", "http://lms.internal/hook", False),
+        ("other, LMS.internal:80 ", "http://lms.INTERNAL/hook", True),
+        ("lms.internal", "http://x.lms.internal/hook", False),
+        ("lms.internal", "http://lms.internal@evil.org/hook", False),
+        ("lms.internal", "ftp://lms.internal/hook", False),
+        ("[::1]:8080,10.0.0.7", "http://[::1]:8080/", True),
+        ("[::1]:8080,10.0.0.7", "https://10.0.0.7:1/", True),
+        ("[::1]:8080,10.0.0.7", "https://10.0.0.8/", False),
+        ("", "http:///", False),
+    ],
+)
+def test_the_operator_makes_exceptions(hosts: str, url: str, *, allowed: bool) -> None:
+    if allowed:
+        assert read_target(url, hosts).exempt
+    else:
+        with pytest.raises(Invalid):
+            read_target(url, hosts)
+
+
+class Rebinding(dict[str, list[str]]):
+    """Names whose address changes after it was looked at."""
+
+    def __getitem__(self, name: str) -> list[str]:
+        addresses = super().__getitem__(name)
+        return [addresses.pop(0)] if len(addresses) > 1 else addresses
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+async def test_the_address_that_was_looked_at_is_the_one_that_is_called(
+    monkeypatch: pytest.MonkeyPatch, *, pinned: bool
+) -> None:
+    """127.0.0.1 counts as public here, 127.0.0.2 as private. The control calls by the name."""
+    monkeypatch.setattr(delivery, "is_public", lambda text: text == "127.0.0.1")
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    monkeypatch.setitem(globals(), "NAMES", Rebinding({"rebind.test": ["127.0.0.1", "127.0.0.2"]}))
+    if not pinned:
+        find = delivery.find_addresses
+
+        async def by_name(target: delivery.Target) -> list[str]:
+            await find(target)
+            return [target.host]
+
+        monkeypatch.setattr(delivery, "find_addresses", by_name)
+    async with receiving() as public, receiving(host="127.0.0.2", port=public.port) as private:
+        assert await try_out(f"https://rebind.test:{public.port}/") is not None
+    assert (len(public.connections), len(private.connections)) == ((1, 0) if pinned else (0, 1))
+
+
+async def test_the_certificate_is_that_of_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The certificate of the test names receiver.test, and trusts itself. The control calls another name there."""
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    monkeypatch.setattr(delivery, "is_public", lambda text: text == "127.0.0.1")
+    trusting = ssl.create_default_context(cafile=CERTIFICATE)
+    monkeypatch.setattr(delivery, "tls", lambda: trusting)
+    shown = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    shown.load_cert_chain(CERTIFICATE)
+    async with receiving(tls=shown) as receiver:
+        url = f"https://receiver.test:{receiver.port}/hook?of=school"
+        assert await try_out(url) is None
+        assert receiver.calls[0].headers["host"] == f"receiver.test:{receiver.port}"
+        assert await try_out(url.replace("receiver", "local")) == "no connection, or no certificate that is trusted"
+        assert await try_out(url, hosts="local.test,receiver.test") is None
+        assert len(receiver.calls) == 2
+
+
+async def test_the_next_address_is_tried_where_one_takes_no_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(NAMES, "two.test", ["127.0.0.2", "127.0.0.1"])
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    async with receiving() as receiver:
+        assert await try_out(f"http://two.test:{receiver.port}/hook?of=school", "two.test") is None
+    assert len(receiver.calls) == 1
+
+
+# Through the interface
+
+
+@pytest.mark.parametrize("engine_name", ["sqlite"])
+async def test_where_nobody_may_be_called_is_refused_at_once(database_url: str) -> None:
+    async with school(database_url, webhook_hosts="lms.internal") as client:
+        address = client.base_url.join("/v1/webhooks")
+        for url in ("http://lms.example.org/", "https://127.0.0.1/", "https://a:b@lms.example.org/", "https://!/"):
+            reply = await client.post(address, json={"url": url, "events": ["skill.mastered"]})
+            assert (reply.status_code, reply.json()["errors"][0]["pointer"]) == (422, "/url"), url
+        for url in ("http://lms.internal/", "https://lms.example.org/"):
+            reply = await client.post(address, json={"url": url, "events": ["skill.mastered"]})
+            assert (reply.status_code, len(reply.json()["secret"])) == (201, 50), url
+
+
+async def test_a_list_of_webhooks_has_pages_and_no_secret(database_url: str) -> None:
+    async with school(database_url) as client:
+        address = str(client.base_url.join("/v1/webhooks"))
+        other = await make_key(app_of(client).state.database, "neighbour")
+        body = {"url": "https://lms.example.org/", "events": ["skill.mastered"]}
+        made = [(await client.post(address, json=body)).json() for _ in range(5)]
+        theirs = await client.post(address, json=body, headers={"authorization": f"Bearer {other}"})
+        ids, at = [], f"{address}?limit=2"
+        while at:
+            page = await client.get(at)
+            assert "whsec" not in page.text
+            ids += [webhook["id"] for webhook in page.json()["data"]]
+            following = page.json()["next"]
+            at = f"{address}?limit=2&cursor={following}" if following else ""
+        assert ids == sorted(webhook["id"] for webhook in made)
+        assert (await client.delete(f"{address}/{theirs.json()['id']}")).status_code == 404
+        assert (await client.delete(f"{address}/{ids[0]}")).status_code == 204
+        assert (await client.delete(f"{address}/{ids[0]}")).status_code == 404
+        assert len((await client.get(address)).json()["data"]) == 4

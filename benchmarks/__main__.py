@@ -1,172 +1,217 @@
-"""`python -m benchmarks [FILE]`: rates and latencies of the write path, on both databases in turn, as a table.
+"""`python -m benchmarks`: the write path beside servers that store the same rows, as tables and in docs/benchmarks.md.
 
-FILE is a log to import and verify, by default the sample course. Every figure is the median of the rounds with the
-lowest and the highest beside it. Databases are durable: fsync and synchronous_commit on, SQLite FULL.
+Every round measures every server on both databases, each on a fresh copy of the same database, in an order that moves
+on by one; ratios are taken within a round. ROUNDS and SECONDS (of each load) may be set in the environment.
 """
 
 import asyncio
 import os
-import socket
-import statistics
-import subprocess
 import sys
-import tempfile
-import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from random import Random
-from urllib.request import urlopen
+from collections.abc import Iterator
+from datetime import UTC, datetime
 
-from app import sample
-from app.database import Database, open_database
-from app.migrate import migrate
-from app.services.catalogue import upsert
-from app.services.keys import choose_tenant, create_key
-from app.times import now
-from app.worker import import_responses, verify_course
-from benchmarks.load import Load, run
-from tests import postgres
+from sqlalchemy import Connection, func, select
 
-ROUNDS = int(os.environ.get("ROUNDS", "3"))
-SECONDS = float(os.environ.get("SECONDS", "8"))
-LEARNERS, ITEMS, SKILLS = 10_000, 1_000, 50
-COURSE = "bench"
-Figures = dict[tuple[str, str], list[float]]
+from app.database import open_database
+from app.models import Recommendation, Response
+from benchmarks.load import Load, need_wrk
+from benchmarks.load import run as load
+from benchmarks.report import paired, publish, table, told
+from benchmarks.rig import (
+    ANSWERS_EACH,
+    COURSE,
+    ITEMS,
+    LEARNERS,
+    PATH,
+    SKILLS,
+    Server,
+    cpu_us,
+    database_servers,
+    memory_mb,
+    prepared,
+    serving,
+)
+from benchmarks.servers import raw
+
+ROUNDS = int(os.environ.get("ROUNDS", "5"))
+SECONDS = int(os.environ.get("SECONDS", "8"))
+CLIENTS = 64
+SHAPE = (LEARNERS, ITEMS)
+
+PROXIMA, ORM, GROUPED, PLAIN, RAW, ALONE = (
+    "Proxima",
+    "ORM service",
+    "floor, FastAPI",
+    "floor, plain ASGI",
+    "raw driver, plain ASGI",
+    "raw driver, no HTTP",
+)
+MODULES = {
+    PROXIMA: ("app", "serve"),
+    ORM: ("benchmarks.servers", "orm"),
+    GROUPED: ("benchmarks.servers", "grouped"),
+    PLAIN: ("benchmarks.servers", "grouped-plain"),
+    RAW: ("benchmarks.servers", "raw"),
+}
+RATE, P50, P99, SPREAD = (f"{each}, {CLIENTS} clients" for each in ("answers/s", "p50 ms", "p99 ms", "p99 / p50"))
+CPU, DATABASE_CPU = "CPU of the server, µs an answer", "CPU of PostgreSQL, µs an answer"
+LONE_RATE, LONE_P50, LONE_P99 = (f"{each}, 1 client" for each in ("answers/s", "p50 ms", "p99 ms"))
+LONE_CPU = "CPU of the server, µs an answer, 1 client"
+IDLE, LOADED = "memory of the worker before a request, MB", "memory after the load, MB"
+MEASURES = (RATE, P50, P99, SPREAD, CPU, DATABASE_CPU, LONE_RATE, LONE_P50, LONE_P99, LONE_CPU, IDLE, LOADED)
+
+# By database, server and measure: one figure a round.
+Figures = dict[tuple[str, str, str], list[float]]
+
+EXPLAINED = """\
+Each round ({rounds} of them, {seconds} s a load) measures every server on both databases, in changing order, on a fresh
+copy of one database: {learners:,} learners with {each} answers each, {items:,} items, {skills} skills. The load is
+`wrk`, one thread, connections that stay open, random learners and items, on the same two cores; a reply that is not a
+2xx ends the run, and afterwards the rows are counted. Median (lowest–highest); ratios are taken within a round. One
+worker each, under the HTTP server, event loop and parser of `proxima serve`; the same tables, indexes and sizes of rows
+(`tests/test_benchmarks.py` compares them). PostgreSQL has `fsync` and `synchronous_commit` on, SQLite
+`synchronous=FULL`; every server looks when it starts.
+
+- **Proxima**: `proxima serve`. Key, strict JSON, repetitions, fold, mastery, the next exercise with its reason and
+  chance: the whole outcome.
+- **ORM service**: FastAPI, pydantic in and out, an `AsyncSession` as a dependency (asyncpg, pool of 16), the learner
+  read `FOR UPDATE` and changed, objects added, a commit a request; on SQLite a plain endpoint, one writing connection.
+- **floor, FastAPI**: what waits shares a transaction, as in Proxima: lock the learners, two inserts, an update
+  (SQLAlchemy Core), an outcome that is ready. No engine, no key, no look for repetitions.
+- **floor, plain ASGI**: the same without FastAPI: the strict parser and the pydantic model of Proxima, nothing else.
+- **raw driver, plain ASGI**: asyncpg (pool of 8) or `sqlite3`, a transaction an answer: lock, two inserts, an update,
+  commit. No SQLAlchemy, no key, no look for repetitions.
+- **raw driver, no HTTP**: the same function in a loop in one process: what the database itself takes for an answer.
+"""
 
 
 def main() -> None:
-    """Measure and print."""
-    file = Path(sys.argv[1]) if len(sys.argv) > 1 else sample.responses()
+    """Measure, print, publish."""
+    need_wrk()
     figures: Figures = defaultdict(list)
-    with tempfile.TemporaryDirectory(prefix="proxima-bench-") as folder, servers(Path(folder)) as fresh:
+    with database_servers() as servers:
+        made = {server.name: prepared(server) for server in servers}
         for number in range(ROUNDS):
-            for name, make in fresh.items():
-                print(f"round {number + 1} of {ROUNDS}: {name}", file=sys.stderr)
-                asyncio.run(measure_import(name, make(), file, figures))
-                measure_service(name, make(), figures)
-    print(table(figures))
+            for server in servers:
+                measure_round(number, server, *made[server.name], figures)
+    text = report(figures)
+    print(text)
+    publish("bench", text)
 
 
-@contextmanager
-def servers(folder: Path) -> Iterator[dict[str, Callable[[], str]]]:
-    """For each database a way to get the URL of a new, migrated one."""
-    server = Path(tempfile.mkdtemp(prefix="proxima-bench-pg-"))
-    process = postgres.start(server, postgres.DURABLE)
-    url = postgres.server_url(server)
-    names = (f"bench_{number}" for number in range(10_000))
+def measure_round(number: int, server: Server, template: str, key: str, figures: Figures) -> None:
+    """Every server once on one database."""
+    names = [*MODULES, ALONE]
+    for name in names[number % len(names) :] + names[: number % len(names)]:
+        url = server.copy(template)
+        for measure, value in measured(name, server, url, key, f"{number}"):
+            figures[server.name, name, measure].append(value)
+        server.drop(url)
+        [shown] = figures[server.name, name, LONE_P50][-1:]
+        rate = figures[server.name, name, RATE][-1:] or [1000 / shown]
+        print(f"round {number + 1}/{ROUNDS} {server.name} {name}: {rate[0]:,.0f}/s, {shown:.2f} ms", file=sys.stderr)
 
-    def sqlite() -> str:
-        made = f"sqlite:///{folder}/{next(names)}.db"
-        migrate(made)
-        return made
 
-    def postgresql() -> str:
-        name = next(names)
-        postgres.administer(url, f'CREATE DATABASE "{name}"')
-        made = url.replace("/postgres?", f"/{name}?")
-        migrate(made)
-        return made
+def measured(name: str, server: Server, url: str, key: str, label: str) -> Iterator[tuple[str, float]]:
+    """All figures of one server in one round."""
+    if name == ALONE:
+        yield LONE_P50, raw.alone(url, COURSE, SECONDS, SHAPE)
+        return
+    before = asyncio.run(counted(url))
+    with serving(url, MODULES[name]) as (address, pid):
+        if name == PROXIMA:
+            yield IDLE, memory_mb(pid)
+        warm = load(address + PATH, key, f"{label}w", CLIENTS, 2, SHAPE)
+        cpu, beside = cpu_us(pid), server.cpu_us()
+        many = load(address + PATH, key, f"{label}m", CLIENTS, SECONDS, SHAPE)
+        yield RATE, many.rate
+        yield P50, many.p50
+        yield P99, many.p99
+        yield SPREAD, many.p99 / many.p50
+        yield CPU, (cpu_us(pid) - cpu) / many.requests
+        if server.cpu_us():
+            yield DATABASE_CPU, (server.cpu_us() - beside) / many.requests
+        cpu = cpu_us(pid)
+        lone = load(address + PATH, key, f"{label}l", 1, SECONDS, SHAPE)
+        yield LONE_RATE, lone.rate
+        yield LONE_P50, lone.p50
+        yield LONE_P99, lone.p99
+        yield LONE_CPU, (cpu_us(pid) - cpu) / lone.requests
+        if name == PROXIMA:
+            yield LOADED, memory_mb(pid)
+    check_rows(name, before, asyncio.run(counted(url)), (warm, many, lone))
 
+
+async def counted(url: str) -> tuple[int, int]:
+    """How many answers and recommendations there are."""
+    database = open_database(url)
     try:
-        postgres.wait_until_ready(url)
-        yield {"SQLite": sqlite, "PostgreSQL": postgresql}
+        return await database.read(count_rows)
     finally:
-        postgres.stop(process, server)
+        await database.close()
 
 
-async def measure_import(name: str, url: str, file: Path, figures: Figures) -> None:
-    """Load a log, then recompute all of it."""
-    database = open_database(url, statement_timeout_s=600)
-    tenant_id = await database.write(choose_tenant, None, now())
-    started = time.perf_counter()
-    totals = await import_responses(database, tenant_id, COURSE, file, lambda _: None, lambda *_: None)
-    figures["import, answers/s", name].append(totals.created / (time.perf_counter() - started))
-    started = time.perf_counter()
-    verified = await verify_course(database, tenant_id, COURSE, lambda _: None)
-    if verified.differences:
-        raise RuntimeError(verified.differences[0])
-    figures["replay --verify, answers/s", name].append(verified.responses / (time.perf_counter() - started))
-    await database.close()
+def count_rows(db: Connection) -> tuple[int, int]:
+    """How many answers and recommendations there are."""
+    answers, offers = (
+        db.execute(select(func.count()).select_from(kind)).scalar_one() for kind in (Response, Recommendation)
+    )
+    return answers, offers
 
 
-def measure_service(name: str, url: str, figures: Figures) -> None:
-    """One worker of the real server: one client, then 64."""
-    key = asyncio.run(prepare(url))
-    with serving(url) as (port, process):
-        for clients in (1, 64):
-            path = f"/v1/courses/{COURSE}/responses"
-            asyncio.run(run(port, path, key, clients, 1.0, (LEARNERS, ITEMS)))
-            load: Load = asyncio.run(run(port, path, key, clients, SECONDS, (LEARNERS, ITEMS)))
-            figures[f"answers/s, {clients} client(s)", name].append(load.rate)
-            figures[f"p50 ms, {clients} client(s)", name].append(load.quantile(0.5))
-            figures[f"p99 ms, {clients} client(s)", name].append(load.quantile(0.99))
-        figures["memory of the worker, MB", name].append(resident(process.pid))
+def check_rows(name: str, before: tuple[int, int], after: tuple[int, int], loads: tuple[Load, ...]) -> None:
+    """What was acknowledged must be there; a load that ends leaves at most one answer in flight for each client."""
+    acknowledged = sum(each.requests for each in loads)
+    for what, was, there in zip(("answers", "recommendations"), before, after, strict=True):
+        if not acknowledged <= there - was <= acknowledged + 2 * CLIENTS + 1:
+            raise RuntimeError(f"{name}: {acknowledged:,} answers acknowledged, {there - was:,} {what} stored")
 
 
-async def prepare(url: str) -> str:
-    """A course of 1,000 items and 50 skills, a quarter of the items with two; a key for it."""
-    chance = Random(1)
-    database: Database = open_database(url)
-    key = await database.write(create_key, "bench", ["admin"], now())
-    tenant_id = await database.write(choose_tenant, "bench", now())
-    skills = [{"id": f"skill-{s}", "prerequisites": [f"skill-{s // 2}"] if s > 1 else []} for s in range(SKILLS)]
-    items = [
-        {"id": f"item-{i}", "skills": [f"skill-{s}" for s in chance.sample(range(SKILLS), 2 if i % 4 == 0 else 1)]}
-        for i in range(ITEMS)
+def report(figures: Figures) -> str:
+    """Goals, then everything that was measured."""
+    databases = list(dict.fromkeys(database for database, _, _ in figures))
+    moment = datetime.now(UTC).date().isoformat()
+    parts = [
+        f"`make bench`, {moment}. {explained()}",
+        table(["", "goal", *databases], [[*row[:2], *(ratio(figures, d, row) for d in databases)] for row in RATIOS]),
     ]
-    await database.write(upsert, tenant_id, COURSE, {"skills": skills, "items": items}, now())
-    await database.close()
-    return key.text
+    for database in databases:
+        names = [name for name in (*MODULES, ALONE) if (database, name, LONE_P50) in figures]
+        rows = [
+            [measure, *(told(values) if (values := figures.get((database, n, measure))) else "" for n in names)]
+            for measure in MEASURES
+            if any((database, name, measure) in figures for name in names)
+        ]
+        parts.append(f"**{database}**\n\n{table(['', *names], rows)}")
+    return "\n\n".join(parts)
 
 
-@contextmanager
-def serving(url: str) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
-    """The service on a free port."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {**os.environ, "PROXIMA_DATABASE_URL": url, "PROXIMA_LOG_LEVEL": "warning"}
-    process = subprocess.Popen([sys.executable, "-m", "app", "serve", "--port", str(port)], env=environment)
-    try:
-        for _ in range(200):
-            try:
-                with urlopen(f"http://127.0.0.1:{port}/readyz"):
-                    break
-            except OSError:
-                time.sleep(0.1)
-        yield port, process
-    finally:
-        process.terminate()
-        process.wait(30)
+def explained() -> str:
+    """How it was measured, and what each server is."""
+    numbers = {"learners": LEARNERS, "each": ANSWERS_EACH, "items": ITEMS, "skills": SKILLS}
+    return EXPLAINED.format(rounds=ROUNDS, seconds=SECONDS, **numbers)
 
 
-def resident(pid: int) -> float:
-    """Resident memory of a process in MB."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1000
+# What is told, the goal by database, and the two figures whose ratio it is.
+Row = tuple[str, str, tuple[str, str], tuple[str, str]]
+RATIOS: tuple[Row, ...] = (
+    ("answers/s: Proxima / ORM service", "≥ 5 (PostgreSQL)", (PROXIMA, RATE), (ORM, RATE)),
+    ("answers/s: Proxima / floor, FastAPI", "≥ 0.7", (PROXIMA, RATE), (GROUPED, RATE)),
+    ("answers/s: Proxima / floor, plain ASGI", "", (PROXIMA, RATE), (PLAIN, RATE)),
+    ("CPU of the server: Proxima / floor, FastAPI", "", (PROXIMA, CPU), (GROUPED, CPU)),
+    ("CPU of the server: Proxima / floor, plain ASGI", "", (PROXIMA, CPU), (PLAIN, CPU)),
+    ("p50, 1 client: Proxima / raw driver, no HTTP", "≤ 1.5", (PROXIMA, LONE_P50), (ALONE, LONE_P50)),
+    ("p50, 1 client: Proxima / raw driver, plain ASGI", "", (PROXIMA, LONE_P50), (RAW, LONE_P50)),
+    ("p50, 1 client: raw driver, plain ASGI / no HTTP", "", (RAW, LONE_P50), (ALONE, LONE_P50)),
+    ("p99 / p50, 64 clients: Proxima", "≤ 4", (PROXIMA, P99), (PROXIMA, P50)),
+)
 
 
-def table(figures: Figures) -> str:
-    """All figures as Markdown."""
-    names = list(dict.fromkeys(name for _, name in figures))
-    rows = [
-        f"| {measure} | " + " | ".join(told(figures[measure, name]) for name in names) + " |"
-        for measure in measures(figures)
-    ]
-    return "\n".join([f"| measure | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|", *rows])
-
-
-def measures(figures: Figures) -> list[str]:
-    """What was measured, in order."""
-    return list(dict.fromkeys(measure for measure, _ in figures))
-
-
-def told(values: Sequence[float]) -> str:
-    """Median, lowest and highest."""
-    digits = 1 if statistics.median(values) < 1000 else 0
-    return f"{statistics.median(values):,.{digits}f} ({min(values):,.{digits}f}–{max(values):,.{digits}f})"
+def ratio(figures: Figures, database: str, row: Row) -> str:
+    """A ratio on a database, paired by round."""
+    over, under = (figures[database, *each] for each in row[2:])
+    return told(paired(over, under))
 
 
 if __name__ == "__main__":

@@ -1,64 +1,44 @@
-"""Many clients, each on one connection, each waiting for its reply: a closed loop without a library in the way."""
+"""wrk and what it saw: a closed loop of clients, each on one connection that stays open, each waiting for its reply."""
 
-import asyncio
 import json
-import time
+import shutil
+import subprocess
+import sys
 from dataclasses import dataclass
-from itertools import count
-from random import Random
+from pathlib import Path
 
-CORRECT = 0.65
+SCRIPT = Path(__file__).with_name("answers.lua")
+TIMEOUT = "30s"
 
 
 @dataclass(frozen=True)
 class Load:
-    """What one run measured: answers a second, and the latencies in milliseconds, sorted."""
+    """One run: answers told with a 2xx, and their latencies in milliseconds."""
 
+    requests: int
     rate: float
-    latencies: list[float]
-
-    def quantile(self, share: float) -> float:
-        """The latency that `share` of the requests stay under."""
-        return self.latencies[min(int(share * len(self.latencies)), len(self.latencies) - 1)]
+    p50: float
+    p99: float
 
 
-async def run(port: int, path: str, key: str, clients: int, seconds: float, shape: tuple[int, int]) -> Load:
-    """Send answers of random learners to random items, `shape` of them, for some seconds."""
-    numbers, stop_at = count(), time.perf_counter() + seconds
-    latencies: list[float] = []
-    started = time.perf_counter()
-    head = (
-        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\nContent-Type: application/json\r\n"
+def need_wrk() -> None:
+    """Stop with one line if the load generator is not there."""
+    if shutil.which("wrk") is None:
+        sys.exit("benchmarks: wrk is missing; it is Debian's package wrk: apt-get install wrk")
+
+
+def run(address: str, key: str, label: str, clients: int, seconds: int, shape: tuple[int, int]) -> Load:
+    """Send answers of random learners to random items, `shape` of them, for some seconds.
+
+    Raises RuntimeError if one of them was not stored.
+    """
+    learners, items = map(str, shape)
+    command = ["wrk", "-t1", f"-c{clients}", f"-d{seconds}s", "--timeout", TIMEOUT, "-s", str(SCRIPT), address]
+    seed = str(sum(label.encode()) * 1009 + clients)
+    told = subprocess.run(
+        [*command, "--", key, label, learners, items, seed], capture_output=True, text=True, check=True
     )
-
-    async def client(number: int) -> None:
-        chance = Random(number + int(started * 1000))
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        while time.perf_counter() < stop_at:
-            answer = {
-                "id": f"{int(started * 1000)}-{next(numbers)}",
-                "learner": f"learner-{chance.randrange(shape[0])}",
-                "item": f"item-{chance.randrange(shape[1])}",
-                "correct": chance.random() < CORRECT,
-            }
-            body = json.dumps(answer)
-            sent = time.perf_counter()
-            writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
-            await read_reply(reader)
-            latencies.append((time.perf_counter() - sent) * 1000)
-        writer.close()
-
-    await asyncio.gather(*(client(number) for number in range(clients)))
-    elapsed = time.perf_counter() - started
-    return Load(len(latencies) / elapsed, sorted(latencies))
-
-
-async def read_reply(reader: asyncio.StreamReader) -> bytes:
-    """The body of a reply, which must be 201."""
-    head = await reader.readuntil(b"\r\n\r\n")
-    lines = head.lower().split(b"\r\n")
-    length = next(int(line.split(b":")[1]) for line in lines if line.startswith(b"content-length:"))
-    body = await reader.readexactly(length)
-    if b" 201 " not in lines[0]:
-        raise RuntimeError(f"{lines[0].decode()}: {body[:500].decode()}")
-    return body
+    seen = json.loads(told.stdout.rpartition("RESULT ")[2])
+    if seen["refused"] or seen["broken"] or not seen["requests"]:
+        raise RuntimeError(f"{address}: {seen}")
+    return Load(seen["requests"], seen["requests"] / seen["seconds"], seen["p50_ms"], seen["p99_ms"])

@@ -1,21 +1,27 @@
 """A whole service in the process of a test, with keys and a small course."""
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import httpx
+import pytest
 from fastapi import FastAPI
+from sqlalchemy import Connection
 
 from app.database import Database, open_database
 from app.main import create_app
 from app.services import banks
+from app.services.catalogue import upsert
 from app.services.keys import create_key
 from app.services.responses import NewAnswer
 from app.services.verification import Verified
 from app.settings import Settings
 from app.times import now, to_text
 from app.worker import verify_course
+
+Trial = Callable[[Callable[[Connection], Any]], Any]
 
 COURSE = "arithmetic"
 MINUTE_US = 60_000_000
@@ -125,3 +131,34 @@ def right_or_wrong(id_: str, learner: str, item: str, minute: int, *, correct: b
         duration_ms=None,
         recommendation=None,
     )
+
+
+class Undo(Exception):
+    """Carries the result out of a transaction that leaves nothing behind."""
+
+
+def small_course(db: Connection) -> None:
+    """Tenant 1 with the small course."""
+    create_key(db, "school", ["admin"], 1)
+    upsert(db, 1, COURSE, CATALOGUE, 1)
+
+
+@contextmanager
+def undoing(database_url: str, prepare: Callable[[Connection], None] = small_course) -> Iterator[Trial]:
+    """A way to do something with a prepared database and to undo it."""
+    with asyncio.Runner() as runner:
+        database = open_database(database_url)
+        runner.run(database.write(prepare))
+
+        def once(work: Callable[[Connection], Any]) -> Any:
+            def undone(db: Connection) -> None:
+                raise Undo(work(db))
+
+            # A revision that was undone comes again with other content.
+            banks.SHELF = banks.Shelf()
+            with pytest.raises(Undo) as caught:
+                runner.run(database.write(undone))
+            return caught.value.args[0]
+
+        yield once
+        runner.run(database.close())

@@ -1,6 +1,5 @@
 """A fold that starts at a checkpoint ends where the whole fold ends, to the bit, and reads only what comes after it."""
 
-import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -11,7 +10,6 @@ from sqlalchemy import Connection, event, func, select, update
 
 from app.adaptive.replay import replay_marked
 from app.adaptive.states import ENGINE, pack
-from app.database import Database, open_database
 from app.files import Answer
 from app.models import Checkpoint
 from app.queries.checkpoints import insert_checkpoints
@@ -22,11 +20,10 @@ from app.services.banks import Shelf, read_bank
 from app.services.catalogue import catalogue_at, upsert
 from app.services.corrections import correct
 from app.services.imports import import_chunk
-from app.services.keys import create_key
 from app.services.mastery import cohort_mastery, learner_mastery
 from app.services.responses import NewAnswer, Recorded, record
 from app.services.verification import verify_page
-from tests.client import CATALOGUE, COURSE, MINUTE_US, NEW_YEAR_US, right_or_wrong
+from tests.client import CATALOGUE, COURSE, MINUTE_US, NEW_YEAR_US, Trial, right_or_wrong, undoing
 
 ITEMS = [item["id"] for item in CATALOGUE["items"]]
 WHO = ("ann", "bob")
@@ -34,35 +31,11 @@ LATER = NEW_YEAR_US + 10**6 * MINUTE_US
 EVERY = 4
 
 
-class Undo(Exception):
-    """Takes back all that a transaction did."""
-
-
 @pytest.fixture
-def course(database_url: str) -> Iterator[Callable[[Callable[[Connection], Any]], Any]]:
+def course(database_url: str) -> Iterator[Trial]:
     """Do something with the small course, and undo it."""
-    with asyncio.Runner() as runner:
-
-        async def begin() -> Database:
-            database = open_database(database_url)
-            await database.write(create_key, "school", ["admin"], 1)
-            await database.write(upsert, 1, COURSE, CATALOGUE, 1)
-            return database
-
-        database = runner.run(begin())
-
-        def once(work: Callable[[Connection], Any]) -> Any:
-            def undone(db: Connection) -> None:
-                raise Undo(work(db))
-
-            # A revision that was undone comes again with other content.
-            banks.SHELF = banks.Shelf()
-            with pytest.raises(Undo) as caught:
-                runner.run(database.write(undone))
-            return caught.value.args[0]
-
+    with undoing(database_url) as once:
         yield once
-        runner.run(database.close())
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,5 @@
 """The state belongs to the set of the answers: order of arrival, grouping and detours leave no trace."""
 
-import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -11,49 +10,23 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection
 
-from app.database import Database, open_database
 from app.errors import ProximaError
 from app.queries.learners import LearnerRow, page_learners
-from app.services.catalogue import upsert
 from app.services.corrections import correct
-from app.services.keys import create_key
 from app.services.mastery import learner_mastery
 from app.services.responses import NewAnswer, Recorded, record
 from app.times import DAY_US, UNDATED_EPOCH_US, to_days
-from tests.client import CATALOGUE, COURSE, MINUTE_US, NEW_YEAR_US, right_or_wrong
+from tests.client import CATALOGUE, COURSE, MINUTE_US, NEW_YEAR_US, Trial, right_or_wrong, undoing
 
 T = TypeVar("T")
 LATER = NEW_YEAR_US + 100 * DAY_US
-Trial = Callable[[Callable[[Connection], T]], T]
-
-
-class Undo(Exception):
-    """Carries the result out of a transaction that leaves nothing behind."""
 
 
 @pytest.fixture
-def trial(database_url: str) -> Iterator[Callable[[Callable[[Connection], Any]], Any]]:
+def trial(database_url: str) -> Iterator[Trial]:
     """Do something with the small course, and undo it."""
-    with asyncio.Runner() as runner:
-
-        async def begin() -> Database:
-            database = open_database(database_url)
-            await database.write(create_key, "school", ["admin"], 1)
-            await database.write(upsert, 1, COURSE, CATALOGUE, 1)
-            return database
-
-        database = runner.run(begin())
-
-        def once(work: Callable[[Connection], Any]) -> Any:
-            def undone(db: Connection) -> None:
-                raise Undo(work(db))
-
-            with pytest.raises(Undo) as caught:
-                runner.run(database.write(undone))
-            return caught.value.args[0]
-
+    with undoing(database_url) as once:
         yield once
-        runner.run(database.close())
 
 
 def make(number: int, learner: str, item: str, minute: int, *, correct: bool) -> NewAnswer:
@@ -87,7 +60,7 @@ def states(db: Connection) -> dict[str, bytes]:
 
 @law
 @given(history=histories, data=st.data())
-def test_the_order_of_arrival_does_not_matter(trial: Trial[Any], history: list[NewAnswer], data: st.DataObject) -> None:
+def test_the_order_of_arrival_does_not_matter(trial: Trial, history: list[NewAnswer], data: st.DataObject) -> None:
     shuffled = data.draw(st.permutations(history))
 
     def after(arrivals: Sequence[NewAnswer]) -> Callable[[Connection], list[LearnerRow]]:
@@ -104,7 +77,7 @@ def test_the_order_of_arrival_does_not_matter(trial: Trial[Any], history: list[N
 @law
 @given(history=histories, cuts=st.lists(st.integers(0, 14)))
 def test_how_answers_are_grouped_changes_neither_state_nor_a_byte_that_is_told(
-    trial: Trial[Any], history: list[NewAnswer], cuts: list[int]
+    trial: Trial, history: list[NewAnswer], cuts: list[int]
 ) -> None:
     def after(groups: Sequence[Sequence[NewAnswer]]) -> Callable[[Connection], Any]:
         return lambda db: ([outcome for group in groups for outcome in told(record(db, group))], learners(db))
@@ -116,7 +89,7 @@ def test_how_answers_are_grouped_changes_neither_state_nor_a_byte_that_is_told(
 
 @law
 @given(history=histories, place=st.integers(0, 13), late=st.integers(0, 13))
-def test_a_voided_answer_was_never_given(trial: Trial[Any], history: list[NewAnswer], place: int, late: int) -> None:
+def test_a_voided_answer_was_never_given(trial: Trial, history: list[NewAnswer], place: int, late: int) -> None:
     place %= len(history)
     late = max(place + 1, late % (len(history) + 1))
 
@@ -141,9 +114,7 @@ def test_a_voided_answer_was_never_given(trial: Trial[Any], history: list[NewAns
 
 @law
 @given(history=histories, place=st.integers(0, 13), late=st.integers(0, 13))
-def test_a_regraded_answer_had_always_that_score(
-    trial: Trial[Any], history: list[NewAnswer], place: int, late: int
-) -> None:
+def test_a_regraded_answer_had_always_that_score(trial: Trial, history: list[NewAnswer], place: int, late: int) -> None:
     place %= len(history)
     late = max(place + 1, late % (len(history) + 1))
     other = not history[place].correct
@@ -166,9 +137,7 @@ def test_a_regraded_answer_had_always_that_score(
 
 @law
 @given(history=histories, minute=st.integers(0, 6))
-def test_as_of_counts_only_the_answers_given_until_then(
-    trial: Trial[Any], history: list[NewAnswer], minute: int
-) -> None:
+def test_as_of_counts_only_the_answers_given_until_then(trial: Trial, history: list[NewAnswer], minute: int) -> None:
     moment = NEW_YEAR_US + minute * MINUTE_US
     until = [each for each in history if each.occurred_at <= moment]
 
@@ -190,7 +159,7 @@ def test_as_of_counts_only_the_answers_given_until_then(
 
 @law
 @given(history=histories)
-def test_a_snapshot_is_read_as_it_was_written(trial: Trial[Any], history: list[NewAnswer]) -> None:
+def test_a_snapshot_is_read_as_it_was_written(trial: Trial, history: list[NewAnswer]) -> None:
     def both(db: Connection) -> tuple[list[Any], list[Any]]:
         told(record(db, history))
         stored = [learner_mastery(db, 1, COURSE, row.id, None, LATER) for row in learners(db)]
@@ -203,9 +172,7 @@ def test_a_snapshot_is_read_as_it_was_written(trial: Trial[Any], history: list[N
 
 @law
 @given(history=histories, first=st.integers(0, 10**6), second=st.integers(0, 10**6))
-def test_reading_later_never_tells_of_more(
-    trial: Trial[Any], history: list[NewAnswer], first: int, second: int
-) -> None:
+def test_reading_later_never_tells_of_more(trial: Trial, history: list[NewAnswer], first: int, second: int) -> None:
     """No mastery is higher, no ability surer, the later it is read; and it can be said again as of then."""
     sooner, later = (LATER + days * DAY_US for days in sorted((first, second)))
 
@@ -224,7 +191,7 @@ def test_reading_later_never_tells_of_more(
 
 @law
 @given(history=histories, days=st.integers(0, 10**6))
-def test_what_carries_no_time_never_fades(trial: Trial[Any], history: list[NewAnswer], days: int) -> None:
+def test_what_carries_no_time_never_fades(trial: Trial, history: list[NewAnswer], days: int) -> None:
     """Imported in an order without times: the same whenever it is read, and as if all had come at once."""
     undated = [replace(each, occurred_at=UNDATED_EPOCH_US + place, dated=False) for place, each in enumerate(history)]
     at_once = [replace(each, occurred_at=NEW_YEAR_US + place) for place, each in enumerate(history)]

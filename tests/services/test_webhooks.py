@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.util import await_only
 
 from app.adaptive.types import States
-from app.database import Database, open_database
+from app.database import Database
 from app.errors import UnknownCourse, UnknownLearner, UnknownWebhook
 from app.models import Outbox, Webhook
 from app.queries import webhooks as rows_of
@@ -41,16 +41,11 @@ from app.services.webhooks import (
     settle,
 )
 from app.times import DAY_US
-from tests.client import CATALOGUE, COURSE, NEW_YEAR_US, opened, right_or_wrong
+from tests.client import CATALOGUE, COURSE, NEW_YEAR_US, Trial, opened, right_or_wrong, undoing
 
 URL = "https://lms.example.org/hook"
 AT = NEW_YEAR_US
-Trial = Callable[[Callable[[Connection], Any]], Any]
 ITEMS = ["i1", "i2", "i3", "i4"]
-
-
-class Undo(Exception):
-    """Carries the result out of a transaction that leaves nothing behind."""
 
 
 def prepare(db: Connection) -> None:
@@ -64,25 +59,8 @@ def prepare(db: Connection) -> None:
 @pytest.fixture
 def trial(database_url: str) -> Iterator[Trial]:
     """Do something with the schools, and undo it."""
-    with asyncio.Runner() as runner:
-
-        async def begin() -> Database:
-            database = open_database(database_url)
-            await database.write(prepare)
-            return database
-
-        database = runner.run(begin())
-
-        def once(work: Callable[[Connection], Any]) -> Any:
-            def undone(db: Connection) -> None:
-                raise Undo(work(db))
-
-            with pytest.raises(Undo) as caught:
-                runner.run(database.write(undone))
-            return caught.value.args[0]
-
+    with undoing(database_url, prepare) as once:
         yield once
-        runner.run(database.close())
 
 
 def outbox(db: Connection) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, bindparam, delete, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Select, bindparam, delete, select, tuple_
 
 from app.models import Checkpoint, Response
 from app.models.base import Identifier, Instant
@@ -40,12 +40,7 @@ def list_starts(
 
     A version is a calibration, the oldest good revision of the catalogue, and an engine.
     """
-    statement = (
-        select(Checkpoint.learner_id, Checkpoint.occurred_at, Checkpoint.response_id)
-        .where(Checkpoint.tenant_id == tenant_id, Checkpoint.course_id == course_id, *of_version(version))
-        .where(among(db, Checkpoint.learner_id, learner_ids))
-        .order_by(Checkpoint.learner_id, Checkpoint.occurred_at, Checkpoint.response_id)
-    )
+    statement = in_order(db, tenant_id, course_id, version, learner_ids)
     return [Start(*row) for row in db.execute(statement)]
 
 
@@ -53,13 +48,20 @@ def list_checkpoints(
     db: Connection, tenant_id: int, course_id: str, version: tuple[int | None, int, int], learner_ids: Collection[str]
 ) -> list[Kept]:
     """`list_starts` with the states."""
-    statement = (
-        select(Checkpoint.learner_id, Checkpoint.occurred_at, Checkpoint.response_id, Checkpoint.state)
+    statement = in_order(db, tenant_id, course_id, version, learner_ids).add_columns(Checkpoint.state)
+    return [Kept(*row) for row in db.execute(statement)]
+
+
+def in_order(
+    db: Connection, tenant_id: int, course_id: str, version: tuple[int | None, int, int], learner_ids: Collection[str]
+) -> Select[str, int, str]:
+    """The statement of `list_starts`."""
+    return (
+        select(Checkpoint.learner_id, Checkpoint.occurred_at, Checkpoint.response_id)
         .where(Checkpoint.tenant_id == tenant_id, Checkpoint.course_id == course_id, *of_version(version))
         .where(among(db, Checkpoint.learner_id, learner_ids))
         .order_by(Checkpoint.learner_id, Checkpoint.occurred_at, Checkpoint.response_id)
     )
-    return [Kept(*row) for row in db.execute(statement)]
 
 
 def of_version(version: tuple[int | None, int, int]) -> tuple[ColumnElement[bool], ...]:

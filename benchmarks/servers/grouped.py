@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 
 from app.database import Database, open_database
 from app.models import Learner, Recommendation, Response
+from app.queries.learners import SNAPSHOT
 from app.queries.matching import among
 from app.routers.body import parse
 from app.schemas.responses import ResponseIn
@@ -33,17 +34,6 @@ from benchmarks.servers.rows import (
 )
 
 LARGEST_GROUP = 256
-SNAPSHOT = (
-    "position",
-    "theta",
-    "standard_error",
-    "state",
-    "last_occurred_at",
-    "last_response_id",
-    "calibration",
-    "revision",
-    "engine",
-)
 COLUMNS = [getattr(Learner, name) for name in ("id", *SNAPSHOT)]
 
 

@@ -139,7 +139,7 @@ def make_pool(
     Raises ValueError for parameters that are no item's.
     """
     count = len(models)
-    steps = np.atleast_2d(np.asarray(difficulty, dtype=np.float64).T).T.reshape(count, -1)
+    steps = np.asarray(difficulty, dtype=np.float64).reshape(count, -1 if count else 0)
     pool = Pool(
         models=np.array([place(model) for model in models], dtype=np.int64),
         grades=whole(grades, count, 1),

@@ -406,7 +406,7 @@ def keep_turn(pool: TestPool, turn: Turn) -> Json | None:
         "scored": turn.kind != "pilot",
         "propensity": round(turn.propensity, DIGITS),
         "relaxed": list(turn.relaxed),
-        "terms": {name: round(float(value), DIGITS) for name, value in turn.terms.items()},
+        "terms": {name: round(float(value), DIGITS) + 0.0 for name, value in turn.terms.items()},
     }
 
 

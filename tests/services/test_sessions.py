@@ -1,5 +1,6 @@
 """Adaptive tests over HTTP: offered, answered, repeated, gone on with, ended; on both databases."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -109,6 +110,23 @@ async def test_a_repetition_changes_nothing_and_is_told_the_same(client: httpx.A
     assert (same.status_code, same.json()["position"]) == (200, 1)
     contrary = await client.post("sessions", json={**session, "seed": 2})
     assert (contrary.status_code, contrary.json()["code"]) == (409, "conflict")
+
+
+async def test_of_answers_at_the_same_moment_one_counts(client: httpx.AsyncClient) -> None:
+    told = await begin(client, id="t-1")
+    answer = {"item": told["next"]["item"], "correct": True}
+    same = await asyncio.gather(*(send(client, "t-1", id="a-1", **answer) for _ in range(4)))
+    assert sorted(reply.status_code for reply in same) == [200, 200, 200, 201]
+    assert len({reply.content for reply in same}) == 1
+    answer["item"] = same[0].json()["next"]["item"]
+    others = await asyncio.gather(*(send(client, "t-1", id=f"b-{number}", **answer) for number in range(4)))
+    assert sorted(reply.status_code for reply in others) == [201, 409, 409, 409]
+    assert {reply.json()["code"] for reply in others if reply.status_code == 409} == {"not_offered"}
+    begun = await asyncio.gather(
+        *(client.post("sessions", json={"id": "t-2", "stop": {"max_items": 2}, "seed": 1}) for _ in range(4))
+    )
+    assert sorted(reply.status_code for reply in begun) == [200, 200, 200, 201]
+    assert (await look(client, "t-1"))["position"] == 2
 
 
 async def test_only_what_is_offered_can_be_answered(client: httpx.AsyncClient) -> None:

@@ -206,8 +206,9 @@ def misread(bank: Bank, history: Sequence[Operation], lives: dict[str, Life]) ->
     wrong = []
     for read in random.sample(reads, min(len(reads), COMPARED_READS)):
         entries = lives[read.learner].entries(read.position)
-        # Within an hour nothing fades, so any moment of the test will do.
-        states = at(bank, fold(bank, [read.learner], entries).states, now())
+        # After an hour skills begin to fade: what counts is when it was read.
+        read_at = now() - round((time.monotonic() - read.ended) * 1e6)
+        states = at(bank, fold(bank, [read.learner], entries).states, read_at)
         if report(bank, states, read.learner, read.position) != read.told:
             wrong.append(f"{read.kind} of {read.learner} at {read.position}")
     return wrong

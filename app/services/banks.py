@@ -49,10 +49,10 @@ class Bank:
 class Shelf(Generic[T]):
     """Banks, or what else is made from a course, by key; the least recently used leave first."""
 
-    def __init__(self, most: int = BANKS_KEPT) -> None:
+    def __init__(self, most: int | None = None) -> None:
         self._kept: OrderedDict[Key, T] = OrderedDict()
         self._lock = threading.Lock()
-        self._most = most
+        self._most = BANKS_KEPT if most is None else most
 
     def get(self, key: Key) -> T | None:
         """What is kept under a key."""

@@ -77,8 +77,8 @@ def practise(world: World, seed: int, learners: int) -> Forecasts:
         if np.isfinite(reached).all():
             break
         for row in np.flatnonzero(np.isinf(reached)).tolist() if t in ASKED_AT else ():
-            left = forecast(believed, states[row : row + 1], goal, TARGET)
-            told.append((t, row, np.full(3, np.inf) if left is None else np.array([left.mean, left.low, left.high])))
+            seen = forecast(believed, states[row : row + 1], goal, TARGET)
+            told.append((t, row, np.full(3, np.inf) if seen is None else np.array([seen.mean, seen.low, seen.high])))
         # Whoever is done goes on with anything: it is not looked at any more.
         items = np.where(found.item >= 0, found.item, 0)
         p = chances(believed, truth, living, items)

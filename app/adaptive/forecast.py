@@ -15,7 +15,7 @@ from scipy.special import expit, expm1, log1p
 
 from app.adaptive.filter import levels
 from app.adaptive.likelihood import expected_score, logit
-from app.adaptive.mastery import LEAST_EVIDENCE
+from app.adaptive.mastery import LEAST_EVIDENCE, MASTERY_LINE
 from app.adaptive.policy import SETTLED, TARGET, item_counts, stand
 from app.adaptive.policy import goal_skills as skills_of_goal
 from app.adaptive.types import Booleans, Floats, Integers, Parameters, States
@@ -67,11 +67,12 @@ def missing(parameters: Parameters, states: States, goal: Integers, target: floa
     lacking, needed = skills_of_goal(parameters, states, goal, target)
     standing = stand(parameters, states)
     practisable = item_counts(parameters) > 0
-    unsettled = needed & (standing.doubt[0] > SETTLED) & ~lacking
-    # Settled is a doubt of (1 - q) V √speed.
+    unsettled = needed & (standing.doubt[0] > SETTLED)
+    # Settled is a doubt of (1 - q) V √speed; once it is mastered, a skill does not hold up others for long.
     worth = standing.doubt[0] / np.maximum(1 - states.mastery[0], 1e-12)
-    settled = 1 - SETTLED / np.maximum(worth, SETTLED)
-    return lacking, (lacking | unsettled) & practisable, np.where(lacking, target, settled)
+    settled = np.minimum(1 - SETTLED / np.maximum(worth, SETTLED), MASTERY_LINE)
+    lines = np.maximum(np.where(lacking, target, 0.0), np.where(unsettled, settled, 0.0))
+    return lacking, (lacking | unsettled) & practisable, lines
 
 
 def shares(parameters: Parameters) -> Floats:

@@ -38,6 +38,7 @@ SQLITE_BUSY_S, SQLITE_LOOK_S = 5.0, 0.001
 STEPS_BETWEEN_LOOKS = 100_000
 POOL_TIMEOUT_S = 1.0
 CUT_OFF_S = 2.0
+IDLE_S = 15.0
 # Of the system, as what draws from the interpreter's own generator would change what others draw by a seed.
 CHANCE = SystemRandom()
 
@@ -275,7 +276,8 @@ def postgres_engine(url: str, *, pool_size: int, statement_timeout_s: float) -> 
                 # Every query is keyed; but the plan of a foreign key's look-up that was made while a table was small
                 # walks through all of it, and is kept until the table has been analysed.
                 "enable_seqscan": "off",
-                "idle_in_transaction_session_timeout": "15000",
+                # What computes for long between two statements, as an import may, asks for long statements too.
+                "idle_in_transaction_session_timeout": f"{max(IDLE_S, statement_timeout_s) * 1000:.0f}",
             },
         },
     )

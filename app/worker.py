@@ -60,6 +60,7 @@ REFOLDING_S = 0.05
 # Rows of one transaction of an import, and rows that are put in the order of their learners before: the fewer learners
 # a transaction has, the fewer snapshots it reads and writes.
 CHUNK, WINDOW = 10_000, 100_000
+Chunk = tuple[list[Answer], list[Rejection]]
 GC_THRESHOLD = (200_000, 50, 50)
 FIT = "from app.worker import fit_piped; fit_piped()"
 LONGEST_STATEMENT_S = 600.0
@@ -263,41 +264,49 @@ async def import_responses(
     Skills and items that the course lacks are added first. `rejected` takes rows that cannot be loaded, `progress`
     the name of the phase, the bytes read and the size of the file.
     """
-    digest = await asyncio.to_thread(file_digest, path)
+    # A place is one in windows of this size.
+    digest = f"{(await asyncio.to_thread(file_digest, path))[:48]}-{WINDOW}"
     done = await database.read(imported_until, tenant_id, course_id, digest)
-    totals = ImportTotals()
+    totals, begun = ImportTotals(), 0
     with rare_collections():
         await add_missing(database, tenant_id, course_id, path, progress)
-        reading = read_answers(path)
+        reading, numbers = read_answers(path), count(1)
 
-        def read_on() -> tuple[list[Answer | Rejection], int]:
-            return list(islice(reading, WINDOW)), reading.position
+        def read_on() -> tuple[list[Chunk], int]:
+            rows = list(islice(reading, WINDOW))
+            return chunks_of(rows, done) if rows else [], reading.position if rows else -1
 
         # The next rows are read while the last ones are folded and written.
-        reader, chunks, begun = asyncio.create_task(asyncio.to_thread(read_on)), count(1), 0
-        while (window := await reader)[0]:
+        reader = asyncio.create_task(asyncio.to_thread(read_on))
+        while (window := await reader)[1] >= 0:
             reader = asyncio.create_task(asyncio.to_thread(read_on))
-            rows, ended = window
-            fresh = [row for row in rows if row.line > done]
-            bad = [row for row in fresh if isinstance(row, Rejection)]
-            answers = by_learner([row for row in fresh if isinstance(row, Answer)])
-            for first in range(0, len(answers), CHUNK):
-                last = first + CHUNK >= len(answers)
-                done = rows[-1].line if last else done
-                part = answers[first : first + CHUNK]
-                chunk = await database.write(import_chunk, tenant_id, course_id, digest, part, done, now())
-                if next(chunks).bit_count() == 1:  # the 1st, 2nd, 4th, 8th … chunk: whenever the tables have doubled
-                    await database.write(refresh_statistics)
-                totals.created += chunk.created
-                totals.repeated += chunk.repeated
-                bad += chunk.rejections
-                if not last:
-                    progress("loading", begun + (ended - begun) * (first + CHUNK) // len(answers), reading.size)
-            totals.rejected += len(bad)
-            rejected(sorted(bad, key=lambda rejection: rejection.line))
-            progress("loading", ended, reading.size)
+            chunks, ended = window
+            for number, (answers, unreadable) in enumerate(chunks, 1):
+                bad = unreadable
+                if answers:
+                    chunk = await database.write(import_chunk, tenant_id, course_id, digest, answers, now())
+                    if next(numbers).bit_count() == 1:  # the 1st, 2nd, 4th … chunk: whenever the tables have doubled
+                        await database.write(refresh_statistics)
+                    totals.created += chunk.created
+                    totals.repeated += chunk.repeated
+                    bad = unreadable + chunk.rejections
+                totals.rejected += len(bad)
+                rejected(sorted(bad, key=lambda rejection: rejection.line))
+                progress("loading", begun + (ended - begun) * number // len(chunks), reading.size)
             begun = ended
     return totals
+
+
+def chunks_of(rows: Sequence[Answer | Rejection], done: int) -> list[Chunk]:
+    """A window of a file, in the order of its learners, without what an earlier run did, up to the line `done`."""
+    bad = [row for row in rows if isinstance(row, Rejection)]
+    answers = by_learner([row for row in rows if isinstance(row, Answer)])
+    if rows[0].line <= done:
+        lines = [answer.line for answer in answers]
+        # A window without that line is of an earlier one.
+        answers, bad = answers[lines.index(done) + 1 :] if done in lines else [], []
+    chunks = [(answers[first : first + CHUNK], list[Rejection]()) for first in range(0, len(answers), CHUNK)]
+    return [(chunks[0][0], bad), *chunks[1:]] if chunks else [([], bad)]
 
 
 def by_learner(answers: Sequence[Answer]) -> list[Answer]:

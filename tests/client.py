@@ -106,9 +106,9 @@ async def verified(database: Database, course: str = COURSE, tenant_id: int = 1)
 
 
 @asynccontextmanager
-async def opened(database_url: str) -> AsyncIterator[Database]:
+async def opened(database_url: str, longest_s: float = 10.0) -> AsyncIterator[Database]:
     """One more process at the same database."""
-    database = open_database(database_url)
+    database = open_database(database_url, statement_timeout_s=longest_s)
     try:
         yield database
     finally:

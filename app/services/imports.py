@@ -55,9 +55,9 @@ def imported_until(db: Connection, tenant_id: int, course_id: str, digest: str) 
 
 
 def import_chunk(
-    db: Connection, tenant_id: int, course_id: str, digest: str, answers: Sequence[Answer], until: int, now: int
+    db: Connection, tenant_id: int, course_id: str, digest: str, answers: Sequence[Answer], now: int
 ) -> Imported:
-    """Append a chunk of a file to the log and fold it; notes in the same transaction until which line it is done."""
+    """Append a chunk of a file to the log and fold it; notes how far the file is done in the same transaction."""
     result = Imported()
     known = find_learners(db, tenant_id, course_id, {answer.learner for answer in answers}, lock=True)
     # Not before the learners are locked: whoever held them may have folded them under a newer bank.
@@ -68,7 +68,7 @@ def import_chunk(
     if fresh:
         fold_chunk(db, bank, learners, fresh, now)
     result.created = len(fresh)
-    save_import(db, tenant_id, course_id, digest, until)
+    save_import(db, tenant_id, course_id, digest, answers[-1].line)
     return result
 
 

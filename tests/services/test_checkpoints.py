@@ -87,7 +87,7 @@ def load(db: Connection, many: int) -> None:
         )
         for number in range(many)
     ]
-    assert import_chunk(db, 1, COURSE, "0" * 64, rows, many, LATER).created == many
+    assert import_chunk(db, 1, COURSE, "0" * 64, rows, LATER).created == many
 
 
 def kept(db: Connection) -> int:

@@ -58,43 +58,51 @@ async def create_section(body: CatSection, caller: Publisher, request: Request) 
     return reply({"sectionIdentifier": id_}, 201)
 
 
-@router.get("/sections/{section}", response_model=CatSectionOut)
-async def get_section(section: PathId, caller: Publisher, request: Request) -> Response:
+@router.get("/sections/{sectionIdentifier}", response_model=CatSectionOut)
+async def get_section(sectionIdentifier: PathId, caller: Publisher, request: Request) -> Response:
     """A section as it was posted, and its items."""
-    told = await request.app.state.database.read(services.read_section, caller.tenant_id, section)
+    told = await request.app.state.database.read(services.read_section, caller.tenant_id, sectionIdentifier)
     return raw_reply(told, 200)
 
 
-@router.delete("/sections/{section}", status_code=204)
-async def end_section(section: PathId, caller: Publisher, request: Request) -> Response:
+@router.delete("/sections/{sectionIdentifier}", status_code=204)
+async def end_section(sectionIdentifier: PathId, caller: Publisher, request: Request) -> Response:
     """End a section with its sessions."""
-    await request.app.state.database.write(services.end_section, caller.tenant_id, section, now())
+    await request.app.state.database.write(services.end_section, caller.tenant_id, sectionIdentifier, now())
     return Response(status_code=204, headers={"X-Content-Type-Options": "nosniff"})
 
 
-@router.post("/sections/{section}/sessions", status_code=201, response_model=CatSessionMade)
-async def create_session(section: PathId, body: CatSession, caller: Sender, request: Request) -> Response:
+@router.post("/sections/{sectionIdentifier}/sessions", status_code=201, response_model=CatSessionMade)
+async def create_session(sectionIdentifier: PathId, body: CatSession, caller: Sender, request: Request) -> Response:
     """Begin a session of a section: its first items."""
     given = read_prior(body)
-    told = await request.app.state.database.write(services.begin_session, caller.tenant_id, section, given, now())
+    told = await request.app.state.database.write(
+        services.begin_session, caller.tenant_id, sectionIdentifier, given, now()
+    )
     return raw_reply(told, 201)
 
 
-@router.delete("/sections/{section}/sessions/{session}", status_code=204)
-async def end_session(section: PathId, session: PathId, caller: Sender, request: Request) -> Response:
+@router.delete("/sections/{sectionIdentifier}/sessions/{sessionIdentifier}", status_code=204)
+async def end_session(
+    sectionIdentifier: PathId, sessionIdentifier: PathId, caller: Sender, request: Request
+) -> Response:
     """End a session; what it measured is kept."""
-    await request.app.state.database.write(services.end_session, caller.tenant_id, section, session, now())
+    await request.app.state.database.write(
+        services.end_session, caller.tenant_id, sectionIdentifier, sessionIdentifier, now()
+    )
     return Response(status_code=204, headers={"X-Content-Type-Options": "nosniff"})
 
 
-@router.post("/sections/{section}/sessions/{session}/results", status_code=201, response_model=CatNext)
+@router.post(
+    "/sections/{sectionIdentifier}/sessions/{sessionIdentifier}/results", status_code=201, response_model=CatNext
+)
 async def submit_results(
-    section: PathId, session: PathId, body: CatResults, caller: Sender, request: Request
+    sectionIdentifier: PathId, sessionIdentifier: PathId, body: CatResults, caller: Sender, request: Request
 ) -> Response:
     """Send results: the items that come next, and what is known of the learner."""
     results = read_results(body.assessmentResult.itemResult or ())
     told = await request.app.state.database.write(
-        services.submit, caller.tenant_id, section, session, body.sessionState, results, now()
+        services.submit, caller.tenant_id, sectionIdentifier, sessionIdentifier, body.sessionState, results, now()
     )
     return raw_reply(told, 201)
 

@@ -52,7 +52,7 @@ def status_info(problem: Mapping[str, Any]) -> dict[str, Any]:
 
 def responses_for() -> dict[int | str, dict[str, Any]]:
     """For `responses=` of a route of CAT."""
-    told = {
+    told: dict[int | str, str] = {
         400: "`invaliddata`: malformed or not acceptable, or a `sessionState` that is not the last one",
         401: "`unauthorisedrequest`: no valid key or token",
         403: "`forbidden`: the key lacks a scope",
@@ -63,5 +63,6 @@ def responses_for() -> dict[int | str, dict[str, Any]]:
         429: "`server_busy`: too often; wait as long as `Retry-After` says",
         500: "`internal_server_error`: something went wrong on our side",
         503: "`server_busy`: wait as long as `Retry-After` says",
+        "default": "any other error",
     }
     return {status: {"model": StatusInfo, "description": text} for status, text in told.items()}

@@ -174,11 +174,16 @@ def end_section(db: Connection, tenant_id: int, section_id: str, now: int) -> No
     rows.update_section(db, tenant_id, section_id, digest=None, ended_at=now)
 
 
+def unknown() -> UnknownSection:
+    """One answer, whatever is not there and whoever's it is."""
+    return UnknownSection("there is no such section or session; it was deleted, or left alone for longer than it lives")
+
+
 def need_section(db: Connection, tenant_id: int, section_id: str) -> rows.SectionRow:
     """The section in force. Raises `UnknownSection`."""
     section = rows.find_section(db, tenant_id, section_id)
     if section is None:
-        raise UnknownSection("there is no such section, or it was deleted")
+        raise unknown()
     return section
 
 
@@ -189,7 +194,7 @@ def need_session(
     section = need_section(db, tenant_id, section_id)
     session = session_rows.find_session(db, tenant_id, session_id, lock=True)
     if session is None or rows.find_section_session(db, tenant_id, section_id, session_id) is None:
-        raise UnknownSection("there is no such session in this section, or it was deleted")
+        raise unknown()
     return section, session
 
 
@@ -243,7 +248,7 @@ def submit(
     """
     section, session = need_session(db, tenant_id, section_id, session_id)
     if now > sessions.expires_at(session):
-        raise UnknownSection("the session was left alone for longer than its lifetime; begin another")
+        raise unknown()
     latest = rows.need_turn(db, tenant_id, session_id)
     version = latest.version if state is None else version_of(session_id, state)
     following = latest if state is None else rows.find_turn(db, tenant_id, session_id, version + 1)

@@ -86,7 +86,7 @@ def test_operations_are_named_and_explained() -> None:
 
 def test_bodies_have_examples_that_fit() -> None:
     schemas = DOCUMENT["components"]["schemas"]
-    bodies = {name for name in schemas if name.endswith("In")} - {"ItemIn", "SkillIn"}
+    bodies = {name for name in schemas if name.endswith("In")} - {"ItemIn", "NextIn", "SkillIn"}
     assert bodies == {
         "BatchIn",
         "CatalogueIn",

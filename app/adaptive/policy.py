@@ -1,14 +1,14 @@
 """Which exercise comes next, and every term of the reason: first the skill, then the item (docs/models.md).
 
-    q_s     = mastery · exp(-.2 F_s Δt_s) - .5 · (what its last answer taught)     Δt_s in answers, not days
-    V_s     = 1 + Σ over the skills it opens up of (1 - q)
-    speed_s = .62 T_s / .17                         what an exercise teaches that succeeds with the chance aimed at
-    doubt_s = (1 - q_s) V_s √speed_s                settled: doubt ≤ .2;  open: unsettled, all prerequisites settled
-    skill   = argmax over open skills of V_s √[speed_s / (1.1 - q_s)] + .5 [a skill of the last item]
+    trust_s = mastery (1 - .5 exp(-n max(T_s, .15)))       n answers on s; P(T_s) n is how much practice that is
+    doubt_s = 1 - trust_s exp(-.2 F_s Δt_s)                Δt_s in answers, not days
+    settled: trust ≥ .8;  open: unsettled, all prerequisites settled or without items
+    V_s     = 1 + Σ over the skills it opens up of (1 - trust)
+    skill   = the last item's while it is open, else of the open skills of the lowest level the one of greatest V_s
               none open → argmax doubt over the skills not mastered
     item    = of that skill, not the last one: the least |logit p - logit .62| - .2 U(0, 1)
 
-The constants were frozen on simulated learners (docs/models.md).
+The constants were frozen on simulated learners (docs/simulation.md).
 """
 
 from collections.abc import Sequence
@@ -23,18 +23,20 @@ from app.adaptive.likelihood import logit
 from app.adaptive.mastery import is_mastered
 from app.adaptive.types import Booleans, Floats, Integers, Parameters, Seeds, States
 
-TYPICAL_LEARN = 0.17
+UNPRACTISED = 0.5
+LEAST_PACE = 0.15
 FADING = 0.2
-TAUGHT_DISCOUNT = 0.5
-SETTLED = 0.2
-CEILING = 1.1
-STAY = 0.5
+SETTLED = 0.8
+# Where a skill is forgotten nearly as fast as it is learnt, right answers alone never lift it to that.
+OF_CEILING = 0.85
+STAY = 1.0
 TARGET = 0.62
 JITTER = 0.2
 
 PRACTISE, STRENGTHEN, NO_SKILL, ALL_MASTERED, NOTHING_ELIGIBLE = range(5)
 CODES = ("practice_skill", "strengthen_skill", "practice_item", "all_mastered", "nothing_eligible")
 
+LEAST = 1e-9
 # Candidates whose factors are multiplied at a time.
 PIECE = 512
 # 64-point Gauss-Legendre in s, where 1 - u = s³ (width): dense near u = 1, where a choice among very many is decided.
@@ -136,21 +138,28 @@ def choose_once(parameters: Parameters, states: States, seeds: Seeds, avoid: Seq
 def stand(parameters: Parameters, states: States) -> Standing:
     """Judge every skill of every learner."""
     skills = parameters.skills
+    practice = states.evidence * np.maximum(skills.learn, LEAST_PACE)
+    trust = np.clip(states.mastery, 0.0, 1.0) * (1 - UNPRACTISED * (expm1(-practice) + 1))
     idle = np.where(states.evidence > 0, states.answers[:, None] - states.practised, 0)
-    faded = states.mastery * (expm1(-FADING * skills.forget * idle) + 1)
-    held = np.clip(faded - TAUGHT_DISCOUNT * states.bump, 0.0, 1.0)
-    missing = 1 - held
-    opens_up = np.ones_like(missing)
+    doubt = 1 - trust * (expm1(-FADING * skills.forget * idle) + 1)
+    opens_up = np.ones_like(trust)
     starts, opened = skills.descendants
     opening = np.flatnonzero(np.diff(starts))
     if opening.size:
-        opens_up[:, opening] += np.add.reduceat(missing[:, opened], starts[opening], axis=1)
-    speed = TARGET * skills.learn / TYPICAL_LEARN
-    doubt = missing * opens_up * np.sqrt(speed)
-    settled = doubt <= SETTLED
+        opens_up[:, opening] += np.add.reduceat(1 - trust[:, opened], starts[opening], axis=1)
+    settled = trust >= settled_from(parameters)
     ready = ready_share(parameters, settled)
-    value = opens_up * np.sqrt(speed / (CEILING - held)) + STAY * of_last_item(parameters, states)
-    return Standing(opens_up, doubt, ready, ~settled & (ready == 1), is_mastered(held, states.evidence), value)
+    # A level weighs more than all that a skill can open up, staying with a skill more than all levels.
+    apart = skills.count + 1
+    value = opens_up + apart * (STAY * apart * of_last_item(parameters, states) - skills.levels)
+    mastered = is_mastered(states.mastery, states.evidence)
+    return Standing(opens_up, doubt, ready, ~settled & (ready == 1), mastered, value)
+
+
+def settled_from(parameters: Parameters) -> Floats:
+    """The trust from which each skill is settled; (S,). Who is always right comes to T / (T + F) at least."""
+    skills = parameters.skills
+    return np.minimum(SETTLED, OF_CEILING * skills.learn / np.maximum(skills.learn + skills.forget, LEAST))
 
 
 def ready_share(parameters: Parameters, settled: Booleans) -> Floats:

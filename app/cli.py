@@ -590,7 +590,8 @@ def replay() -> None:
                     )
                 click.echo(
                     f"{name}/{course}: {total.learners:,} learners, {total.responses:,} answers, "
-                    f"{total.recommendations:,} recommendations, {total.stale:,} snapshots to be folded again, "
+                    f"{total.recommendations:,} recommendations, {total.sessions:,} sessions, "
+                    f"{total.stale:,} snapshots to be folded again, "
                     f"{total.other_engine:,} told by another engine, "
                     f"{len(total.differences)} differences"
                 )

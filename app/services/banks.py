@@ -1,9 +1,11 @@
 """The item bank of a course, ready for the engine: one calibration over one revision of the catalogue."""
 
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import Generic, TypeVar
 
 import numpy as np
 from sqlalchemy import Connection
@@ -15,8 +17,10 @@ from app.services.catalogue import Catalogue, catalogue_at, need_course, read_ca
 from app.services.packing import CalibratedValues, unpack_fit
 
 BANKS_KEPT = 64
+PARTIAL_CREDIT = ("GPCM", "PCM")
 
-Key = tuple[str, int, str, int, int | None]
+Key = tuple[str, int, str, int, int | str | None]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,8 @@ class Bank:
     """A course as the engine sees it. Immutable, so it may be shared by all threads and kept for ever.
 
     `refold_revision` is the oldest revision under which a learner's snapshot is still good. `known` (I,) marks the
-    items whose parameters came with the catalogue; `watched` says that somebody wants to hear of the course.
+    items whose parameters came with the catalogue; `tags` and `kinds` list the items that have each;
+    `watched` says that somebody wants to hear of the course.
     """
 
     tenant_id: int
@@ -34,37 +39,41 @@ class Bank:
     calibration: int | None
     skill_ids: tuple[str, ...]
     skill_titles: tuple[str, ...]
+    skill_numbers: dict[str, int]
     item_ids: tuple[str, ...]
     item_numbers: dict[str, int]
     max_scores: Floats
     known: Booleans
+    tags: dict[str, Integers]
+    kinds: dict[str, Integers]
     parameters: Parameters
     watched: bool = False
 
 
-class Shelf:
-    """Banks by key, the least recently used leave first."""
+class Shelf(Generic[T]):
+    """Banks, or what else is made from a course, by key; the least recently used leave first."""
 
-    def __init__(self) -> None:
-        self._banks: OrderedDict[Key, Bank] = OrderedDict()
+    def __init__(self, most: int | None = None) -> None:
+        self._kept: OrderedDict[Key, T] = OrderedDict()
         self._lock = threading.Lock()
+        self._most = BANKS_KEPT if most is None else most
 
-    def get(self, key: Key) -> Bank | None:
-        """The bank, if it is kept."""
+    def get(self, key: Key) -> T | None:
+        """What is kept under a key."""
         with self._lock:
-            if key in self._banks:
-                self._banks.move_to_end(key)
-            return self._banks.get(key)
+            if key in self._kept:
+                self._kept.move_to_end(key)
+            return self._kept.get(key)
 
-    def put(self, key: Key, bank: Bank) -> None:
-        """Keep a bank."""
+    def put(self, key: Key, value: T) -> None:
+        """Keep something."""
         with self._lock:
-            self._banks[key] = bank
-            if len(self._banks) > BANKS_KEPT:
-                self._banks.popitem(last=False)
+            self._kept[key] = value
+            if len(self._kept) > self._most:
+                self._kept.popitem(last=False)
 
 
-SHELF = Shelf()
+SHELF: Shelf[Bank] = Shelf()
 
 
 def read_bank(db: Connection, tenant_id: int, course_id: str) -> Bank:
@@ -83,7 +92,12 @@ def read_bank(db: Connection, tenant_id: int, course_id: str) -> Bank:
 
 
 def bank_at(
-    db: Connection, tenant_id: int, course_id: str, revision: int, calibration: int | None, shelf: Shelf | None = None
+    db: Connection,
+    tenant_id: int,
+    course_id: str,
+    revision: int,
+    calibration: int | None,
+    shelf: Shelf[Bank] | None = None,
 ) -> Bank:
     """The bank as it was under an older revision or calibration: what a past decision was made with.
 
@@ -128,14 +142,26 @@ def build_bank(
         calibration=calibration,
         skill_ids=skill_ids,
         skill_titles=tuple(skill["title"] or skill_id for skill_id, skill in catalogue.skills.items()),
+        skill_numbers={skill_id: number for number, skill_id in enumerate(skill_ids)},
         item_ids=item_ids,
         item_numbers={item_id: number for number, item_id in enumerate(item_ids)},
         max_scores=np.array([item["max_score"] for item in catalogue.items.values()]),
         known=known,
+        tags=items_by_label([item["tags"] for item in catalogue.items.values()]),
+        kinds=items_by_label([[item["kind"]] if item["kind"] else [] for item in catalogue.items.values()]),
         parameters=Parameters(
             values.population if values else Population(), skills, items, values.head if values else None
         ),
     )
+
+
+def items_by_label(labels: Sequence[Sequence[str]]) -> dict[str, Integers]:
+    """The numbers of the items that have each label."""
+    listed: dict[str, list[int]] = defaultdict(list)
+    for item, names in enumerate(labels):
+        for name in names:
+            listed[name].append(item)
+    return {name: np.array(items, dtype=np.int64) for name, items in listed.items()}
 
 
 def build_skills(catalogue: Catalogue, values: CalibratedValues | None) -> Skills:
@@ -158,9 +184,14 @@ def build_items(catalogue: Catalogue, values: CalibratedValues | None) -> tuple[
     given = [item["parameters"] or {} for item in records]
     known = np.array([bool(p) for p in given], dtype=np.bool_)
     discrimination = np.array([p.get("a") or 1.0 for p in given])
-    thresholds = [p.get("thresholds") or [] for p in given]
+    # Partial credit in practice: a score is so much of a success, of an item as difficult as its steps on the average.
+    stepped = [p.get("model") in PARTIAL_CREDIT for p in given]
+    thresholds = [[] if steps else p.get("thresholds") or [] for p, steps in zip(given, stepped, strict=True)]
     skills = pad_numbers([[numbers[s] for s in item["skills"]] for item in records])
-    easiness = np.array([-(p.get("a") or 1.0) * (p.get("b") or 0.0) for p in given])
+    difficulty = [
+        fmean(p["thresholds"]) if steps else p.get("b") or 0.0 for p, steps in zip(given, stepped, strict=True)
+    ]
+    easiness = -discrimination * np.array(difficulty)
     if values is not None:
         count = min(len(values.easiness), len(records))
         fitted = np.zeros(len(records), dtype=np.bool_)

@@ -54,6 +54,10 @@ ROWS = [
     Row("unknown_recommendation", "post_response", "POST", f"{AT}/responses", {**ANSWER, "recommendation": "none"}),
     Row("unknown_calibration", "get_calibration", "GET", f"{AT}/calibrations/c-9"),
     Row("unknown_webhook", "delete_webhook", "DELETE", "webhooks/wh-0000000000000009"),
+    Row("unknown_session", "get_session", "GET", "sessions/none"),
+    Row("not_offered", "post_session_response", "POST", "sessions/t-1/responses", {"item": "free", "correct": True}),
+    Row("session_finished", "post_session_response", "POST", "sessions/t-over/responses",
+        {"item": "i2", "correct": True}),
     Row("conflict", "post_response", "POST", f"{AT}/responses", {**ANSWER, "id": "r-2"}),
     Row("response_voided", "post_regrade", "POST", f"{AT}/responses/r-4/regrade", {"score": 1, "reason": "r"}),
     Row("calibration_not_ready", "post_activation", "POST", f"{AT}/calibrations/c-1/activate"),
@@ -77,6 +81,7 @@ ELSEWHERE = {
     "invalid_file": "the command line only",
     "invalid_setting": "the command line only",
     "stopping": "a process that stops, in tests/edge/test_stopping.py",
+    "unknown_section": "it is told as 1EdTech tells it, in tests/routers/test_cat.py",
     "too_slow": "a slow sender, in tests/edge/test_slow_clients.py",
 }
 

@@ -17,7 +17,7 @@ from scipy.special import expit, expm1, log1p
 from app.adaptive.filter import levels
 from app.adaptive.likelihood import expected_score, logit
 from app.adaptive.mastery import LEAST_EVIDENCE
-from app.adaptive.policy import TARGET, earned, item_counts, settled_from, stand
+from app.adaptive.policy import TARGET, TELLING, earned, item_counts, settled_from, stand
 from app.adaptive.policy import goal_skills as skills_of_goal
 from app.adaptive.types import Booleans, Floats, Integers, Parameters, States
 
@@ -123,7 +123,7 @@ def chances_on_grid(parameters: Parameters, states: States, skills: Integers) ->
         items = members[starts[skill] : starts[skill + 1]]
         high, low = expected_pair(parameters, states, skill, items)
         distance = np.abs(logit(q[:, None] * high + (1 - q[:, None]) * low) - logit(np.array(TARGET)))
-        best = np.argmin(distance, axis=1)
+        best = np.argmin(distance - TELLING * (high - low), axis=1)
         known[row], unknown[row] = high[best], low[best]
     return known, unknown
 

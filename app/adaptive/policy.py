@@ -6,7 +6,7 @@
     V_s     = 1 + Σ over the skills it opens up of (1 - trust)
     skill   = the last item's while it is open, else of the open skills of the lowest level the one of greatest V_s
               none open → argmax doubt over the skills not mastered
-    item    = of that skill, not the last one: the least |logit p - logit .62| - .2 U(0, 1)
+    item    = of that skill, not the last one: the least |logit p - logit .62| - 2 (p_known - p_unknown) - .2 U(0, 1)
 
 The constants were frozen on simulated learners (docs/simulation.md).
 """
@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.special import expm1
 
-from app.adaptive.filter import foresee, predict
+from app.adaptive.filter import foresee, predict_with_gap
 from app.adaptive.keys import GOLDEN, finalised
 from app.adaptive.likelihood import logit
 from app.adaptive.mastery import LEAST_EVIDENCE, MASTERY_LINE, is_mastered
@@ -31,6 +31,7 @@ SETTLED = 0.8
 OF_CEILING = 0.85
 STAY = 1.0
 TARGET = 0.62
+TELLING = 2.0
 JITTER = 0.2
 
 CODES = (
@@ -72,6 +73,7 @@ class Choices:
     opens_up: Floats
     learn: Floats
     challenge: Floats
+    tells: Floats
     prerequisites: Floats
 
     def __getitem__(self, rows: slice | Integers) -> "Choices":
@@ -90,6 +92,27 @@ class Standing:
     open: Booleans
     mastered: Booleans
     value: Floats
+
+
+@dataclass(frozen=True)
+class Suits:
+    """How items suit learners, all (N,): `score`, the least is best.
+
+    `distance` of the chance of success from the one aimed at, in logits; `tells`: by how much those who know the skills
+    are expected to score more than those who do not.
+    """
+
+    distance: Floats
+    tells: Floats
+
+    @property
+    def score(self) -> Floats:
+        """What decides, but for chance."""
+        return self.distance - TELLING * self.tells
+
+    def __getitem__(self, rows: Integers) -> "Suits":
+        """Some of the pairs."""
+        return Suits(self.distance[rows], self.tells[rows])
 
 
 @dataclass(frozen=True)
@@ -197,16 +220,15 @@ def choose_plainly(parameters: Parameters, states: States, seeds: Seeds, avoid: 
     available = count_available(parameters, states.count, avoid)
     skill, code = choose_skill(parameters, states, standing, available > 0)
     learners, candidates = list_candidates(parameters, skill, code, avoid)
-    distance = distances(parameters, states, learners, candidates)
-    chosen = first_smallest(noisy(distance, seeds[learners], candidates), learners, states.count)
+    suits = weigh(parameters, states, learners, candidates)
+    score = suits.score
+    chosen = first_smallest(noisy(score, seeds[learners], candidates), learners, states.count)
     picked = chosen[chosen >= 0]
     code[(chosen < 0) & (code != ALL_MASTERED)] = NOTHING_ELIGIBLE
     item = np.full(states.count, -1, dtype=np.int64)
     item[chosen >= 0] = candidates[picked]
-    propensity = chances(distance, learners, picked)
-    return tell(
-        parameters, states, standing, (code, np.where(chosen >= 0, skill, -1), item), distance[picked], propensity
-    )
+    propensity = chances(score, learners, picked)
+    return tell(parameters, states, standing, (code, np.where(chosen >= 0, skill, -1), item), suits[picked], propensity)
 
 
 def tell(
@@ -214,12 +236,12 @@ def tell(
     states: States,
     standing: Standing,
     chosen: tuple[Integers, Integers, Integers],
-    distance: Floats,
+    suits: Suits,
     propensity: Floats,
 ) -> Choices:
     """The choices with their terms. `chosen` are code, skill and item of each learner, -1 where there is none.
 
-    `distance` and `propensity` are those of the learners who have an item.
+    `suits` and `propensity` are those of the learners who have an item.
     """
     code, skill, item = chosen
     has, named = np.flatnonzero(item >= 0), np.flatnonzero(skill >= 0)
@@ -244,19 +266,21 @@ def tell(
         doubt=of_skill(standing.doubt),
         opens_up=of_skill(standing.opens_up),
         learn=of_skill(np.broadcast_to(parameters.skills.learn, standing.doubt.shape)),
-        challenge=of_item(expm1(-distance) + 1),
+        challenge=of_item(expm1(-suits.distance) + 1),
+        tells=of_item(suits.tells),
         prerequisites=of_skill(standing.ready),
     )
 
 
-def distances(parameters: Parameters, states: States, learners: Integers, items: Integers) -> Floats:
-    """How far each learner's chance of success with each item is from the one aimed at, in logits; all (N,)."""
-    return np.abs(logit(predict(parameters, states, learners, items)) - logit(np.array(TARGET)))
+def weigh(parameters: Parameters, states: States, learners: Integers, items: Integers) -> Suits:
+    """How each of N items suits a learner; all (N,)."""
+    p, tells = predict_with_gap(parameters, states, learners, items)
+    return Suits(np.abs(logit(p) - logit(np.array(TARGET))), tells)
 
 
-def noisy(distance: Floats, seeds: Seeds, items: Integers) -> Floats:
-    """The score of items at these distances: the least one is chosen."""
-    return distance - JITTER * uniform(seeds, items)
+def noisy(score: Floats, seeds: Seeds, items: Integers) -> Floats:
+    """The score with the luck of each item: the least one is chosen."""
+    return score - JITTER * uniform(seeds, items)
 
 
 def choose_aimed(parameters: Parameters, states: States, seeds: Seeds, avoid: Integers, aim: Aim) -> Choices:
@@ -264,16 +288,16 @@ def choose_aimed(parameters: Parameters, states: States, seeds: Seeds, avoid: In
     standing = stand(parameters, states)
     plan = plan_ways(parameters, states, standing, avoid, aim)
     code, skill, item = np.array([plan.code]), np.array([-1]), np.array([-1])
-    distance = propensity = np.empty(0)
+    suits, propensity = Suits(np.empty(0), np.empty(0)), np.empty(0)
     if plan.ways:
         way = plan.ways[draw_way(plan.ways, seeds)]
         code[0], skill[0] = way.code, way.skill
         item[0] = draw_item(parameters, states, seeds, way)
         if way.code == EXPLORE:
             skill[0] = skill_of(parameters, standing, plan.wanted, int(item[0]))
-        distance = distances(parameters, states, np.array([0]), item)
+        suits = weigh(parameters, states, np.array([0]), item)
         propensity = np.array([chance_of(parameters, states, plan.ways, int(item[0]))])
-    return tell(parameters, states, standing, (code, skill, item), distance, propensity)
+    return tell(parameters, states, standing, (code, skill, item), suits, propensity)
 
 
 def plan_ways(parameters: Parameters, states: States, standing: Standing, avoid: Integers, aim: Aim) -> Plan:
@@ -394,7 +418,7 @@ def draw_item(parameters: Parameters, states: States, seeds: Seeds, way: Way) ->
     if way.code == EXPLORE:
         return int(way.items[int(uniform(seeds, WHICH_ITEM)[0] * len(way.items))])
     learners = np.zeros(len(way.items), dtype=np.int64)
-    score = noisy(distances(parameters, states, learners, way.items), seeds[learners], way.items)
+    score = noisy(weigh(parameters, states, learners, way.items).score, seeds[learners], way.items)
     return int(way.items[np.argmin(score)])
 
 
@@ -409,8 +433,8 @@ def chance_of(parameters: Parameters, states: States, ways: Sequence[Way], item:
             total += way.share / len(way.items)
         else:
             learners = np.zeros(len(way.items), dtype=np.int64)
-            distance = distances(parameters, states, learners, way.items)
-            total += way.share * float(chances(distance, learners, place)[0])
+            score = weigh(parameters, states, learners, way.items).score
+            total += way.share * float(chances(score, learners, place)[0])
     return min(total, 1.0)
 
 
@@ -555,20 +579,20 @@ def first_smallest(score: Floats, learners: Integers, count: int) -> Integers:
     return result
 
 
-def chances(distance: Floats, learners: Integers, picked: Integers) -> Floats:
+def chances(score: Floats, learners: Integers, picked: Integers) -> Floats:
     """The chance each picked item had among its learner's candidates, over the uniform numbers U.
 
-    Item i wins if d_i - .2 U_i is the least: ∫ Π_j P(U_j < u + (d_j - d_i) / .2) du, over the u where no factor is
-    zero. Items further than .2 away from the picked one multiply by 1 and are left out.
+    Item i wins if s_i - .2 U_i is the least: ∫ Π_j P(U_j < u + (s_j - s_i) / .2) du, over the u where no factor is
+    zero. Items more than .2 above the picked one multiply by 1 and are left out.
     """
     rows = learners[picked]
     best = np.zeros(int(learners.max(initial=-1)) + 1)
-    best[rows] = distance[picked]
-    close = distance < best[learners] + JITTER
+    best[rows] = score[picked]
+    close = score < best[learners] + JITTER
     close[picked] = False
     near = np.flatnonzero(close)
     whose = learners[near]
-    gap = (distance[near] - best[whose]) / JITTER
+    gap = (score[near] - best[whose]) / JITTER
     width, chance = np.ones(len(best)), np.ones(len(best))
     starts = np.flatnonzero(np.diff(whose, prepend=-1))
     with np.errstate(under="ignore"):

@@ -5,6 +5,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from scipy.optimize import brentq
 
 from app.adaptive import calibration, policy
 from app.adaptive import filter as engine
@@ -248,6 +249,22 @@ def each_term_orders_alone() -> None:
         one = course(tree([[]]), bank([[0]] * 3, easiness=easiness))
         choices = policy.choose(one, engine.initial(one, 1), np.array([5], dtype=np.uint64))
         assert choices.item[0] == easiness.index(0.4)
+    # What it tells: with the same chance of success, the item on which those who know and who do not are further apart.
+    for guessing in ([0.5, 0.1], [0.1, 0.5]):
+        one = course(tree([[]], prior=[0.5]), bank([[0]] * 2, guessing=guessing, easiness=easiness_for(guessing)))
+        choices = policy.choose(one, engine.initial(one, 1), np.array([5], dtype=np.uint64))
+        assert choices.challenge[0] > 0.999
+        assert choices.item[0] == guessing.index(0.1)
+
+
+def easiness_for(guessing: list[float]) -> list[float]:
+    """With these chances to guess, the easiness at which a new learner of a single skill succeeds with .62."""
+
+    def missed(easiness: float, c: float) -> float:
+        one = course(tree([[]], prior=[0.5]), bank([[0]], guessing=[c], easiness=[easiness]))
+        return float(engine.predict(one, engine.initial(one, 1), np.array([0]), np.array([0]))[0]) - policy.TARGET
+
+    return [float(brentq(missed, -9.0, 9.0, args=(c,))) for c in guessing]
 
 
 def hidden_paths_are_counted() -> None:

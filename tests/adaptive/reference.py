@@ -306,11 +306,16 @@ class Policy:
         candidates = [i for i in pool if i not in avoid]
         if not candidates:
             return "nothing_eligible", -1, -1
-        return code, skill, min(candidates, key=lambda i: self.distance(i) - 0.2 * uniform[i])
+        return code, skill, min(candidates, key=lambda i: self.distance(i) - 2 * self.tells(i) - 0.2 * uniform[i])
 
     def distance(self, i: int) -> float:
         p = self.learner.predict(i)
         return abs(math.log(p / (1 - p)) - math.log(0.62 / 0.38))
+
+    def tells(self, i: int) -> float:
+        item = item_of(self.learner.parameters, i)
+        _, _, _, known, unknown = self.learner.look(item)
+        return item.expected(known) - item.expected(unknown)
 
 
 def chance(distance: list[float], i: int, points: int = 20000) -> float:

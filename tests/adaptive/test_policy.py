@@ -52,6 +52,7 @@ def test_the_policy_equals_its_reference(seed: int, avoided: int) -> None:
             continue
         assert abs(found.p[row] - policy.learner.predict(item)) < 1e-9
         assert abs(found.challenge[row] - math.exp(-policy.distance(item))) < 1e-8
+        assert abs(found.tells[row] - policy.tells(item)) < 1e-9
         if skill >= 0:
             assert abs(found.doubt[row] - policy.doubt(skill)) < 1e-9
             assert abs(found.opens_up[row] - policy.opens_up(skill)) < 1e-9

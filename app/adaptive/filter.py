@@ -56,7 +56,16 @@ def initial(parameters: Parameters, count: int) -> States:
 
 def predict(parameters: Parameters, states: States, learners: Integers, items: Integers) -> Floats:
     """The expected score, as a fraction, of each learner (a row of `states`) on each item; all (N,)."""
-    return without_head(parameters, items, *latent(parameters.items, states, learners, items))
+    return predict_with_gap(parameters, states, learners, items)[0]
+
+
+def predict_with_gap(
+    parameters: Parameters, states: States, learners: Integers, items: Integers
+) -> tuple[Floats, Floats]:
+    """`predict`, and how much more who knows the skills is expected to score than who does not; all (N,)."""
+    logit, variance, mastery = latent(parameters.items, states, learners, items)
+    known, unknown = expected_score(parameters.items, items, levels(parameters, items, logit, variance))
+    return np.asarray(mastery * known + (1 - mastery) * unknown), known - unknown
 
 
 def without_head(parameters: Parameters, chosen: Integers, logit: Floats, variance: Floats, mastery: Floats) -> Floats:

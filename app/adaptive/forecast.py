@@ -3,9 +3,10 @@
 Every skill that is missing is taken for itself, with the mastery and the ability of now. At each mastery it is
 practised with the one of its items that suits best, the answer comes as the engine predicts it, and moves the mastery
 as `step` does; so the number of answers until it is high enough is the first passage time of a Markov chain, here on a
-grid of logits. The times of the skills are added up as if they were independent, and so are their variances; what they
-have in common widens the interval of the sum, which is that of a lognormal. Left out are days, an ability that moves,
-and prerequisites that become doubtful again. How well this holds is measured in docs/models.md.
+grid of logits. What is high enough for a prerequisite falls from answer to answer, as trust is earned. The times of the
+skills are added up as if they were independent, and so are their variances; what they have in common widens the
+interval of the sum, which is that of a lognormal. Left out are days, an ability that moves, and prerequisites that
+become doubtful again. How well this holds is measured in docs/models.md.
 """
 
 from dataclasses import dataclass
@@ -15,8 +16,8 @@ from scipy.special import expit, expm1, log1p
 
 from app.adaptive.filter import levels
 from app.adaptive.likelihood import expected_score, logit
-from app.adaptive.mastery import LEAST_EVIDENCE, MASTERY_LINE
-from app.adaptive.policy import SETTLED, TARGET, item_counts, stand
+from app.adaptive.mastery import LEAST_EVIDENCE
+from app.adaptive.policy import TARGET, TELLING, earned, item_counts, settled_from, stand
 from app.adaptive.policy import goal_skills as skills_of_goal
 from app.adaptive.types import Booleans, Floats, Integers, Parameters, States
 
@@ -45,13 +46,15 @@ def forecast(parameters: Parameters, states: States, goal: Integers, target: flo
 
     None where nothing leads there: the engine's rates end below the target, or a skill has no item.
     """
-    lacking, wanted, lines = missing(parameters, states, goal, target)
-    if (lacking & ~wanted).any():
-        return None
-    if not wanted.any():
-        return Left(0.0, 0.0, 0.0)
+    lacking, unsettled = missing(parameters, states, goal, target)
+    wanted = lacking | unsettled
     skills = np.flatnonzero(wanted)
-    mean, variance, reached = passages(parameters, states, skills, lines[skills])
+    if (item_counts(parameters)[skills] == 0).any():
+        return None
+    if not skills.size:
+        return Left(0.0, 0.0, 0.0)
+    lines = np.maximum(np.where(lacking, target, 0.0), np.where(unsettled, settled_lines(parameters, states), 0.0))
+    mean, variance, reached = passages(parameters, states, skills, lines[:, skills])
     if not reached.all():
         return None
     share = shares(parameters)[skills]
@@ -62,17 +65,17 @@ def forecast(parameters: Parameters, states: States, goal: Integers, target: flo
     return Left(total, middle * float(expm1(-NORMAL_90 * width) + 1), middle * float(expm1(NORMAL_90 * width) + 1))
 
 
-def missing(parameters: Parameters, states: States, goal: Integers, target: float) -> tuple[Booleans, Booleans, Floats]:
-    """Which skills a goal lacks, which can and must be practised for it, and up to which mastery each; all (S,)."""
+def missing(parameters: Parameters, states: States, goal: Integers, target: float) -> tuple[Booleans, Booleans]:
+    """Which skills a goal lacks, and which have to be settled for these and can be; both (S,)."""
     lacking, needed = skills_of_goal(parameters, states, goal, target)
-    standing = stand(parameters, states)
-    practisable = item_counts(parameters) > 0
-    unsettled = needed & (standing.doubt[0] > SETTLED)
-    # Settled is a doubt of (1 - q) V √speed; once it is mastered, a skill does not hold up others for long.
-    worth = standing.doubt[0] / np.maximum(1 - states.mastery[0], 1e-12)
-    settled = np.minimum(1 - SETTLED / np.maximum(worth, SETTLED), MASTERY_LINE)
-    lines = np.maximum(np.where(lacking, target, 0.0), np.where(unsettled, settled, 0.0))
-    return lacking, (lacking | unsettled) & practisable, lines
+    settled = stand(parameters, states).settled[0]
+    return lacking, needed & ~settled & (item_counts(parameters) > 0)
+
+
+def settled_lines(parameters: Parameters, states: States) -> Floats:
+    """The mastery from which each skill is settled after so many more answers on it; (LONGEST + 1, S)."""
+    answers = states.evidence[0] + np.arange(LONGEST + 1)[:, None]
+    return settled_from(parameters) / earned(parameters, answers)
 
 
 def shares(parameters: Parameters) -> Floats:
@@ -86,30 +89,29 @@ def shares(parameters: Parameters) -> Floats:
 def passages(
     parameters: Parameters, states: States, skills: Integers, lines: Floats
 ) -> tuple[Floats, Floats, Booleans]:
-    """Mean and variance of the answers on each skill until its mastery is at its line, and whether it ever is."""
+    """Mean and variance of the answers on each skill until its mastery is at its line, and whether it ever is.
+
+    `lines` (LONGEST + 1, skills) is where a mastery has to be after so many more answers.
+    """
     known, unknown = chances_on_grid(parameters, states, skills)
     q = expit(GRID)
     right = q * known + (1 - q) * unknown
     learn, forget = parameters.skills.learn[skills, None], parameters.skills.forget[skills, None]
     after_right, after_wrong = q * known / right, q * (1 - known) / (1 - right)
-    up = after_right * (1 - forget) + (1 - after_right) * learn
-    down = after_wrong * (1 - forget)
-    at, begin = np.arange(len(skills)), states.mastery[0, skills]
-    few = LEAST_EVIDENCE - states.evidence[0, skills]
-    staying = np.where(q < lines[:, None], 1.0, 0.0)
-    going = np.where(begin < lines, 1.0, 0.0)
+    up, down = after_right * (1 - forget) + (1 - after_right) * learn, after_wrong * (1 - forget)
+    up_place, down_place = place_on_grid(up), place_on_grid(down)
+    begin, few = states.mastery[0, skills, None], LEAST_EVIDENCE - states.evidence[0, skills]
+    going = scattered(np.where(begin < lines[0, :, None], 1.0, 0.0), place_on_grid(begin))
     mean, square = np.zeros(len(skills)), np.zeros(len(skills))
-    up_place, down_place, start = place_on_grid(up), place_on_grid(down), place_on_grid(begin[:, None])
-    alive_up, alive_down = np.where(up < lines[:, None], 1.0, 0.0), np.where(down < lines[:, None], 1.0, 0.0)
     for answers in range(LONGEST):
-        left = np.where(answers < few, 1.0, going)
+        left = np.where(answers < few, 1.0, np.add.accumulate(going, axis=1)[:, -1])
         mean += left
         square += (2 * answers + 1) * left
-        staying = right * alive_up * between(staying, up_place) + (1 - right) * alive_down * between(
-            staying, down_place
+        line = lines[answers + 1, :, None]
+        going = scattered(going * right * (up < line), up_place) + scattered(
+            going * (1 - right) * (down < line), down_place
         )
-        going = np.where(begin < lines, between(staying, start)[at, 0], 0.0)
-    return mean, np.maximum(square - mean * mean, 0.0), going <= UNREACHED
+    return mean, np.maximum(square - mean * mean, 0.0), np.add.accumulate(going, axis=1)[:, -1] <= UNREACHED
 
 
 def chances_on_grid(parameters: Parameters, states: States, skills: Integers) -> tuple[Floats, Floats]:
@@ -121,7 +123,7 @@ def chances_on_grid(parameters: Parameters, states: States, skills: Integers) ->
         items = members[starts[skill] : starts[skill + 1]]
         high, low = expected_pair(parameters, states, skill, items)
         distance = np.abs(logit(q[:, None] * high + (1 - q[:, None]) * low) - logit(np.array(TARGET)))
-        best = np.argmin(distance, axis=1)
+        best = np.argmin(distance - TELLING * (high - low), axis=1)
         known[row], unknown[row] = high[best], low[best]
     return known, unknown
 
@@ -143,8 +145,10 @@ def place_on_grid(q: Floats) -> tuple[Integers, Floats]:
     return place, x - place
 
 
-def between(values: Floats, where: tuple[Integers, Floats]) -> Floats:
-    """Values on the grid, interpolated row by row."""
+def scattered(mass: Floats, where: tuple[Integers, Floats]) -> Floats:
+    """What is at such places between two points of the grid (rows, …), shared out to them; (rows, STEPS)."""
     place, share = where
-    rows = np.arange(len(values))[:, None]
-    return values[rows, place] * (1 - share) + values[rows, place + 1] * share
+    flat = (np.arange(len(mass))[:, None] * STEPS + place).ravel()
+    size = len(mass) * STEPS
+    low = np.bincount(flat, (mass * (1 - share)).ravel(), size)
+    return np.asarray(low + np.bincount(flat + 1, (mass * share).ravel(), size)).reshape(-1, STEPS)

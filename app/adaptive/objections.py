@@ -8,12 +8,10 @@ from app.adaptive.policy import (
     EXPLORE,
     PRACTISE,
     REVIEW,
-    SETTLED,
     Aim,
     Choices,
     Plan,
     Standing,
-    distances,
     goal_skills,
     item_counts,
     noisy,
@@ -21,6 +19,7 @@ from app.adaptive.policy import (
     plan_ways,
     stand,
     tell,
+    weigh,
 )
 from app.adaptive.types import Booleans, Floats, Integers, Parameters, Seeds, States
 
@@ -88,8 +87,8 @@ def object_to(
         rank, of = rank_of_skill(by, rivals(parameters, states, standing, aim, choices) & plan.wanted, skill)
     missing = missing_prerequisites(parameters, standing, skill) if code == PREREQUISITES_MISSING else np.empty(0, int)
     named = choices.code.copy(), np.array([skill]), np.array([item])
-    distance = distances(parameters, states, np.array([0]), named[2])
-    return Objection(code, tell(parameters, states, standing, named, distance, np.zeros(1)), rank, of, missing)
+    suits = weigh(parameters, states, np.array([0]), named[2])
+    return Objection(code, tell(parameters, states, standing, named, suits, np.zeros(1)), rank, of, missing)
 
 
 def skills_asked(parameters: Parameters, aim: Aim, item: int) -> Booleans:
@@ -155,7 +154,7 @@ def rank_of_item(
     """The place of an item among all of the way in which another was chosen, and how many these are."""
     way = next(way for way in plan.ways if way.code == int(choices.code[0]))
     learners = np.zeros(len(way.items), dtype=np.int64)
-    score = noisy(distances(parameters, states, learners, way.items), seeds[learners], way.items)
+    score = noisy(weigh(parameters, states, learners, way.items).score, seeds[learners], way.items)
     place = int(np.flatnonzero(way.items == item)[0])
     ahead = (score < score[place]) | ((score == score[place]) & (np.arange(len(score)) < place))
     return int(ahead.sum()) + 1, len(score)
@@ -171,4 +170,4 @@ def missing_prerequisites(parameters: Parameters, standing: Standing, skill: int
     """The direct prerequisites of a skill that hold it up."""
     named = parameters.skills.prerequisites[skill]
     named = named[named >= 0]
-    return np.asarray(named[(standing.doubt[0, named] > SETTLED) & (item_counts(parameters)[named] > 0)])
+    return np.asarray(named[~standing.settled[0, named] & (item_counts(parameters)[named] > 0)])

@@ -1,14 +1,14 @@
 """Which exercise comes next, and every term of the reason: first the skill, then the item (docs/models.md).
 
-    q_s     = mastery · exp(-.2 F_s Δt_s) - .5 · (what its last answer taught)     Δt_s in answers, not days
-    V_s     = 1 + Σ over the skills it opens up of (1 - q)
-    speed_s = .62 T_s / .17                         what an exercise teaches that succeeds with the chance aimed at
-    doubt_s = (1 - q_s) V_s √speed_s                settled: doubt ≤ .2;  open: unsettled, all prerequisites settled
-    skill   = argmax over open skills of V_s √[speed_s / (1.1 - q_s)] + .5 [a skill of the last item]
+    trust_s = mastery (1 - .5 exp(-n max(T_s, .15)))       n answers on s; P(T_s) n is how much practice that is
+    doubt_s = 1 - trust_s exp(-.2 F_s Δt_s)                Δt_s in answers, not days
+    settled: trust ≥ .8;  open: unsettled, all prerequisites settled or without items
+    V_s     = 1 + Σ over the skills it opens up of (1 - trust)
+    skill   = the last item's while it is open, else of the open skills of the lowest level the one of greatest V_s
               none open → argmax doubt over the skills not mastered
-    item    = of that skill, not the last one: the least |logit p - logit .62| - .2 U(0, 1)
+    item    = of that skill, not the last one: the least |logit p - logit .62| - 2 (p_known - p_unknown) - .2 U(0, 1)
 
-The constants were frozen on simulated learners (docs/models.md).
+The constants were frozen on simulated learners (docs/simulation.md).
 """
 
 from collections.abc import Sequence
@@ -17,19 +17,21 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.special import expm1
 
-from app.adaptive.filter import foresee, predict
+from app.adaptive.filter import foresee, predict_with_gap
 from app.adaptive.keys import GOLDEN, finalised
 from app.adaptive.likelihood import logit
 from app.adaptive.mastery import LEAST_EVIDENCE, MASTERY_LINE, is_mastered
 from app.adaptive.types import Booleans, Floats, Integers, Parameters, Seeds, States
 
-TYPICAL_LEARN = 0.17
+UNPRACTISED = 0.5
+LEAST_PACE = 0.15
 FADING = 0.2
-TAUGHT_DISCOUNT = 0.5
-SETTLED = 0.2
-CEILING = 1.1
-STAY = 0.5
+SETTLED = 0.8
+# Where a skill is forgotten nearly as fast as it is learnt, right answers alone never lift it to that.
+OF_CEILING = 0.85
+STAY = 1.0
 TARGET = 0.62
+TELLING = 2.0
 JITTER = 0.2
 
 CODES = (
@@ -47,6 +49,7 @@ PRACTISE, STRENGTHEN, NO_SKILL, ALL_MASTERED, NOTHING_ELIGIBLE, REVIEW, EXPLORE,
 # Numbers that no item has: which way to find an exercise, and which one of all.
 WHICH_WAY, WHICH_ITEM = np.array([-1]), np.array([-2])
 
+LEAST = 1e-9
 # Candidates whose factors are multiplied at a time.
 PIECE = 512
 # 64-point Gauss-Legendre in s, where 1 - u = s³ (width): dense near u = 1, where a choice among very many is decided.
@@ -70,6 +73,7 @@ class Choices:
     opens_up: Floats
     learn: Floats
     challenge: Floats
+    tells: Floats
     prerequisites: Floats
 
     def __getitem__(self, rows: slice | Integers) -> "Choices":
@@ -84,9 +88,31 @@ class Standing:
     opens_up: Floats
     doubt: Floats
     ready: Floats
+    settled: Booleans
     open: Booleans
     mastered: Booleans
     value: Floats
+
+
+@dataclass(frozen=True)
+class Suits:
+    """How items suit learners, all (N,): `score`, the least is best.
+
+    `distance` of the chance of success from the one aimed at, in logits; `tells`: by how much those who know the skills
+    are expected to score more than those who do not.
+    """
+
+    distance: Floats
+    tells: Floats
+
+    @property
+    def score(self) -> Floats:
+        """What decides, but for chance."""
+        return self.distance - TELLING * self.tells
+
+    def __getitem__(self, rows: Integers) -> "Suits":
+        """Some of the pairs."""
+        return Suits(self.distance[rows], self.tells[rows])
 
 
 @dataclass(frozen=True)
@@ -194,16 +220,15 @@ def choose_plainly(parameters: Parameters, states: States, seeds: Seeds, avoid: 
     available = count_available(parameters, states.count, avoid)
     skill, code = choose_skill(parameters, states, standing, available > 0)
     learners, candidates = list_candidates(parameters, skill, code, avoid)
-    distance = distances(parameters, states, learners, candidates)
-    chosen = first_smallest(noisy(distance, seeds[learners], candidates), learners, states.count)
+    suits = weigh(parameters, states, learners, candidates)
+    score = suits.score
+    chosen = first_smallest(noisy(score, seeds[learners], candidates), learners, states.count)
     picked = chosen[chosen >= 0]
     code[(chosen < 0) & (code != ALL_MASTERED)] = NOTHING_ELIGIBLE
     item = np.full(states.count, -1, dtype=np.int64)
     item[chosen >= 0] = candidates[picked]
-    propensity = chances(distance, learners, picked)
-    return tell(
-        parameters, states, standing, (code, np.where(chosen >= 0, skill, -1), item), distance[picked], propensity
-    )
+    propensity = chances(score, learners, picked)
+    return tell(parameters, states, standing, (code, np.where(chosen >= 0, skill, -1), item), suits[picked], propensity)
 
 
 def tell(
@@ -211,12 +236,12 @@ def tell(
     states: States,
     standing: Standing,
     chosen: tuple[Integers, Integers, Integers],
-    distance: Floats,
+    suits: Suits,
     propensity: Floats,
 ) -> Choices:
     """The choices with their terms. `chosen` are code, skill and item of each learner, -1 where there is none.
 
-    `distance` and `propensity` are those of the learners who have an item.
+    `suits` and `propensity` are those of the learners who have an item.
     """
     code, skill, item = chosen
     has, named = np.flatnonzero(item >= 0), np.flatnonzero(skill >= 0)
@@ -241,19 +266,21 @@ def tell(
         doubt=of_skill(standing.doubt),
         opens_up=of_skill(standing.opens_up),
         learn=of_skill(np.broadcast_to(parameters.skills.learn, standing.doubt.shape)),
-        challenge=of_item(expm1(-distance) + 1),
+        challenge=of_item(expm1(-suits.distance) + 1),
+        tells=of_item(suits.tells),
         prerequisites=of_skill(standing.ready),
     )
 
 
-def distances(parameters: Parameters, states: States, learners: Integers, items: Integers) -> Floats:
-    """How far each learner's chance of success with each item is from the one aimed at, in logits; all (N,)."""
-    return np.abs(logit(predict(parameters, states, learners, items)) - logit(np.array(TARGET)))
+def weigh(parameters: Parameters, states: States, learners: Integers, items: Integers) -> Suits:
+    """How each of N items suits a learner; all (N,)."""
+    p, tells = predict_with_gap(parameters, states, learners, items)
+    return Suits(np.abs(logit(p) - logit(np.array(TARGET))), tells)
 
 
-def noisy(distance: Floats, seeds: Seeds, items: Integers) -> Floats:
-    """The score of items at these distances: the least one is chosen."""
-    return distance - JITTER * uniform(seeds, items)
+def noisy(score: Floats, seeds: Seeds, items: Integers) -> Floats:
+    """The score with the luck of each item: the least one is chosen."""
+    return score - JITTER * uniform(seeds, items)
 
 
 def choose_aimed(parameters: Parameters, states: States, seeds: Seeds, avoid: Integers, aim: Aim) -> Choices:
@@ -261,16 +288,16 @@ def choose_aimed(parameters: Parameters, states: States, seeds: Seeds, avoid: In
     standing = stand(parameters, states)
     plan = plan_ways(parameters, states, standing, avoid, aim)
     code, skill, item = np.array([plan.code]), np.array([-1]), np.array([-1])
-    distance = propensity = np.empty(0)
+    suits, propensity = Suits(np.empty(0), np.empty(0)), np.empty(0)
     if plan.ways:
         way = plan.ways[draw_way(plan.ways, seeds)]
         code[0], skill[0] = way.code, way.skill
         item[0] = draw_item(parameters, states, seeds, way)
         if way.code == EXPLORE:
             skill[0] = skill_of(parameters, standing, plan.wanted, int(item[0]))
-        distance = distances(parameters, states, np.array([0]), item)
+        suits = weigh(parameters, states, np.array([0]), item)
         propensity = np.array([chance_of(parameters, states, plan.ways, int(item[0]))])
-    return tell(parameters, states, standing, (code, skill, item), distance, propensity)
+    return tell(parameters, states, standing, (code, skill, item), suits, propensity)
 
 
 def plan_ways(parameters: Parameters, states: States, standing: Standing, avoid: Integers, aim: Aim) -> Plan:
@@ -391,7 +418,7 @@ def draw_item(parameters: Parameters, states: States, seeds: Seeds, way: Way) ->
     if way.code == EXPLORE:
         return int(way.items[int(uniform(seeds, WHICH_ITEM)[0] * len(way.items))])
     learners = np.zeros(len(way.items), dtype=np.int64)
-    score = noisy(distances(parameters, states, learners, way.items), seeds[learners], way.items)
+    score = noisy(weigh(parameters, states, learners, way.items).score, seeds[learners], way.items)
     return int(way.items[np.argmin(score)])
 
 
@@ -406,8 +433,8 @@ def chance_of(parameters: Parameters, states: States, ways: Sequence[Way], item:
             total += way.share / len(way.items)
         else:
             learners = np.zeros(len(way.items), dtype=np.int64)
-            distance = distances(parameters, states, learners, way.items)
-            total += way.share * float(chances(distance, learners, place)[0])
+            score = weigh(parameters, states, learners, way.items).score
+            total += way.share * float(chances(score, learners, place)[0])
     return min(total, 1.0)
 
 
@@ -422,21 +449,33 @@ def skill_of(parameters: Parameters, standing: Standing, wanted: Booleans, item:
 def stand(parameters: Parameters, states: States) -> Standing:
     """Judge every skill of every learner."""
     skills = parameters.skills
+    trust = np.clip(states.mastery, 0.0, 1.0) * earned(parameters, states.evidence)
     idle = np.where(states.evidence > 0, states.answers[:, None] - states.practised, 0)
-    faded = states.mastery * (expm1(-FADING * skills.forget * idle) + 1)
-    held = np.clip(faded - TAUGHT_DISCOUNT * states.bump, 0.0, 1.0)
-    missing = 1 - held
-    opens_up = np.ones_like(missing)
+    doubt = 1 - trust * (expm1(-FADING * skills.forget * idle) + 1)
+    opens_up = np.ones_like(trust)
     starts, opened = skills.descendants
     opening = np.flatnonzero(np.diff(starts))
     if opening.size:
-        opens_up[:, opening] += np.add.reduceat(missing[:, opened], starts[opening], axis=1)
-    speed = TARGET * skills.learn / TYPICAL_LEARN
-    doubt = missing * opens_up * np.sqrt(speed)
-    settled = doubt <= SETTLED
+        opens_up[:, opening] += np.add.reduceat(1 - trust[:, opened], starts[opening], axis=1)
+    settled = trust >= settled_from(parameters)
     ready = ready_share(parameters, settled)
-    value = opens_up * np.sqrt(speed / (CEILING - held)) + STAY * of_last_item(parameters, states)
-    return Standing(opens_up, doubt, ready, ~settled & (ready == 1), is_mastered(held, states.evidence), value)
+    # A level weighs more than all that a skill can open up, staying with a skill more than all levels.
+    apart = skills.count + 1
+    value = opens_up + apart * (STAY * apart * of_last_item(parameters, states) - skills.levels)
+    mastered = is_mastered(states.mastery, states.evidence)
+    return Standing(opens_up, doubt, ready, settled, ~settled & (ready == 1), mastered, value)
+
+
+def earned(parameters: Parameters, evidence: Integers) -> Floats:
+    """The share of its mastery to which each skill (S) is trusted after so many answers on it (…, S)."""
+    practice = evidence * np.maximum(parameters.skills.learn, LEAST_PACE)
+    return np.asarray(1 - UNPRACTISED * (expm1(-practice) + 1))
+
+
+def settled_from(parameters: Parameters) -> Floats:
+    """The trust from which each skill is settled; (S,). Who is always right comes to T / (T + F) at least."""
+    skills = parameters.skills
+    return np.minimum(SETTLED, OF_CEILING * skills.learn / np.maximum(skills.learn + skills.forget, LEAST))
 
 
 def ready_share(parameters: Parameters, settled: Booleans) -> Floats:
@@ -540,20 +579,20 @@ def first_smallest(score: Floats, learners: Integers, count: int) -> Integers:
     return result
 
 
-def chances(distance: Floats, learners: Integers, picked: Integers) -> Floats:
+def chances(score: Floats, learners: Integers, picked: Integers) -> Floats:
     """The chance each picked item had among its learner's candidates, over the uniform numbers U.
 
-    Item i wins if d_i - .2 U_i is the least: ∫ Π_j P(U_j < u + (d_j - d_i) / .2) du, over the u where no factor is
-    zero. Items further than .2 away from the picked one multiply by 1 and are left out.
+    Item i wins if s_i - .2 U_i is the least: ∫ Π_j P(U_j < u + (s_j - s_i) / .2) du, over the u where no factor is
+    zero. Items more than .2 above the picked one multiply by 1 and are left out.
     """
     rows = learners[picked]
     best = np.zeros(int(learners.max(initial=-1)) + 1)
-    best[rows] = distance[picked]
-    close = distance < best[learners] + JITTER
+    best[rows] = score[picked]
+    close = score < best[learners] + JITTER
     close[picked] = False
     near = np.flatnonzero(close)
     whose = learners[near]
-    gap = (distance[near] - best[whose]) / JITTER
+    gap = (score[near] - best[whose]) / JITTER
     width, chance = np.ones(len(best)), np.ones(len(best))
     starts = np.flatnonzero(np.diff(whose, prepend=-1))
     with np.errstate(under="ignore"):

@@ -65,6 +65,17 @@ class Skills:
         return np.asarray((self.prerequisites >= 0).any(axis=1), dtype=np.float64)
 
     @cached_property
+    def levels(self) -> Integers:
+        """(S,): how many skills have to come before each, one after the other; 0 without prerequisites."""
+        levels = np.zeros(self.count, dtype=np.int64)
+        for _ in range(self.count):
+            before = np.where(self.prerequisites >= 0, levels[self.prerequisites] + 1, 0).max(axis=1, initial=0)
+            if (before == levels).all():
+                break
+            levels = before
+        return levels
+
+    @cached_property
     def descendants(self) -> tuple[Integers, Integers]:
         """The skills each skill opens up, directly or not: `(starts (S + 1,), skills)`."""
         opened: list[set[int]] = [set() for _ in range(self.count)]

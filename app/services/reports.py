@@ -21,7 +21,7 @@ from app.texts import say
 DIGITS = 6
 # Half a skill's worth of doubt further on: worth a word in the reason.
 OPENS_UP = 1.5
-TERMS = ("doubt", "opens_up", "learn", "challenge", "prerequisites")
+TERMS = ("doubt", "opens_up", "learn", "challenge", "tells", "prerequisites")
 Json = dict[str, Any]
 
 

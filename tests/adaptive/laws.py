@@ -2,8 +2,10 @@
 
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
+from scipy.optimize import brentq
 
 from app.adaptive import calibration, policy
 from app.adaptive import filter as engine
@@ -211,43 +213,58 @@ def each_term_orders_alone() -> None:
     """With all else equal, the skill goes by the one term that differs, and the item by its distance to the target."""
     apart = bank([[0], [1]])
 
-    def chosen(parameters: Parameters, **changes: list[list[float]]) -> int:
+    def chosen(parameters: Parameters, **changes: list[Any]) -> int:
         states = replace(engine.initial(parameters, 1), **{k: np.array(v) for k, v in changes.items()})  # type: ignore[arg-type]
         return int(policy.choose(parameters, states, np.array([5], dtype=np.uint64)).skill[0])
 
-    # How fast a skill is learnt.
-    assert chosen(course(tree([[], []], learn=[0.1, 0.2]), apart)) == 1
-    assert chosen(course(tree([[], []], learn=[0.2, 0.1]), apart)) == 0
-    # How much is there already: what is nearly mastered is finished first.
-    assert chosen(course(tree([[], []], prior=[0.3, 0.5]), apart)) == 1
-    assert chosen(course(tree([[], []], prior=[0.5, 0.3]), apart)) == 0
     # What it opens up: skill 2 needs one of the two.
     three = bank([[0], [1], [2]])
     assert chosen(course(tree([[], [], [1]]), three)) == 1
     assert chosen(course(tree([[], [], [0]]), three)) == 0
-    # What the last answer taught is discounted.
-    equal = course(tree([[], []]), apart)
-    assert chosen(equal, bump=[[0.2, 0.0]]) == 1
-    assert chosen(equal, bump=[[0.0, 0.2]]) == 0
-    # Staying with the skill of the last item.
+    # The lower level first, whatever a skill opens up: skill 0 is settled, 1 stands alone, and 3 and 4 need 2.
+    layers = course(tree([[], [], [0], [2], [2]]), bank([[0], [1], [2], [3], [4]]))
+    known: dict[str, list[Any]] = {"mastery": [[0.99, 0.4, 0.4, 0.4, 0.4]], "evidence": [[9, 0, 0, 0, 0]]}
+    assert chosen(layers, **known) == 1
+    # Staying with the skill of the last item, also on a higher level.
     two_each = course(tree([[], []]), bank([[0], [0], [1], [1]]))
     for item, skill in ((0, 0), (2, 1)):
         states = replace(engine.initial(two_each, 1), last_item=np.array([item]))
         assert policy.choose(two_each, states, np.array([5], dtype=np.uint64)).skill[0] == skill
-    # What was practised long ago has faded.
-    long_ago = replace(
-        engine.initial(equal, 1),
-        answers=np.array([200]),
-        practised=np.array([[0, 199]]),
-        evidence=np.array([[5, 5]]),
-        mastery=np.array([[0.6, 0.6]]),
-    )
-    assert policy.choose(equal, long_ago, np.array([5], dtype=np.uint64)).skill[0] == 1
+    again = replace(layers, items=bank([[0], [1], [2], [2], [3], [4]]))
+    assert chosen(again, **known, last_item=[2]) == 2
+    # What is mastered on few answers is practised on, and what is learnt more slowly for longer.
+    equal = course(tree([[], []]), apart)
+    for mastery, evidence in (([0.9, 0.9], [9, 3]), ([0.9, 0.7], [9, 9])):
+        assert chosen(equal, mastery=[mastery], evidence=[evidence]) == 1
+        assert chosen(equal, mastery=[mastery[::-1]], evidence=[evidence[::-1]]) == 0
+    for learn, skill in (([0.4, 0.16], 1), ([0.16, 0.4], 0)):
+        slow = course(tree([[], []], learn=learn), apart)
+        assert chosen(slow, mastery=[[0.9, 0.9]], evidence=[[5, 5]]) == skill
+    # Where nothing is open: what was practised long ago has faded.
+    long_ago: dict[str, list[Any]] = {"answers": [200], "mastery": [[0.85, 0.85]], "evidence": [[30, 30]]}
+    assert chosen(equal, **long_ago, practised=[[0, 199]]) == 0
+    assert chosen(equal, **long_ago, practised=[[199, 0]]) == 1
     # Challenge: the item whose chance is nearest .62, whatever its place.
     for easiness in ([3.0, 0.4, -3.0], [-3.0, 3.0, 0.4], [0.4, -3.0, 3.0]):
         one = course(tree([[]]), bank([[0]] * 3, easiness=easiness))
         choices = policy.choose(one, engine.initial(one, 1), np.array([5], dtype=np.uint64))
         assert choices.item[0] == easiness.index(0.4)
+    # What it tells: with the same chance of success, the item on which those who know and who do not are further apart.
+    for guessing in ([0.5, 0.1], [0.1, 0.5]):
+        one = course(tree([[]], prior=[0.5]), bank([[0]] * 2, guessing=guessing, easiness=easiness_for(guessing)))
+        choices = policy.choose(one, engine.initial(one, 1), np.array([5], dtype=np.uint64))
+        assert choices.challenge[0] > 0.999
+        assert choices.item[0] == guessing.index(0.1)
+
+
+def easiness_for(guessing: list[float]) -> list[float]:
+    """With these chances to guess, the easiness at which a new learner of a single skill succeeds with .62."""
+
+    def missed(easiness: float, c: float) -> float:
+        one = course(tree([[]], prior=[0.5]), bank([[0]], guessing=[c], easiness=[easiness]))
+        return float(engine.predict(one, engine.initial(one, 1), np.array([0]), np.array([0]))[0]) - policy.TARGET
+
+    return [float(brentq(missed, -9.0, 9.0, args=(c,))) for c in guessing]
 
 
 def hidden_paths_are_counted() -> None:

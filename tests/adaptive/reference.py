@@ -237,38 +237,47 @@ class Policy:
         self.skills = range(self.learner.parameters.skills.count)
         self.items = [item_of(self.learner.parameters, i) for i in range(self.learner.parameters.items.count)]
 
-    def held(self, s: int) -> float:
-        learner, skills = self.learner, self.learner.parameters.skills
-        idle = learner.answers - learner.practised[s] if learner.evidence[s] else 0
-        return clip(learner.q[s] * math.exp(-0.2 * float(skills.forget[s]) * idle) - 0.5 * learner.bump[s], 0, 1)
+    def trust(self, s: int) -> float:
+        practice = self.learner.evidence[s] * max(self.learn(s), 0.15)
+        return clip(self.learner.q[s], 0, 1) * (1 - 0.5 * math.exp(-practice))
 
     def needs(self, s: int, p: int) -> bool:
         """Whether s needs p, directly or not."""
         return any(r == p or self.needs(r, p) for r in self.learner.prerequisites(s))
 
     def opens_up(self, s: int) -> float:
-        return 1 + sum(1 - self.held(d) for d in self.skills if self.needs(d, s))
+        return 1 + sum(1 - self.trust(d) for d in self.skills if self.needs(d, s))
 
     def learn(self, s: int) -> float:
         return float(self.learner.parameters.skills.learn[s])
 
     def doubt(self, s: int) -> float:
-        return (1 - self.held(s)) * self.opens_up(s) * math.sqrt(0.62 * self.learn(s) / 0.17)
+        learner, forget = self.learner, float(self.learner.parameters.skills.forget[s])
+        idle = learner.answers - learner.practised[s] if learner.evidence[s] else 0
+        return 1 - self.trust(s) * math.exp(-0.2 * forget * idle)
+
+    def line(self, s: int) -> float:
+        return min(0.8, 0.85 * self.learn(s) / (self.learn(s) + float(self.learner.parameters.skills.forget[s])))
+
+    def level(self, s: int) -> int:
+        return max((1 + self.level(r) for r in self.learner.prerequisites(s)), default=0)
 
     def items_of(self, s: int) -> list[int]:
         return [i for i, item in enumerate(self.items) if s in item.skills]
 
-    def is_open(self, s: int) -> bool:
-        ready = all(self.doubt(r) <= 0.2 or not self.items_of(r) for r in self.learner.prerequisites(s))
-        return self.doubt(s) > 0.2 and ready
+    def settled(self, s: int) -> bool:
+        return self.trust(s) >= self.line(s)
 
-    def value(self, s: int) -> float:
+    def is_open(self, s: int) -> bool:
+        ready = all(self.settled(r) or not self.items_of(r) for r in self.learner.prerequisites(s))
+        return not self.settled(s) and ready
+
+    def order(self, s: int) -> tuple[bool, int, float]:
         last = self.learner.last
-        stay = 0.5 if last >= 0 and s in self.items[last].skills else 0.0
-        return self.opens_up(s) * math.sqrt(0.62 * self.learn(s) / 0.17 / (1.1 - self.held(s))) + stay
+        return (last >= 0 and s in self.items[last].skills, -self.level(s), self.opens_up(s))
 
     def mastered(self, s: int) -> bool:
-        return self.held(s) >= 0.9 and self.learner.evidence[s] >= 3
+        return self.learner.q[s] >= 0.9 and self.learner.evidence[s] >= 3
 
     def skill(self, avoid: set[int]) -> tuple[str, int]:
         if not any(item.skills for item in self.items):
@@ -276,7 +285,7 @@ class Policy:
         available = [s for s in self.skills if set(self.items_of(s)) - avoid]
         opened = [s for s in available if self.is_open(s)]
         if opened:
-            return "practice_skill", max(opened, key=self.value)
+            return "practice_skill", max(opened, key=self.order)
         unmastered = [s for s in available if not self.mastered(s)]
         if unmastered:
             return "strengthen_skill", max(unmastered, key=self.doubt)
@@ -297,11 +306,16 @@ class Policy:
         candidates = [i for i in pool if i not in avoid]
         if not candidates:
             return "nothing_eligible", -1, -1
-        return code, skill, min(candidates, key=lambda i: self.distance(i) - 0.2 * uniform[i])
+        return code, skill, min(candidates, key=lambda i: self.distance(i) - 2 * self.tells(i) - 0.2 * uniform[i])
 
     def distance(self, i: int) -> float:
         p = self.learner.predict(i)
         return abs(math.log(p / (1 - p)) - math.log(0.62 / 0.38))
+
+    def tells(self, i: int) -> float:
+        item = item_of(self.learner.parameters, i)
+        _, _, _, known, unknown = self.learner.look(item)
+        return item.expected(known) - item.expected(unknown)
 
 
 def chance(distance: list[float], i: int, points: int = 20000) -> float:

@@ -132,7 +132,7 @@ def test_nothing_is_refused_that_could_be_offered(seed: int) -> None:
     if some:
         assert found.item[0] >= 0
     elif found.item[0] >= 0:
-        # Mastered, but in doubt for all that waits for it.
+        # Mastered, but not trusted yet.
         assert standing.open[0, found.skill[0]]
 
 
@@ -351,7 +351,7 @@ def test_the_second_in_rank_is_first_when_the_first_is_avoided(seed: int) -> Non
     assume(without.skill[0] == found.skill[0] and without.item[0] != states.last_item[0])
     said = object_to(parameters, states, random, NONE, Aim(), found, int(without.item[0]))
     assert (OBJECTIONS[said.code], said.rank) == ("item_ranks_lower", 2)
-    for name in ("p", "doubt", "opens_up", "learn", "challenge", "prerequisites"):
+    for name in ("p", "doubt", "opens_up", "learn", "challenge", "tells", "prerequisites"):
         assert getattr(said.item, name)[0] == getattr(without, name)[0]
 
 

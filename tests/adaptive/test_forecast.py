@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.adaptive.filter import initial, predict, step
-from app.adaptive.forecast import forecast
-from app.adaptive.policy import goal_skills
+from app.adaptive.forecast import forecast, passages, settled_lines
+from app.adaptive.policy import goal_skills, stand
 from app.adaptive.types import Parameters
 from benchmarks.coverage import WORLDS
 from benchmarks.forecast import Forecasts, practise, row_of
@@ -43,6 +43,40 @@ def test_it_is_the_mean_of_what_the_engine_does(prior: float, learn: float, forg
     assert found is not None
     assert abs(found.mean / taken.mean() - 1) < 0.07
     assert np.mean((taken >= np.floor(found.low)) & (taken <= np.ceil(found.high))) > 0.88
+
+
+@pytest.mark.parametrize(("prior", "learn", "forget"), [(0.2, 0.3, 0.02), (0.7, 0.1, 0.005), (0.05, 0.5, 0.03)])
+def test_a_prerequisite_is_practised_until_it_is_settled(prior: float, learn: float, forget: float) -> None:
+    """Likewise, up to a line that falls while trust is earned."""
+    parameters = one_skill(prior, learn, forget)
+    many = 4000
+    states, rng = initial(parameters, many), np.random.default_rng(2)
+    everybody, item = np.arange(many), np.zeros(many, dtype=np.int64)
+    taken = np.full(many, -1)
+    for answers in range(300):
+        taken[stand(parameters, states).settled[:, 0] & (taken < 0)] = answers
+        if (taken >= 0).all():
+            break
+        right = rng.random(many) < predict(parameters, states, everybody, item)
+        states, _ = step(parameters, states, item, right.astype(np.float64), np.zeros(many))
+    one = initial(parameters, 1)
+    mean, variance, reached = passages(parameters, one, np.array([0]), settled_lines(parameters, one))
+    assert reached[0]
+    assert abs(mean[0] / taken.mean() - 1) < 0.1
+    assert abs(np.sqrt(variance[0]) / taken.std() - 1) < 0.2
+
+
+@given(seeds, st.integers(0, 40))
+@settings(max_examples=40)
+def test_the_lines_are_where_the_policy_settles(seed: int, more: int) -> None:
+    parameters = frozen(random_course(seed, skills=5, items=15))
+    states = frozen(random_states(parameters, seed, learners=1, longest=20))
+    line = settled_lines(parameters, states)[more]
+    later = replace(states, evidence=states.evidence + more)
+    for there, found in ((line + 1e-9, True), (line - 1e-9, False)):
+        possible = (there >= 0) & (there <= 1)
+        settled = stand(parameters, replace(later, mastery=np.clip(there, 0, 1)[None])).settled[0]
+        assert (settled[possible] == found).all()
 
 
 def test_what_is_reached_needs_nothing() -> None:

@@ -30,7 +30,7 @@ def serve(view: View) -> Offer:
     choices = service.choose(view.parameters, view.states, view.seeds)
     done = choices.code == service.ALL_MASTERED
     skill = np.argmax(service.stand(view.parameters, view.states).doubt, axis=1)
-    return Offer(np.where(done, target_item(view, skill), choices.item), done)
+    return Offer(np.where(done, suited_item(view, skill), choices.item), done)
 
 
 def first_doubts(view: View) -> Offer:
@@ -82,15 +82,15 @@ def linear(view: View) -> Offer:
 
 
 def linear_target(view: View) -> Offer:
-    """Linear mastery by the engine's mastery, items near the target."""
+    """Linear mastery by the engine's mastery, items as in the service."""
     skill, done = linear_skill(view, view.states.mastery, LINE)
-    return Offer(target_item(view, skill), done)
+    return Offer(suited_item(view, skill), done)
 
 
 def linear_best(view: View) -> Offer:
     """The same with the line that is best for it."""
     skill, done = linear_skill(view, view.states.mastery, BEST_LINE)
-    return Offer(target_item(view, skill), done)
+    return Offer(suited_item(view, skill), done)
 
 
 def linear_bkt(view: View) -> Offer:
@@ -236,9 +236,17 @@ def any_item(view: View, skill: Integers) -> Integers:
 
 
 def target_item(view: View, skill: Integers) -> Integers:
-    """An item of the skill by the rule of the service: near a chance of .62."""
+    """An item of the skill near a chance of .62."""
     items, p, luck, last = chances_of(view, skill)
     return least(items, np.abs(logit(p) - logit(np.array(TARGET))) - JITTER * luck, last)
+
+
+def suited_item(view: View, skill: Integers) -> Integers:
+    """An item of the skill by the rule of the service."""
+    items, _, luck, last = chances_of(view, skill)
+    rows = np.repeat(np.arange(len(skill)), items.shape[1])
+    suits = service.weigh(view.parameters, view.states, rows, items.reshape(-1))
+    return least(items, suits.score.reshape(items.shape) - JITTER * luck, last)
 
 
 POLICIES: dict[str, Policy] = {

@@ -1,0 +1,284 @@
+"""The items a test may choose from, with what is worth computing once.
+
+Sizes: I items, M the most steps of one item, K = M + 1 categories, Q nodes of ability, C scales.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import get_args
+
+import numpy as np
+from scipy.special import expm1
+
+from app.adaptive.irt.bank import BINARY, Bank, Model
+from app.adaptive.irt.curves import has_category, log_probabilities
+from app.adaptive.irt.information import binary, columns, information
+from app.adaptive.testing.shelves import HIGHEST, Shelf, make_shelf
+from app.adaptive.types import Booleans, Floats, Integers
+
+MODELS: tuple[Model, ...] = get_args(Model)
+# Abilities lie between these, in steps of a tenth: exact to 1e-4 for standard errors down to .08.
+NODES = np.linspace(-HIGHEST, HIGHEST, 121)
+NODES.setflags(write=False)
+STEEPEST, FARTHEST = 20.0, 20.0
+# Values that the curves of one block of items may hold.
+LARGEST_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """I items of any models. Make it with `make_pool`, which checks; all arrays are (I,) unless said.
+
+    `models` is each item's place in `MODELS`; `grades` its highest category, 1 for right or wrong. `difficulty` (I, M)
+    holds b, the thresholds or the steps; `guessing` and `upper` are the asymptotes. `scale` says which ability an item
+    measures, `content` its group for shares of content, -1 for none. `exposure` is the Sympson–Hetter parameter: the
+    chance to be given when it is the best. Of each set in `enemies` one item at most is given. `groups` are sets of
+    items that the bounds of a plan may count.
+    """
+
+    models: Integers
+    grades: Integers
+    discrimination: Floats
+    difficulty: Floats
+    guessing: Floats
+    upper: Floats
+    scale: Integers
+    content: Integers
+    exposure: Floats
+    enemies: tuple[Integers, ...]
+    groups: tuple[Integers, ...]
+
+    @property
+    def count(self) -> int:
+        """I."""
+        return len(self.models)
+
+    @cached_property
+    def scales(self) -> int:
+        """C, at least 1."""
+        return int(self.scale.max(initial=0)) + 1
+
+    @cached_property
+    def binary(self) -> bool:
+        """Whether every item is scored right or wrong."""
+        return bool((self.grades == 1).all())
+
+    @cached_property
+    def columns(self) -> Floats:
+        """(5, I): see `information.columns`; of use if the pool is `binary`."""
+        return columns(bank_of(self, "4pl", np.arange(self.count)))
+
+    @cached_property
+    def kinds(self) -> Integers:
+        """Each item's place in `KINDS`: whose curve it has."""
+        polytomous = np.isin(self.models, [MODELS.index("gpcm"), MODELS.index("pcm")])
+        plain = (self.guessing == 0) & (self.upper == 1)
+        by_model = np.where(self.models == MODELS.index("graded"), 2, np.where(polytomous, 3, np.where(plain, 0, 1)))
+        return np.asarray(by_model, dtype=np.int64)
+
+    @cached_property
+    def members(self) -> tuple[Integers, ...]:
+        """The items of each scale, ascending."""
+        return tuple(np.flatnonzero(self.scale == scale) for scale in range(self.scales))
+
+    @cached_property
+    def shelves(self) -> tuple[Shelf, ...]:
+        """Which items of each scale may be the most informative where."""
+        return tuple(make_shelf(parts(self, members)) for members in self.members)
+
+    @cached_property
+    def foes(self) -> dict[int, Integers]:
+        """The enemies of each item that has any."""
+        found: dict[int, set[int]] = {}
+        for group in self.enemies:
+            for item in group.tolist():
+                found.setdefault(item, set()).update(group.tolist())
+        return {item: np.array(sorted(others - {item}), dtype=np.int64) for item, others in found.items()}
+
+    @cached_property
+    def rows(self) -> dict[int, Floats]:
+        """The rows of `log_row` that were asked for so far."""
+        return {}
+
+    @cached_property
+    def log_probability(self) -> Floats:
+        """(I, K, Q): log P(category | θ) at `NODES`, 0 for categories that an item does not have."""
+        table = np.zeros((self.count, self.difficulty.shape[1] + 1, len(NODES)))
+        for items, bank in parts(self, np.arange(self.count)):
+            table[items, : bank.steps + 1] = log_probabilities(bank, NODES)
+        return table
+
+    @cached_property
+    def probability(self) -> Floats:
+        """(I, K, Q): P(category | θ) at `NODES`, 0 for categories that an item does not have."""
+        held = has_category(self.grades, self.difficulty.shape[1])
+        return np.where(held[:, :, None], expm1(self.log_probability) + 1, 0.0)
+
+
+KINDS: tuple[Model, ...] = ("2pl", "4pl", "graded", "gpcm")
+
+
+def make_pool(
+    models: Sequence[str],
+    discrimination: Floats,
+    difficulty: Floats,
+    *,
+    grades: Integers | None = None,
+    guessing: Floats | None = None,
+    upper: Floats | None = None,
+    scale: Integers | None = None,
+    content: Integers | None = None,
+    exposure: Floats | None = None,
+    enemies: Sequence[Sequence[int]] = (),
+    groups: Sequence[Sequence[int]] = (),
+) -> Pool:
+    """A pool of items named by their places; `difficulty` is (I,) or (I, M).
+
+    Left out, `grades` is 1 (right or wrong), `guessing` 0, `upper` 1, `scale` 0, `content` -1 and `exposure` 1.
+    Raises ValueError for parameters that are no item's.
+    """
+    count = len(models)
+    steps = np.atleast_2d(np.asarray(difficulty, dtype=np.float64).T).T.reshape(count, -1)
+    pool = Pool(
+        models=np.array([place(model) for model in models], dtype=np.int64),
+        grades=whole(grades, count, 1),
+        discrimination=real(discrimination, count, 1.0),
+        difficulty=steps if steps.shape[1] else np.zeros((count, 1)),
+        guessing=real(guessing, count, 0.0),
+        upper=real(upper, count, 1.0),
+        scale=whole(scale, count, 0),
+        content=whole(content, count, -1),
+        exposure=real(exposure, count, 1.0),
+        enemies=tuple(named(group, count) for group in enemies),
+        groups=tuple(named(group, count) for group in groups),
+    )
+    check(pool)
+    return pool
+
+
+def place(model: str) -> int:
+    """The number of a model."""
+    if model not in MODELS:
+        raise ValueError(f"unknown model {model!r}")
+    return MODELS.index(model)
+
+
+def real(values: Floats | None, count: int, default: float) -> Floats:
+    """One finite number for each item."""
+    found = np.full(count, default) if values is None else np.array(values, dtype=np.float64)
+    if found.shape != (count,) or not np.isfinite(found).all():
+        raise ValueError("every parameter is one finite number an item")
+    return found
+
+
+def whole(values: Integers | None, count: int, default: int) -> Integers:
+    """One whole number for each item."""
+    found = np.full(count, default) if values is None else np.array(values, dtype=np.int64)
+    if found.shape != (count,):
+        raise ValueError("every parameter is one number an item")
+    return found
+
+
+def named(group: Sequence[int], count: int) -> Integers:
+    """A set of items."""
+    found = np.unique(np.array(group, dtype=np.int64))
+    if found.size and (found[0] < 0 or found[-1] >= count):
+        raise ValueError("a set names an item that the pool does not have")
+    return found
+
+
+def check(pool: Pool) -> None:
+    """Raise ValueError for parameters that are no item's."""
+    grades, steps = pool.grades, pool.difficulty.shape[1]
+    held = np.arange(steps) < grades[:, None]
+    binary_only = np.isin(pool.models, [MODELS.index(model) for model in BINARY])
+    if (grades < 1).any() or (grades > steps).any() or (grades[binary_only] > 1).any():
+        raise ValueError("an item has a step for every grade, and one grade unless its model is polytomous")
+    if (pool.discrimination <= 0).any() or (pool.discrimination > STEEPEST).any():
+        raise ValueError(f"a discrimination is above 0 and at most {STEEPEST:g}")
+    if not np.isfinite(pool.difficulty).all() or (np.abs(pool.difficulty[held]) > FARTHEST).any():
+        raise ValueError(f"a difficulty, threshold or step is within {FARTHEST:g} of 0")
+    ascending = np.diff(pool.difficulty, axis=1) > 0
+    if not (ascending | ~held[:, 1:])[pool.models == MODELS.index("graded")].all():
+        raise ValueError("the thresholds of a graded item ascend")
+    if (pool.guessing < 0).any() or (pool.upper > 1).any() or (pool.guessing >= pool.upper).any():
+        raise ValueError("0 <= guessing < upper <= 1")
+    guessable = np.isin(pool.models, [MODELS.index("3pl"), MODELS.index("4pl")])
+    if ((pool.guessing != 0) & ~guessable).any() or ((pool.upper != 1) & (pool.models != MODELS.index("4pl"))).any():
+        raise ValueError("only 3pl and 4pl items have a guessing, and only 4pl items an upper asymptote below 1")
+    if (pool.scale < 0).any() or (pool.content < -1).any():
+        raise ValueError("scales are numbered from 0, groups of content from 0 with -1 for none")
+    if (pool.exposure <= 0).any() or (pool.exposure > 1).any():
+        raise ValueError("an exposure parameter is above 0 and at most 1")
+
+
+def of_bank(bank: Bank) -> Pool:
+    """The pool of a calibrated bank."""
+    guessing = bank.guessing if bank.model in ("3pl", "4pl") else None
+    upper = bank.upper if bank.model == "4pl" else None
+    models = [bank.model] * bank.count
+    return make_pool(models, bank.discrimination, bank.difficulty, grades=bank.grades, guessing=guessing, upper=upper)
+
+
+def parts(pool: Pool, items: Integers) -> Iterator[tuple[Integers, Bank]]:
+    """The items in blocks that share a curve and fit in memory, each with its parameters."""
+    size = max(1, LARGEST_BLOCK // (len(NODES) * (pool.difficulty.shape[1] + 1)))
+    for kind, model in enumerate(KINDS):
+        chosen = items[pool.kinds[items] == kind]
+        for first in range(0, len(chosen), size):
+            here = chosen[first : first + size]
+            yield here, bank_of(pool, model, here)
+
+
+def bank_of(pool: Pool, model: Model, items: Integers) -> Bank:
+    """Items that share a curve, with as many steps as they need."""
+    steps = int(pool.grades[items].max(initial=1))
+    held = np.arange(steps) < pool.grades[items, None]
+    difficulty = np.where(held, pool.difficulty[items, :steps], 0.0)
+    return Bank(
+        model, pool.grades[items], pool.discrimination[items], difficulty, pool.guessing[items], pool.upper[items]
+    )
+
+
+def log_row(pool: Pool, item: int) -> Floats:
+    """(K, Q): log P(category | θ) of one item at `NODES`; kept, as the same few items are asked for again."""
+    row = pool.rows.get(item)
+    if row is None:
+        row = pool.rows[item] = log_curve(pool, item, NODES)
+    return row
+
+
+def log_curve(pool: Pool, item: int, abilities: Floats) -> Floats:
+    """(K, Q): log P(category | θ) of one item at any abilities."""
+    bank = bank_of(pool, KINDS[pool.kinds[item]], np.array([item]))
+    return np.asarray(log_probabilities(bank, abilities)[0])
+
+
+def information_at(pool: Pool, items: Integers, ability: float) -> Floats:
+    """(n,): the Fisher information of the named items at an ability; each has the same bits whoever else is named."""
+    if pool.binary:
+        return binary(pool.columns[:, items], np.array([ability]))
+    found = np.empty(len(items))
+    nodes = np.array([ability])
+    for kind, model in enumerate(KINDS):
+        here = np.flatnonzero(pool.kinds[items] == kind)
+        if here.size:
+            found[here] = information(bank_of(pool, model, items[here]), nodes)[:, 0]
+    return found
+
+
+def expected_score(pool: Pool, item: int, ability: float) -> float:
+    """The mean score of an item at an ability, as a share of its highest."""
+    p = expm1(log_curve(pool, item, np.array([ability]))[:, 0]) + 1
+    return float((p * np.arange(len(p))).sum() / pool.grades[item])
+
+
+def open_items(pool: Pool, given: Sequence[int]) -> Booleans:
+    """(I,): which items may still be given: neither given themselves nor enemies of one that was."""
+    free = np.ones(pool.count, dtype=np.bool_)
+    free[list(given)] = False
+    if pool.enemies:
+        for item in given:
+            free[pool.foes.get(item, [])] = False
+    return free

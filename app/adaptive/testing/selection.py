@@ -1,0 +1,151 @@
+"""Which items are best: every rule ranks the items that may be given.
+
+max_information: I_i(θ) at the estimate (Lord 1980).
+min_expected_posterior_variance: the least Σ_k P(k) Var(θ | k), P(k) under the posterior (Owen 1975; van der Linden
+1998, equation 6), as the greatest reduction Var(θ) - Σ_k P(k) Var(θ | k) = Σ_k P(k) (E[θ | k] - E[θ])².
+kullback_leibler: Σ_q w_q Σ_k P_k(θ̂) log(P_k(θ̂) / P_k(θ_q)), w the posterior (Chang & Ying 1996; van der Linden 1998).
+random: all are alike.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy.special import expm1
+
+from app.adaptive.irt.curves import log_probabilities
+from app.adaptive.likelihood import ordered_sum
+from app.adaptive.testing.plan import Plan
+from app.adaptive.testing.pool import NODES, Pool, information_at, parts
+from app.adaptive.testing.shelves import cell_of
+from app.adaptive.testing.sitting import Sitting, posterior
+from app.adaptive.types import Booleans, Floats, Integers
+
+# So many items of a shelf are computed before it is asked whether that was enough.
+FIRST = 32
+# A matrix product errs by less than this share; what is that near to the best is computed again, in a fixed order.
+NEAR = 1e-9
+PIECE = 4096
+
+
+class Ranked(NamedTuple):
+    """The best items, best first; among equals the lower number. None that is left out is better than the last."""
+
+    items: Integers
+    values: Floats
+
+
+def rank(pool: Pool, plan: Plan, sitting: Sitting, scale: int, free: Booleans, wanted: int) -> Ranked:
+    """At least `wanted` of the free items of a scale, or all of them."""
+    if plan.rule == "max_information":
+        return most_informative(pool, scale, sitting.ability[scale], free, wanted)
+    items = of_scale(pool, scale, free)
+    if plan.rule == "random":
+        return Ranked(items, np.zeros(len(items)))
+    values = quick(pool, plan, sitting, scale)[items]
+    if wanted < len(items):
+        least = np.partition(values, -wanted)[-wanted]
+        items = items[values >= least - NEAR * (abs(least) + NEAR)]
+    return best_first(items, worth(pool, plan, sitting, items))
+
+
+def of_scale(pool: Pool, scale: int, free: Booleans) -> Integers:
+    """The free items of a scale, ascending."""
+    members = pool.members[scale]
+    return members[free[members]]
+
+
+def best_first(items: Integers, values: Floats) -> Ranked:
+    """The items in the order of their values."""
+    order = np.lexsort((items, -values))
+    return Ranked(items[order], values[order])
+
+
+def most_informative(pool: Pool, scale: int, ability: float, free: Booleans, wanted: int) -> Ranked:
+    """By information at an ability, computed for as few items as prove it (see `shelves`)."""
+    shelf, cell = pool.shelves[scale], cell_of(ability)
+    listed, bounds = shelf.items[cell], shelf.bounds[cell]
+    for many in (FIRST, len(listed)):
+        items = listed[:many]
+        items = items[free[items]]
+        if len(items) < wanted:
+            continue
+        found = best_first(items, information_at(pool, items, ability))
+        proven = found.values > bounds[min(many, len(listed))]
+        sure = len(found.items) if proven.all() else int(proven.argmin())
+        if sure >= wanted:
+            return Ranked(found.items[:sure], found.values[:sure])
+    items = of_scale(pool, scale, free)
+    return best_first(items, information_at(pool, items, ability))
+
+
+def worth(pool: Pool, plan: Plan, sitting: Sitting, items: Integers) -> Floats:
+    """(n,): the criterion of the rule for the named items, each at the estimate or posterior of its own scale.
+
+    Sums run in a fixed order, so that an item has the same bits whoever else is named.
+    """
+    found = np.zeros(len(items))
+    for scale in np.unique(pool.scale[items]).tolist():
+        of_it = np.flatnonzero(pool.scale[items] == scale)
+        for first in range(0, len(of_it), PIECE):
+            here = of_it[first : first + PIECE]
+            found[here] = VALUES[plan.rule](pool, sitting, scale, items[here])
+    return found
+
+
+def information_worth(pool: Pool, sitting: Sitting, scale: int, items: Integers) -> Floats:
+    """Fisher information at the estimate."""
+    return information_at(pool, items, sitting.ability[scale])
+
+
+def variance_worth(pool: Pool, sitting: Sitting, scale: int, items: Integers) -> Floats:
+    """By how much the item is expected to lower the variance of the posterior."""
+    weights = posterior(sitting.log_posterior[scale])
+    chance = pool.probability[items] * weights
+    share = np.add.accumulate(chance, axis=2)[:, :, -1]
+    moved = np.add.accumulate(chance * (NODES - sitting.ability[scale]), axis=2)[:, :, -1]
+    return reduction(share, moved)
+
+
+def reduction(share: Floats, moved: Floats) -> Floats:
+    """Σ_k moved_k² / share_k: the variance of E[θ | k]; categories that cannot be reached add nothing."""
+    return ordered_sum(np.where(share > 0, moved * moved / np.where(share > 0, share, 1.0), 0.0))
+
+
+def divergence_worth(pool: Pool, sitting: Sitting, scale: int, items: Integers) -> Floats:
+    """Kullback–Leibler information of the estimate against the posterior."""
+    weights = posterior(sitting.log_posterior[scale])
+    log_p = log_curves_at(pool, items, sitting.ability[scale])
+    mean = np.add.accumulate(pool.log_probability[items] * weights, axis=2)[:, :, -1]
+    return divergence(log_p, mean)
+
+
+def divergence(log_p: Floats, mean: Floats) -> Floats:
+    """Σ_k P_k (log P_k - mean_k); a category that an item does not have has 0 in both."""
+    return ordered_sum((expm1(log_p) + 1) * (log_p - mean))
+
+
+def log_curves_at(pool: Pool, items: Integers, ability: float) -> Floats:
+    """(n, K): log P(category) at an ability, 0 for categories that an item does not have."""
+    found = np.zeros((len(items), pool.difficulty.shape[1] + 1))
+    at = np.argsort(items)
+    for block, bank in parts(pool, items):
+        rows = at[np.searchsorted(items, block, sorter=at)]
+        found[rows, : bank.steps + 1] = log_probabilities(bank, np.array([ability]))[:, :, 0]
+    return found
+
+
+def quick(pool: Pool, plan: Plan, sitting: Sitting, scale: int) -> Floats:
+    """(I,): the criterion of every item by matrix products, good to the last few bits; right for those of the scale."""
+    weights, ability = posterior(sitting.log_posterior[scale]), sitting.ability[scale]
+    if plan.rule == "kullback_leibler":
+        mean = pool.log_probability @ weights
+        return divergence(log_curves_at(pool, np.arange(pool.count), ability), mean)
+    found = pool.probability @ np.stack([weights, weights * (NODES - ability)], axis=1)
+    return reduction(found[:, :, 0], found[:, :, 1])
+
+
+VALUES = {
+    "max_information": information_worth,
+    "min_expected_posterior_variance": variance_worth,
+    "kullback_leibler": divergence_worth,
+}

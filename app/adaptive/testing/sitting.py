@@ -1,0 +1,160 @@
+"""A test under way: what was given, what was answered, and the posterior of each ability."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeVar
+
+import numpy as np
+from scipy.special import expm1
+
+from app.adaptive.ability import BEYOND, NEGLIGIBLE
+from app.adaptive.testing.plan import Plan, check_plan
+from app.adaptive.testing.pool import NODES, Pool, log_curve, log_row
+from app.adaptive.types import Floats
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class Sitting:
+    """After some answers. Everything that is not of an item is of each of the C scales.
+
+    `items` and `categories` are those given, pilots included. `log_posterior` (C, Q) is at `NODES`, 0 at its greatest.
+    `ability` is its mean (EAP), `standard_error` its standard deviation, never above the prior's. `scored` counts the
+    answers it rests on; `lowest` and `highest`: whether all of them are in the lowest, or highest, category. `change`
+    is by how much the last of them lowered the standard error; None before there is one. `ratios` are the log
+    likelihood ratios of a sequential classification, one for each cut.
+    """
+
+    items: tuple[int, ...]
+    categories: tuple[int, ...]
+    log_posterior: Floats
+    ability: tuple[float, ...]
+    standard_error: tuple[float, ...]
+    scored: tuple[int, ...]
+    lowest: tuple[bool, ...]
+    highest: tuple[bool, ...]
+    change: tuple[float | None, ...]
+    ratios: tuple[tuple[float, ...], ...]
+
+    @property
+    def length(self) -> int:
+        """The number of scored answers."""
+        return sum(self.scored)
+
+    @cached_property
+    def at_bound(self) -> tuple[bool, ...]:
+        """Whether so much of a posterior is at the end of the grid that the ability is only a limit."""
+        return tuple(bool(max(weights[0], weights[-1]) > BEYOND) for weights in map(posterior, self.log_posterior))
+
+
+def begin(pool: Pool, plan: Plan) -> Sitting:
+    """Before the first answer. Raises ValueError for a plan that this pool cannot follow."""
+    check_plan(pool, plan)
+    mean, spread = np.array(plan.prior_mean)[:, None], np.array(plan.prior_sd)[:, None]
+    log_prior = -0.5 * ((NODES - mean) / spread) ** 2
+    log_prior -= log_prior.max(axis=1, keepdims=True)
+    moments = [moments_of(row, sd) for row, sd in zip(log_prior, plan.prior_sd, strict=True)]
+    log_prior.setflags(write=False)
+    cuts = plan.classification.cuts if plan.classification else ((),) * pool.scales
+    every = (True,) * pool.scales
+    return Sitting(
+        items=(),
+        categories=(),
+        log_posterior=log_prior,
+        ability=tuple(ability for ability, _ in moments),
+        standard_error=tuple(error for _, error in moments),
+        scored=(0,) * pool.scales,
+        lowest=every,
+        highest=every,
+        change=(None,) * pool.scales,
+        ratios=tuple((0.0,) * len(of_scale) for of_scale in cuts),
+    )
+
+
+def take(pool: Pool, plan: Plan, sitting: Sitting, item: int, category: int) -> Sitting:
+    """After one more answer: `category` from 0 to the item's grade. A pilot item moves nothing.
+
+    Raises ValueError for an item that does not exist or was given before, or a category that it does not have.
+    """
+    if not 0 <= item < pool.count or item in sitting.items:
+        raise ValueError("an answer to an item that does not exist or was answered before")
+    grade = int(pool.grades[item])
+    if not 0 <= category <= grade:
+        raise ValueError("an answer in a category that the item does not have")
+    if item in plan.unscored:
+        return given(sitting, item, category)
+    scale = int(pool.scale[item])
+    row = sitting.log_posterior[scale] + log_row(pool, item)[category]
+    row -= row.max()
+    ability, error = moments_of(row, plan.prior_sd[scale])
+    if len(sitting.ability) == 1:
+        table = row[None]
+    else:
+        table = sitting.log_posterior.copy()
+        table[scale] = row
+    table.setflags(write=False)
+    return Sitting(
+        items=(*sitting.items, item),
+        categories=(*sitting.categories, category),
+        log_posterior=table,
+        ability=put(sitting.ability, scale, ability),
+        standard_error=put(sitting.standard_error, scale, error),
+        scored=put(sitting.scored, scale, sitting.scored[scale] + 1),
+        lowest=put(sitting.lowest, scale, sitting.lowest[scale] and category == 0),
+        highest=put(sitting.highest, scale, sitting.highest[scale] and category == grade),
+        change=put(sitting.change, scale, sitting.standard_error[scale] - error),
+        ratios=ratios_after(pool, plan, sitting, item, category),
+    )
+
+
+def given(sitting: Sitting, item: int, category: int = 0) -> Sitting:
+    """The same, but for an item that was given and says nothing."""
+    return Sitting(
+        (*sitting.items, item),
+        (*sitting.categories, category),
+        sitting.log_posterior,
+        sitting.ability,
+        sitting.standard_error,
+        sitting.scored,
+        sitting.lowest,
+        sitting.highest,
+        sitting.change,
+        sitting.ratios,
+    )
+
+
+def put(values: tuple[T, ...], place: int, value: T) -> tuple[T, ...]:
+    """The values with another one at a place."""
+    return (value,) if len(values) == 1 else (*values[:place], value, *values[place + 1 :])
+
+
+def moments_of(log_posterior: Floats, prior_sd: float) -> tuple[float, float]:
+    """Mean and standard deviation of one posterior; sums run from node to node."""
+    weights = posterior(log_posterior)
+    ability = total(weights * NODES)
+    apart = NODES - ability
+    return ability, min(total(weights * (apart * apart)) ** 0.5, prior_sd)
+
+
+def posterior(log_posterior: Floats) -> Floats:
+    """(Q,): the weights of the nodes, which sum to 1; `log_posterior` is 0 at its greatest."""
+    weights = expm1(np.maximum(log_posterior, NEGLIGIBLE)) + 1
+    return np.asarray(weights / total(weights))
+
+
+def total(values: Floats) -> float:
+    """The sum from left to right."""
+    return float(np.add.accumulate(values)[-1])
+
+
+def ratios_after(pool: Pool, plan: Plan, sitting: Sitting, item: int, category: int) -> tuple[tuple[float, ...], ...]:
+    """The log likelihood ratios of cut + delta to cut - delta, with one more answer."""
+    rule, scale = plan.classification, int(pool.scale[item])
+    if rule is None or rule.method != "sprt" or not rule.cuts[scale]:
+        return sitting.ratios
+    cuts = np.array(rule.cuts[scale])
+    log_p = log_curve(pool, item, np.concatenate([cuts - rule.delta, cuts + rule.delta]))[category]
+    added = log_p[len(cuts) :] - log_p[: len(cuts)]
+    moved = tuple(before + more for before, more in zip(sitting.ratios[scale], added.tolist(), strict=True))
+    return put(sitting.ratios, scale, moved)

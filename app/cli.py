@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar, get_args
 import click
 from pydantic import ValidationError
 
-from app import __version__, archive, evaluation, fitting, sample, server
+from app import __version__, archive, evaluation, fitting, lab, sample, server
 from app.adaptive.bkt import Setup
 from app.adaptive.irt import FLAT, Model, Priors
 from app.database import Database, open_database
@@ -513,6 +513,31 @@ def fit_command(
         click.echo(f"{len(body['items']):,} of {len(found.file.items):,} items written to {catalogue}", err=True)
 
 
+@main.group("simulate")
+def simulate_group() -> None:
+    """Try on simulated learners what is hard to try on real ones; needs no database."""
+
+
+@simulate_group.command("practice")
+@click.option("--world", "worlds", multiple=True, type=click.Choice(lab.WORLD_NAMES), help="May be repeated.  [all]")
+@click.option("--policy", "policies", multiple=True, type=click.Choice(lab.POLICY_NAMES), help="Likewise.  [all]")
+@click.option("--learners", default=1200, show_default=True, type=click.IntRange(1, 100_000), help="In each world.")
+@click.option("--seed", default=lab.REPORTING_SEED, show_default=True, type=click.IntRange(0), help="Of all chance.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+@click.option("--plots", type=click.Path(file_okay=False, path_type=Path), help="A folder for a plot of each world.")
+def simulate_practice(
+    worlds: tuple[str, ...], policies: tuple[str, ...], learners: int, seed: int, as_json: bool, plots: Path | None
+) -> None:
+    """Compare policies by the exercises it takes until 90 % of the skills are truly mastered."""
+    if plots:
+        lab.need_matplotlib()
+    with progress_bar() as progress:
+        report = lab.simulate(worlds or lab.WORLD_NAMES, policies or lab.POLICY_NAMES, learners, seed, progress)
+    click.echo(json.dumps(lab.as_json(report), indent=1) if as_json else lab.as_table(report))
+    for path in lab.draw(report, plots) if plots else ():
+        click.echo(f"{path} written", err=True)
+
+
 def check_fit(
     model: str, catalogue: Path | None, no_priors: bool, categories: int | None, forgets: bool, per_item: bool
 ) -> None:
@@ -565,7 +590,8 @@ def replay() -> None:
                     )
                 click.echo(
                     f"{name}/{course}: {total.learners:,} learners, {total.responses:,} answers, "
-                    f"{total.recommendations:,} recommendations, {total.stale:,} snapshots to be folded again, "
+                    f"{total.recommendations:,} recommendations, {total.sessions:,} sessions, "
+                    f"{total.stale:,} snapshots to be folded again, "
                     f"{total.other_engine:,} told by another engine, "
                     f"{len(total.differences)} differences"
                 )

@@ -100,6 +100,11 @@ class UnknownWebhook(NotFound):
     title = "Unknown webhook"
 
 
+class UnknownSession(NotFound):
+    code = "unknown_session"
+    title = "Unknown session"
+
+
 class Conflict(ProximaError):
     code = "conflict"
     title = "The id is taken by other content"
@@ -108,6 +113,16 @@ class Conflict(ProximaError):
 class ResponseVoided(Conflict):
     code = "response_voided"
     title = "The response was voided"
+
+
+class NotOffered(Conflict):
+    code = "not_offered"
+    title = "The item was not offered"
+
+
+class SessionFinished(Conflict):
+    code = "session_finished"
+    title = "The session is over"
 
 
 class CalibrationNotReady(Conflict):

@@ -18,7 +18,18 @@ from app.delivery import deliver
 from app.errors import NotMigrated, Unavailable
 from app.intake import Intake
 from app.migrate import is_current
-from app.routers import calibrations, catalogue, health, mastery, pages, quality, recommendations, responses, webhooks
+from app.routers import (
+    calibrations,
+    catalogue,
+    health,
+    mastery,
+    pages,
+    quality,
+    recommendations,
+    responses,
+    sessions,
+    webhooks,
+)
 from app.routers.deps import KnownKeys
 from app.routers.document import ABOUT, describe
 from app.routers.guard import Guard
@@ -63,7 +74,18 @@ def create_app(settings: Settings | None = None, demo: Demo | None = None) -> Fa
     app.add_middleware(responses.Express)
     install_problems(app)
     # Routers are asked in turn for every request, so the one with the hot route comes first.
-    for module in (responses, mastery, recommendations, catalogue, calibrations, quality, webhooks, health, pages):
+    for module in (
+        responses,
+        sessions,
+        mastery,
+        recommendations,
+        catalogue,
+        calibrations,
+        quality,
+        webhooks,
+        health,
+        pages,
+    ):
         app.include_router(module.router)
     describe(app)
     app.add_middleware(ReadPath)

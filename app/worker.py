@@ -25,7 +25,7 @@ from app.files import Answer, Rejection, read_answers
 from app.files import digest as file_digest
 from app.queries.calibrations import list_lapsed
 from app.queries.statistics import refresh_statistics
-from app.services.banks import Shelf
+from app.services.banks import Bank, Shelf
 from app.services.calibrations import (
     Claim,
     Job,
@@ -44,7 +44,7 @@ from app.services.calibrations import (
 from app.services.catalogue import read_catalogue, upsert
 from app.services.folding import refold_stale
 from app.services.imports import import_chunk, imported_until, missing_catalogue
-from app.services.verification import Verified, verify_offers, verify_page
+from app.services.verification import Verified, verify_offers, verify_page, verify_sessions
 from app.settings import read_settings
 from app.telemetry import configure_logging
 from app.times import now
@@ -332,8 +332,8 @@ async def verify_course(
     database: Database, tenant_id: int, course_id: str, progress: Callable[[Verified], None]
 ) -> Verified:
     """Recompute every snapshot, outcome and recommendation of a course; stops at the first page with a difference."""
-    total, past = Verified(), Shelf()
-    for verify in (verify_page, verify_offers):
+    total, past = Verified(), Shelf[Bank]()
+    for verify in (verify_page, verify_offers, verify_sessions):
         after: str | None = ""
         while after is not None and not total.differences:
             part, after = await database.read(verify, tenant_id, course_id, after, past)

@@ -7,17 +7,18 @@ longest learner, COHORT its learners, IMPORT the answers of the file; ROUNDS, an
 import http.client
 import json
 import os
+import selectors
 import subprocess
 import sys
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import IO, Any, cast
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -199,15 +200,33 @@ def measure_import(server: Server, figures: Figures) -> None:
         with subprocess.Popen(
             command, env={**os.environ, "PROXIMA_DATABASE_URL": url}, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         ) as process:
-            said = b"" if process.stdout is None else process.stdout.read()
+            said, peak = watched(process)
             _, status, used = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
     if not said.startswith(f"{IMPORT:,} answers loaded".encode()):
         raise RuntimeError(f"the import ended with {process.returncode}: {said!r}")
     figures["wall time, s", server.name].append(time.perf_counter() - began)
     figures["CPU of the command, s", server.name].append(used.ru_utime + used.ru_stime)
-    figures["its peak of memory, MB", server.name].append(used.ru_maxrss / 1000)
+    figures["its peak of memory, MB", server.name].append(peak)
     server.drop(url)
+
+
+def watched(process: "subprocess.Popen[bytes]") -> tuple[bytes, float]:
+    """What a process says until it ends, and its peak of memory in MB.
+
+    The kernel's own account of an ended process, `ru_maxrss`, begins with the memory of whoever started it.
+    """
+    said, peak = b"", 0.0
+    with selectors.DefaultSelector() as ready:
+        output = cast("IO[bytes]", process.stdout)
+        ready.register(output, selectors.EVENT_READ)
+        while True:
+            heard = ready.select(0.05)
+            with suppress(OSError, StopIteration):
+                peak = max(peak, memory_mb(process.pid, "VmHWM"))
+            if heard and not (part := os.read(output.fileno(), 1 << 16)):
+                return said, peak
+            said += part if heard else b""
 
 
 def measure_choosing(server: Server, figures: Figures) -> None:

@@ -130,6 +130,9 @@ def database_servers() -> Iterator[list[Server]]:
     """PostgreSQL and SQLite, both gone at the end."""
     names = count()
     folder = Path(tempfile.mkdtemp(prefix="proxima-bench-"))
+    # Servers start from bytecode, as an installed program does, wherever it may be written.
+    os.environ["PYTHONPYCACHEPREFIX"] = str(folder / "bytecode")
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     home = Path(tempfile.mkdtemp(prefix="proxima-bench-pg-"))
     process = postgres.start(home, postgres.DURABLE)
     try:

@@ -29,6 +29,10 @@ def pytest_configure(config: pytest.Config) -> None:
     """Start PostgreSQL, without waiting for it, in the process that starts the workers and is the last to end."""
     if hasattr(config, "workerinput") or config.option.collectonly:
         return
+    if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
+        # Else every process that a test starts would compile the whole program first.
+        os.environ["PYTHONPYCACHEPREFIX"] = bytecode = tempfile.mkdtemp(prefix="proxima-bytecode-")
+        config.add_cleanup(lambda: shutil.rmtree(bytecode, ignore_errors=True))
     folder = Path(tempfile.mkdtemp(prefix="proxima-pg-"))
     process = postgres.start(folder)
     os.environ[SERVER] = postgres.server_url(folder)

@@ -98,6 +98,12 @@ def is_alive(pid: int) -> bool:
 
 def stop(process: subprocess.Popen[bytes], folder: Path) -> None:
     """Stop the server at once, whatever is still connected, and remove what it wrote."""
+    shut_down(process)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def shut_down(process: subprocess.Popen[bytes]) -> None:
+    """Stop the server at once, whatever is still connected."""
     with suppress(ProcessLookupError):  # it may have been killed
         os.killpg(process.pid, signal.SIGINT)
     try:
@@ -105,7 +111,6 @@ def stop(process: subprocess.Popen[bytes], folder: Path) -> None:
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def server_url(folder: Path) -> str:

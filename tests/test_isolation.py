@@ -67,6 +67,11 @@ REQUESTS = {
     f"GET {COURSES}/mastery?skill=add": LIST,
     f"GET {COURSES}/quality": LIST,
     f"GET {COURSES}/quality?by=skill": LIST,
+    f"POST {COURSES}/sessions": Request(201, {"stop": {"max_items": 2}}),
+    f"GET {COURSES}/sessions": LIST,
+    "GET /v1/sessions/{session}": LIST,
+    "POST /v1/sessions/{session}/responses": Request(201, {"item": "i7", "correct": True}),
+    "POST /v1/sessions/{session}/end": LIST,
     f"POST {COURSES}/calibrations": Request(409),
     f"GET {COURSES}/calibrations": LIST,
     f"GET {COURSES}/calibrations/{{calibration}}": LIST,
@@ -75,13 +80,21 @@ REQUESTS = {
     "GET /v1/webhooks": LIST,
     "DELETE /v1/webhooks/{webhook}": Request(204),
 }
-OURS = {"course": COURSE, "response": "r-1", "learner": "ann", "calibration": "c-1", "webhook": HOOKS[0]}
+OURS = {
+    "course": COURSE,
+    "response": "r-1",
+    "learner": "ann",
+    "calibration": "c-1",
+    "webhook": HOOKS[0],
+    "session": "t-1",
+}
 ABSENT = {
     "course": "nowhere",
     "response": "r-0",
     "learner": "nobody",
     "calibration": "c-9",
     "webhook": "wh-0000000000000009",
+    "session": "t-9",
 }
 
 
@@ -154,6 +167,8 @@ async def world(database_url: str) -> AsyncIterator[World]:
             assert (await client.put(f"courses/{COURSE}/catalogue", json=CATALOGUE)).status_code == 200
         answer = {"id": "r-1", "learner": "ann", "item": "i1", "correct": True}
         told = (await owner.post(f"courses/{COURSE}/responses", json=answer)).json()
+        test = {"id": "t-1", "stop": {"max_items": 2}, "selection": {"first": ["i7"]}}
+        assert (await owner.post(f"courses/{COURSE}/sessions", json=test)).status_code == 201
         await database.write(calibrate_course, 1)
         await database.write(keep_webhooks)
         yield World(app, keys, told["next"]["id"])

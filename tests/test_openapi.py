@@ -17,7 +17,7 @@ from tests.contract.document import PATH, current, render
 
 DOCUMENT = current()
 OPERATIONS = {operation["operationId"]: operation for path in DOCUMENT["paths"].values() for operation in path.values()}
-READS = {"list_skills", "list_items", "get_recommendations", "post_recommendations", "get_mastery"}
+READS = {"list_skills", "list_items", "get_recommendations", "post_recommendations", "get_mastery", "get_session"}
 
 
 async def prepare(database_url: str, role: Role) -> str | None:
@@ -82,7 +82,16 @@ def test_operations_are_named_and_explained() -> None:
 def test_bodies_have_examples_that_fit() -> None:
     schemas = DOCUMENT["components"]["schemas"]
     bodies = {name for name in schemas if name.endswith("In")} - {"ItemIn", "SkillIn"}
-    assert bodies == {"CatalogueIn", "ResponseIn", "BatchIn", "VoidIn", "RegradeIn", "WebhookIn"}
+    assert bodies == {
+        "BatchIn",
+        "CatalogueIn",
+        "RegradeIn",
+        "ResponseIn",
+        "SessionIn",
+        "SessionResponseIn",
+        "VoidIn",
+        "WebhookIn",
+    }
     for name in bodies:
         validator = jsonschema_rs.validator_for(
             {"$ref": f"#/components/schemas/{name}", "components": DOCUMENT["components"]}

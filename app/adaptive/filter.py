@@ -9,7 +9,6 @@ Everything works element by element in a fixed order: a learner's numbers are bi
 """
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from scipy.special import expm1, log1p
@@ -62,10 +61,8 @@ def predict(parameters: Parameters, states: States, learners: Integers, items: I
 
 def without_head(parameters: Parameters, chosen: Integers, logit: Floats, variance: Floats, mastery: Floats) -> Floats:
     """The expected score by what `latent` says."""
-    known, unknown = levels(parameters, chosen, logit, variance)
-    p_known = expected_score(parameters.items, chosen, known)
-    p_unknown = expected_score(parameters.items, chosen, unknown)
-    return mastery * p_known + (1 - mastery) * p_unknown
+    known, unknown = expected_score(parameters.items, chosen, levels(parameters, chosen, logit, variance))
+    return np.asarray(mastery * known + (1 - mastery) * unknown)
 
 
 def foresee(parameters: Parameters, states: States, learners: Integers, items: Integers) -> Floats:
@@ -99,24 +96,29 @@ def latent(items: Items, states: States, learners: Integers, chosen: Integers) -
     mastery = np.zeros(len(chosen))
     skills, weights = items.skills[chosen], items.weights[chosen]
     for place in range(skills.shape[1] if states.offset.shape[1] else 0):
-        skill, weight = skills[:, place], weights[:, place]
-        logit += weight * states.offset[learners, skill]
-        variance += weight * weight * states.offset_variance[learners, skill]
-        mastery += weight * states.mastery[learners, skill]
+        # Padding, -1, is somebody's value too, and weighs nothing.
+        cells, weight = cells_of(states, learners, skills[:, place]), weights[:, place]
+        logit += weight * states.offset.take(cells)
+        variance += weight * weight * states.offset_variance.take(cells)
+        mastery += weight * states.mastery.take(cells)
     return items.easiness[chosen] + slope * logit, slope * slope * variance, mastery
 
 
-def levels(parameters: Parameters, chosen: Integers, logit: Floats, variance: Floats) -> tuple[Floats, Floats]:
-    """The logits of somebody who knows the skills and of somebody who does not, shrunk for the uncertainty of η.
+def cells_of(states: States, learners: Integers, skill: Integers) -> Integers:
+    """Where a skill of each learner stands in the values by skill, (B, S), taken as one row.
+
+    For a single learner one index costs a third of two.
+    """
+    return np.asarray(learners * states.offset.shape[1] + skill)
+
+
+def levels(parameters: Parameters, chosen: Integers, logit: Floats, variance: Floats) -> Floats:
+    """The logits of those who know the skills and of those who do not, shrunk for the uncertainty of η; (2, N).
 
     κ = (1 + πV/8)^-1/2 (MacKay 1992) turns the mean of a logistic over a Gaussian into a logistic of its mean.
     """
-    population, tagged = parameters.population, parameters.items.tagged[chosen]
-    shrink = 1 / np.sqrt(1 + np.pi / 8 * variance)
-    return (
-        shrink * (logit + tagged * population.known_shift),
-        shrink * (logit + tagged * population.unknown_shift),
-    )
+    shift = parameters.population.shifts * parameters.items.tagged[chosen]
+    return np.asarray((logit + shift) * (1 / np.sqrt(1 + np.pi / 8 * variance)))
 
 
 def step(
@@ -139,18 +141,18 @@ def advance(parameters: Parameters, states: States, items: Integers, scores: Flo
     pass_time(parameters, states, items, times)
     logit, variance, mastery = latent(bank, states, learners, items)
     # Those who know and those who do not in one: for a single learner, each step costs more than its arithmetic.
-    count, both = states.count, np.concatenate(levels(parameters, items, logit, variance))
-    p = expected_score(bank, twice(items), both)
-    likely = likelihood_where(bank, twice(items), both, twice(scores), p)
-    unaided = mastery * p[:count] + (1 - mastery) * p[count:]
-    successes, failures = counted(bank, states, learners, items) if parameters.head else (np.zeros_like(unaided),) * 2
+    both = levels(parameters, items, logit, variance)
+    p = expected_score(bank, items, both)
+    likely = likelihood_where(bank, items, both, scores, p)
+    unaided = mastery * p[0] + (1 - mastery) * p[1]
+    successes, failures = counted(bank, states, learners, items) if parameters.head else (np.zeros(states.count),) * 2
     prediction = Prediction(
         p=unaided,
         unaided=unaided,
         logit=logit,
         variance=variance,
-        known=likely[:count],
-        unknown=likely[count:],
+        known=likely[0],
+        unknown=likely[1],
         mastery=mastery,
         successes=successes,
         failures=failures,
@@ -167,11 +169,14 @@ def advance(parameters: Parameters, states: States, items: Integers, scores: Flo
     for place in range(bank.skills.shape[1]):
         skill = bank.skills[items, place]
         rows = (skill >= 0).nonzero()[0]
-        skill = skill[rows]
-        loading = bank.discrimination[items[rows]] * bank.weights[items[rows], place]
-        move_offset(population, states, rows, skill, loading, pull[rows], shrinkage[rows])
-        posterior = bayes(states.mastery[rows, skill], prediction.known[rows], prediction.unknown[rows])
-        inform_prerequisites(parameters, states, rows, skill, items[rows], posterior, times[rows])
+        if not rows.size:
+            continue
+        skill, asking = skill[rows], items[rows]
+        cells = cells_of(states, rows, skill)
+        loading = bank.discrimination[asking] * bank.weights[asking, place]
+        move_offset(population, states, cells, loading, pull[rows], shrinkage[rows])
+        posterior = bayes(states.mastery.take(cells), prediction.known[rows], prediction.unknown[rows])
+        inform_prerequisites(parameters, states, rows, skill, asking, posterior, times[rows])
         move_mastery(parameters.skills, states, rows, skill, posterior, scores[rows])
     return prediction
 
@@ -195,12 +200,13 @@ def pass_time(parameters: Parameters, states: States, items: Integers, times: Fl
     asked = parameters.items.skills[items]
     for place in range(asked.shape[1]):
         rows = (asked[:, place] >= 0).nonzero()[0]
-        forget(parameters, states, rows, asked[rows, place], times[rows])
+        if rows.size:
+            forget(parameters, states, rows, asked[rows, place], times[rows])
 
 
 def drift(population: Population, states: States, times: Floats) -> None:
     """An ability may change while nobody looks: its variance grows with the days, up to the prior's."""
-    if not (times.any() or states.seen_at.any()):
+    if not (np.count_nonzero(times) or np.count_nonzero(states.seen_at)):
         return
     waited = elapsed(states.seen_at, times)
     states.ability_variance[:] = np.minimum(
@@ -215,24 +221,25 @@ def forget(parameters: Parameters, states: States, rows: Integers, skill: Intege
     base + (q - base) (1 + Δ)^-φ with base = min(q, P(L0)), Δ days beyond the first hour: the power law of forgetting
     (Wickelgren 1974; Wixted & Ebbesen 1991). Waiting never raises a mastery.
     """
-    since = states.practised_at[rows, skill]
-    if not (times.any() or since.any()):
+    cells = cells_of(states, rows, skill)
+    since = states.practised_at.take(cells)
+    if not (np.count_nonzero(times) or np.count_nonzero(since)):
         return
-    mastery = states.mastery[rows, skill]
+    mastery = states.mastery.take(cells)
     gained = np.maximum(mastery - parameters.skills.prior[skill], 0.0)
     lost = -expm1(-parameters.population.fading * log1p(elapsed(since, times)))
-    states.mastery[rows, skill] = mastery - gained * lost
-    states.practised_at[rows, skill] = later(since, times)
+    states.mastery.put(cells, mastery - gained * lost)
+    states.practised_at.put(cells, later(since, times))
 
 
 def elapsed(since: Floats, times: Floats) -> Floats:
     """The days from one moment to another beyond the first hour; 0 where either is unknown, or the clock went back."""
-    return np.where((since > 0) & (times > 0), np.maximum(times - since - SITTING, 0.0), 0.0)
+    return np.maximum(times - since - SITTING, 0.0) * (np.minimum(since, times) > 0)
 
 
 def later(since: Floats, times: Floats) -> Floats:
     """The moment of the last answer once another came; unknown if that of the new one is."""
-    return np.where(times > 0, np.maximum(since, times), 0.0)
+    return np.maximum(since, times) * (times > 0)
 
 
 def surprise(parameters: Parameters, items: Integers, scores: Floats, prediction: Prediction) -> tuple[Floats, Floats]:
@@ -240,38 +247,33 @@ def surprise(parameters: Parameters, items: Integers, scores: Floats, prediction
 
     The posterior is a mixture of "knew it" and "did not"; its two first moments are kept.
     """
-    population, tagged = parameters.population, parameters.items.tagged[items]
     weight = prediction.mastery * prediction.known
     weight = weight / (weight + (1 - prediction.mastery) * prediction.unknown)
     eta, variance = prediction.logit, prediction.variance
-    shift = np.concatenate((tagged * population.known_shift, tagged * population.unknown_shift))
-    x, spread = mode(parameters.items, twice(items), twice(scores), twice(eta), twice(variance), shift)
-    (high, low), (high_variance, low_variance) = x.reshape(2, -1), spread.reshape(2, -1)
-    mean = weight * high + (1 - weight) * low
-    spread = weight * (high_variance + (high - mean) ** 2) + (1 - weight) * (low_variance + (low - mean) ** 2)
-    return (mean - eta) / variance, np.maximum(variance - spread, 0.0) / (variance * variance)
-
-
-def twice(values: "np.ndarray[Any, np.dtype[Any]]") -> "np.ndarray[Any, np.dtype[Any]]":
-    """The same values for those who know and for those who do not."""
-    return np.concatenate((values, values))
+    shift = parameters.population.shifts * parameters.items.tagged[items]
+    x, spread = mode(parameters.items, items, scores, eta, variance, shift)
+    rest = 1 - weight
+    mean = weight * x[0] + rest * x[1]
+    apart = spread + (x - mean) ** 2
+    left = weight * apart[0] + rest * apart[1]
+    return (mean - eta) / variance, np.maximum(variance - left, 0.0) / (variance * variance)
 
 
 def mode(
     items: Items, chosen: Integers, scores: Floats, eta: Floats, variance: Floats, shift: Floats
 ) -> tuple[Floats, Floats]:
-    """The mode of N(x; η, V) p(y | x + shift) by Newton steps, and the variance there (Laplace).
+    """The mode of N(x; η, V) p(y | x + shift) by Newton steps, and the variance there (Laplace); (2, N) like `shift`.
 
     Steps are bounded: from far below the mode a full step would overshoot. A step can then never cross η, so a
     correct answer cannot lower the estimate.
     """
-    x = eta
+    x, precision = eta, 1 / variance
     for _ in range(NEWTON_STEPS):
         gradient, information = slopes(items, chosen, x + shift, scores)
-        move = (gradient - (x - eta) / variance) / (information + 1 / variance)
+        move = (gradient - (x - eta) / variance) / (information + precision)
         x = x + bounded(move, -LONGEST_STEP, LONGEST_STEP)
     _, information = slopes(items, chosen, x + shift, scores)
-    return x, 1 / (information + 1 / variance)
+    return x, 1 / (information + precision)
 
 
 def move_ability(population: Population, states: States, slope: Floats, pull: Floats, shrinkage: Floats) -> None:
@@ -291,20 +293,17 @@ def move_ability(population: Population, states: States, slope: Floats, pull: Fl
 def move_offset(
     population: Population,
     states: States,
-    rows: Integers,
-    skill: Integers,
+    cells: Integers,
     loading: Floats,
     pull: Floats,
     shrinkage: Floats,
 ) -> None:
     """The learner's offset on one skill takes its share of the surprise, then drifts."""
-    before = states.offset_variance[rows, skill]
+    before = states.offset_variance.take(cells)
     gain = loading * before
-    states.offset[rows, skill] = bounded(states.offset[rows, skill] + gain * pull, -BOUND, BOUND)
-    states.offset_variance[rows, skill] = np.minimum(
-        before - gain * gain * shrinkage + population.skill_drift,
-        max(SKILL_VARIANCE_LIMIT, population.skill_variance),
-    )
+    states.offset.put(cells, bounded(states.offset.take(cells) + gain * pull, -BOUND, BOUND))
+    after = before - gain * gain * shrinkage + population.skill_drift
+    states.offset_variance.put(cells, np.minimum(after, max(SKILL_VARIANCE_LIMIT, population.skill_variance)))
 
 
 def move_mastery(
@@ -316,14 +315,14 @@ def move_mastery(
     Anderson, predicts worse, and would lift somebody who is always wrong to mastery (docs/decisions/0011).
     """
     learn, forget = skills.learn[skill] * scores, skills.forget[skill]
-    mastery = posterior * (1 - forget) + (1 - posterior) * learn
-    evidence = states.evidence[rows, skill] + 1
-    states.mastery[rows, skill] = mastery
-    states.bump[rows, skill] = np.maximum(mastery - posterior, 0.0)
-    states.evidence[rows, skill] = evidence
-    states.successes[rows, skill] += scores
-    states.practised[rows, skill] = states.answers[rows]
-    states.attained[rows, skill] |= is_mastered(mastery, evidence)
+    mastery, cells = posterior * (1 - forget) + (1 - posterior) * learn, cells_of(states, rows, skill)
+    evidence = states.evidence.take(cells) + 1
+    states.mastery.put(cells, mastery)
+    states.bump.put(cells, np.maximum(mastery - posterior, 0.0))
+    states.evidence.put(cells, evidence)
+    states.successes.put(cells, states.successes.take(cells) + scores)
+    states.practised.put(cells, states.answers[rows])
+    states.attained.put(cells, states.attained.take(cells) | is_mastered(mastery, evidence))
 
 
 def inform_prerequisites(
@@ -346,7 +345,7 @@ def inform_prerequisites(
     for place in range(skills.prerequisites.shape[1]):
         prerequisite = skills.prerequisites[skill, place]
         named = prerequisite >= 0
-        if not named.any():
+        if not np.count_nonzero(named):
             continue
         asked = (bank.skills[items] == prerequisite[:, None]).any(axis=1)
         held = (named & ~asked).nonzero()[0]
@@ -354,7 +353,8 @@ def inform_prerequisites(
             continue
         learners, r = rows[held], prerequisite[held]
         forget(parameters, states, learners, r, times[held])
-        q_s, q_r = states.mastery[learners, skill[held]], states.mastery[learners, r]
+        cells = cells_of(states, learners, r)
+        q_s, q_r = states.mastery.take(cells_of(states, learners, skill[held])), states.mastery.take(cells)
         reach = q_r + WITHOUT_PREREQUISITE * (1 - q_r)
         with_it = np.minimum(q_s / reach, 1.0)
         expected = bounded(with_it * reach, CERTAIN, 1 - CERTAIN)
@@ -363,7 +363,7 @@ def inform_prerequisites(
         risen = lasting / np.maximum(1 - q_s, CERTAIN) * np.maximum(if_known - q_r, 0.0)
         fallen = np.maximum(q_s - posterior[held], 0.0) / np.maximum(q_s, CERTAIN) * np.maximum(q_r - if_unknown, 0.0)
         moved = q_r + bank.share[items[held]] * (risen - fallen)
-        states.mastery[learners, r] = bounded(moved, np.minimum(q_r, CERTAIN), np.maximum(q_r, 1 - CERTAIN))
+        states.mastery.put(cells, bounded(moved, np.minimum(q_r, CERTAIN), np.maximum(q_r, 1 - CERTAIN)))
 
 
 def bayes(prior: Floats, if_true: Floats, if_false: Floats) -> Floats:

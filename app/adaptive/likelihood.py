@@ -25,7 +25,7 @@ def expected_score(items: Items, chosen: Integers, x: Floats) -> Floats:
     """E[y | x], the expected score as a fraction of the maximum, within [1e-9, 1 - 1e-9].
 
     4PL: c + (d - c) σ(x) (Barton & Lord 1981). Graded: the mean of P(category ≥ k) (Samejima 1969).
-    `chosen` and `x` have one shape.
+    `chosen` is (N,), `x` (N,) or (2, N), here and below: those who know and those who do not are judged at once.
     """
     p = np.asarray(expit(x))
     if not items.plain:
@@ -33,8 +33,8 @@ def expected_score(items: Items, chosen: Integers, x: Floats) -> Floats:
         p = guessing + (items.upper[chosen] - guessing) * p
         graded = items.grades[chosen].nonzero()[0]
         if graded.size:
-            reached = expit(x[graded, None] - items.thresholds[chosen[graded]])
-            p[graded] = ordered_sum(reached) / items.grades[chosen[graded]]
+            reached = expit(x[..., graded, None] - items.thresholds[chosen[graded]])
+            p[..., graded] = ordered_sum(reached) / items.grades[chosen[graded]]
     return bounded(p, TINY, 1 - TINY)
 
 
@@ -50,16 +50,17 @@ def likelihood(items: Items, chosen: Integers, x: Floats, score: Floats) -> Floa
 
 def likelihood_where(items: Items, chosen: Integers, x: Floats, score: Floats, p: Floats) -> Floats:
     """`likelihood` where the expected score is known already."""
-    result = np.where(score == 1, p, 1 - p)
-    partial = ((score != 1) & (score != 0)).nonzero()[0]
-    if partial.size:
-        y, q = score[partial], p[partial]
-        result[partial] = expm1(xlogy(y, q) + xlog1py(1 - y, -q)) + 1
+    right = score == 1
+    result = np.where(right, p, 1 - p)
+    if np.count_nonzero(score) != np.count_nonzero(right):
+        partial = ((score != 0) & ~right).nonzero()[0]
+        y, q = score[partial], p[..., partial]
+        result[..., partial] = expm1(xlogy(y, q) + xlog1py(1 - y, -q)) + 1
     if not items.plain:
         graded = items.grades[chosen].nonzero()[0]
         if graded.size:
-            above, below, _, _ = categories(items, chosen[graded], x[graded], score[graded])
-            result[graded] = above - below
+            above, below, _, _ = categories(items, chosen[graded], x[..., graded], score[graded])
+            result[..., graded] = above - below
     return np.maximum(result, TINY)
 
 
@@ -78,9 +79,9 @@ def slopes(items: Items, chosen: Integers, x: Floats, score: Floats) -> Slopes:
     information = np.where(simple, s * (1 - s), steepness * steepness / spread)
     graded = items.grades[chosen].nonzero()[0]
     if graded.size:
-        above, below, above_slope, below_slope = categories(items, chosen[graded], x[graded], score[graded])
-        gradient[graded] = (above_slope - below_slope) / np.maximum(above - below, TINY)
-        information[graded] = graded_information(items, chosen[graded], x[graded])
+        above, below, above_slope, below_slope = categories(items, chosen[graded], x[..., graded], score[graded])
+        gradient[..., graded] = (above_slope - below_slope) / np.maximum(above - below, TINY)
+        information[..., graded] = graded_information(items, chosen[graded], x[..., graded])
     return Slopes(gradient, information)
 
 
@@ -97,19 +98,19 @@ def categories(items: Items, chosen: Integers, x: Floats, score: Floats) -> tupl
 
 def graded_information(items: Items, chosen: Integers, x: Floats) -> Floats:
     """Σ_k (P'_k)² / P_k over the categories of the graded response model (Samejima 1969)."""
-    reached = expit(x[:, None] - items.thresholds[chosen])
-    edges = np.pad(reached, ((0, 0), (1, 1)))
-    edges[:, 0] = 1.0
+    reached = expit(x[..., None] - items.thresholds[chosen])
+    edges = np.pad(reached, [(0, 0)] * x.ndim + [(1, 1)])
+    edges[..., 0] = 1.0
     slope = edges * (1 - edges)
-    probability = np.maximum(edges[:, :-1] - edges[:, 1:], TINY)
-    return ordered_sum((slope[:, :-1] - slope[:, 1:]) ** 2 / probability)
+    probability = np.maximum(edges[..., :-1] - edges[..., 1:], TINY)
+    return ordered_sum((slope[..., :-1] - slope[..., 1:]) ** 2 / probability)
 
 
 def ordered_sum(columns: Floats) -> Floats:
     """The sum over the last axis, always from left to right, so that padding with zeros changes no bit."""
-    total = columns[:, 0].copy()
-    for column in range(1, columns.shape[1]):
-        total += columns[:, column]
+    total = columns[..., 0].copy()
+    for column in range(1, columns.shape[-1]):
+        total += columns[..., column]
     return total
 
 

@@ -12,7 +12,7 @@ The constants were frozen on simulated learners (docs/models.md).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import expm1
@@ -20,7 +20,7 @@ from scipy.special import expm1
 from app.adaptive.filter import foresee, predict
 from app.adaptive.keys import GOLDEN, finalised
 from app.adaptive.likelihood import logit
-from app.adaptive.mastery import is_mastered
+from app.adaptive.mastery import LEAST_EVIDENCE, MASTERY_LINE, is_mastered
 from app.adaptive.types import Booleans, Floats, Integers, Parameters, Seeds, States
 
 TYPICAL_LEARN = 0.17
@@ -32,8 +32,20 @@ STAY = 0.5
 TARGET = 0.62
 JITTER = 0.2
 
-PRACTISE, STRENGTHEN, NO_SKILL, ALL_MASTERED, NOTHING_ELIGIBLE = range(5)
-CODES = ("practice_skill", "strengthen_skill", "practice_item", "all_mastered", "nothing_eligible")
+CODES = (
+    "practice_skill",
+    "strengthen_skill",
+    "practice_item",
+    "all_mastered",
+    "nothing_eligible",
+    "review_skill",
+    "explore_item",
+    "goal_reached",
+)
+PRACTISE, STRENGTHEN, NO_SKILL, ALL_MASTERED, NOTHING_ELIGIBLE, REVIEW, EXPLORE, GOAL_REACHED = range(len(CODES))
+
+# Numbers that no item has: which way to find an exercise, and which one of all.
+WHICH_WAY, WHICH_ITEM = np.array([-1]), np.array([-2])
 
 # Candidates whose factors are multiplied at a time.
 PIECE = 512
@@ -46,7 +58,7 @@ NODES, WEIGHTS = ((NODES + 1) / 2) ** 3, 3 * ((NODES + 1) / 2) ** 2 * WEIGHTS / 
 class Choices:
     """One exercise for each of B learners; `item` and `skill` are -1 where there is none, `code` says why.
 
-    `propensity` is the chance this item had, given the skill. The other arrays are the terms of the reason.
+    `propensity` is the chance this item had, whichever way it was found. The other arrays are the terms of the reason.
     """
 
     code: Integers
@@ -73,40 +85,137 @@ class Standing:
     value: Floats
 
 
-def choose(parameters: Parameters, states: States, seeds: Seeds, avoid: Sequence[Integers] | None = None) -> Choices:
+@dataclass(frozen=True)
+class Aim:
+    """What the next exercise of one learner is to be aimed at; by default at nothing in particular.
+
+    Only `skills` (S,) are practised, with `items` (I,); none: all. `goal` lists skills to bring to `target`: then only
+    these, and what they build on, as far as still needed. `resting` skills are passed over while there is another.
+    With the chance `explore` any exercise that may be offered is drawn; else with the chance `review` a skill that has
+    decayed comes first, if there is one.
+    """
+
+    skills: Booleans | None = None
+    items: Booleans | None = None
+    goal: Integers | None = None
+    target: float = MASTERY_LINE
+    resting: Integers | None = None
+    review: float = 0.0
+    explore: float = 0.0
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to find an exercise, which is gone with the chance `share`: one of `items`, to practise `skill`.
+
+    Where any of the items is drawn, the skill (-1) is told by the item.
+    """
+
+    code: int
+    share: float
+    skill: int
+    items: Integers
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The ways there are for one learner; without any, `code` says why. `wanted` (S,) are the skills in question."""
+
+    code: int
+    ways: tuple[Way, ...]
+    wanted: Booleans
+
+
+def choose(
+    parameters: Parameters,
+    states: States,
+    seeds: Seeds,
+    avoid: Sequence[Integers] | None = None,
+    aims: Sequence[Aim | None] | None = None,
+) -> Choices:
     """The next exercise of each of B learners.
 
     `states` are those of the moment (see `fade`). `seeds` (B,) are the randomness: the same seed gives the same choice.
     `avoid` lists, for each learner, items not to offer; the last item is avoided too, unless nothing else is left.
+    `aims` says for each learner what is wanted, none for nothing in particular.
     """
     shunned = [np.empty(0, dtype=np.int64)] * states.count if avoid is None else list(avoid)
     shunned = [np.unique(items) for items in shunned]
+    aims = [None] * states.count if aims is None else aims
     fresh = [
         np.union1d(items, [last]) if last >= 0 else items
         for items, last in zip(shunned, states.last_item.tolist(), strict=True)
     ]
-    choices = choose_once(parameters, states, seeds, fresh)
+    choices = choose_once(parameters, states, seeds, fresh, aims)
     stuck = np.flatnonzero(choices.code == NOTHING_ELIGIBLE)
     if stuck.size:
-        again = choose_once(parameters, states[stuck], seeds[stuck], [shunned[i] for i in stuck])
-        for name in Choices.__dataclass_fields__:
-            getattr(choices, name)[stuck] = getattr(again, name)
+        some = stuck.tolist()
+        again = choose_once(
+            parameters, states[stuck], seeds[stuck], [shunned[i] for i in some], [aims[i] for i in some]
+        )
+        put_choices(choices, stuck, again)
     return choices
 
 
-def choose_once(parameters: Parameters, states: States, seeds: Seeds, avoid: Sequence[Integers]) -> Choices:
-    """`choose` with nothing avoided but what `avoid` says."""
+def put_choices(choices: Choices, rows: Integers, values: Choices) -> None:
+    """Write the choices of some learners."""
+    for name in Choices.__dataclass_fields__:
+        getattr(choices, name)[rows] = getattr(values, name)
+
+
+def choose_once(
+    parameters: Parameters, states: States, seeds: Seeds, avoid: Sequence[Integers], aims: Sequence[Aim | None]
+) -> Choices:
+    """`choose` with nothing avoided but what `avoid` says: all without an aim at once, and each of the others."""
+    aimed = [row for row, aim in enumerate(aims) if aim is not None]
+    if not aimed:
+        return choose_plainly(parameters, states, seeds, avoid)
+    plain = [row for row, aim in enumerate(aims) if aim is None]
+    rows = np.array(plain, dtype=np.int64)
+    part = choose_plainly(parameters, states[rows], seeds[rows], [avoid[row] for row in plain])
+    empty = {name: np.empty(states.count, getattr(part, name).dtype) for name in Choices.__dataclass_fields__}
+    choices = Choices(**empty)
+    put_choices(choices, rows, part)
+    for row in aimed:
+        only, aim = slice(row, row + 1), aims[row]
+        if aim is not None:
+            found = choose_aimed(parameters, states[only], seeds[only], avoid[row], aim)
+            put_choices(choices, np.array([row]), found)
+    return choices
+
+
+def choose_plainly(parameters: Parameters, states: States, seeds: Seeds, avoid: Sequence[Integers]) -> Choices:
+    """The skill that is most worth it, and the item that suits best, for each of B learners."""
     standing = stand(parameters, states)
     available = count_available(parameters, states.count, avoid)
     skill, code = choose_skill(parameters, states, standing, available > 0)
     learners, candidates = list_candidates(parameters, skill, code, avoid)
-    p = predict(parameters, states, learners, candidates)
-    distance = np.abs(logit(p) - logit(np.array(TARGET)))
-    score = distance - JITTER * uniform(seeds[learners], candidates)
-    chosen = first_smallest(score, learners, states.count)
-    has = np.flatnonzero(chosen >= 0)
+    distance = distances(parameters, states, learners, candidates)
+    chosen = first_smallest(noisy(distance, seeds[learners], candidates), learners, states.count)
+    picked = chosen[chosen >= 0]
     code[(chosen < 0) & (code != ALL_MASTERED)] = NOTHING_ELIGIBLE
-    picked, named = chosen[has], has[skill[has] >= 0]
+    item = np.full(states.count, -1, dtype=np.int64)
+    item[chosen >= 0] = candidates[picked]
+    propensity = chances(distance, learners, picked)
+    return tell(
+        parameters, states, standing, (code, np.where(chosen >= 0, skill, -1), item), distance[picked], propensity
+    )
+
+
+def tell(
+    parameters: Parameters,
+    states: States,
+    standing: Standing,
+    chosen: tuple[Integers, Integers, Integers],
+    distance: Floats,
+    propensity: Floats,
+) -> Choices:
+    """The choices with their terms. `chosen` are code, skill and item of each learner, -1 where there is none.
+
+    `distance` and `propensity` are those of the learners who have an item.
+    """
+    code, skill, item = chosen
+    has, named = np.flatnonzero(item >= 0), np.flatnonzero(skill >= 0)
     rows = skill[named]
 
     def of_skill(values: Floats) -> Floats:
@@ -114,23 +223,196 @@ def choose_once(parameters: Parameters, states: States, seeds: Seeds, avoid: Seq
         result[named] = values[named, rows]
         return result
 
-    def of_item(values: Floats, nothing: float) -> Floats:
-        result = np.full(states.count, nothing)
+    def of_item(values: Floats) -> Floats:
+        result = np.zeros(states.count)
         result[has] = values
         return result
 
     return Choices(
         code=code,
-        skill=np.where(chosen >= 0, skill, -1),
-        item=of_item(candidates[picked].astype(np.float64), -1).astype(np.int64),
-        p=of_item(foresee(parameters, states, has, candidates[picked]), 0.0),
-        propensity=of_item(chances(distance, learners, picked), 0.0),
+        skill=skill,
+        item=item,
+        p=of_item(foresee(parameters, states, has, item[has])),
+        propensity=of_item(propensity),
         doubt=of_skill(standing.doubt),
         opens_up=of_skill(standing.opens_up),
         learn=of_skill(np.broadcast_to(parameters.skills.learn, standing.doubt.shape)),
-        challenge=of_item(expm1(-distance[picked]) + 1, 0.0),
+        challenge=of_item(expm1(-distance) + 1),
         prerequisites=of_skill(standing.ready),
     )
+
+
+def distances(parameters: Parameters, states: States, learners: Integers, items: Integers) -> Floats:
+    """How far each learner's chance of success with each item is from the one aimed at, in logits; all (N,)."""
+    return np.abs(logit(predict(parameters, states, learners, items)) - logit(np.array(TARGET)))
+
+
+def noisy(distance: Floats, seeds: Seeds, items: Integers) -> Floats:
+    """The score of items at these distances: the least one is chosen."""
+    return distance - JITTER * uniform(seeds, items)
+
+
+def choose_aimed(parameters: Parameters, states: States, seeds: Seeds, avoid: Integers, aim: Aim) -> Choices:
+    """The next exercise of one learner, as it is wanted."""
+    standing = stand(parameters, states)
+    plan = plan_ways(parameters, states, standing, avoid, aim)
+    code, skill, item = np.array([plan.code]), np.array([-1]), np.array([-1])
+    distance = propensity = np.empty(0)
+    if plan.ways:
+        way = plan.ways[draw_way(plan.ways, seeds)]
+        code[0], skill[0] = way.code, way.skill
+        item[0] = draw_item(parameters, states, seeds, way)
+        if way.code == EXPLORE:
+            skill[0] = skill_of(parameters, standing, plan.wanted, int(item[0]))
+        distance = distances(parameters, states, np.array([0]), item)
+        propensity = np.array([chance_of(parameters, states, plan.ways, int(item[0]))])
+    return tell(parameters, states, standing, (code, skill, item), distance, propensity)
+
+
+def plan_ways(parameters: Parameters, states: States, standing: Standing, avoid: Integers, aim: Aim) -> Plan:
+    """What may be offered to one learner, and with which chance in which way; O(items)."""
+    allowed = np.ones(parameters.items.count, dtype=np.bool_) if aim.items is None else aim.items
+    offered = allowed.copy()
+    offered[avoid] = False
+    doable, unfinished = open_skills(parameters, states, standing, aim)
+    if not len(parameters.items.by_skill[1]):
+        restricted = aim.skills is not None or aim.goal is not None
+        items = np.flatnonzero(offered & ~restricted)
+        ways = shared(aim, [Way(NO_SKILL, 0.0, -1, items)], items) if items.size else ()
+        return Plan(NOTHING_ELIGIBLE, ways, doable)
+    available = items_per_skill(parameters, offered) > 0
+    wanted = (doable | unfinished) & available
+    found = [
+        (PRACTISE, rested(doable & available, aim), standing.value[0]),
+        (STRENGTHEN, rested(unfinished & available, aim), standing.doubt[0]),
+    ]
+    usual = [best_way(parameters, offered, *each) for each in found if each[1].any()][:1]
+    if not usual:
+        return Plan(why_nothing(parameters, states, standing, allowed, aim), (), wanted)
+    decayed = rested(wanted & states.attained[0] & ~is_mastered(states.mastery, states.evidence)[0], aim)
+    review = [best_way(parameters, offered, REVIEW, decayed, standing.doubt[0])] if aim.review and decayed.any() else []
+    return Plan(usual[0].code, shared(aim, review + usual, items_of(parameters, offered, wanted)), wanted)
+
+
+def open_skills(parameters: Parameters, states: States, standing: Standing, aim: Aim) -> tuple[Booleans, Booleans]:
+    """Which skills of one learner may be practised first, and which are not finished, as far as wanted; both (S,)."""
+    doable, unfinished = standing.open[0], ~standing.mastered[0]
+    if aim.goal is not None:
+        lacking, needed = goal_skills(parameters, states, aim.goal, aim.target)
+        doable = (lacking & (standing.ready[0] == 1)) | (needed & doable)
+        unfinished = lacking | (needed & unfinished)
+    if aim.skills is not None:
+        doable, unfinished = doable & aim.skills, unfinished & aim.skills
+    return doable, unfinished
+
+
+def goal_skills(parameters: Parameters, states: States, goal: Integers, target: float) -> tuple[Booleans, Booleans]:
+    """Which skills of a goal one learner has not reached, and what these build on, directly or not; both (S,).
+
+    Reached is a mastery of at least the target on enough answers, as it is told.
+    """
+    lacking = np.zeros(parameters.skills.count, dtype=np.bool_)
+    lacking[goal] = True
+    lacking &= (states.mastery[0] < target) | (states.evidence[0] < LEAST_EVIDENCE)
+    needed = np.zeros_like(lacking)
+    starts, opened = parameters.skills.descendants
+    opening = np.flatnonzero(np.diff(starts))
+    if opening.size:
+        needed[opening] = np.logical_or.reduceat(lacking[opened], starts[opening])
+    return lacking, needed
+
+
+def rested(skills: Booleans, aim: Aim) -> Booleans:
+    """The skills but for those that are to rest, unless there is no other."""
+    if aim.resting is None:
+        return skills
+    others = skills.copy()
+    others[aim.resting] = False
+    return others if others.any() else skills
+
+
+def items_per_skill(parameters: Parameters, offered: Booleans) -> Integers:
+    """How many of the offered items (I,) ask for each skill; (S,)."""
+    asked = parameters.items.skills[offered]
+    return np.bincount(asked[asked >= 0], minlength=parameters.skills.count)
+
+
+def best_way(parameters: Parameters, offered: Booleans, code: int, skills: Booleans, value: Floats) -> Way:
+    """To practise the most valuable of some skills with an item that is offered."""
+    skill = int(np.argmax(np.where(skills, value, -np.inf)))
+    starts, members = parameters.items.by_skill
+    items = members[starts[skill] : starts[skill + 1]]
+    return Way(code, 0.0, skill, items[offered[items]])
+
+
+def items_of(parameters: Parameters, offered: Booleans, skills: Booleans) -> Integers:
+    """The offered items that ask for one of some skills."""
+    asked = parameters.items.skills
+    return np.flatnonzero(offered & (skills[asked] & (asked >= 0)).any(axis=1))
+
+
+def shared(aim: Aim, ways: Sequence[Way], items: Integers) -> tuple[Way, ...]:
+    """The ways with their chances: to explore `items`, then to review if that is the first of two, then the usual."""
+    left, result = 1.0, []
+    if aim.explore:
+        result.append(Way(EXPLORE, aim.explore, -1, items))
+        left = 1 - aim.explore
+    for way in ways:
+        share = left * aim.review if way.code == REVIEW else left
+        result.append(replace(way, share=share))
+        left -= share
+    return tuple(way for way in result if way.share > 0)
+
+
+def why_nothing(parameters: Parameters, states: States, standing: Standing, allowed: Booleans, aim: Aim) -> int:
+    """The code for a learner to whom nothing can be offered."""
+    if aim.goal is not None:
+        reached = aim.goal.size and not goal_skills(parameters, states, aim.goal, aim.target)[0].any()
+        return GOAL_REACHED if reached else NOTHING_ELIGIBLE
+    asked = items_per_skill(parameters, allowed) > 0
+    if aim.skills is not None:
+        asked &= aim.skills
+    done = asked.any() and (standing.mastered[0] | ~asked).all()
+    return ALL_MASTERED if done else NOTHING_ELIGIBLE
+
+
+def draw_way(ways: Sequence[Way], seeds: Seeds) -> int:
+    """The place of the way that the randomness of one learner takes."""
+    ends = np.cumsum([way.share for way in ways])
+    return min(int(np.searchsorted(ends, uniform(seeds, WHICH_WAY)[0], side="right")), len(ways) - 1)
+
+
+def draw_item(parameters: Parameters, states: States, seeds: Seeds, way: Way) -> int:
+    """The item that one learner gets in a way: any of them, or the one that suits best."""
+    if way.code == EXPLORE:
+        return int(way.items[int(uniform(seeds, WHICH_ITEM)[0] * len(way.items))])
+    learners = np.zeros(len(way.items), dtype=np.int64)
+    score = noisy(distances(parameters, states, learners, way.items), seeds[learners], way.items)
+    return int(way.items[np.argmin(score)])
+
+
+def chance_of(parameters: Parameters, states: States, ways: Sequence[Way], item: int) -> float:
+    """The chance that one learner gets an item, in whichever way."""
+    total = 0.0
+    for way in ways:
+        place = np.flatnonzero(way.items == item)
+        if not place.size:
+            continue
+        if way.code == EXPLORE:
+            total += way.share / len(way.items)
+        else:
+            learners = np.zeros(len(way.items), dtype=np.int64)
+            distance = distances(parameters, states, learners, way.items)
+            total += way.share * float(chances(distance, learners, place)[0])
+    return min(total, 1.0)
+
+
+def skill_of(parameters: Parameters, standing: Standing, wanted: Booleans, item: int) -> int:
+    """The most valuable of the wanted skills that an item asks for; -1 if it asks for none."""
+    asked = parameters.items.skills[item]
+    asked = asked[asked >= 0]
+    asked = asked[wanted[asked]]
+    return int(asked[np.argmax(standing.value[0, asked])]) if asked.size else -1
 
 
 def stand(parameters: Parameters, states: States) -> Standing:

@@ -71,17 +71,17 @@ def replay_block(
     working = states[block]
     starts = log.starts[block]
     rows = np.cumsum(marks) - 1
-    active = len(block)
-    going = working[:active]
-    for t in range(int(lengths[0]) if active else 0):
-        active = int(np.searchsorted(-lengths, -t, side="left"))
+    going = working
+    longest = int(lengths[0]) if len(block) else 0
+    for t, active in enumerate(np.searchsorted(-lengths, -np.arange(longest), side="left").tolist()):
         if active < going.count:
             going = working[:active]
-        places = starts[:active] + t
+        # Of one learner a part of the log is a view.
+        places: Integers | slice = starts[:active] + t if active > 1 else slice(starts[0] + t, starts[0] + t + 1)
         prediction = advance(parameters, going, log.items[places], log.scores[places], log.times[places])
         for name in PREDICTED:
             getattr(predicted, name)[places] = getattr(prediction, name)
         marked = marks[places].nonzero()[0]
         if marked.size:
-            kept.put(rows[places[marked]], working[marked])
+            kept.put(rows[places][marked], working[marked])
     states.put(block, working)

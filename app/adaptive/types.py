@@ -39,6 +39,11 @@ class Population:
     fading: float = 0.15
     daily_drift: float = 0.0005
 
+    @cached_property
+    def shifts(self) -> Floats:
+        """(2, 1): δ_h and δ_l, for those who know and those who do not."""
+        return np.array([[self.known_shift], [self.unknown_shift]])
+
 
 @dataclass(frozen=True)
 class Skills:

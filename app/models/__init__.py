@@ -7,10 +7,13 @@ from app.models.checkpoint import Checkpoint
 from app.models.learner import Learner
 from app.models.limit import QuotaUse
 from app.models.response import Correction, ImportRun, Recommendation, Response
-from app.models.tenant import ApiKey, Tenant
+from app.models.section import Section
+from app.models.session import Session, SessionResponse
+from app.models.tenant import AccessToken, ApiKey, Tenant
 from app.models.webhook import Outbox, Webhook
 
 __all__ = [
+    "AccessToken",
     "ApiKey",
     "Base",
     "Calibration",
@@ -27,6 +30,9 @@ __all__ = [
     "QuotaUse",
     "Recommendation",
     "Response",
+    "Section",
+    "Session",
+    "SessionResponse",
     "Skill",
     "Tenant",
     "Webhook",

@@ -78,7 +78,10 @@ class Prerequisite(Base):
 
 
 class Item(Base):
-    """An exercise; `number` is its dense place in the arrays of the engine and never changes."""
+    """An exercise; `number` is its dense place in the arrays of the engine and never changes.
+
+    `exposure` is its exposure parameter in adaptive tests (Sympson & Hetter 1985), 1 where absent.
+    """
 
     __tablename__ = "item"
     __table_args__ = (
@@ -96,6 +99,7 @@ class Item(Base):
     url: Mapped[str | None] = mapped_column(Text)
     max_score: Mapped[float] = mapped_column(Real)
     parameters: Mapped[dict[str, Any] | None] = mapped_column(Json)
+    exposure: Mapped[float | None] = mapped_column(Real)
 
 
 class ItemSkill(Base):

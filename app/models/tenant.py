@@ -31,3 +31,16 @@ class ApiKey(Base):
     scopes: Mapped[list[str]] = mapped_column(Json)
     created_at: Mapped[int] = mapped_column(Instant)
     revoked_at: Mapped[int | None] = mapped_column(Instant)
+
+
+class AccessToken(Base):
+    """A token that stands for a key until it expires, kept only as a hash."""
+
+    __tablename__ = "access_token"
+    __table_args__ = (ForeignKeyConstraint(["tenant_id", "key_id"], ["api_key.tenant_id", "api_key.id"]),)
+
+    tenant_id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    hash: Mapped[bytes] = mapped_column(LargeBinary(32), primary_key=True)
+    key_id: Mapped[str] = mapped_column(String(32))
+    scopes: Mapped[list[str]] = mapped_column(Json)
+    expires_at: Mapped[int] = mapped_column(Instant)

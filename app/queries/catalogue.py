@@ -11,7 +11,8 @@ from app.queries.webhooks import IS_WATCHED
 
 # From here on a foreign key to items is looked up often enough to mind how.
 MANY = 1000
-ITEM_COLUMNS = ("title", "kind", "tags", "url", "max_score", "parameters")
+ITEM_COLUMNS = ("title", "kind", "tags", "url", "max_score", "parameters", "exposure")
+ITEM = (Item.id, *(getattr(Item, column) for column in ITEM_COLUMNS))
 
 Record = Mapping[str, Any]
 
@@ -85,9 +86,7 @@ def list_prerequisites(db: Connection, tenant_id: int, course_id: str) -> dict[s
 def list_items(db: Connection, tenant_id: int, course_id: str) -> list[dict[str, Any]]:
     """All items by number, each with the list of its skills."""
     statement = (
-        select(Item.id, Item.number, Item.title, Item.kind, Item.tags, Item.url, Item.max_score, Item.parameters)
-        .where(Item.tenant_id == tenant_id, Item.course_id == course_id)
-        .order_by(Item.number)
+        select(Item.number, *ITEM).where(Item.tenant_id == tenant_id, Item.course_id == course_id).order_by(Item.number)
     )
     skills = list_item_skills(db, tenant_id, course_id)
     return [{**row, "skills": skills.get(row["id"], [])} for row in db.execute(statement).mappings()]
@@ -226,7 +225,7 @@ def page_skills(db: Connection, tenant_id: int, course_id: str, after: str | Non
 def page_items(db: Connection, tenant_id: int, course_id: str, after: str | None, limit: int) -> list[dict[str, Any]]:
     """Up to `limit` items after the id `after`, by id, each with its skills."""
     statement = (
-        select(Item.id, Item.title, Item.kind, Item.tags, Item.url, Item.max_score, Item.parameters)
+        select(*ITEM)
         .where(Item.tenant_id == tenant_id, Item.course_id == course_id, Item.id > (after or ""))
         .order_by(Item.id)
         .limit(limit)

@@ -17,10 +17,13 @@ ADVICE = {
     "unknown_recommendation": "Use the id of a recommendation made for this learner, or leave the field out.",
     "unknown_calibration": "Check the id; GET /v1/courses/{course}/calibrations lists them.",
     "unknown_webhook": "Check the id; GET /v1/webhooks lists them.",
+    "unknown_session": "Check the id; POST /v1/courses/{course}/sessions begins a session and tells its id.",
     "conflict": (
         "The id is taken by other content: use a new id for a new answer, and the same content to retry an old one."
     ),
     "response_voided": "Nothing: the answer was voided already and cannot be changed any more.",
+    "not_offered": "Answer the item that next names in the last reply; GET /v1/sessions/{session} tells it again.",
+    "session_finished": "Look at its result with GET /v1/sessions/{session}, or begin another session.",
     "calibration_not_ready": "Wait until the calibration has succeeded; one that failed cannot be activated.",
     "calibration_running": "Wait until the running calibration of this course ends.",
     "calibration_worse": (

@@ -31,6 +31,7 @@ ABOUT: dict[str, Any] = {
         {"name": "catalogue", "description": "Courses with their skills and items."},
         {"name": "responses", "description": "Answers into the log: one, many, and their correction."},
         {"name": "recommendations", "description": "What comes next, and why."},
+        {"name": "sessions", "description": "Adaptive tests: an ability, measured with as few items as it takes."},
         {"name": "mastery", "description": "What is known of a learner, or of all."},
         {"name": "calibrations", "description": "Item parameters from your own answers: fit, compare, switch."},
         {"name": "webhooks", "description": "Be called when something has happened."},

@@ -166,18 +166,15 @@ def new_answer(
     caller: Caller, course: str, body: ResponseIn, moment: int, idempotency_key: str | None
 ) -> NewAnswer | ProximaError:
     """The answer as the service takes it, or what is wrong with it."""
-    named = None if idempotency_key is None else idempotency_key.strip('"')
-    if named is not None and body.id not in (None, named):
-        return Invalid("the header Idempotency-Key and id differ; give one of them", [Fault("/id", "differs")])
-    if body.occurred_at is not None and body.occurred_at > moment + FUTURE_US:
-        return OccurredInFuture(
-            "occurred_at lies more than five minutes in the future; check the sender's clock",
-            [Fault("/occurred_at", "must not lie in the future")],
-        )
+    try:
+        id_ = one_id(body.id, idempotency_key)
+        need_past(body.occurred_at, moment)
+    except ProximaError as error:
+        return error
     return NewAnswer(
         tenant_id=caller.tenant_id,
         course_id=course,
-        id=body.id or named or f"r-{uuid.uuid4().hex}",
+        id=id_ or f"r-{uuid.uuid4().hex}",
         learner=body.learner,
         item=body.item,
         score=body.score,
@@ -188,6 +185,23 @@ def new_answer(
         duration_ms=body.duration_ms,
         recommendation=body.recommendation,
     )
+
+
+def one_id(given: str | None, header: str | None) -> str | None:
+    """The id of an answer, from its body or from the header. Raises `Invalid` if they differ."""
+    named = None if header is None else header.strip('"')
+    if named is not None and given not in (None, named):
+        raise Invalid("the header Idempotency-Key and id differ; give one of them", [Fault("/id", "differs")])
+    return given or named
+
+
+def need_past(occurred_at: int | None, moment: int) -> None:
+    """Raise `OccurredInFuture` for an answer that nobody can have given yet."""
+    if occurred_at is not None and occurred_at > moment + FUTURE_US:
+        raise OccurredInFuture(
+            "occurred_at lies more than five minutes in the future; check the sender's clock",
+            [Fault("/occurred_at", "must not lie in the future")],
+        )
 
 
 def tell(request: Request, result: Recorded | ProximaError) -> dict[str, Any]:

@@ -18,8 +18,10 @@ NEEDED: dict[str, tuple[str, ...]] = {
     "3PL": ("a", "b", "c"),
     "4PL": ("a", "b", "c", "d"),
     "graded": ("thresholds",),
+    "GPCM": ("thresholds",),
+    "PCM": ("thresholds",),
 }
-OPTIONAL = {"graded": ("a",)}
+OPTIONAL = {"graded": ("a",), "GPCM": ("a",)}
 PARAMETERS = ("a", "b", "c", "d", "thresholds")
 
 
@@ -56,19 +58,20 @@ Address = Annotated[str, StringConstraints(max_length=2000, strict=True, pattern
 class Parameters(Request):
     """Known item parameters on the logistic scale (D = 1) of an ability with mean 0.
 
-    1PL: b. 2PL: a, b. 3PL: a, b, c. 4PL: a, b, c, d. graded (Samejima 1969): a and increasing thresholds.
+    1PL: b. 2PL: a, b. 3PL: a, b, c. 4PL: a, b, c, d. graded (Samejima 1969): a and increasing thresholds. GPCM (Muraki
+    1992): a and the difficulty of each step, as thresholds in any order; PCM (Masters 1982): the same with a = 1.
     """
 
     model_config = examples({"model": "2PL", "a": 1.2, "b": -0.4}, oneOf=[complete(model) for model in NEEDED])
 
-    model: Literal["1PL", "2PL", "3PL", "4PL", "graded"]
+    model: Literal["1PL", "2PL", "3PL", "4PL", "graded", "GPCM", "PCM"]
     a: Annotated[float, Field(ge=0.01, le=6)] | None = Field(default=None, description="discrimination, default 1")
     b: Annotated[float, Field(ge=-10, le=10)] | None = Field(default=None, description="difficulty")
     c: Annotated[float, Field(ge=0, le=0.5)] | None = Field(default=None, description="guessing (lower asymptote)")
     d: Annotated[float, Field(ge=0.51, le=1)] | None = Field(default=None, description="upper asymptote")
     thresholds: (
         Annotated[list[Annotated[float, Field(ge=-10, le=10)]], Field(min_length=1, max_length=MAX_THRESHOLDS)] | None
-    ) = Field(default=None, description="graded: the m - 1 boundaries between m categories, increasing")
+    ) = Field(default=None, description="between m categories the m - 1 boundaries, increasing, or steps")
 
     @model_validator(mode="after")
     def _complete(self) -> "Parameters":
@@ -81,7 +84,7 @@ class Parameters(Request):
         if given - allowed:
             raise ValueError(f"{self.model} has no {', '.join(sorted(given - allowed))}")
         thresholds = self.thresholds or []
-        if any(low >= high for low, high in pairwise(thresholds)):
+        if self.model == "graded" and any(low >= high for low, high in pairwise(thresholds)):
             raise ValueError("the thresholds must increase")
         return self
 
@@ -109,6 +112,9 @@ class ItemIn(Request):
         default=None, description="default 1; of a graded item the number of its thresholds"
     )
     parameters: Parameters | None = None
+    exposure: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        default=None, description="exposure parameter in adaptive tests (Sympson & Hetter); default 1"
+    )
 
     @model_validator(mode="after")
     def _graded(self) -> "ItemIn":
@@ -173,6 +179,7 @@ class ItemOut(Reply):
     url: str | None
     max_score: float
     parameters: dict[str, Any] | None
+    exposure: float | None
 
 
 class SkillPage(Page):

@@ -4,6 +4,8 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import Generic, TypeVar
 
 import numpy as np
 from sqlalchemy import Connection
@@ -15,8 +17,10 @@ from app.services.catalogue import Catalogue, catalogue_at, need_course, read_ca
 from app.services.packing import CalibratedValues, unpack_fit
 
 BANKS_KEPT = 64
+PARTIAL_CREDIT = ("GPCM", "PCM")
 
-Key = tuple[str, int, str, int, int | None]
+Key = tuple[str, int, str, int, int | str | None]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -42,29 +46,30 @@ class Bank:
     watched: bool = False
 
 
-class Shelf:
-    """Banks by key, the least recently used leave first."""
+class Shelf(Generic[T]):
+    """Banks, or what else is made from a course, by key; the least recently used leave first."""
 
-    def __init__(self) -> None:
-        self._banks: OrderedDict[Key, Bank] = OrderedDict()
+    def __init__(self, most: int | None = None) -> None:
+        self._kept: OrderedDict[Key, T] = OrderedDict()
         self._lock = threading.Lock()
+        self._most = BANKS_KEPT if most is None else most
 
-    def get(self, key: Key) -> Bank | None:
-        """The bank, if it is kept."""
+    def get(self, key: Key) -> T | None:
+        """What is kept under a key."""
         with self._lock:
-            if key in self._banks:
-                self._banks.move_to_end(key)
-            return self._banks.get(key)
+            if key in self._kept:
+                self._kept.move_to_end(key)
+            return self._kept.get(key)
 
-    def put(self, key: Key, bank: Bank) -> None:
-        """Keep a bank."""
+    def put(self, key: Key, value: T) -> None:
+        """Keep something."""
         with self._lock:
-            self._banks[key] = bank
-            if len(self._banks) > BANKS_KEPT:
-                self._banks.popitem(last=False)
+            self._kept[key] = value
+            if len(self._kept) > self._most:
+                self._kept.popitem(last=False)
 
 
-SHELF = Shelf()
+SHELF: Shelf[Bank] = Shelf()
 
 
 def read_bank(db: Connection, tenant_id: int, course_id: str) -> Bank:
@@ -83,7 +88,12 @@ def read_bank(db: Connection, tenant_id: int, course_id: str) -> Bank:
 
 
 def bank_at(
-    db: Connection, tenant_id: int, course_id: str, revision: int, calibration: int | None, shelf: Shelf | None = None
+    db: Connection,
+    tenant_id: int,
+    course_id: str,
+    revision: int,
+    calibration: int | None,
+    shelf: Shelf[Bank] | None = None,
 ) -> Bank:
     """The bank as it was under an older revision or calibration: what a past decision was made with.
 
@@ -158,9 +168,14 @@ def build_items(catalogue: Catalogue, values: CalibratedValues | None) -> tuple[
     given = [item["parameters"] or {} for item in records]
     known = np.array([bool(p) for p in given], dtype=np.bool_)
     discrimination = np.array([p.get("a") or 1.0 for p in given])
-    thresholds = [p.get("thresholds") or [] for p in given]
+    # Partial credit in practice: a score is so much of a success, of an item as difficult as its steps on the average.
+    stepped = [p.get("model") in PARTIAL_CREDIT for p in given]
+    thresholds = [[] if steps else p.get("thresholds") or [] for p, steps in zip(given, stepped, strict=True)]
     skills = pad_numbers([[numbers[s] for s in item["skills"]] for item in records])
-    easiness = np.array([-(p.get("a") or 1.0) * (p.get("b") or 0.0) for p in given])
+    difficulty = [
+        fmean(p["thresholds"]) if steps else p.get("b") or 0.0 for p, steps in zip(given, stepped, strict=True)
+    ]
+    easiness = -discrimination * np.array(difficulty)
     if values is not None:
         count = min(len(values.easiness), len(records))
         fitted = np.zeros(len(records), dtype=np.bool_)

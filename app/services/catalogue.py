@@ -143,6 +143,7 @@ def put_item(catalogue: Catalogue, given: Mapping[str, Any], difference: Differe
         "url": given.get("url"),
         "max_score": float(given.get("max_score") or (len(thresholds) if thresholds else 1)),
         "parameters": parameters,
+        "exposure": given.get("exposure"),
     }
     old = catalogue.items.get(item["id"])
     number = old["number"] if old else len(catalogue.items)

@@ -21,11 +21,13 @@ from app.adaptive.types import Booleans
 from app.queries.checkpoints import Kept, list_checkpoints
 from app.queries.learners import LearnerRow, find_learners, page_learners
 from app.queries.responses import find_recommendations, page_offers
+from app.queries.sessions import page_sessions
 from app.services.banks import Bank, Shelf, bank_at, read_bank
 from app.services.folding import as_log, at, fold, good_version, is_stale, place_of, refold, whole
 from app.services.history import Life, read_lives
 from app.services.recommendations import Offer, recommendation_row
 from app.services.responses import Accepted, Batch, stored_answer, take_turn
+from app.services.sessions import differences
 
 PAGE = 200
 COMPARED = ("item_id", "skill_id", "code", "terms", "p_correct", "propensity", "seed", "position", "calibration")
@@ -39,6 +41,7 @@ class Verified:
     learners: int = 0
     responses: int = 0
     recommendations: int = 0
+    sessions: int = 0
     stale: int = 0
     other_engine: int = 0
     differences: list[str] = field(default_factory=list)
@@ -48,6 +51,7 @@ class Verified:
         self.learners += part.learners
         self.responses += part.responses
         self.recommendations += part.recommendations
+        self.sessions += part.sessions
         self.stale += part.stale
         self.other_engine += part.other_engine
         self.differences += part.differences
@@ -61,7 +65,9 @@ class Strand:
     current: Booleans
 
 
-def verify_page(db: Connection, tenant_id: int, course_id: str, after: str, past: Shelf) -> tuple[Verified, str | None]:
+def verify_page(
+    db: Connection, tenant_id: int, course_id: str, after: str, past: Shelf[Bank]
+) -> tuple[Verified, str | None]:
     """Compare a page of learners; the result, and the last learner of the page (none at the end).
 
     `past` keeps the banks of former versions from page to page.
@@ -208,7 +214,7 @@ def compare_recommendations(db: Connection, batch: Batch, imported: set[str], re
 
 
 def verify_offers(
-    db: Connection, tenant_id: int, course_id: str, after: str, past: Shelf
+    db: Connection, tenant_id: int, course_id: str, after: str, past: Shelf[Bank]
 ) -> tuple[Verified, str | None]:
     """Compare a page of the recommendations that were asked for; the result, and the last id (none at the end)."""
     result = Verified()
@@ -239,3 +245,20 @@ def same_offer(bank: Bank, life: Life, offer: Row[Any]) -> bool:
     again = Offer(offer.id, life.row.id, None, offer.position, offer.seed, offer.avoided, offer.offered_at)
     made = recommendation_row(bank, choices, 0, again)
     return all(getattr(offer, name) == made[name] for name in COMPARED)
+
+
+def verify_sessions(
+    db: Connection, tenant_id: int, course_id: str, after: str, _: Shelf[Bank]
+) -> tuple[Verified, str | None]:
+    """Hold a page of the adaptive tests once more; the result, and the last id (none at the end)."""
+    result = Verified()
+    sessions = page_sessions(db, tenant_id, course_id, after, PAGE)
+    if not sessions:
+        return result, None
+    for session in sessions:
+        if session.engine == ENGINE:
+            result.differences += differences(db, session)
+        else:
+            result.other_engine += 1
+    result.sessions = len(sessions)
+    return result, sessions[-1].id

@@ -17,7 +17,7 @@ from schemathesis.hooks import HookContext
 from schemathesis.openapi.checks import RejectedPositiveData
 from schemathesis.python.asgi import shutdown_lifespans
 
-from tests.contract.course import COURSE, HOOKS
+from tests.contract.course import COURSE, HOOKS, SESSIONS
 
 # Examples of each operation in every run; `make soak` takes more, with a seed of its own each time. To repeat one:
 # CONTRACT_SEED=… CONTRACT_EXAMPLES=… pytest tests/test_openapi.py
@@ -31,6 +31,7 @@ HITS = {
     "path.response": ["r-1", "r-2", "r-3"],
     "path.calibration": ["c-1", "c-2"],
     "path.webhook": HOOKS,
+    "path.session": SESSIONS,
     "query.skill": ["s1", "s/3 ü"],
     "query.calibration": ["c-1", "defaults"],
     "body.item": ["i1", "i2", "graded"],
@@ -57,6 +58,13 @@ MAY_REFUSE = {
     ("post_regrade", "invalid_score", ""): "what max_score the catalogue gives",
     ("post_response", "occurred_in_future", ""): "what time it is",
     ("post_responses", "malformed_json", ""): "that no text, however deep in what is no answer, holds NUL",
+    ("post_session", "invalid", "that the course does not have"): "what the catalogue holds",
+    ("post_session", "invalid", "the test cannot be held"): "how settings of a test go together",
+    ("post_session", "invalid", "is not valid"): "how settings of a test go together",
+    ("post_session_response", "invalid", "Idempotency-Key and id differ"): "that a header equals a field",
+    ("post_session_response", "invalid_score", ""): "what max_score the catalogue gives",
+    ("post_session_response", "occurred_in_future", ""): "what time it is",
+    ("list_sessions", "invalid_cursor", ""): CURSOR,
     ("list_skills", "invalid_cursor", ""): CURSOR,
     ("list_items", "invalid_cursor", ""): CURSOR,
     ("list_calibrations", "invalid_cursor", ""): CURSOR,

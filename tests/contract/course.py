@@ -32,6 +32,9 @@ CATALOGUE: dict[str, Any] = {
 CROWD = 20
 HOUR_US = 3_600_000_000
 HOOKS = [f"wh-000000000000000{number}" for number in (1, 2, 3)]
+# The last one has no item to offer, the others this one.
+OVER, OFFERED = "t-over", "i2"
+SESSIONS = [*(f"t-{number}" for number in range(1, 16)), OVER]
 ITEMS = [item["id"] for item in CATALOGUE["items"]]
 
 
@@ -56,6 +59,15 @@ async def fill(client: httpx.AsyncClient) -> None:
     for number, (learner, item) in enumerate([("ann", "i1"), ("bob", "i2"), ("ann", "graded"), ("ann", "i3")], 1):
         body = {"id": f"r-{number}", "learner": learner, "item": item, "correct": True}
         assert (await client.post(f"courses/{COURSE}/responses", json=body)).status_code == 201
+    for session in SESSIONS:
+        pool = {"tags": ["none"]} if session == OVER else {"items": [OFFERED, "graded"]}
+        test = {
+            "id": session,
+            "stop": {"max_items": 2},
+            "pool": pool,
+            "selection": {"first": [OFFERED] * (session != OVER)},
+        }
+        assert (await client.post(f"courses/{COURSE}/sessions", json=test)).status_code == 201
     batch = await client.post(f"courses/{COURSE}/responses:batch", json={"responses": crowd()})
     assert {result["status"] for result in batch.json()["results"]} == {"created"}
 

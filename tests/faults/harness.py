@@ -112,8 +112,7 @@ class Service:
 
     def start(self) -> None:
         """Start it, again if it was killed."""
-        bytecode = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(self.folder.parents[1] / "bytecode")}
-        environment = {**os.environ, **bytecode, **self.settings, "TMPDIR": str(self.folder)}
+        environment = {**os.environ, **self.settings, "TMPDIR": str(self.folder)}
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [*self.command, "--port", str(self.port), "--workers", str(self.workers)],

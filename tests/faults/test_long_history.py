@@ -7,7 +7,7 @@ knows). The checker knows nothing of the service but its promises.
 import asyncio
 import random
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,8 +17,8 @@ import httpx
 import pytest
 from sqlalchemy import Connection
 
-from app.queries.learners import find_learners
-from app.services.banks import read_bank
+from app.queries.learners import page_learners
+from app.services.banks import Bank, read_bank
 from app.services.folding import at, fold
 from app.services.history import Life, read_lives
 from app.services.mastery import report
@@ -28,12 +28,18 @@ from tests.faults.harness import ITEMS, Service, amounts, clients_of, furnish, s
 
 pytestmark = pytest.mark.anyio
 
-LEARNERS = [f"l{number}" for number in range(6)]
+LEARNERS = 6
+# After so many operations others take their place: whoever has thousands of answers is slow to correct.
+ERA = 600
+# Most corrections are of one of the last answers that were acknowledged.
+RECENT = 300
 CLIENTS = 8
-KILL_EVERY = 150
+# Another death every so many operations, but not more in all: each costs seconds in which nothing happens.
+KILL_EVERY, MOST_KILLS = 150, 200
 MOST_LATE_US = 60_000_000
 SHARES = {"append": 70, "read": 15, "void": 8, "regrade": 7}
 COMPARED_READS = 400
+AGAIN_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -63,12 +69,16 @@ async def test_clients_see_one_history(operations: int, workers: int, database_u
         await service.ready(workers)
         history = await live(service, operations)
         assert service.unexpected() == []
-    ends = {operation.end for operation in history}
-    assert {"ok", "info"} <= ends
+    ends = Counter(operation.end for operation in history)
+    print(  # noqa: T201 (how much there was to check)
+        f"{database_url.partition(':')[0]}: {dict(ends)}, {service.started - workers} starts after a kill"
+    )
+    assert ends["ok"] > operations / 2
+    assert ends["info"] > 0
     async with opened(database_url) as database:
-        lives = await database.read(stored_lives)
+        bank, lives = await database.read(stored)
         assert anomalies(history, lives) == []
-        assert await database.read(misread, history) == []
+        assert misread(bank, history, lives) == []
         assert (await verified(database)).differences == []
     for doctor in DOCTORS:
         assert anomalies(*doctor(history, lives)), doctor.__name__
@@ -78,15 +88,14 @@ async def live(service: Service, operations: int) -> list[Operation]:
     """Clients at work, while workers die."""
     history: list[Operation] = []
     mine: list[tuple[str, str]] = []
+    kill_every = max(KILL_EVERY, operations // MOST_KILLS)
     numbers = iter(range(operations))
 
     async def work(client: httpx.AsyncClient) -> None:
         for number in numbers:
-            if number % KILL_EVERY == KILL_EVERY // 2 and service.pids:
+            if number % kill_every == kill_every // 2 and service.pids:
                 service.kill([random.choice(service.pids)])
             history.append(await act(client, number, mine))
-            if history[-1].end == "info":
-                await asyncio.sleep(0.05)
 
     async with clients_of(service, clients=CLIENTS) as client:
         await asyncio.gather(*(work(client) for _ in range(CLIENTS)))
@@ -96,20 +105,20 @@ async def live(service: Service, operations: int) -> list[Operation]:
 async def act(client: httpx.AsyncClient, number: int, mine: list[tuple[str, str]]) -> Operation:
     """One operation, tried once; `mine` are the answers that were acknowledged, and whose they are."""
     kind = random.choices(list(SHARES), list(SHARES.values()))[0] if mine else "append"
-    learner, id_ = random.choice(LEARNERS), f"r-{number}"
+    learner, id_ = f"l{number // ERA}-{random.randrange(LEARNERS)}", f"r-{number}"
+    path, body = f"learners/{learner}/mastery", None
     if kind == "append":
         late = random.choice([0, 0, random.randrange(MOST_LATE_US)])
-        answer = {"id": id_, "learner": learner, "item": random.choice(ITEMS), "correct": random.random() < 0.6}
-        asked = client.post("responses", json={**answer, "occurred_at": to_text(now() - late)})
-    elif kind == "read":
-        asked = client.get(f"learners/{learner}/mastery")
-    else:
-        id_, learner = random.choice(mine)
-        body = {"reason": "test"} if kind == "void" else {"reason": "test", "score": random.choice([0, 1])}
-        asked = client.post(f"responses/{id_}/{kind}", json=body)
+        body = {"id": id_, "learner": learner, "item": random.choice(ITEMS), "correct": random.random() < 0.6}
+        path, body = "responses", {**body, "occurred_at": to_text(now() - late)}
+    elif kind != "read":
+        id_, learner = random.choice(mine if random.random() < 0.05 else mine[-RECENT:])
+        path, body = f"responses/{id_}/{kind}", {"reason": "test"}
+        if kind == "regrade":
+            body["score"] = random.choice([0, 1])
     began = time.monotonic()
     try:
-        reply = await asked
+        reply = await reach(client, path, body)
     except httpx.TransportError:
         return Operation(kind, learner, id_, began, time.monotonic(), "info")
     ended = time.monotonic()
@@ -123,13 +132,22 @@ async def act(client: httpx.AsyncClient, number: int, mine: list[tuple[str, str]
     return Operation(kind, learner, id_, began, ended, end, reply.json() if reply.is_success else {})
 
 
+async def reach(client: httpx.AsyncClient, path: str, body: dict[str, Any] | None) -> httpx.Response:
+    """Send a request as soon as somebody listens: what could not be sent is no operation yet."""
+    while True:
+        try:
+            return await (client.get(path) if body is None else client.post(path, json=body))
+        except httpx.ConnectError:
+            await asyncio.sleep(AGAIN_S)
+
+
 # The checker
 
 
-def stored_lives(db: Connection) -> dict[str, Life]:
-    """The whole log."""
+def stored(db: Connection) -> tuple[Bank, dict[str, Life]]:
+    """The course and its whole log."""
     bank = read_bank(db, 1, COURSE)
-    return {life.row.id: life for life in read_lives(db, bank, list(find_learners(db, 1, COURSE, LEARNERS).values()))}
+    return bank, {life.row.id: life for life in read_lives(db, bank, page_learners(db, 1, COURSE, None, 1_000_000))}
 
 
 def anomalies(history: Sequence[Operation], lives: dict[str, Life]) -> list[str]:
@@ -182,15 +200,15 @@ def risen(history: Sequence[Operation], lives: dict[str, Life]) -> list[str]:
     return [f"{id_} was voided and counts" for id_ in voided & counted]
 
 
-def misread(db: Connection, history: Sequence[Operation]) -> list[str]:
+def misread(bank: Bank, history: Sequence[Operation], lives: dict[str, Life]) -> list[str]:
     """Readings that were not the fold of the log up to their position."""
-    bank, lives = read_bank(db, 1, COURSE), stored_lives(db)
     reads = [operation for operation in history if operation.kind != "append" and operation.end == "ok"]
     wrong = []
     for read in random.sample(reads, min(len(reads), COMPARED_READS)):
         entries = lives[read.learner].entries(read.position)
-        # Within an hour nothing fades, so any moment of the test will do.
-        states = at(bank, fold(bank, [read.learner], entries).states, now())
+        # After an hour skills begin to fade: what counts is when it was read.
+        read_at = now() - round((time.monotonic() - read.ended) * 1e6)
+        states = at(bank, fold(bank, [read.learner], entries).states, read_at)
         if report(bank, states, read.learner, read.position) != read.told:
             wrong.append(f"{read.kind} of {read.learner} at {read.position}")
     return wrong

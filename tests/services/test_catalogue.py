@@ -79,7 +79,7 @@ async def test_what_is_named_is_replaced_and_the_rest_stays(client: httpx.AsyncC
     }
     await put(client, items=[whole])
     items = {item["id"]: item for item in (await client.get("items")).json()["data"]}
-    assert items["i1"] == {**whole, "max_score": 3.0, "parameters": None}
+    assert items["i1"] == {**whole, "max_score": 3.0, "parameters": None, "exposure": None}
     await put(client, items=[{"id": "i1", "skills": ["add"]}], skills=[{"id": "divide", "prerequisites": ["add"]}])
     items = {item["id"]: item for item in (await client.get("items")).json()["data"]}
     assert items["i1"] == {
@@ -91,6 +91,7 @@ async def test_what_is_named_is_replaced_and_the_rest_stays(client: httpx.AsyncC
         "url": None,
         "max_score": 1.0,
         "parameters": None,
+        "exposure": None,
     }
     skills = {skill["id"]: skill for skill in (await client.get("skills")).json()["data"]}
     assert skills["divide"] == {"id": "divide", "title": None, "prerequisites": ["add"]}

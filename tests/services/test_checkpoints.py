@@ -16,7 +16,7 @@ from app.queries.checkpoints import insert_checkpoints
 from app.queries.learners import page_learners
 from app.queries.responses import read_entries
 from app.services import banks, folding, mastery, verification
-from app.services.banks import Shelf, read_bank
+from app.services.banks import Bank, Shelf, read_bank
 from app.services.catalogue import catalogue_at, upsert
 from app.services.corrections import correct
 from app.services.imports import import_chunk
@@ -316,7 +316,7 @@ def test_past_banks_are_built_once_in_a_run(
             upsert(db, 1, COURSE, {"items": [{"id": item, "skills": ["add"]}]}, 1)
             give(db, [answer(3 * number + place, number, who) for place, who in enumerate(("ann", "bob", "cem"))])
         built.clear()
-        shelf = Shelf()
+        shelf = Shelf[Bank]()
         after: str | None = ""
         while after is not None:
             found, after = verify_page(db, 1, COURSE, after, shelf)

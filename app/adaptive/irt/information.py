@@ -6,7 +6,7 @@ Partial credit (Muraki 1993): a² Var(k), the variance of the category reached.
 """
 
 import numpy as np
-from scipy.special import expit
+from scipy.special import expit, xlogy
 
 from app.adaptive.irt.bank import Bank
 from app.adaptive.irt.curves import partial_credit
@@ -24,18 +24,28 @@ def information(bank: Bank, nodes: Floats) -> Floats:
 
 
 def columns(bank: Bank) -> Floats:
-    """(5, I): a, b, c, d - c and 1 - d of items scored right or wrong."""
-    difficulty, span = bank.difficulty[:, 0], bank.upper - bank.guessing
-    return np.stack([bank.discrimination, difficulty, bank.guessing, span, 1 - bank.upper])
+    """(6, I): a, b, c, d - c, 1 - d and a (d - c) of items scored right or wrong."""
+    a, span = bank.discrimination, bank.upper - bank.guessing
+    return np.stack([a, bank.difficulty[:, 0], bank.guessing, span, 1 - bank.upper, a * span])
 
 
 def binary(given: Floats, nodes: Floats) -> Floats:
     """Items scored right or wrong, element by element; `given` are their `columns`."""
-    slope, difficulty, guessing, span, gap = given
-    x = slope * (nodes - difficulty)
-    right, wrong = expit(x), expit(-x)
-    steep = slope * span * right * wrong
-    return np.asarray(steep * steep / ((guessing + span * right) * (gap + span * wrong)))
+    right, wrong = logistic(given, nodes)
+    steep = given[5] * right * wrong
+    return np.asarray(steep * steep / ((given[2] + given[3] * right) * (given[4] + given[3] * wrong)))
+
+
+def binary_log_p(given: Floats, nodes: Floats) -> Floats:
+    """(2, …): log P of wrong and right, element by element."""
+    right, wrong = logistic(given, nodes)
+    return np.asarray(xlogy(1.0, np.stack([given[4] + given[3] * wrong, given[2] + given[3] * right])))
+
+
+def logistic(given: Floats, nodes: Floats) -> tuple[Floats, Floats]:
+    """σ(a(θ - b)) and what it lacks to 1, each to full precision."""
+    x = given[0] * (nodes - given[1])
+    return expit(x), expit(-x)
 
 
 def graded(bank: Bank, nodes: Floats) -> Floats:

@@ -13,11 +13,14 @@ from scipy.special import expm1
 
 from app.adaptive.irt.bank import BINARY, Bank, Model
 from app.adaptive.irt.curves import has_category, log_probabilities
-from app.adaptive.irt.information import binary, columns, information
+from app.adaptive.irt.information import binary, binary_log_p, columns, information
 from app.adaptive.testing.shelves import HIGHEST, Shelf, make_shelf
 from app.adaptive.types import Booleans, Floats, Integers
 
 MODELS: tuple[Model, ...] = get_args(Model)
+# All items scored right or wrong are 4PL items, all with steps are items of generalised partial credit.
+KINDS: tuple[Model, ...] = ("4pl", "graded", "gpcm")
+CURVES: dict[Model, Model] = {"graded": "graded", "gpcm": "gpcm", "pcm": "gpcm"}
 # Abilities lie between these, in steps of a tenth: exact to 1e-4 for standard errors down to .08.
 NODES = np.linspace(-HIGHEST, HIGHEST, 121)
 NODES.setflags(write=False)
@@ -66,16 +69,14 @@ class Pool:
 
     @cached_property
     def columns(self) -> Floats:
-        """(5, I): see `information.columns`; of use if the pool is `binary`."""
+        """(6, I): see `information.columns`; of use if the pool is `binary`."""
         return columns(bank_of(self, "4pl", np.arange(self.count)))
 
     @cached_property
     def kinds(self) -> Integers:
         """Each item's place in `KINDS`: whose curve it has."""
-        polytomous = np.isin(self.models, [MODELS.index("gpcm"), MODELS.index("pcm")])
-        plain = (self.guessing == 0) & (self.upper == 1)
-        by_model = np.where(self.models == MODELS.index("graded"), 2, np.where(polytomous, 3, np.where(plain, 0, 1)))
-        return np.asarray(by_model, dtype=np.int64)
+        kind_of = np.array([KINDS.index(CURVES.get(model, "4pl")) for model in MODELS])
+        return np.asarray(kind_of[self.models], dtype=np.int64)
 
     @cached_property
     def members(self) -> tuple[Integers, ...]:
@@ -106,7 +107,7 @@ class Pool:
         """(I, K, Q): log P(category | θ) at `NODES`, 0 for categories that an item does not have."""
         table = np.zeros((self.count, self.difficulty.shape[1] + 1, len(NODES)))
         for items, bank in parts(self, np.arange(self.count)):
-            table[items, : bank.steps + 1] = log_probabilities(bank, NODES)
+            table[items, : bank.steps + 1] = log_curves(bank, NODES)
         return table
 
     @cached_property
@@ -114,9 +115,6 @@ class Pool:
         """(I, K, Q): P(category | θ) at `NODES`, 0 for categories that an item does not have."""
         held = has_category(self.grades, self.difficulty.shape[1])
         return np.where(held[:, :, None], expm1(self.log_probability) + 1, 0.0)
-
-
-KINDS: tuple[Model, ...] = ("2pl", "4pl", "graded", "gpcm")
 
 
 def make_pool(
@@ -139,7 +137,7 @@ def make_pool(
     Raises ValueError for parameters that are no item's.
     """
     count = len(models)
-    steps = np.atleast_2d(np.asarray(difficulty, dtype=np.float64).T).T.reshape(count, -1)
+    steps = np.asarray(difficulty, dtype=np.float64).reshape(count, -1 if count else 0)
     pool = Pool(
         models=np.array([place(model) for model in models], dtype=np.int64),
         grades=whole(grades, count, 1),
@@ -251,14 +249,22 @@ def log_row(pool: Pool, item: int) -> Floats:
 
 def log_curve(pool: Pool, item: int, abilities: Floats) -> Floats:
     """(K, Q): log P(category | θ) of one item at any abilities."""
-    bank = bank_of(pool, KINDS[pool.kinds[item]], np.array([item]))
-    return np.asarray(log_probabilities(bank, abilities)[0])
+    if pool.kinds[item] == 0:
+        return binary_log_p(pool.columns[:, item], abilities)
+    return np.asarray(log_curves(bank_of(pool, KINDS[pool.kinds[item]], np.array([item])), abilities)[0])
+
+
+def log_curves(bank: Bank, abilities: Floats) -> Floats:
+    """(I, K, Q): the same of items that share a curve."""
+    if bank.model == "4pl":
+        return np.moveaxis(binary_log_p(columns(bank)[:, :, None], abilities), 0, 1)
+    return log_probabilities(bank, abilities)
 
 
 def information_at(pool: Pool, items: Integers, ability: float) -> Floats:
     """(n,): the Fisher information of the named items at an ability; each has the same bits whoever else is named."""
     if pool.binary:
-        return binary(pool.columns[:, items], np.array([ability]))
+        return binary(pool.columns.take(items, axis=1), np.array([ability]))
     found = np.empty(len(items))
     nodes = np.array([ability])
     for kind, model in enumerate(KINDS):

@@ -12,10 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import expm1
 
-from app.adaptive.irt.curves import log_probabilities
 from app.adaptive.likelihood import ordered_sum
 from app.adaptive.testing.plan import Plan
-from app.adaptive.testing.pool import NODES, Pool, information_at, parts
+from app.adaptive.testing.pool import NODES, Pool, information_at, log_curves, parts
 from app.adaptive.testing.shelves import cell_of
 from app.adaptive.testing.sitting import Sitting, posterior
 from app.adaptive.types import Booleans, Floats, Integers
@@ -56,7 +55,7 @@ def of_scale(pool: Pool, scale: int, free: Booleans) -> Integers:
 
 def best_first(items: Integers, values: Floats) -> Ranked:
     """The items in the order of their values."""
-    order = np.lexsort((items, -values))
+    order = np.lexsort((items, -values)) if len(items) > 1 else np.zeros(len(items), dtype=np.int64)
     return Ranked(items[order], values[order])
 
 
@@ -64,16 +63,15 @@ def most_informative(pool: Pool, scale: int, ability: float, free: Booleans, wan
     """By information at an ability, computed for as few items as prove it (see `shelves`)."""
     shelf, cell = pool.shelves[scale], cell_of(ability)
     listed, bounds = shelf.items[cell], shelf.bounds[cell]
-    for many in (FIRST, len(listed)):
+    for many in (min(FIRST, len(listed)), len(listed)):
         items = listed[:many]
         items = items[free[items]]
-        if len(items) < wanted:
-            continue
-        found = best_first(items, information_at(pool, items, ability))
-        proven = found.values > bounds[min(many, len(listed))]
-        sure = len(found.items) if proven.all() else int(proven.argmin())
-        if sure >= wanted:
-            return Ranked(found.items[:sure], found.values[:sure])
+        if len(items) >= wanted:
+            values = information_at(pool, items, ability)
+            # What is not above the next bound may be less than an item that was not looked at.
+            sure = values > bounds[many]
+            if np.count_nonzero(sure) >= wanted:
+                return best_first(items[sure], values[sure])
     items = of_scale(pool, scale, free)
     return best_first(items, information_at(pool, items, ability))
 
@@ -130,7 +128,7 @@ def log_curves_at(pool: Pool, items: Integers, ability: float) -> Floats:
     at = np.argsort(items)
     for block, bank in parts(pool, items):
         rows = at[np.searchsorted(items, block, sorter=at)]
-        found[rows, : bank.steps + 1] = log_probabilities(bank, np.array([ability]))[:, :, 0]
+        found[rows, : bank.steps + 1] = log_curves(bank, np.array([ability]))[:, :, 0]
     return found
 
 

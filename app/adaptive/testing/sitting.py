@@ -7,12 +7,14 @@ from typing import TypeVar
 import numpy as np
 from scipy.special import expm1
 
-from app.adaptive.ability import BEYOND, NEGLIGIBLE
+from app.adaptive.ability import BEYOND
 from app.adaptive.testing.plan import Plan, check_plan
 from app.adaptive.testing.pool import NODES, Pool, log_curve, log_row
 from app.adaptive.types import Floats
 
 T = TypeVar("T")
+# 1, θ and θ² at the nodes.
+POWERS = np.stack([NODES**0, NODES, NODES**2])
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +88,7 @@ def take(pool: Pool, plan: Plan, sitting: Sitting, item: int, category: int) -> 
         return given(sitting, item, category)
     scale = int(pool.scale[item])
     row = sitting.log_posterior[scale] + log_row(pool, item)[category]
-    row -= row.max()
+    row -= np.maximum.reduce(row)
     ability, error = moments_of(row, plan.prior_sd[scale])
     if len(sitting.ability) == 1:
         table = row[None]
@@ -131,21 +133,15 @@ def put(values: tuple[T, ...], place: int, value: T) -> tuple[T, ...]:
 
 def moments_of(log_posterior: Floats, prior_sd: float) -> tuple[float, float]:
     """Mean and standard deviation of one posterior; sums run from node to node."""
-    weights = posterior(log_posterior)
-    ability = total(weights * NODES)
-    apart = NODES - ability
-    return ability, min(total(weights * (apart * apart)) ** 0.5, prior_sd)
+    whole, first, second = np.add.accumulate((expm1(log_posterior) + 1) * POWERS, axis=1)[:, -1].tolist()
+    ability = first / whole
+    return ability, min(max(second / whole - ability * ability, 0.0) ** 0.5, prior_sd)
 
 
 def posterior(log_posterior: Floats) -> Floats:
     """(Q,): the weights of the nodes, which sum to 1; `log_posterior` is 0 at its greatest."""
-    weights = expm1(np.maximum(log_posterior, NEGLIGIBLE)) + 1
-    return np.asarray(weights / total(weights))
-
-
-def total(values: Floats) -> float:
-    """The sum from left to right."""
-    return float(np.add.accumulate(values)[-1])
+    weights = expm1(log_posterior) + 1
+    return np.asarray(weights / np.add.accumulate(weights)[-1])
 
 
 def ratios_after(pool: Pool, plan: Plan, sitting: Sitting, item: int, category: int) -> tuple[tuple[float, ...], ...]:

@@ -111,17 +111,14 @@ def is_pilot_due(plan: Plan, sitting: Sitting) -> bool:
 def told(pool: Pool, sitting: Sitting, item: int, kind: Kind, propensity: float) -> Turn:
     """The turn of an item that no rule has weighed."""
     scale = int(pool.scale[item])
-    return Turn(item, None, kind, scale, propensity, (), basics(pool, sitting, item, scale))
+    ability, error = sitting.ability[scale], sitting.standard_error[scale]
+    terms = {"ability": ability, "standard_error": error, "information": information_of(pool, item, ability)}
+    return Turn(item, None, kind, scale, propensity, (), terms)
 
 
-def basics(pool: Pool, sitting: Sitting, item: int, scale: int) -> dict[str, float]:
-    """What can be said of any item."""
-    ability = sitting.ability[scale]
-    return {
-        "ability": ability,
-        "standard_error": sitting.standard_error[scale],
-        "information": float(information_at(pool, np.array([item]), ability)[0]),
-    }
+def information_of(pool: Pool, item: int, ability: float) -> float:
+    """The Fisher information of one item."""
+    return float(information_at(pool, np.array([item]), ability)[0])
 
 
 def select(
@@ -148,10 +145,14 @@ def select(
 
     ranked, drawn = draw(pool, plan, ranking, *chance)
     item = int(ranked.items[drawn.place])
+    criterion = float(ranked.values[drawn.place])
     candidates = np.count_nonzero(rare if pool.scales == 1 else rare[pool.members[scale]])
+    informed = plan.rule == "max_information"
     terms = {
-        **basics(pool, sitting, item, scale),
-        "criterion": float(ranked.values[drawn.place]),
+        "ability": sitting.ability[scale],
+        "standard_error": sitting.standard_error[scale],
+        "information": criterion if informed else information_of(pool, item, sitting.ability[scale]),
+        "criterion": criterion,
         "candidates": float(candidates),
         "rank": float(drawn.place + 1),
     }
@@ -161,7 +162,7 @@ def select(
 def scale_to_measure(pool: Pool, plan: Plan, sitting: Sitting, free: Booleans) -> int:
     """The scale with the greatest standard error of those that need an item and have one, -1 if none has."""
     if pool.scales == 1:
-        return 0 if free.any() else -1
+        return 0 if np.count_nonzero(free) else -1
     scales = range(pool.scales)
     wanting = [scale for scale in scales if not done_by(plan, sitting, scale)]
     if sitting.length < plan.min_items or not wanting:

@@ -1,0 +1,152 @@
+"""Whole tests of simulated learners, by the very functions that a service calls, and what is calibrated with them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.special import expm1, ndtri, xlogy
+
+from app.adaptive.keys import mixed
+from app.adaptive.policy import uniform
+from app.adaptive.testing.plan import Plan
+from app.adaptive.testing.pool import Pool
+from app.adaptive.testing.selection import log_curves_at
+from app.adaptive.testing.sitting import Sitting, begin, take
+from app.adaptive.testing.stopping import Stop, levels
+from app.adaptive.testing.turn import next_item
+from app.adaptive.types import Booleans, Floats, Integers, Seeds
+
+# Purposes of chance.
+TESTS, ANSWERS, ABILITIES = 11, 12, 13
+LEAST_EXPOSURE = 0.01
+
+Progress = Callable[[float, float], None]
+
+
+@dataclass(frozen=True)
+class Records:
+    """N whole tests: `truth`, `ability`, `standard_error` and `level` are (N, C), the others (N,) or one for each.
+
+    `length` counts scored items, `items` lists all that were given, `relaxed` the turns in which something had to be
+    given up.
+    """
+
+    truth: Floats
+    ability: Floats
+    standard_error: Floats
+    level: Integers
+    length: Integers
+    items: tuple[tuple[int, ...], ...]
+    stops: tuple[Stop | None, ...]
+    relaxed: Integers
+
+
+def simulate(pool: Pool, plan: Plan, truth: Floats, seed: int, progress: Progress | None = None) -> Records:
+    """The tests of N learners with the abilities `truth` (N, C), one after the other.
+
+    A learner answers an item alike in every plan: the chance is that of `seed`, learner and item. Where the plan has a
+    `max_exposure`, the rates are those of the learners before.
+    """
+    seeds = seeds_of(seed, TESTS, len(truth))
+    counts = np.zeros(pool.count)
+    sittings: list[Sitting] = []
+    stops: list[Stop | None] = []
+    relaxed = np.zeros(len(truth), dtype=np.int64)
+    for learner, abilities in enumerate(truth):
+        answers = answers_of(pool, abilities, seeds_of(seed, ANSWERS, len(truth))[learner : learner + 1])
+        rates = counts / max(learner, 1)
+        sitting, stop, relaxed[learner] = sit(pool, plan, answers, int(seeds[learner]), rates)
+        counts[list(sitting.items)] += 1
+        sittings.append(sitting)
+        stops.append(stop)
+        if progress is not None:
+            progress(learner + 1, len(truth))
+    shape = truth.shape
+    return Records(
+        truth=truth,
+        ability=np.array([sitting.ability for sitting in sittings]).reshape(shape),
+        standard_error=np.array([sitting.standard_error for sitting in sittings]).reshape(shape),
+        level=np.array([levels(plan, sitting) for sitting in sittings], dtype=np.int64).reshape(shape),
+        length=np.array([sitting.length for sitting in sittings], dtype=np.int64),
+        items=tuple(sitting.items for sitting in sittings),
+        stops=tuple(stops),
+        relaxed=relaxed,
+    )
+
+
+def sit(pool: Pool, plan: Plan, answers: Integers, seed: int, rates: Floats) -> tuple[Sitting, Stop | None, int]:
+    """One test of somebody whose answer to every item, (I,), is known: its end, why, and how often something gave."""
+    sitting, relaxed = begin(pool, plan), 0
+    while (turn := next_item(pool, plan, sitting, seed, 0.0, rates)).item >= 0:
+        relaxed += bool(turn.relaxed)
+        sitting = take(pool, plan, sitting, turn.item, int(answers[turn.item]))
+    return sitting, turn.stop, relaxed
+
+
+def seeds_of(seed: int, purpose: int, many: int) -> Seeds:
+    """(N,): independent seeds for one purpose."""
+    return mixed(purpose, np.full(many, seed, dtype=np.uint64).astype(np.int64), np.arange(many))
+
+
+def draw_abilities(plan: Plan, many: int, seed: int) -> Floats:
+    """(N, C): abilities from the prior."""
+    keys = seeds_of(seed, ABILITIES, many)
+    columns = [
+        mean + sd * ndtri(np.clip(uniform(keys, np.full(many, scale)), 1e-12, 1 - 1e-12))
+        for scale, (mean, sd) in enumerate(zip(plan.prior_mean, plan.prior_sd, strict=True))
+    ]
+    return np.stack(columns, axis=1)
+
+
+def answers_of(pool: Pool, abilities: Floats, key: Seeds) -> Integers:
+    """(I,): the category that a learner reaches in every item."""
+    found = np.zeros(pool.count, dtype=np.int64)
+    for scale, items in enumerate(pool.members):
+        if not items.size:
+            continue
+        p = expm1(log_curves_at(pool, items, float(abilities[scale]))) + 1
+        below = np.add.accumulate(p, axis=1)[:, :-1]
+        reached = (uniform(key, items)[:, None] >= below).sum(axis=1)
+        found[items] = np.minimum(reached, pool.grades[items])
+    return found
+
+
+def given(pool: Pool, records: Records) -> Booleans:
+    """(N, I): which items each learner was given."""
+    table = np.zeros((len(records.items), pool.count), dtype=np.bool_)
+    for row, items in zip(table, records.items, strict=True):
+        row[list(items)] = True
+    return table
+
+
+def calibrate_exposure(
+    pool: Pool,
+    plan: Plan,
+    target: float,
+    seed: int,
+    learners: int = 1000,
+    rounds: int = 12,
+    progress: Progress | None = None,
+) -> Pool:
+    """The pool with exposure parameters under which no item is given in more than a share `target` of the tests.
+
+    As Sympson & Hetter (1985): simulate, then k_i ← min(1, k_i × target / rate_i), `rounds` times: an item that is
+    given too often is passed over more often, one that is not less often. Single rounds swing, so the result is the
+    geometric mean of the second half of them. Learners come from the prior of the plan.
+    Raises ValueError for a target that no parameters can reach, as the tests need more items.
+    """
+    plan = replace(plan, sympson_hetter=True, randomesque=1)
+    settled = []
+    for round_number in range(rounds):
+        truth = draw_abilities(plan, learners, seed + round_number)
+        records = simulate(pool, plan, truth, seed + round_number)
+        if records.length.mean() > target * pool.count:
+            raise ValueError("tests of this length give items more often than that; ask for less, or enlarge the pool")
+        rates = given(pool, records).mean(axis=0)
+        moved = np.clip(pool.exposure * target / np.maximum(rates, LEAST_EXPOSURE * target), LEAST_EXPOSURE, 1.0)
+        pool = replace(pool, exposure=moved)
+        if round_number >= rounds // 2:
+            settled.append(xlogy(1.0, moved))
+        if progress is not None:
+            progress(round_number + 1, rounds)
+    return replace(pool, exposure=np.minimum(expm1(np.mean(settled, axis=0)) + 1, 1.0))

@@ -1,0 +1,98 @@
+"""Adaptive tests: begin one, answer what it offers, look at it, end it."""
+
+import uuid
+from typing import Annotated
+
+from fastapi import APIRouter, Request, Response
+
+from app.routers.body import StrictRoute
+from app.routers.deps import Caller, require
+from app.routers.parameters import LINK, NO_PARAMETERS, Paging, PathId, page, raw_reply, read_cursor, reply
+from app.routers.problems import responses_for
+from app.routers.responses import STATUS, IdempotencyKey, need_past, one_id
+from app.schemas.sessions import SessionIn, SessionOut, SessionOutcome, SessionPage, SessionResponseIn
+from app.services import sessions as services
+from app.times import now
+
+router = APIRouter(prefix="/v1", tags=["sessions"], route_class=StrictRoute)
+
+Sender = Annotated[Caller, require("responses:write")]
+Reader = Annotated[Caller, require("learners:read")]
+Analyst = Annotated[Caller, require("analytics:read")]
+
+BODY = ("malformed_json", "too_large", "too_slow", "unsupported_media_type")
+START = {
+    **responses_for(*BODY, "unknown_course", "conflict"),
+    200: {"model": SessionOut, "description": "begun before: how it stands"},
+}
+ANSWER = {
+    **responses_for(
+        *BODY, "unknown_session", "conflict", "not_offered", "session_finished", "invalid_score", "occurred_in_future"
+    ),
+    200: {"model": SessionOutcome, "description": "sent before: the first outcome, byte for byte"},
+}
+LIST = {**responses_for("unknown_course", "invalid_cursor"), 200: LINK}
+READ = responses_for("unknown_session")
+
+
+@router.post(
+    "/courses/{course}/sessions",
+    status_code=201,
+    response_model=SessionOut,
+    responses=START,
+    dependencies=NO_PARAMETERS,
+)
+async def post_session(course: PathId, body: SessionIn, caller: Sender, request: Request) -> Response:
+    """Begin an adaptive test: its first item."""
+    given = body.model_dump(exclude_none=True, exclude={"id"})
+    id_ = body.id or f"t-{uuid.uuid4().hex}"
+    done, told = await request.app.state.database.write(services.start, caller.tenant_id, course, id_, given, now())
+    return reply(told, STATUS[done])
+
+
+@router.get("/courses/{course}/sessions", response_model=SessionPage, responses=LIST)
+async def list_sessions(course: PathId, query: Paging, caller: Analyst, request: Request) -> Response:
+    """The tests of a course by id."""
+    place = read_cursor(query.cursor, (str,))
+    after = place[0] if place else ""
+    data = await request.app.state.database.read(services.page, caller.tenant_id, course, after, query.limit, now())
+    return page(request, data, query.limit, "id")
+
+
+@router.post(
+    "/sessions/{session}/responses",
+    status_code=201,
+    response_model=SessionOutcome,
+    responses=ANSWER,
+    dependencies=NO_PARAMETERS,
+)
+async def post_session_response(
+    session: PathId, body: SessionResponseIn, caller: Sender, request: Request, idempotency_key: IdempotencyKey = None
+) -> Response:
+    """Answer the item that is offered: the ability after it, and the next item or the end."""
+    moment = now()
+    need_past(body.occurred_at, moment)
+    given = services.NewSessionAnswer(
+        id=one_id(body.id, idempotency_key) or f"a-{uuid.uuid4().hex}",
+        item=body.item,
+        score=body.score,
+        correct=body.correct,
+        occurred_at=moment if body.occurred_at is None else body.occurred_at,
+        dated=body.occurred_at is not None,
+        received_at=moment,
+        duration_ms=body.duration_ms,
+    )
+    result = await request.app.state.database.write(services.answer, caller.tenant_id, session, given)
+    return raw_reply(result.outcome, STATUS[result.status])
+
+
+@router.get("/sessions/{session}", response_model=SessionOut, responses=READ, dependencies=NO_PARAMETERS)
+async def get_session(session: PathId, caller: Reader, request: Request) -> Response:
+    """A test as a whole: every answer, the ability after it, and where it stands."""
+    return reply(await request.app.state.database.read(services.describe, caller.tenant_id, session, now()))
+
+
+@router.post("/sessions/{session}/end", response_model=SessionOut, responses=READ, dependencies=NO_PARAMETERS)
+async def post_session_end(session: PathId, caller: Sender, request: Request) -> Response:
+    """End a test before its time."""
+    return reply(await request.app.state.database.write(services.end, caller.tenant_id, session, now()))

@@ -1,0 +1,96 @@
+"""`proxima simulate practice`: figures that are right, tables, plots, and an oracle nobody beats."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from app import lab
+from app.cli import main
+from app.lab import REPORTING_SEED, TUNING_SEEDS, mean_of, simulate
+
+
+def silent(_stage: str, _done: float, _whole: float) -> None:
+    """For whoever does not want to know."""
+
+
+def test_what_is_reported_was_not_tuned_on() -> None:
+    assert REPORTING_SEED not in TUNING_SEEDS
+
+
+def test_the_error_of_a_mean() -> None:
+    """Without courses the usual one; with courses what differs between them, however many learners they have."""
+    rng = np.random.default_rng(1)
+    values = rng.normal(5, 2, 400)
+    alone = mean_of(values, np.zeros(400, dtype=np.int64))
+    assert abs(alone.mean - values.mean()) < 1e-12
+    np.testing.assert_allclose(alone.error, values.std(ddof=1) / 20)
+    level = np.repeat(rng.normal(0, 3, 20), 20)
+    together = mean_of(level, np.repeat(np.arange(20), 20))
+    np.testing.assert_allclose(together.error, level[::20].std(ddof=1) / np.sqrt(20))
+
+
+def test_nobody_beats_the_oracle() -> None:
+    """Nor does anybody waste nothing, or is never early, but the oracle."""
+    names = ["service", "linear_target", "lowest", "oracle"]
+    report = simulate(["binary", "growth"], names, 40, 11, silent)
+    for world, row in report.results.items():
+        taken = report.exercises[world]
+        for name in names[:-1]:
+            ahead = taken[name] - taken["oracle"]
+            assert ahead.mean() > -3 * ahead.std() / np.sqrt(len(ahead))
+            assert row[name].wasted.mean > 0
+        assert row["oracle"].wasted.mean == row["oracle"].early.mean == 0
+        assert row["oracle"].less is not None
+        assert row["oracle"].less.mean > 0.2
+
+
+def test_the_comparison_is_of_the_same_learners() -> None:
+    report = simulate(["binary"], ["linear_target"], 12, 3, silent)
+    again = simulate(["binary"], ["linear", "linear_target"], 12, 3, silent)
+    assert (report.exercises["binary"]["linear_target"] == again.exercises["binary"]["linear_target"]).all()
+    less = report.results["binary"]["linear_target"].less
+    assert less is not None
+    assert (less.mean, less.error) == (0.0, 0.0)
+    apart = simulate(["binary"], ["linear"], 12, 3, silent)
+    assert apart.results["binary"]["linear"].less is None
+
+
+def run(*options: str) -> str:
+    few = ["simulate", "practice", "--world", "binary", "--policy", "oracle", "--policy", "linear_target"]
+    result = CliRunner().invoke(main, [*few, "--learners", "6", *options])
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_json_by_world_and_policy() -> None:
+    told = json.loads(run("--json", "--seed", "4"))
+    assert told == json.loads(run("--json", "--seed", "4"))
+    assert (told["seed"], told["learners"], list(told["worlds"])) == (4, 6, ["binary"])
+    assert set(told["worlds"]["binary"]) == {"oracle", "linear_target"}
+    assert told["worlds"]["binary"]["oracle"]["exercises"]["mean"] < 200
+    assert told != json.loads(run("--json", "--seed", "5"))
+
+
+def test_a_table_with_the_quickest_first() -> None:
+    lines = run().splitlines()
+    assert f"seed {REPORTING_SEED}" in lines[0]
+    assert [line.split()[0] for line in lines[3:]] == ["oracle", "linear_target"]
+
+
+def test_plots(tmp_path: Path) -> None:
+    run("--plots", str(tmp_path / "new"))
+    drawn = (tmp_path / "new" / "binary.svg").read_text()
+    assert "<svg" in drawn
+    assert len(drawn) > 10_000
+
+
+def test_plots_without_matplotlib_are_refused_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setattr(lab, "simulate", None)
+    result = CliRunner().invoke(main, ["simulate", "practice", "--plots", str(tmp_path)])
+    assert result.exit_code == 3
+    assert "proxima[plots]" in result.stderr

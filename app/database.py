@@ -9,13 +9,13 @@ worker and cli only, so that every transaction can be found by looking there.
 """
 
 import asyncio
-import random
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from secrets import SystemRandom
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 import asyncpg
@@ -38,6 +38,9 @@ SQLITE_BUSY_S, SQLITE_LOOK_S = 5.0, 0.001
 STEPS_BETWEEN_LOOKS = 100_000
 POOL_TIMEOUT_S = 1.0
 CUT_OFF_S = 2.0
+IDLE_S = 15.0
+# Of the system, as what draws from the interpreter's own generator would change what others draw by a seed.
+CHANCE = SystemRandom()
 
 # serialization failure, deadlock, and a key taken by a transaction that committed in between:
 # running the same function again finds what the other transaction left.
@@ -223,7 +226,7 @@ class PostgresDatabase:
                     return await connection.run_sync(work, *args, **kwargs)
             except Exception as error:
                 if sqlstate(error) in RETRIED_STATES and attempt < ATTEMPTS:
-                    await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))  # noqa: S311 (jitter, not a secret)
+                    await asyncio.sleep(CHANCE.uniform(0, 0.01 * 2**attempt))
                 elif is_unavailable(error):
                     raise Unavailable("the database does not answer; try again") from error
                 else:
@@ -273,7 +276,8 @@ def postgres_engine(url: str, *, pool_size: int, statement_timeout_s: float) -> 
                 # Every query is keyed; but the plan of a foreign key's look-up that was made while a table was small
                 # walks through all of it, and is kept until the table has been analysed.
                 "enable_seqscan": "off",
-                "idle_in_transaction_session_timeout": "15000",
+                # What computes for long between two statements, as an import may, asks for long statements too.
+                "idle_in_transaction_session_timeout": f"{max(IDLE_S, statement_timeout_s) * 1000:.0f}",
             },
         },
     )

@@ -10,7 +10,6 @@ import base64
 import hashlib
 import hmac
 import ipaddress
-import random
 import re
 import socket
 import time
@@ -18,6 +17,7 @@ from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from secrets import SystemRandom
 from ssl import SSLContext
 from typing import NoReturn
 
@@ -43,6 +43,7 @@ LONGEST_CALL_S = 10.0
 # What of an answer is read, so that the connection can be used again; only its status counts.
 LONGEST_ANSWER = 1 << 16
 LONGEST_URL = 2000
+CHANCE = SystemRandom()
 LAST_PORT = 65535
 SECRET_PREFIX = "whsec_"  # noqa: S105 (the name of a format)
 # The only part of IPv6 that is given out, but for 6to4, which leads on to any IPv4 address.
@@ -86,7 +87,7 @@ async def start_due(database: Database, hosts: str, running: Running) -> None:
     webhooks = await database.read(by_database_clock, list_webhooks)
     due = [(tenant_id, webhook_id) for tenant_id, webhook_id, is_due in webhooks if is_due]
     idle = [webhook for webhook in due if webhook not in running]
-    random.shuffle(idle)
+    CHANCE.shuffle(idle)
     for webhook in idle[: MOST_AT_ONCE - len(running)]:
         running[webhook] = asyncio.create_task(make_calls(database, hosts, *webhook))
         running[webhook].add_done_callback(lambda _, webhook=webhook: running.pop(webhook))  # type: ignore[misc]

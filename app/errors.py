@@ -105,6 +105,11 @@ class UnknownSession(NotFound):
     title = "Unknown session"
 
 
+class UnknownSection(NotFound):
+    code = "unknown_section"
+    title = "Unknown section"
+
+
 class Conflict(ProximaError):
     code = "conflict"
     title = "The id is taken by other content"

@@ -20,6 +20,7 @@ from app.intake import Intake
 from app.migrate import is_current
 from app.routers import (
     calibrations,
+    cat,
     catalogue,
     health,
     mastery,
@@ -28,6 +29,7 @@ from app.routers import (
     recommendations,
     responses,
     sessions,
+    tokens,
     webhooks,
 )
 from app.routers.deps import KnownKeys
@@ -83,6 +85,8 @@ def create_app(settings: Settings | None = None, demo: Demo | None = None) -> Fa
         calibrations,
         quality,
         webhooks,
+        cat,
+        tokens,
         health,
         pages,
     ):

@@ -12,6 +12,7 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import count, islice
 from pathlib import Path
 from typing import cast
@@ -21,7 +22,7 @@ import structlog
 from app.adaptive.calibration import Fit, Progress, calibrate, silent
 from app.database import Database, open_database
 from app.errors import ProximaError, Unavailable
-from app.files import Answer, Rejection, read_answers
+from app.files import Answer, Rejection, read_answers, read_new_items
 from app.files import digest as file_digest
 from app.queries.calibrations import list_lapsed
 from app.queries.statistics import refresh_statistics
@@ -56,7 +57,10 @@ SWEEP_S = 600.0
 MOST_REFOLDED_AT_ONCE = 200
 # Longer than this nobody should wait for a transaction that folds learners again.
 REFOLDING_S = 0.05
-CHUNK = 10_000
+# Rows of one transaction of an import, and rows that are put in the order of their learners before: the fewer learners
+# a transaction has, the fewer snapshots it reads and writes.
+CHUNK, WINDOW = 10_000, 100_000
+Chunk = tuple[list[Answer], list[Rejection]]
 GC_THRESHOLD = (200_000, 50, 50)
 FIT = "from app.worker import fit_piped; fit_piped()"
 LONGEST_STATEMENT_S = 600.0
@@ -255,35 +259,64 @@ async def import_responses(
     rejected: Callable[[Sequence[Rejection]], None],
     progress: Callable[[str, int, int], None],
 ) -> ImportTotals:
-    """Load a file of answers in chunks, each one transaction; after a kill the next run goes on behind the last.
+    """Load a file of answers in chunks, each one transaction; after a kill the next run goes on where that one was.
 
     Skills and items that the course lacks are added first. `rejected` takes rows that cannot be loaded, `progress`
     the name of the phase, the bytes read and the size of the file.
     """
-    digest = await asyncio.to_thread(file_digest, path)
+    # A place is one in windows of this size.
+    digest = f"{(await asyncio.to_thread(file_digest, path))[:48]}-{WINDOW}"
     done = await database.read(imported_until, tenant_id, course_id, digest)
-    totals = ImportTotals()
+    totals, begun = ImportTotals(), 0
     with rare_collections():
         await add_missing(database, tenant_id, course_id, path, progress)
-        reading = read_answers(path)
-        for number in count(1):
-            rows = list(islice(reading, CHUNK))
-            if not rows:
-                break
-            fresh = [row for row in rows if row.line > done]
-            bad = [row for row in fresh if isinstance(row, Rejection)]
-            answers = [row for row in fresh if isinstance(row, Answer)]
-            if answers:
-                chunk = await database.write(import_chunk, tenant_id, course_id, digest, answers, now())
-                if number.bit_count() == 1:  # the 1st, 2nd, 4th, 8th … chunk: whenever the tables have doubled
-                    await database.write(refresh_statistics)
-                totals.created += chunk.created
-                totals.repeated += chunk.repeated
-                bad += chunk.rejections
-            totals.rejected += len(bad)
-            rejected(sorted(bad, key=lambda rejection: rejection.line))
-            progress("loading", reading.position, reading.size)
+        reading, numbers = read_answers(path), count(1)
+
+        def read_on() -> tuple[list[Chunk], int]:
+            rows = list(islice(reading, WINDOW))
+            return chunks_of(rows, done) if rows else [], reading.position if rows else -1
+
+        # The next rows are read while the last ones are folded and written.
+        reader = asyncio.create_task(asyncio.to_thread(read_on))
+        while (window := await reader)[1] >= 0:
+            reader = asyncio.create_task(asyncio.to_thread(read_on))
+            chunks, ended = window
+            for number, (answers, unreadable) in enumerate(chunks, 1):
+                bad = unreadable
+                if answers:
+                    chunk = await database.write(import_chunk, tenant_id, course_id, digest, answers, now())
+                    if next(numbers).bit_count() == 1:  # the 1st, 2nd, 4th … chunk: whenever the tables have doubled
+                        await database.write(refresh_statistics)
+                    totals.created += chunk.created
+                    totals.repeated += chunk.repeated
+                    bad = unreadable + chunk.rejections
+                totals.rejected += len(bad)
+                rejected(sorted(bad, key=lambda rejection: rejection.line))
+                progress("loading", begun + (ended - begun) * number // len(chunks), reading.size)
+            begun = ended
     return totals
+
+
+def chunks_of(rows: Sequence[Answer | Rejection], done: int) -> list[Chunk]:
+    """A window of a file, in the order of its learners, without what an earlier run did, up to the line `done`."""
+    bad = [row for row in rows if isinstance(row, Rejection)]
+    answers = by_learner([row for row in rows if isinstance(row, Answer)])
+    if rows[0].line <= done:
+        lines = [answer.line for answer in answers]
+        # A window without that line is of an earlier one.
+        answers, bad = answers[lines.index(done) + 1 :] if done in lines else [], []
+    chunks = [(answers[first : first + CHUNK], list[Rejection]()) for first in range(0, len(answers), CHUNK)]
+    return [(chunks[0][0], bad), *chunks[1:]] if chunks else [([], bad)]
+
+
+def by_learner(answers: Sequence[Answer]) -> list[Answer]:
+    """Answers in the order of their learners; of those with one `response_id` the first of the file stays the first."""
+    owners: dict[str, str] = {}
+
+    def owner(answer: Answer) -> str:
+        return owners.setdefault(answer.response_id, answer.learner) if answer.response_id else answer.learner
+
+    return sorted(answers, key=owner)
 
 
 @contextmanager
@@ -301,18 +334,10 @@ async def add_missing(
     database: Database, tenant_id: int, course_id: str, path: Path, progress: Callable[[str, int, int], None]
 ) -> None:
     """Add the skills and items that a file names and the course lacks."""
-    reading = read_answers(path)
-
-    def answers() -> Iterator[Answer]:
-        for number, row in enumerate(reading):
-            if isinstance(row, Answer):
-                yield row
-            if number % CHUNK == 0:
-                progress("looking for new items", reading.position, reading.size)
-
     # The file is read outside of any transaction: it may take longer than one may last.
     catalogue = await database.read(read_catalogue, tenant_id, course_id)
-    missing = await asyncio.to_thread(missing_catalogue, catalogue, answers())
+    new = read_new_items(path, catalogue.items, partial(progress, "looking for new items"))
+    missing = await asyncio.to_thread(missing_catalogue, catalogue, new)
     if missing["items"] or missing["skills"]:
         await database.write(upsert, tenant_id, course_id, missing, now())
 

@@ -1,9 +1,13 @@
 """A whole service in the process of a test, with keys and a small course."""
 
 import asyncio
+import base64
+import json
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from types import SimpleNamespace
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
@@ -12,7 +16,7 @@ from sqlalchemy import Connection
 
 from app.database import Database, open_database
 from app.main import create_app
-from app.services import banks
+from app.services import banks, cat
 from app.services.catalogue import upsert
 from app.services.keys import create_key
 from app.services.responses import NewAnswer
@@ -86,6 +90,19 @@ async def school(database_url: str, course: str = COURSE, **settings: Any) -> As
             yield client
 
 
+def encoded(configuration: object) -> str:
+    """A configuration of a section of 1EdTech CAT as a platform posts it."""
+    return base64.b64encode(json.dumps(configuration).encode()).decode()
+
+
+@contextmanager
+def naming(number: int) -> Iterator[None]:
+    """What 1EdTech CAT makes meanwhile has an id that is known beforehand: `s-` or `t-` and 32 digits."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cat, "uuid", SimpleNamespace(uuid4=lambda: UUID(int=number)))
+        yield
+
+
 def app_of(client: httpx.AsyncClient) -> FastAPI:
     """The service behind a client."""
     transport = client._transport
@@ -106,9 +123,9 @@ async def verified(database: Database, course: str = COURSE, tenant_id: int = 1)
 
 
 @asynccontextmanager
-async def opened(database_url: str) -> AsyncIterator[Database]:
+async def opened(database_url: str, longest_s: float = 10.0) -> AsyncIterator[Database]:
     """One more process at the same database."""
-    database = open_database(database_url)
+    database = open_database(database_url, statement_timeout_s=longest_s)
     try:
         yield database
     finally:

@@ -25,6 +25,7 @@ from app.services.corrections import correct
 from app.services.keys import create_key
 from app.services.recommendations import offer
 from app.services.responses import Recorded, record
+from app.services.wishes import Wishes
 from tests import postgres
 from tests.adaptive.worlds import random_head
 from tests.client import CATALOGUE, MINUTE_US, NEW_YEAR_US, right_or_wrong
@@ -118,7 +119,7 @@ async def furnish(database: Database, tenant: str = "school") -> int:
         await database.write(correct, tenant_id, course, "r-0-1", None, "misprint “x”", "key-1", LATER)
         await database.write(correct, tenant_id, course, "r-1-2", 0.5, "half", "key-1", LATER)
         await database.write(correct, tenant_id, course, "r-1-2", 0.0, "none", "key-1", LATER + 1)
-        await database.write(offer, tenant_id, course, ODD[2], 2, ["i1"], LATER)
+        await database.write(offer, tenant_id, course, ODD[2], 2, Wishes(avoid=("i1",), explore=0.5, lease_s=60), LATER)
         await calibrate(database, tenant_id, course, seed=3)
         # The learners who answer now are folded under the new calibration, the others are left stale.
         await answer(database, tenant_id, course, -1, 1, learners=2)
@@ -133,6 +134,7 @@ async def answer(database: Database, tenant_id: int, course: str, first: int, ma
             right_or_wrong(f"r-{who}-{n}", ODD[who], items[(who + n) % 9], 10 * n, correct=(who * n + who) % 3 > 0),
             tenant_id=tenant_id,
             course_id=course,
+            next=Wishes(goal=("divide",), target=0.8, language="de", lease_s=60) if n == 1 else None,
         )
         for who in range(learners)
         for n in range(first, first + many)

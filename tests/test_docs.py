@@ -38,7 +38,7 @@ from app.settings import PREFIX, Settings
 from tests import postgres
 
 ROOT = Path(__file__).parents[1]
-RUN = ("README.md", "docs/api.md", "docs/operate.md", "docs/sessions.md")
+RUN = ("README.md", "docs/api.md", "docs/operate.md", "docs/sessions.md", "docs/cat.md")
 DOCUMENTS = sorted(path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 TEXTS = {name: (ROOT / name).read_text() for name in DOCUMENTS}
 
@@ -51,9 +51,10 @@ OUTPUT = ("json", "csv")
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CHANGING = {
-    r"prx_1_[\w-]{49}": "a key",
+    r"pr[xt]_1_[\w-]{49}": "a key or a token",
     r"\bkey-[0-9a-f]{16}\b": "the id of a key",
-    r"\b[or]-[0-9a-f]{24,32}\b": "an id made by the service",
+    r"\b[orst]-[0-9a-f]{24,32}\b": "an id made by the service",
+    r"\bv1\.\d+\.[0-9a-f]{16}\b": "the state of a session",
     r"\b[0-9a-f]{32}\b": "the id of a request",
     r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z": "this moment",
     r"\([\d,]+/s\)": "how fast it went",
@@ -435,7 +436,8 @@ def test_every_command_and_option_is_documented() -> None:
 
 
 def test_every_route_is_documented_with_its_scope() -> None:
-    table = re.findall(r"^\| `([A-Z]+) (/v1/\S+)` \| `([a-z:]+)` \|", TEXTS["docs/api.md"], re.MULTILINE)
+    row = re.compile(r"^\| `([A-Z]+) (/(?:v1|ims)/\S+)` \| `([a-z:]+)` \|", re.MULTILINE)
+    table = [match for name in ("docs/api.md", "docs/cat.md") for match in row.findall(TEXTS[name])]
     routes = {
         (method, route.path, permit.scope)
         for route in iter_route_contexts(create_app(Settings()).routes)

@@ -28,6 +28,7 @@ from app.files import (
     digest,
     read_answers,
     read_catalogue,
+    read_new_items,
     write_rejections,
 )
 
@@ -164,6 +165,22 @@ def test_parquet_instants_without_a_zone_are_rejected(tmp_path: Path) -> None:
     (rejection,) = read_answers(tmp_path / "a.parquet")
     assert isinstance(rejection, Rejection)
     assert rejection.reason == "attempted_at has no offset from UTC"
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.ndjson"])
+def test_new_items_are_those_of_the_first_good_rows(name: str, tmp_path: Path) -> None:
+    rows = [("i1", 2), ("i1", 1), ("i2", 1), (7, 1), ("i1", 0), (7, 0), ("i3", 9), ("", 1), ("i2", 1), ("i4", 1)]
+    if name == "a.csv":
+        text = "learner_id,item_id,skill_ids,correct\n" + "".join(f"ann,{item},s,{score}\n" for item, score in rows)
+    else:
+        keys = {"learner_id": "ann", "skill_ids": "s"}
+        text = "".join(json.dumps({**keys, "item_id": item, "correct": score}) + "\n" for item, score in rows)
+    path, told = write(tmp_path, name, text), []
+    new = list(read_new_items(path, {"i2"}, lambda *read: told.append(read)))
+    first = {row.item: row for row in reversed(list(read_answers(path))) if isinstance(row, Answer)}
+    assert {row.item: row for row in reversed(new)} == {item: row for item, row in first.items() if item != "i2"}
+    assert [row.line - (name == "a.csv") for row in new if row.item == "i1"] == [2]
+    assert told[-1] == (path.stat().st_size,) * 2
 
 
 # Rules of a row

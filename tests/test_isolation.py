@@ -15,12 +15,14 @@ from app.adaptive.calibration import Fit
 from app.main import create_app
 from app.models import Base
 from app.queries.responses import count_responses
+from app.routers import imsx
 from app.routers.deps import permits_of
 from app.security import SCOPES
 from app.services import calibrations
+from app.services.keys import create_key
 from app.settings import Settings
 from app.times import now
-from tests.client import CATALOGUE, COURSE, client_of, make_key, served
+from tests.client import CATALOGUE, COURSE, client_of, encoded, make_key, naming, served
 from tests.contract.course import HOOKS, keep_webhooks
 
 pytestmark = pytest.mark.anyio
@@ -34,6 +36,7 @@ PUBLIC = {
     "GET /metrics",
     "GET /openapi.json",
     "GET /readyz",
+    "POST /v1/oauth/token",
 }
 
 
@@ -47,6 +50,10 @@ class Request:
 
 
 LIST = Request()
+SECTIONS = f"{imsx.PREFIX}/sections"
+SECTION = f"{SECTIONS}/{{sectionIdentifier}}"
+SITTING = f"{SECTION}/sessions/{{sessionIdentifier}}"
+SECTION_ID, SITTING_ID = (f"{kind}-{'0' * 31}1" for kind in "st")
 COURSES = "/v1/courses/{course}"
 # Nobody else's course is there for this one: it makes one of the caller's own.
 MAKES_A_COURSE = f"PUT {COURSES}/catalogue"
@@ -79,6 +86,12 @@ REQUESTS = {
     "POST /v1/webhooks": Request(201, {"url": "https://lms.example.org", "events": ["skill.mastered"]}),
     "GET /v1/webhooks": LIST,
     "DELETE /v1/webhooks/{webhook}": Request(204),
+    f"POST {SECTIONS}": Request(201, {"sectionConfiguration": encoded({"pool": COURSE, "lookAhead": 1})}),
+    f"GET {SECTION}": LIST,
+    f"POST {SECTION}/sessions": Request(201, {}),
+    f"POST {SITTING}/results": Request(201, {"assessmentResult": {}}),
+    f"DELETE {SITTING}": Request(204),
+    f"DELETE {SECTION}": Request(204),
 }
 OURS = {
     "course": COURSE,
@@ -87,6 +100,8 @@ OURS = {
     "calibration": "c-1",
     "webhook": HOOKS[0],
     "session": "t-1",
+    "sectionIdentifier": SECTION_ID,
+    "sessionIdentifier": SITTING_ID,
 }
 ABSENT = {
     "course": "nowhere",
@@ -95,6 +110,8 @@ ABSENT = {
     "calibration": "c-9",
     "webhook": "wh-0000000000000009",
     "session": "t-9",
+    "sectionIdentifier": "s-9",
+    "sessionIdentifier": "t-9",
 }
 
 
@@ -169,6 +186,10 @@ async def world(database_url: str) -> AsyncIterator[World]:
         told = (await owner.post(f"courses/{COURSE}/responses", json=answer)).json()
         test = {"id": "t-1", "stop": {"max_items": 2}, "selection": {"first": ["i7"]}}
         assert (await owner.post(f"courses/{COURSE}/sessions", json=test)).status_code == 201
+        section = {"sectionConfiguration": encoded({"pool": COURSE})}
+        with naming(1):
+            assert (await owner.post(f"http://service{SECTIONS}", json=section)).status_code == 201
+            assert (await owner.post(f"http://service{SECTIONS}/{SECTION_ID}/sessions", json={})).status_code == 201
         await database.write(calibrate_course, 1)
         await database.write(keep_webhooks)
         yield World(app, keys, told["next"]["id"])
@@ -195,6 +216,15 @@ def everything_of(db: Connection, tenant_id: int) -> dict[str, list[Any]]:
 
 def parameters(name: str) -> Iterator[str]:
     return (parameter for parameter in OURS if f"{{{parameter}}}" in name)
+
+
+def code_of(reply: httpx.Response) -> str:
+    """The code of an error, in whichever form it is told."""
+    told = reply.json()
+    if "imsx_codeMinor" not in told:
+        return str(told["code"])
+    minor = told["imsx_codeMinor"]["imsx_codeMinorField"][0]["imsx_codeMinorFieldValue"]
+    return {"unauthorisedrequest": "unauthenticated", "forbidden": "missing_scope"}[minor]
 
 
 def without_request_id(reply: httpx.Response) -> Any:
@@ -257,6 +287,29 @@ async def test_anothers_recommendation_is_unknown(world: World, who: str) -> Non
     assert await world.app.state.database.read(count_responses, 1, COURSE) == 1
 
 
+async def test_anothers_course_is_no_pool(world: World) -> None:
+    name = f"POST {SECTIONS}"
+    foreign = await world.send(name, world.keys["stranger"], OURS)
+    async with client_of(world.app, world.keys["owner"]) as client:
+        body = {"sectionConfiguration": encoded({"pool": "nowhere"})}
+        absent = await client.post(f"http://service{SECTIONS}", json=body)
+    assert (foreign.status_code, absent.status_code) == (400, 400)
+    assert foreign.json() == absent.json()
+
+
+async def test_a_token_opens_what_is_its_keys_and_nothing_else(world: World) -> None:
+    key = await world.app.state.database.write(create_key, "neighbour", ["admin"], now())
+    form = {"grant_type": "client_credentials", "client_id": key.id, "client_secret": key.text}
+    async with client_of(world.app) as client:
+        token = (await client.post("oauth/token", data=form)).json()["access_token"]
+    for name, request in REQUESTS.items():
+        for parameter in parameters(name) if "course" not in name else ():
+            reply = await world.send(name, token, OURS)
+            world.expect(name, f"another's {parameter}", reply.status_code, request.foreign)
+    assert (await world.send(f"GET {COURSES}/items", token, OURS)).status_code == 200
+    assert world.faults == []
+
+
 async def test_without_a_key_nothing_is_answered(world: World) -> None:
     before = await world.app.state.database.read(everything_of, 1)
     key = world.keys["owner"]
@@ -265,7 +318,7 @@ async def test_without_a_key_nothing_is_answered(world: World) -> None:
         for text in wrong:
             for ids in (OURS, ABSENT):
                 reply = await world.send(name, text, ids)
-                world.expect(name, f"key {text}", (reply.status_code, reply.json()["code"]), (401, "unauthenticated"))
+                world.expect(name, f"key {text}", (reply.status_code, code_of(reply)), (401, "unauthenticated"))
     assert world.faults == []
     assert await world.app.state.database.read(everything_of, 1) == before
 
@@ -279,7 +332,7 @@ async def test_a_key_opens_what_its_scope_names_and_nothing_else(world: World) -
         key = await make_key(database, "owner", [other for other in SCOPES if other not in {scope, "admin"}])
         for ids in (OURS, ABSENT):
             reply = await world.send(name, key, ids)
-            world.expect(name, "all scopes but one", (reply.status_code, reply.json()["code"]), (403, "missing_scope"))
+            world.expect(name, "all scopes but one", (reply.status_code, code_of(reply)), (403, "missing_scope"))
     after = await database.read(everything_of, 1)
     assert {table for table in after if after[table] != before[table]} == {"api_key"}
     for name, request in REQUESTS.items():

@@ -72,6 +72,10 @@ class Choices:
     challenge: Floats
     prerequisites: Floats
 
+    def __getitem__(self, rows: slice | Integers) -> "Choices":
+        """Those of the chosen learners."""
+        return Choices(**{name: getattr(self, name)[rows] for name in self.__dataclass_fields__})
+
 
 @dataclass(frozen=True)
 class Standing:

@@ -16,7 +16,7 @@ class Response(Base):
     """One answer, with the prediction made before it and the outcome told after it.
 
     `position` is its place in the learner's log, in the order of arrival. `outcome` is the reply byte for byte;
-    an imported answer has none until somebody asks for it.
+    an imported answer has none until somebody asks for it. `wishes` is what was wanted of the next exercise.
     """
 
     __tablename__ = "response"
@@ -38,6 +38,7 @@ class Response(Base):
     received_at: Mapped[int] = mapped_column(Instant)
     duration_ms: Mapped[int | None] = mapped_column(BigInteger)
     recommendation_id: Mapped[str | None] = mapped_column(String(255))
+    wishes: Mapped[dict[str, Any] | None] = mapped_column(Json)
     calibration: Mapped[int | None] = mapped_column(Integer)
     revision: Mapped[int] = mapped_column(Integer)
     engine: Mapped[int] = mapped_column(Integer)
@@ -71,7 +72,8 @@ class Correction(Base):
 class Recommendation(Base):
     """What was offered, why, and with what chance: after an answer (`response_id`) or on request.
 
-    `position`, `seed` and `avoided` are what the choice was made from, so that it can be made again.
+    `position`, `seed`, `avoided` and `wishes` are what the choice was made from, so that it can be made again. It holds
+    until `expires_at`; none: for ever.
     """
 
     __tablename__ = "recommendation"
@@ -93,11 +95,13 @@ class Recommendation(Base):
     propensity: Mapped[float] = mapped_column(Real)
     seed: Mapped[int] = mapped_column(BigInteger)
     avoided: Mapped[list[str]] = mapped_column(Json)
+    wishes: Mapped[dict[str, Any] | None] = mapped_column(Json)
     position: Mapped[int] = mapped_column(Integer)
     calibration: Mapped[int | None] = mapped_column(Integer)
     revision: Mapped[int] = mapped_column(Integer)
     engine: Mapped[int] = mapped_column(Integer)
     offered_at: Mapped[int] = mapped_column(Instant)
+    expires_at: Mapped[int | None] = mapped_column(Instant)
 
 
 class ImportRun(Base):

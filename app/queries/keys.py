@@ -2,9 +2,9 @@
 
 from typing import NamedTuple
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, and_, delete, insert, select, update
 
-from app.models import ApiKey, Tenant
+from app.models import AccessToken, ApiKey, Tenant
 
 
 class KeyRow(NamedTuple):
@@ -14,6 +14,14 @@ class KeyRow(NamedTuple):
     scopes: list[str]
     created_at: int
     revoked_at: int | None
+
+
+class TokenRow(NamedTuple):
+    """A token as it is stored, without its hash."""
+
+    key_id: str
+    scopes: list[str]
+    expires_at: int
 
 
 def find_tenant(db: Connection, name: str) -> int | None:
@@ -43,6 +51,35 @@ def find_key(db: Connection, tenant_id: int, key_hash: bytes) -> KeyRow | None:
         )
     ).one_or_none()
     return None if found is None else KeyRow(*found)
+
+
+def insert_token(
+    db: Connection, tenant_id: int, token_hash: bytes, key_id: str, scopes: list[str], expires_at: int
+) -> None:
+    """Store a token by its hash."""
+    row = {"tenant_id": tenant_id, "hash": token_hash, "key_id": key_id, "scopes": scopes, "expires_at": expires_at}
+    db.execute(insert(AccessToken), row)
+
+
+def delete_expired_tokens(db: Connection, tenant_id: int, now: int) -> None:
+    """Forget the tokens of a tenant that nobody can use any more."""
+    db.execute(delete(AccessToken).where(AccessToken.tenant_id == tenant_id, AccessToken.expires_at <= now))
+
+
+def find_token(db: Connection, tenant_id: int, token_hash: bytes, now: int) -> TokenRow | None:
+    """The token with that hash, unless it has expired or its key was revoked."""
+    its_key = and_(ApiKey.tenant_id == AccessToken.tenant_id, ApiKey.id == AccessToken.key_id)
+    found = db.execute(
+        select(AccessToken.key_id, AccessToken.scopes, AccessToken.expires_at)
+        .join(ApiKey, its_key)
+        .where(
+            AccessToken.tenant_id == tenant_id,
+            AccessToken.hash == token_hash,
+            AccessToken.expires_at > now,
+            ApiKey.revoked_at.is_(None),
+        )
+    ).one_or_none()
+    return None if found is None else TokenRow(*found)
 
 
 def list_keys(db: Connection, tenant_id: int) -> list[KeyRow]:

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, Select, bindparam, func, insert, select, update
+from sqlalchemy import Connection, Row, Select, bindparam, exists, func, insert, select, update
 
 from app.models import Correction, ImportRun, Recommendation, Response
 from app.queries.bulk import insert_rows
@@ -39,6 +39,8 @@ def responses_by_id(dialect: str) -> Select[*tuple[Any, ...]]:
         Response.dated,
         Response.duration_ms,
         Response.recommendation_id,
+        Response.wishes,
+        Response.received_at,
         Response.position,
         Response.p_correct,
         Response.calibration,
@@ -80,6 +82,34 @@ def read_entries(
         Entry(learner_id, id_, item_id, corrected.get(id_, score), occurred_at)
         for learner_id, id_, item_id, score, occurred_at in db.execute(statement)
     ]
+
+
+def read_recent(
+    db: Connection, tenant_id: int, course_id: str, learner_id: str, count: int, since: int | None
+) -> list[Entry]:
+    """A learner's last `count` answers that are not voided, and all after `since`, if given; in the order of the fold.
+
+    With the scores they came with.
+    """
+    statement = (
+        select(Response.learner_id, Response.id, Response.item_id, Response.score, Response.occurred_at)
+        .where(
+            Response.tenant_id == tenant_id,
+            Response.course_id == course_id,
+            Response.learner_id == learner_id,
+            ~exists().where(
+                Correction.tenant_id == tenant_id,
+                Correction.course_id == course_id,
+                Correction.response_id == Response.id,
+                Correction.score.is_(None),
+            ),
+        )
+        .order_by(Response.occurred_at.desc(), Response.id.desc())
+    )
+    found = list(db.execute(statement.limit(count)))
+    if since is not None:
+        found = max(found, list(db.execute(statement.where(Response.occurred_at > since))), key=len)
+    return [Entry(*row) for row in reversed(found)]
 
 
 def read_all_entries(db: Connection, tenant_id: int, course_id: str) -> list[Entry]:

@@ -18,6 +18,7 @@ ADVICE = {
     "unknown_calibration": "Check the id; GET /v1/courses/{course}/calibrations lists them.",
     "unknown_webhook": "Check the id; GET /v1/webhooks lists them.",
     "unknown_session": "Check the id; POST /v1/courses/{course}/sessions begins a session and tells its id.",
+    "unknown_section": "Post the section again, or begin another session: what was deleted or has expired is unknown.",
     "conflict": (
         "The id is taken by other content: use a new id for a new answer, and the same content to retry an old one."
     ),

@@ -69,8 +69,7 @@ async def read_body(request: Request) -> bytes:
     media_type = headers.get("content-type")
     if media_type is not None and not _JSON_TYPE.fullmatch(media_type):
         raise UnsupportedMediaType("send JSON in UTF-8 with the header Content-Type: application/json")
-    limit: int = request.app.state.settings.max_body_bytes
-    body = await _receive(request, limit)
+    body = await receive_body(request, request.app.state.settings.max_body_bytes)
     if not body:
         raise Malformed("the body is empty; send a JSON object")
     if media_type is None:
@@ -78,7 +77,8 @@ async def read_body(request: Request) -> bytes:
     return body
 
 
-async def _receive(request: Request, limit: int) -> bytes:
+async def receive_body(request: Request, limit: int) -> bytes:
+    """The bytes of a body, whatever they are. Raises `TooLarge` as soon as they are more than `limit`."""
     if _declared_length(request) > limit:
         refuse_size(limit)
     chunks: list[bytes] = []

@@ -11,10 +11,12 @@ from fastapi.openapi.models import HTTPBearer
 from fastapi.security.base import SecurityBase
 
 from app.errors import Forbidden, Unauthenticated
-from app.queries.keys import find_key
+from app.queries.keys import find_key, find_token
 from app.routers.limits import Limits, charge, charge_failure
-from app.security import SCOPES, allows, parse_key
+from app.security import SCOPES, allows, parse_key, parse_token
+from app.times import now
 
+SECOND_US = 1_000_000
 KEY_LIFETIME_S = 5.0
 KNOWN_KEYS = 4096
 
@@ -96,14 +98,21 @@ async def identify(request: Request) -> Caller:
 
 
 async def find_caller(request: Request) -> Caller:
-    """The caller whose key the request carries. Raises `Unauthenticated` if there is none."""
+    """The caller whose key, or token, the request carries. Raises `Unauthenticated` if there is none."""
     scheme, _, text = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer":
         raise Unauthenticated("send the key in the header Authorization: Bearer prx_…")
-    parsed = parse_key(text.strip(" "))
-    if parsed is None:
-        raise Unauthenticated("this is not a key of this service; see that it was copied whole")
-    tenant_id, key_hash = parsed
+    text = text.strip(" ")
+    key, token = parse_key(text), parse_token(text)
+    if key is not None:
+        return await caller_of_key(request, *key)
+    if token is not None:
+        return await caller_of_token(request, *token)
+    raise Unauthenticated("this is not a key of this service; see that it was copied whole")
+
+
+async def caller_of_key(request: Request, tenant_id: int, key_hash: bytes) -> Caller:
+    """The caller with a key. Raises `Unauthenticated`."""
     known: KnownKeys = request.app.state.known_keys
     caller = known.get(key_hash)
     if caller is None:
@@ -113,4 +122,18 @@ async def find_caller(request: Request) -> Caller:
             raise Unauthenticated("the key is unknown or was revoked")
         caller = Caller(tenant_id, row.id, frozenset(row.scopes))
         known.put(key_hash, caller, read_at)
+    return caller
+
+
+async def caller_of_token(request: Request, tenant_id: int, token_hash: bytes) -> Caller:
+    """The caller with a token: its key, with the scopes of the token. Raises `Unauthenticated`."""
+    known: KnownKeys = request.app.state.known_keys
+    caller = known.get(token_hash)
+    if caller is None:
+        read_at, moment = known.clock(), now()
+        row = await request.app.state.database.read(find_token, tenant_id, token_hash, moment)
+        if row is None:
+            raise Unauthenticated("the token has expired, or its key was revoked; get another one")
+        caller = Caller(tenant_id, row.key_id, frozenset(row.scopes))
+        known.put(token_hash, caller, min(read_at, read_at + (row.expires_at - moment) / SECOND_US - KEY_LIFETIME_S))
     return caller

@@ -32,8 +32,13 @@ ABOUT: dict[str, Any] = {
         {"name": "responses", "description": "Answers into the log: one, many, and their correction."},
         {"name": "recommendations", "description": "What comes next, and why."},
         {"name": "sessions", "description": "Adaptive tests: an ability, measured with as few items as it takes."},
+        {"name": "cat", "description": "The same tests as 1EdTech CAT 1.0 has them; errors are imsx_StatusInfo."},
         {"name": "mastery", "description": "What is known of a learner, or of all."},
         {"name": "calibrations", "description": "Item parameters from your own answers: fit, compare, switch."},
+        {
+            "name": "tokens",
+            "description": "For clients that speak OAuth 2.0: a token that stands for a key for an hour.",
+        },
         {"name": "webhooks", "description": "Be called when something has happened."},
     ],
     "webhooks": calls,

@@ -7,6 +7,7 @@ import secrets
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import Overloaded, TooSlow
+from app.routers import imsx
 from app.routers.problems import MEDIA_TYPE, problem_body
 from app.telemetry import REQUESTS, UNMATCHED
 
@@ -19,9 +20,8 @@ BODY_FIRST_S = 10.0
 BODY_BYTES_A_SECOND = 500
 
 ID = "0" * 32
-REFUSAL = json.dumps(
-    problem_body(Overloaded("too many requests are in hand; send this one again a little later"), ID)
-).encode()
+PROBLEM = problem_body(Overloaded("too many requests are in hand; send this one again a little later"), ID)
+REFUSAL, IMSX_REFUSAL = json.dumps(PROBLEM).encode(), json.dumps(imsx.status_info(PROBLEM)).encode()
 REFUSED = REQUESTS.labels("other", UNMATCHED, 503)
 
 
@@ -44,7 +44,7 @@ class Guard:
         if scope["path"] in PROBES:
             await self.app(scope, receive, send)
         elif self.in_hand >= MOST_IN_HAND:
-            await refuse(send)
+            await refuse(send, scope["path"])
         else:
             self.in_hand += 1
             try:
@@ -53,19 +53,20 @@ class Guard:
                 self.in_hand -= 1
 
 
-async def refuse(send: Send) -> None:
+async def refuse(send: Send, path: str) -> None:
     """Tell the sender to come back later. This is counted and not logged: it must cost next to nothing."""
     REFUSED.inc()
     request_id = secrets.token_hex(16).encode()
+    body, media_type = (IMSX_REFUSAL, imsx.MEDIA_TYPE) if imsx.speaks(path) else (REFUSAL, MEDIA_TYPE)
     headers = [
-        (b"content-type", MEDIA_TYPE.encode()),
-        (b"content-length", b"%d" % len(REFUSAL)),
+        (b"content-type", media_type.encode()),
+        (b"content-length", b"%d" % len(body)),
         (b"retry-after", b"1"),
         (b"x-content-type-options", b"nosniff"),
         (b"x-request-id", request_id),
     ]
     await send({"type": "http.response.start", "status": 503, "headers": headers})
-    await send({"type": "http.response.body", "body": REFUSAL.replace(ID.encode(), request_id)})
+    await send({"type": "http.response.body", "body": body.replace(ID.encode(), request_id)})
 
 
 def closing(send: Send) -> Send:

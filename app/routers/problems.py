@@ -1,5 +1,7 @@
 """Errors as RFC 9457 tells them: `application/problem+json` with a stable code and what to do.
 
+Below the address of 1EdTech CAT they are told in its form instead: app/routers/imsx.py.
+
 Nothing of the input is repeated but the names of fields: a reply, or a log of replies, must not hold learner data.
 """
 
@@ -34,6 +36,7 @@ from app.errors import (
     Unavailable,
     UnsupportedMediaType,
 )
+from app.routers import imsx
 from app.routers.body import pointer_part
 from app.schemas.problems import Problem
 
@@ -147,21 +150,29 @@ def problem_body(error: ProximaError, request_id: str) -> dict[str, Any]:
 
 def problem_response(request: Request, error: ProximaError, headers: Mapping[str, str] | None = None) -> Response:
     """The reply to an error."""
-    body = problem_body(error, getattr(request.state, "request_id", ""))
+    body, media_type = problem_body(error, getattr(request.state, "request_id", "")), MEDIA_TYPE
+    status = body["status"]
+    if imsx.speaks(request.scope["path"]):
+        status, body, media_type = imsx.status_of(status), imsx.status_info(body), imsx.MEDIA_TYPE
     return Response(
         json.dumps(body).encode(),
-        body["status"],
-        {**HEADERS.get(body["status"], {}), **(headers or {}), "X-Content-Type-Options": "nosniff"},
-        MEDIA_TYPE,
+        status,
+        {**headers_of(error), **(headers or {}), "X-Content-Type-Options": "nosniff"},
+        media_type,
     )
+
+
+def headers_of(error: ProximaError) -> dict[str, str]:
+    """The headers that the reply to an error has."""
+    headers = HEADERS.get(status_of(type(error)), {})
+    return {**headers, "Retry-After": str(error.retry_after)} if isinstance(error, RateLimited) else headers
 
 
 async def tell_problem(request: Request, error: ProximaError) -> Response:
     """The reply to an error, which is logged if it is ours."""
     if status_of(type(error)) == HTTPStatus.INTERNAL_SERVER_ERROR:
         _log_unexpected(request, error)
-    waits = {"Retry-After": str(error.retry_after)} if isinstance(error, RateLimited) else None
-    return problem_response(request, error, waits)
+    return problem_response(request, error)
 
 
 async def _invalid(request: Request, error: RequestValidationError) -> Response:

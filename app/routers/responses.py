@@ -18,6 +18,7 @@ from app.routers.problems import faults_in, problem_body, responses_for, tell_pr
 from app.schemas.common import LONGEST_ID, Absent
 from app.schemas.mastery import LearnerMastery
 from app.schemas.responses import BatchIn, BatchOut, Outcome, RegradeIn, ResponseIn, VoidIn
+from app.schemas.wishes import to_wishes
 from app.services.corrections import correct
 from app.services.responses import NewAnswer, Recorded
 from app.times import now
@@ -184,6 +185,7 @@ def new_answer(
         received_at=moment,
         duration_ms=body.duration_ms,
         recommendation=body.recommendation,
+        next=None if body.next is None else to_wishes(body.next),
     )
 
 

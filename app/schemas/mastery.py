@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from app.schemas.common import Absent, Page, Reply
-from app.schemas.responses import Ability, RecommendationOut, SkillMastery, Why
+from app.schemas.responses import Ability, Forecast, NotChosen, RecommendationOut, SkillMastery, Why
 
 
 class LearnerMastery(Reply):
@@ -33,3 +33,5 @@ class Recommendations(Reply):
 
     recommendations: list[RecommendationOut]
     reason: Why | Absent = Field(default=None, description="only where there is none: why")
+    forecast: Forecast | None = Field(default=None, description="only if wanted; null: no end can be foreseen")
+    why_not: list[NotChosen] | Absent = Field(default=None, description="only if asked")

@@ -18,6 +18,7 @@ from app.schemas.common import (
     whole,
 )
 from app.schemas.problems import Problem
+from app.schemas.wishes import NextIn
 
 MAX_BATCH = 1000
 LONGEST_MS = 366 * 24 * 3600 * 1000
@@ -59,6 +60,7 @@ class ResponseIn(Request):
     )
     duration_ms: Annotated[int, Field(ge=0, le=LONGEST_MS), BeforeValidator(whole)] | None = None
     recommendation: Identifier | None = Field(default=None, description="the id of the recommendation that led to it")
+    next: NextIn | None = Field(default=None, description="what is wanted of the exercise that follows")
 
     @model_validator(mode="after")
     def _one_result(self) -> "ResponseIn":
@@ -121,17 +123,51 @@ class Why(Reply):
 
     code: str
     text: str
-    terms: dict[str, float] | Absent = Field(default=None, description="only of a recommendation")
+    terms: dict[str, float] | Absent = Field(default=None, description="only of an exercise that was weighed")
+    filter: str | Absent = Field(default=None, description="only where a wish excluded it, or all that there is: which")
+    rank: int | Absent = Field(default=None, description="only where a place in an order decided: which, from 1")
+    of: int | Absent = Field(default=None, description="only with rank: how many there were")
 
 
-class RecommendationOut(Reply):
-    """An exercise to do next."""
+class Following(Reply):
+    """An exercise that would come next."""
 
-    id: str
     item: str
     skill: str | None
     p_correct: Probability
     reason: Why
+
+
+class RecommendationOut(Following):
+    """An exercise to do next."""
+
+    id: str
+    expires_at: Timestamp | Absent = Field(default=None, description="only of an offer: until when it holds")
+    if_correct: Following | None = Field(default=None, description="only if prefetched; null: nothing would follow")
+    if_wrong: Following | None = Field(default=None, description="only if prefetched; null: nothing would follow")
+
+
+class NotChosen(Reply):
+    """An exercise that was asked about, and why it is not recommended; with its own terms, if it was weighed."""
+
+    item: str
+    skill: str | None = Field(default=None, description="the skill that is spoken of, if it was weighed")
+    p_correct: Probability | Absent = None
+    reason: Why
+
+
+class Forecast(Reply):
+    """How many exercises are left to the goal."""
+
+    exercises: Annotated[float, Field(ge=0, description="the mean")]
+    interval: Annotated[list[int], Field(min_length=2, max_length=2, description="90 %")]
+
+
+class OfferCompared(Reply):
+    """Whether an answer fits the recommendation it names."""
+
+    matches: bool = Field(description="whether it is an answer to the item that was offered")
+    expired: bool = Field(description="whether it was given after the offer had ended")
 
 
 class ResponseOut(Reply):
@@ -155,6 +191,9 @@ class Outcome(Reply):
     next: RecommendationOut | None
     calibration: str | None
     reason: Why | Absent = Field(default=None, description="only where next is null: why")
+    offer: OfferCompared | Absent = Field(default=None, description="only where a recommendation was named")
+    forecast: Forecast | None = Field(default=None, description="only if wanted; null: no end can be foreseen")
+    why_not: list[NotChosen] | Absent = Field(default=None, description="only if asked")
 
 
 class BatchRecorded(Outcome):

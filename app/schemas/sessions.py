@@ -176,6 +176,14 @@ class Stop(Request):
         return self
 
 
+def need_sound(selection: Selection, stop: Stop, scales: list[Scale] | None) -> None:
+    """Raise `ValueError` for parts of a plan that do not go together."""
+    if selection.constraints is not None and stop.max_items is None:
+        raise ValueError("constraints need stop.max_items: they say how a test of that length is made up")
+    if first_repeated(scale.id for scale in scales or []) is not None:
+        raise ValueError("two scales have the same id")
+
+
 class SessionIn(Request):
     """An adaptive test of one person."""
 
@@ -210,10 +218,7 @@ class SessionIn(Request):
     def _sound(self) -> Self:
         if self.learner is None and (self.prior_from_practice or self.informs_practice):
             raise ValueError("prior_from_practice and informs_practice need a learner")
-        if self.selection.constraints is not None and self.stop.max_items is None:
-            raise ValueError("constraints need stop.max_items: they say how a test of that length is made up")
-        if first_repeated(scale.id for scale in self.scales or []) is not None:
-            raise ValueError("two scales have the same id")
+        need_sound(self.selection, self.stop, self.scales)
         return self
 
 

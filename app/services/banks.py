@@ -1,7 +1,7 @@
 """The item bank of a course, ready for the engine: one calibration over one revision of the catalogue."""
 
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
@@ -28,7 +28,8 @@ class Bank:
     """A course as the engine sees it. Immutable, so it may be shared by all threads and kept for ever.
 
     `refold_revision` is the oldest revision under which a learner's snapshot is still good. `known` (I,) marks the
-    items whose parameters came with the catalogue; `watched` says that somebody wants to hear of the course.
+    items whose parameters came with the catalogue; `tags` and `kinds` list the items that have each;
+    `watched` says that somebody wants to hear of the course.
     """
 
     tenant_id: int
@@ -38,10 +39,13 @@ class Bank:
     calibration: int | None
     skill_ids: tuple[str, ...]
     skill_titles: tuple[str, ...]
+    skill_numbers: dict[str, int]
     item_ids: tuple[str, ...]
     item_numbers: dict[str, int]
     max_scores: Floats
     known: Booleans
+    tags: dict[str, Integers]
+    kinds: dict[str, Integers]
     parameters: Parameters
     watched: bool = False
 
@@ -138,14 +142,26 @@ def build_bank(
         calibration=calibration,
         skill_ids=skill_ids,
         skill_titles=tuple(skill["title"] or skill_id for skill_id, skill in catalogue.skills.items()),
+        skill_numbers={skill_id: number for number, skill_id in enumerate(skill_ids)},
         item_ids=item_ids,
         item_numbers={item_id: number for number, item_id in enumerate(item_ids)},
         max_scores=np.array([item["max_score"] for item in catalogue.items.values()]),
         known=known,
+        tags=items_by_label([item["tags"] for item in catalogue.items.values()]),
+        kinds=items_by_label([[item["kind"]] if item["kind"] else [] for item in catalogue.items.values()]),
         parameters=Parameters(
             values.population if values else Population(), skills, items, values.head if values else None
         ),
     )
+
+
+def items_by_label(labels: Sequence[Sequence[str]]) -> dict[str, Integers]:
+    """The numbers of the items that have each label."""
+    listed: dict[str, list[int]] = defaultdict(list)
+    for item, names in enumerate(labels):
+        for name in names:
+            listed[name].append(item)
+    return {name: np.array(items, dtype=np.int64) for name, items in listed.items()}
 
 
 def build_skills(catalogue: Catalogue, values: CalibratedValues | None) -> Skills:

@@ -202,6 +202,7 @@ def response_row(bank: Bank, entry: Entry, answer: Answer, position: int, p_corr
         "received_at": now,
         "duration_ms": answer.duration_ms,
         "recommendation_id": None,
+        "wishes": None,
         "calibration": bank.calibration,
         "revision": bank.revision,
         "engine": ENGINE,

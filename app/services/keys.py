@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 from app.errors import Invalid, NotFound
 from app.queries import keys as queries
 from app.queries.keys import KeyRow
-from app.security import SCOPES, NewKey, make_key
+from app.security import SCOPES, NewKey, make_key, make_token
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 MAX_NAME = 255
+TOKEN_LIFETIME_S = 3600
 
 
 def create_key(db: "Connection", tenant: str, scopes: Sequence[str], now: int) -> NewKey:
@@ -26,6 +27,14 @@ def create_key(db: "Connection", tenant: str, scopes: Sequence[str], now: int) -
     key = make_key(tenant_id)
     queries.insert_key(db, tenant_id, key.id, key.hash, sorted(set(scopes)), now)
     return key
+
+
+def issue_token(db: "Connection", tenant_id: int, key_id: str, scopes: Sequence[str], now: int) -> str:
+    """Make a token that stands for a key for an hour, with some of its scopes; the expired ones of the tenant go."""
+    text, hash_ = make_token(tenant_id)
+    queries.delete_expired_tokens(db, tenant_id, now)
+    queries.insert_token(db, tenant_id, hash_, key_id, sorted(scopes), now + TOKEN_LIFETIME_S * 1_000_000)
+    return text
 
 
 def list_keys(db: "Connection", tenant: str) -> list[KeyRow]:

@@ -3,27 +3,32 @@
 import hashlib
 import secrets
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from sqlalchemy import Connection
 
+from app.adaptive.filter import fade, initial, step
 from app.adaptive.policy import CODES, Choices, choose
 from app.adaptive.states import ENGINE
-from app.adaptive.types import Seeds
+from app.adaptive.types import Integers, Seeds, States
 from app.errors import UnknownLearner
 from app.queries.learners import LearnerRow, find_learners
-from app.queries.responses import insert_recommendations
+from app.queries.responses import Entry, insert_recommendations
 from app.services.banks import Bank, read_bank
 from app.services.catalogue import need_course
 from app.services.folding import at, load_states
-from app.services.reports import nothing_to_offer, recommendation, terms
+from app.services.reports import foreseen, not_chosen, nothing_to_offer, recommendation, terms
+from app.services.wishes import Wanted, Wishes, read_needed, to_row, want
+from app.times import to_days, to_text
+
+SECOND_US = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """Which recommendation this is, whose, after which answer if any, and when."""
+    """Which recommendation this is, whose, after which answer if any, when, and what was wanted of it."""
 
     id: str
     learner: str
@@ -32,39 +37,61 @@ class Offer:
     seed: int
     avoided: Sequence[str]
     offered_at: int
+    wishes: Wishes | None = None
+    expires_at: int | None = None
 
 
 def preview(
-    db: Connection, tenant_id: int, course_id: str, learner: str, limit: int, avoid: Collection[str], now: int
+    db: Connection, tenant_id: int, course_id: str, learner: str, limit: int, wishes: Wishes, now: int
 ) -> dict[str, Any]:
     """The best `limit` exercises for a learner now; stores nothing, and drawn alike until the next answer."""
     bank = read_bank(db, tenant_id, course_id)
+    if not bank.item_ids:
+        return nothing_at_all(bank, wishes, now)
     row = find_learner(db, bank, learner)
     names = (f"{learner}\0{row.position}\0{rank}" for rank in range(limit))
-    told, _ = recommend(db, bank, row, [f"p-{digest(bank, name, 'preview').hex()}" for name in names], avoid, now)
-    return told
+    ids = [f"p-{digest(bank, name, 'preview').hex()}" for name in names]
+    return recommend(db, bank, row, ids, wishes, now)[0]
 
 
 def offer(
-    db: Connection, tenant_id: int, course_id: str, learner: str, limit: int, avoid: Collection[str], now: int
+    db: Connection, tenant_id: int, course_id: str, learner: str, limit: int, wishes: Wishes, now: int
 ) -> dict[str, Any]:
-    """The best `limit` exercises for a learner now, kept with the chance each had."""
+    """The best `limit` exercises for a learner now, kept with the chance each had and what was wanted."""
     need_course(db, tenant_id, course_id)
     find_learners(db, tenant_id, course_id, [learner], lock=True)
     # Not before the learner is locked: whoever held it may have folded it under a newer bank.
     bank = read_bank(db, tenant_id, course_id)
+    if not bank.item_ids:
+        return nothing_at_all(bank, wishes, now)
     row = find_learner(db, bank, learner)
     ids = [f"o-{secrets.token_hex(12)}" for _ in range(limit)]
-    told, chosen = recommend(db, bank, row, ids, avoid, now)
+    expires_at = expiry(wishes, now)
+    told, chosen = recommend(db, bank, row, ids, wishes, now, expires_at)
     drawn = seeds(bank, ids).tolist()
-    shunned = [item for item in avoid if item in bank.item_numbers]
+    shunned = [item for item in wishes.avoid if item in bank.item_numbers]
     rows = []
     for id_, seed, choices in zip(ids, drawn, chosen, strict=False):
-        made = Offer(id_, learner, None, row.position, seed, shunned, now)
+        made = Offer(id_, learner, None, row.position, seed, shunned, now, wishes, expires_at)
         rows.append(recommendation_row(bank, choices, 0, made))
         shunned = [*shunned, bank.item_ids[choices.item[0]]]
     insert_recommendations(db, rows)
     return told
+
+
+def nothing_at_all(bank: Bank, wishes: Wishes, now: int) -> dict[str, Any]:
+    """The reply of a course without exercises, to whomever it is about."""
+    nobody = initial(bank.parameters, 1)
+    choices = choose(bank.parameters, nobody, np.zeros(1, dtype=np.uint64))
+    reason = nothing_to_offer(bank, nobody, choices, 0, want(bank, wishes, (), now))
+    return {"recommendations": [], "reason": reason}
+
+
+def expiry(wishes: Wishes | None, offered_at: int) -> int | None:
+    """Until when a recommendation holds (µs), if that was wanted."""
+    if wishes is None or wishes.lease_s is None:
+        return None
+    return offered_at + wishes.lease_s * SECOND_US
 
 
 def find_learner(db: Connection, bank: Bank, learner: str) -> LearnerRow:
@@ -76,25 +103,87 @@ def find_learner(db: Connection, bank: Bank, learner: str) -> LearnerRow:
 
 
 def recommend(
-    db: Connection, bank: Bank, row: LearnerRow, ids: Sequence[str], avoid: Collection[str], now: int
+    db: Connection,
+    bank: Bank,
+    row: LearnerRow,
+    ids: Sequence[str],
+    wishes: Wishes,
+    now: int,
+    expires_at: int | None = None,
 ) -> tuple[dict[str, Any], list[Choices]]:
     """The reply, and the choices behind it: each the best once those before it are avoided."""
-    states = at(bank, load_states(db, bank, [row]), now)
-    shunned = [bank.item_numbers[item] for item in avoid if item in bank.item_numbers]
+    left = load_states(db, bank, [row])
+    states, drawn = at(bank, left, now), seeds(bank, ids)
+    first = wanted = want(bank, wishes, read_needed(db, bank, row.id, wishes, now), now)
+    best = choices = choose_wanted(bank, states, drawn[:1], [wanted])
     told: list[dict[str, Any]] = []
     chosen: list[Choices] = []
-    reply: dict[str, Any] = {"recommendations": told}
-    for id_, seed in zip(ids, seeds(bank, ids), strict=True):
-        choices = choose(bank.parameters, states, np.array([seed]), [np.array(shunned, dtype=np.int64)])
-        following = recommendation(bank, states, choices, 0, id_)
+    for place, id_ in enumerate(ids):
+        if place:
+            wanted = replace(wanted, avoid=np.union1d(wanted.avoid, choices.item))
+            choices = choose_wanted(bank, states, drawn[place : place + 1], [wanted])
+        following = tell_wanted(bank, (left, states), choices, 0, id_, wanted, expires_at)
         if following is None:
-            if not told:
-                reply["reason"] = nothing_to_offer(choices, 0)
             break
         told.append(following)
         chosen.append(choices)
-        shunned.append(int(choices.item[0]))
-    return reply, chosen
+    reply: dict[str, Any] = {"recommendations": told}
+    if not told:
+        reply["reason"] = nothing_to_offer(bank, states, best, 0, first)
+    return reply | beside(bank, states, drawn[:1], best, first, {each["item"] for each in told}), chosen
+
+
+def choose_wanted(bank: Bank, states: States, seeds: Seeds, wanted: Sequence[Wanted | None]) -> Choices:
+    """The next exercise of each learner, as it is wanted of it."""
+    avoid = [np.empty(0, dtype=np.int64) if each is None else each.avoid for each in wanted]
+    return choose(bank.parameters, states, seeds, avoid, [None if each is None else each.aim for each in wanted])
+
+
+def tell_wanted(
+    bank: Bank,
+    states: tuple[States, States],
+    choices: Choices,
+    learner: int,
+    id_: str,
+    wanted: Wanted,
+    expires_at: int | None,
+) -> dict[str, Any] | None:
+    """A recommendation with what was wanted of it; `states` are those after the last answer, and as they are told."""
+    left, now = states
+    told = recommendation(bank, now, choices, learner, id_, wanted.wishes)
+    if told is None:
+        return None
+    if expires_at is not None:
+        told["expires_at"] = to_text(expires_at)
+    if wanted.wishes.prefetch:
+        alone, item = left[learner : learner + 1], choices.item[learner : learner + 1]
+        told["if_correct"] = branch(bank, alone, item, id_, wanted, 1.0)
+        told["if_wrong"] = branch(bank, alone, item, id_, wanted, 0.0)
+    return told
+
+
+def branch(bank: Bank, left: States, item: Integers, id_: str, wanted: Wanted, score: float) -> dict[str, Any] | None:
+    """What would follow for one learner if a recommendation were answered at once, with all or nothing."""
+    moment = wanted.moment
+    after, _ = step(bank.parameters, left, item, np.array([score]), np.array([to_days(moment)]))
+    now = fade(bank.parameters, after, after.seen_at)
+    name = bank.item_ids[item[0]]
+    following = want(bank, wanted.wishes, [*wanted.log, Entry("", "", name, score, moment)], moment)
+    choices = choose_wanted(bank, now, seeds(bank, [prefetched(id_)]), [following])
+    told = recommendation(bank, now, choices, 0, "", following.wishes)
+    return None if told is None else {name: value for name, value in told.items() if name != "id"}
+
+
+def beside(
+    bank: Bank, states: States, seeds: Seeds, choices: Choices, wanted: Wanted, told: Collection[str]
+) -> dict[str, Any]:
+    """What was wanted beside the recommendations of one learner."""
+    result: dict[str, Any] = {}
+    if wanted.wishes.forecast:
+        result["forecast"] = foreseen(bank, states, wanted)
+    if wanted.wishes.why_not:
+        result["why_not"] = not_chosen(bank, states, seeds, choices, wanted, told)
+    return result
 
 
 def recommendation_row(bank: Bank, choices: Choices, number: int, offer: Offer) -> dict[str, Any]:
@@ -114,17 +203,24 @@ def recommendation_row(bank: Bank, choices: Choices, number: int, offer: Offer) 
         "propensity": float(choices.propensity[number]),
         "seed": offer.seed,
         "avoided": list(offer.avoided),
+        "wishes": to_row(offer.wishes),
         "position": offer.position,
         "calibration": bank.calibration,
         "revision": bank.revision,
         "engine": ENGINE,
         "offered_at": offer.offered_at,
+        "expires_at": offer.expires_at,
     }
 
 
 def seeds(bank: Bank, ids: Sequence[str]) -> Seeds:
     """The randomness of choices: fixed by the ids they are made for, so that they can be made again."""
     return np.array([int.from_bytes(digest(bank, id_, "seed")[:8]) >> 1 for id_ in ids], dtype=np.uint64)
+
+
+def prefetched(id_: str) -> str:
+    """What the choice that follows a prefetched recommendation is seeded by."""
+    return f"{id_}\0next"
 
 
 def next_id(bank: Bank, response_id: str) -> str:

@@ -1,16 +1,22 @@
 """What the engine knows, in the words of the contract: mastery rows, recommendations and their reasons."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from app.adaptive import mastery as rules
 from app.adaptive.filter import at_bound
-from app.adaptive.policy import CODES, Choices
-from app.adaptive.types import Integers, States
+from app.adaptive.forecast import forecast
+from app.adaptive.objections import OBJECTIONS, object_to
+from app.adaptive.policy import CODES, Aim, Choices, item_counts, open_skills, stand
+from app.adaptive.types import Integers, Seeds, States
 from app.adaptive.uncertainty import standard_error
 from app.services.banks import Bank
+from app.services.wishes import NO_WISHES, Wanted, Wishes, filters, first_to_leave_nothing
+from app.texts import say
 
 DIGITS = 6
 # Half a skill's worth of doubt further on: worth a word in the reason.
@@ -78,7 +84,9 @@ def calibration_id(number: int | None) -> str | None:
     return None if number is None else f"c-{number}"
 
 
-def recommendation(bank: Bank, states: States, choices: Choices, learner: int, id_: str) -> Json | None:
+def recommendation(
+    bank: Bank, states: States, choices: Choices, learner: int, id_: str, wishes: Wishes = NO_WISHES
+) -> Json | None:
     """What was chosen for one learner, with its reason; none if there was nothing to choose."""
     item, skill = int(choices.item[learner]), int(choices.skill[learner])
     if item < 0:
@@ -90,7 +98,7 @@ def recommendation(bank: Bank, states: States, choices: Choices, learner: int, i
         "p_correct": round(float(choices.p[learner]), DIGITS),
         "reason": {
             "code": CODES[choices.code[learner]],
-            "text": sentence(bank, states, choices, learner),
+            "text": sentence(bank, states, choices, learner, wishes),
             "terms": terms(choices, learner),
         },
     }
@@ -102,40 +110,125 @@ def terms(choices: Choices, learner: int) -> dict[str, float]:
     return {name: round(float(getattr(choices, name)[learner]), DIGITS) for name in names}
 
 
-def nothing_to_offer(choices: Choices, learner: int) -> Json:
-    """Why there is no recommendation."""
-    code = CODES[choices.code[learner]]
-    return {"code": code, "text": NOTHING[code]}
-
-
-NOTHING = {
-    "all_mastered": "Every skill of this course is mastered.",
-    "nothing_eligible": "No exercise of this course is left to offer.",
-}
-
-SENTENCES = {
-    "practice_skill": "{skill} comes next: mastery is about {mastery} and everything it builds on is settled{opens}; "
-    "this exercise is about right, with a {chance} chance of success.",
-    "strengthen_skill": "{skill} is the skill in most doubt, with a mastery of about {mastery}{opens}; "
-    "this exercise has a {chance} chance of success.",
-    "practice_item": "This exercise suits your level, with a {chance} chance of success.",
-}
-
-
-def sentence(bank: Bank, states: States, choices: Choices, learner: int) -> str:
+def sentence(bank: Bank, states: States, choices: Choices, learner: int, wishes: Wishes) -> str:
     """The reason in one plain sentence."""
-    skill = int(choices.skill[learner])
-    return SENTENCES[CODES[choices.code[learner]]].format(
-        skill=f"“{bank.skill_titles[skill]}”" if skill >= 0 else "",
-        mastery=percent(states.mastery[learner, skill]) if skill >= 0 else "",
-        opens=", and it opens up further skills" if choices.opens_up[learner] >= OPENS_UP else "",
-        chance=percent(choices.p[learner]),
+    skill, code = int(choices.skill[learner]), CODES[choices.code[learner]]
+    language = wishes.language
+    # A skill that the goal does not name is practised for those that it does.
+    for_goal = code == "practice_skill" and wishes.goal and bank.skill_ids[skill] not in wishes.goal
+    return say(
+        language,
+        f"{code}.goal" if for_goal else code,
+        skill=title(bank, skill, language) if skill >= 0 else "",
+        mastery=percent(states.mastery[learner, skill], language) if skill >= 0 else "",
+        opens=say(language, "opens_up") if choices.opens_up[learner] >= OPENS_UP else "",
+        chance=percent(choices.p[learner], language),
     )
 
 
-def percent(share: "float | np.float64") -> str:
+def title(bank: Bank, skill: int, language: str) -> str:
+    """The title of a skill within a sentence."""
+    return say(language, "quoted", text=bank.skill_titles[skill])
+
+
+def percent(share: "float | np.float64", language: str) -> str:
     """A probability as people say it, never quite 0 or 100."""
-    return f"{min(max(round(100 * float(share)), 1), 99)} %"
+    return say(language, "percent", number=str(min(max(round(100 * float(share)), 1), 99)))
+
+
+def nothing_to_offer(bank: Bank, states: States, choices: Choices, learner: int, wanted: Wanted | None = None) -> Json:
+    """Why there is no recommendation; `filter` names the wish that left nothing, if one did."""
+    code = CODES[choices.code[learner]]
+    wishes = NO_WISHES if wanted is None else wanted.wishes
+    told: Json = {"code": code, "text": ""}
+    key = code
+    if not bank.item_ids:
+        key = f"{code}.course"
+    elif code == "all_mastered" and (wishes.skill or wishes.tag or wishes.kind):
+        key = f"{code}.asked"
+    elif code == "nothing_eligible" and wanted is not None:
+        blamed = blame(bank, states[learner : learner + 1], wanted)
+        if blamed is not None:
+            told["filter"], key = blamed, f"{code}.{blamed}"
+    told["text"] = say(wishes.language, key, target=percent(wishes.target, wishes.language))
+    return told
+
+
+def blame(bank: Bank, states: States, wanted: Wanted) -> str | None:
+    """Which filter left one learner nothing, after those before it."""
+    parameters, aim, masks = bank.parameters, wanted.aim or Aim(), filters(bank, wanted)
+    asked = parameters.items.skills
+    everything = np.asarray((asked >= 0).any(axis=1))
+    if not everything.any():
+        return first_to_leave_nothing(~everything, masks if aim.goal is None else {**masks, "goal": everything})
+    in_question = np.logical_or(*open_skills(parameters, states, stand(parameters, states), replace(aim, skills=None)))
+    worth_it = np.asarray((in_question[asked] & (asked >= 0)).any(axis=1))
+    if aim.goal is None:
+        return first_to_leave_nothing(worth_it, masks)
+    labelled = {name: mask for name, mask in masks.items() if name in {"skill", "tag", "kind"}}
+    return first_to_leave_nothing(everything, {**labelled, "goal": worth_it, **masks})
+
+
+def foreseen(bank: Bank, states: States, wanted: Wanted) -> Json | None:
+    """How many exercises one learner has left to the goal, or to the mastery of everything; none if that is open."""
+    named = None if wanted.aim is None else wanted.aim.goal
+    goal = np.flatnonzero(item_counts(bank.parameters)) if named is None else named
+    left = forecast(bank.parameters, states, goal, wanted.wishes.target) if goal.size else None
+    if left is None:
+        return None
+    return {"exercises": round(left.mean, 1), "interval": [math.floor(left.low), math.ceil(left.high)]}
+
+
+def not_chosen(
+    bank: Bank, states: States, seeds: Seeds, choices: Choices, wanted: Wanted, told: Collection[str]
+) -> list[Json]:
+    """Why each of the items asked about was not chosen for one learner; `told` are those that are recommended."""
+    return [objection(bank, states, seeds, choices, wanted, item, told) for item in wanted.wishes.why_not]
+
+
+def objection(
+    bank: Bank, states: States, seeds: Seeds, choices: Choices, wanted: Wanted, item: str, told: Collection[str]
+) -> Json:
+    """Why one item was not chosen."""
+    language = wanted.wishes.language
+    number = bank.item_numbers.get(item)
+    if number is None or item in told:
+        code = "unknown_item" if number is None else "recommended"
+        return {"item": item, "reason": {"code": code, "text": say(language, f"why_not.{code}")}}
+    for name, lets_through in filters(bank, wanted).items():
+        if not lets_through[number]:
+            text = say(language, f"why_not.excluded.{name}")
+            return {"item": item, "reason": {"code": "excluded", "text": text, "filter": name}}
+    found = object_to(bank.parameters, states, seeds, wanted.avoid, wanted.aim or Aim(), choices, number)
+    skill, code = int(found.item.skill[0]), OBJECTIONS[found.code]
+    reason: Json = {
+        "code": code,
+        "text": say(
+            language,
+            f"why_not.{code}",
+            skill=title(bank, skill, language) if skill >= 0 else "",
+            chance=percent(found.item.p[0], language),
+            rank=str(found.rank),
+            of=str(found.of),
+            prerequisites=listed([title(bank, missing, language) for missing in found.missing.tolist()], language),
+        ),
+        "terms": terms(found.item, 0),
+    }
+    if found.rank:
+        reason |= {"rank": found.rank, "of": found.of}
+    return {
+        "item": item,
+        "skill": bank.skill_ids[skill] if skill >= 0 else None,
+        "p_correct": round(float(found.item.p[0]), DIGITS),
+        "reason": reason,
+    }
+
+
+def listed(names: Sequence[str], language: str) -> str:
+    """Some names in a sentence."""
+    if len(names) < 2:  # noqa: PLR2004 (two are joined)
+        return "".join(names)
+    return say(language, "list_and", first=", ".join(names[:-1]), last=names[-1])
 
 
 def skills_of(bank: Bank, items: Sequence[int] | Integers) -> tuple[Integers, Integers]:

@@ -50,7 +50,17 @@ from app.services.folding import (
     whole,
 )
 from app.services.history import read_lives
-from app.services.recommendations import Offer, next_id, recommendation_row, seeds
+from app.services.recommendations import (
+    Offer,
+    beside,
+    choose_wanted,
+    expiry,
+    next_id,
+    prefetched,
+    recommendation_row,
+    seeds,
+    tell_wanted,
+)
 from app.services.reports import (
     DIGITS,
     abilities,
@@ -61,12 +71,16 @@ from app.services.reports import (
     skills_of,
 )
 from app.services.webhooks import Event, publish, skills_mastered
+from app.services.wishes import Wanted, Wishes, from_row, read_needed, to_row, want
 from app.times import to_days, to_text
 
 
 @dataclass(frozen=True, slots=True)
 class NewAnswer:
-    """An answer as it came in, of a known tenant; times in µs. `dated` if the caller said when it was given."""
+    """An answer as it came in, of a known tenant; times in µs. `dated` if the caller said when it was given.
+
+    `next` is what is wanted of the exercise that follows.
+    """
 
     tenant_id: int
     course_id: str
@@ -80,6 +94,7 @@ class NewAnswer:
     received_at: int
     duration_ms: int | None
     recommendation: str | None
+    next: Wishes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +107,23 @@ class Recorded:
 
 @dataclass
 class Accepted:
-    """An answer on its way into the log; `place` is where its result goes."""
+    """An answer on its way into the log; `place` is where its result goes, `offered` the recommendation it names."""
 
     place: int
     answer: NewAnswer
     item: int
     score: float
+    offered: Row[Any] | None = None
+
+    def goes_on(self) -> bool:
+        """Whether what follows was prefetched with the recommendation, and nothing else is wanted now."""
+        return (
+            self.answer.next is None and self.offered is not None and bool((self.offered.wishes or {}).get("prefetch"))
+        )
+
+    def wishes(self) -> Wishes | None:
+        """What is wanted of the exercise that follows."""
+        return from_row(self.offered.wishes) if self.offered is not None and self.goes_on() else self.answer.next
 
 
 def record(db: Connection, answers: Sequence[NewAnswer]) -> list[Recorded | ProximaError]:
@@ -152,7 +178,11 @@ def fold_fresh(
 
     states, trails = catch_up(db, bank, rows)
     counted = states.answers.copy()
-    batch = Batch(bank, rows, states, past, trails)
+
+    def recent(learner_id: str, wishes: Wishes, moment: int) -> list[Entry]:
+        return read_needed(db, bank, learner_id, wishes, moment)
+
+    batch = Batch(bank, rows, states, past, recent, trails)
     for turn in turns(fresh):
         for each, outcome in zip(turn, take_turn(batch, turn), strict=True):
             results[each.place] = Recorded("created", outcome)
@@ -181,7 +211,7 @@ def check(bank: Bank, offered: Mapping[str, Row[Any]], place: int, answer: NewAn
             "this learner was offered no such recommendation; leave the field out if there was none",
             [Fault("/recommendation", "no such recommendation of this learner")],
         )
-    return Accepted(place, answer, item, score)
+    return Accepted(place, answer, item, score, None if wanted is None else offered[wanted])
 
 
 def score_of(bank: Bank, answer: NewAnswer) -> float:
@@ -258,7 +288,7 @@ def repeat(
     db: Connection, bank: Bank, answer: NewAnswer, row: Row[Any], told: dict[str, bytes]
 ) -> Recorded | ProximaError:
     """The first outcome again if the content is the same, else a conflict; `told` is what was told of imported ones."""
-    stored = (row.learner_id, row.item_id, row.duration_ms, row.recommendation_id)
+    stored = (row.learner_id, row.item_id, row.duration_ms, row.recommendation_id, from_row(row.wishes))
     if content(answer) != (*stored, row.occurred_at if row.dated else None) or not same_score(db, bank, answer, row):
         return conflict()
     if row.outcome is not None:
@@ -270,7 +300,7 @@ def repeat(
 
 def content(answer: NewAnswer) -> tuple[Any, ...]:
     """What makes two answers with one id the same answer, but for the score; a time that we set does not count."""
-    asked = (answer.learner, answer.item, answer.duration_ms, answer.recommendation)
+    asked = (answer.learner, answer.item, answer.duration_ms, answer.recommendation, answer.next)
     return (*asked, answer.occurred_at if answer.dated else None)
 
 
@@ -317,13 +347,15 @@ def turns(fresh: Sequence[Accepted]) -> list[list[Accepted]]:
 class Batch:
     """The learners of one transaction as they are folded, and the rows to be written at its end.
 
-    `past` gives the log of a learner as it was before the transaction, from a place on at least.
+    `past` gives the log of a learner as it was before the transaction, from a place on at least; `recent` the answers
+    of it that wishes ask about at a moment.
     """
 
     bank: Bank
     learners: list[LearnerRow]
     states: States
     past: Callable[[str, Place], Past]
+    recent: Callable[[str, Wishes, int], list[Entry]]
     trails: dict[str, Trail] = field(default_factory=dict)
     pending: dict[str, list[Entry]] = field(default_factory=dict)
     responses: list[dict[str, Any]] = field(default_factory=list)
@@ -350,11 +382,13 @@ def take_turn(batch: Batch, turn: Sequence[Accepted]) -> list[bytes]:
             fold_late(batch, row.id, each.answer.id, after, predicted.p, number)
         batch.learners[places[number]] = advance_row(row, each.answer)
     batch.states.put(places, after)
-    offers = [follow_up(bank, each.answer, batch.learners[p].position) for each, p in zip(turn, places, strict=True)]
+    offers = [follow_up(bank, each, batch.learners[p].position) for each, p in zip(turn, places, strict=True)]
+    wanted = [want_next(batch, offer, batch.learners[p]) for offer, p in zip(offers, places, strict=True)]
     # Told is what is known at the moment of the last answer; what the others have faded by then is not kept.
     was, now = (fade(bank.parameters, states, after.seen_at) for states in (before, after))
-    choices = choose(bank.parameters, now, np.array([offer.seed for offer in offers], dtype=np.uint64))
-    told = outcomes(bank, turn, offers, was, now, predicted.p, choices)
+    drawn = np.array([offer.seed for offer in offers], dtype=np.uint64)
+    choices = choose_wanted(bank, now, drawn, wanted) if any(wanted) else choose(bank.parameters, now, drawn)
+    told = outcomes(bank, turn, offers, (was, after, now), predicted.p, choices, wanted)
     if bank.watched:
         batch.events += skills_mastered(bank, was, now, offers)
     keep_responses(batch, turn, offers, predicted.p, told)
@@ -363,10 +397,23 @@ def take_turn(batch: Batch, turn: Sequence[Accepted]) -> list[bytes]:
     return told
 
 
-def follow_up(bank: Bank, answer: NewAnswer, position: int) -> Offer:
+def follow_up(bank: Bank, each: Accepted, position: int) -> Offer:
     """The recommendation that follows an answer, before it is chosen."""
-    id_, [drawn] = next_id(bank, answer.id), seeds(bank, [answer.id]).tolist()
-    return Offer(id_, answer.learner, answer.id, position, drawn, (), answer.received_at)
+    answer, wishes = each.answer, each.wishes()
+    name = prefetched(each.offered.id) if each.offered is not None and each.goes_on() else answer.id
+    id_, [drawn] = next_id(bank, answer.id), seeds(bank, [name]).tolist()
+    avoided = [] if wishes is None else [item for item in wishes.avoid if item in bank.item_numbers]
+    expires_at = expiry(wishes, answer.received_at)
+    return Offer(id_, answer.learner, answer.id, position, drawn, avoided, answer.received_at, wishes, expires_at)
+
+
+def want_next(batch: Batch, offer: Offer, row: LearnerRow) -> Wanted | None:
+    """What is wanted of the exercise that follows an answer; none for nothing in particular."""
+    if offer.wishes is None:
+        return None
+    moment = row.last_occurred_at or 0
+    log = [*batch.recent(row.id, offer.wishes, moment), *batch.pending[row.id]]
+    return want(batch.bank, offer.wishes, sorted(log, key=place_of), moment)
 
 
 def is_late(row: LearnerRow, answer: NewAnswer | Entry) -> bool:
@@ -397,12 +444,16 @@ def outcomes(
     bank: Bank,
     turn: Sequence[Accepted],
     offers: Sequence[Offer],
-    before: States,
-    after: States,
+    states: tuple[States, States, States],
     p: Floats,
     choices: Choices,
+    wanted: Sequence[Wanted | None],
 ) -> list[bytes]:
-    """What is told of each answer, as JSON."""
+    """What is told of each answer, as JSON.
+
+    `states` are those without the answers, as they would be told; and those with them, as they are kept and told.
+    """
+    before, left, after = states
     rows, skills = skills_of(bank, [each.item for each in turn])
     mastery: list[list[dict[str, Any]]] = [[] for _ in turn]
     for number, told in zip(rows.tolist(), mastery_rows(bank, after, rows, skills, before), strict=True):
@@ -410,8 +461,11 @@ def outcomes(
     ability = abilities(bank, after)
     result = []
     for number, (each, offer) in enumerate(zip(turn, offers, strict=True)):
-        answer = each.answer
-        following = recommendation(bank, after, choices, number, offer.id)
+        answer, wishes = each.answer, wanted[number]
+        if wishes is None:
+            following = recommendation(bank, after, choices, number, offer.id)
+        else:
+            following = tell_wanted(bank, (left, after), choices, number, offer.id, wishes, offer.expires_at)
         outcome = {
             "response": {
                 "id": answer.id,
@@ -427,10 +481,22 @@ def outcomes(
             "next": following,
             "calibration": calibration_id(bank.calibration),
         }
+        if each.offered is not None:
+            outcome["offer"] = compared(each.offered, answer)
         if following is None:
-            outcome["reason"] = nothing_to_offer(choices, number)
+            outcome["reason"] = nothing_to_offer(bank, after, choices, number, wishes)
+        if wishes is not None:
+            alone, only = slice(number, number + 1), np.array([offer.seed], dtype=np.uint64)
+            names = () if following is None else (following["item"],)
+            outcome |= beside(bank, after[alone], only, choices[alone], wishes, names)
         result.append(to_json(outcome))
     return result
+
+
+def compared(offered: Row[Any], answer: NewAnswer) -> dict[str, bool]:
+    """Whether an answer is one to the recommendation it names, and whether that held no more when it was given."""
+    expired = offered.expires_at is not None and answer.occurred_at > offered.expires_at
+    return {"matches": offered.item_id == answer.item, "expired": expired}
 
 
 def keep_responses(
@@ -454,6 +520,7 @@ def keep_responses(
                 "received_at": answer.received_at,
                 "duration_ms": answer.duration_ms,
                 "recommendation_id": answer.recommendation,
+                "wishes": to_row(answer.next),
                 "calibration": bank.calibration,
                 "revision": bank.revision,
                 "engine": ENGINE,
@@ -472,7 +539,9 @@ def tell_imported(db: Connection, bank: Bank, row: Row[Any]) -> bytes:
     then = bank_at(db, bank.tenant_id, bank.course_id, row.revision, row.calibration)
     earlier = life.entries(row.position - 1)
     states = fold(then, [row.learner_id], earlier).states
-    batch = Batch(then, [life.row_at(row.position - 1)], states, lambda *_: whole([row.learner_id], earlier))
+    rows = [life.row_at(row.position - 1)]
+    # Nothing was wanted of what follows an imported answer.
+    batch = Batch(then, rows, states, lambda *_: whole([row.learner_id], earlier), lambda *_: [])
     [outcome] = take_turn(batch, [Accepted(0, stored_answer(then, row), then.item_numbers[row.item_id], row.score)])
     save_outcome(db, bank.tenant_id, bank.course_id, row.id, outcome.decode())
     insert_recommendations(db, batch.recommendations)
@@ -491,7 +560,8 @@ def stored_answer(bank: Bank, row: Row[Any]) -> NewAnswer:
         correct=None,
         occurred_at=row.occurred_at,
         dated=row.dated,
-        received_at=row.occurred_at,
+        received_at=row.received_at,
         duration_ms=row.duration_ms,
         recommendation=row.recommendation_id,
+        next=from_row(row.wishes),
     )

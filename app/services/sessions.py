@@ -19,6 +19,7 @@ from sqlalchemy import Connection
 from app.adaptive.filter import initial, step
 from app.adaptive.states import ENGINE
 from app.adaptive.testing import Plan, Sitting, Turn, begin, expected_score, look_ahead, next_item, take
+from app.adaptive.testing.sitting import given as passed_over
 from app.adaptive.testing.stopping import sides
 from app.adaptive.types import Floats
 from app.adaptive.uncertainty import standard_error
@@ -38,6 +39,8 @@ SECOND_US = 1_000_000
 LATEST = 1000
 BANKS: Shelf[Bank] = Shelf()
 ENDED = "ended"
+AHEAD = "ahead"
+SKIPPED = {"scored": False, "skipped": True}
 
 Json = dict[str, Any]
 
@@ -62,7 +65,10 @@ STOPS = {
 
 @dataclass(frozen=True, slots=True)
 class NewSessionAnswer:
-    """An answer to the item that a session offers, as it came in; times in µs, `dated` if the caller gave one."""
+    """An answer to the item that a session offers, as it came in; times in µs, `dated` if the caller gave one.
+
+    `skipped`: the learner left the item out, and that says nothing; the score is then 0.
+    """
 
     id: str
     item: str
@@ -72,6 +78,7 @@ class NewSessionAnswer:
     dated: bool
     received_at: int
     duration_ms: int | None
+    skipped: bool = False
 
 
 @dataclass(frozen=True)
@@ -159,10 +166,13 @@ def rates(pool: TestPool, barred: Sequence[str]) -> Floats:
     return found
 
 
-def answer(db: Connection, tenant_id: int, session_id: str, given: NewSessionAnswer) -> Recorded:
+def answer(
+    db: Connection, tenant_id: int, session_id: str, given: NewSessionAnswer, ahead: Sequence[str] = ()
+) -> Recorded:
     """Take the answer to the item that is offered, and offer the next one.
 
-    Raises `UnknownSession`, `NotOffered`, `SessionFinished`, `InvalidScore`, and `Conflict` for an id that is taken.
+    The items of `ahead` were offered too, beforehand, to somebody who could not ask again. Raises `UnknownSession`,
+    `NotOffered`, `SessionFinished`, `InvalidScore`, and `Conflict` for an id that is taken.
     """
     session = need_session(db, tenant_id, session_id, lock=True)
     answers = rows.list_session_responses(db, tenant_id, session_id)
@@ -170,12 +180,7 @@ def answer(db: Connection, tenant_id: int, session_id: str, given: NewSessionAns
     known = next((row for row in answers if row.id == given.id), None)
     if known is not None:
         return repeat(test, given, known)
-    offer = need_open(session, given.received_at)
-    offered = offer["item"]
-    if given.item != offered:
-        raise NotOffered(
-            f"this session offers the item {offered}; answer that one", [Fault("/item", "is not the one offered")]
-        )
+    offer = offer_answered(test, need_open(session, given.received_at), given, ahead)
     row = rows.AnswerRow(
         tenant_id=tenant_id,
         session_id=session_id,
@@ -204,6 +209,24 @@ def answer(db: Connection, tenant_id: int, session_id: str, given: NewSessionAns
     if session.learner_id is not None and session.plan["informs_practice"] and offer["scored"]:
         inform_practice(db, session.learner_id, given, row)
     return Recorded("created", outcome)
+
+
+def offer_answered(test: Test, offer: Json, given: NewSessionAnswer, ahead: Sequence[str]) -> Json:
+    """The offer that an answer was given to, as it is kept with it. Raises `NotOffered`."""
+    if given.item != offer["item"]:
+        if given.item not in ahead:
+            raise NotOffered(
+                f"this session offers the item {offer['item']}; answer that one",
+                [Fault("/item", "is not the one offered")],
+            )
+        offer = offer_ahead(test, given.item)
+    return {**offer, **SKIPPED} if given.skipped else offer
+
+
+def offer_ahead(test: Test, item: str) -> Json:
+    """The offer of an item that was answered ahead, and that might not have been chosen any more."""
+    scored = test.pool.numbers[item] not in test.plan.unscored
+    return {"item": item, "kind": AHEAD, "scored": scored, "propensity": None, "relaxed": [], "terms": {}}
 
 
 def choose_next(test: Test, sitting: Sitting, moment: int) -> Turn:
@@ -368,6 +391,8 @@ def sit(test: Test, answers: Sequence[rows.AnswerRow]) -> Sitting:
 def take_one(test: Test, sitting: Sitting, row: rows.AnswerRow) -> Sitting:
     """The session after one more answer."""
     item = test.pool.numbers[row.item_id]
+    if row.turn.get("skipped"):
+        return passed_over(sitting, item)
     return take(test.pool.pool, test.plan, sitting, item, category(test, item, row.score))
 
 
@@ -494,7 +519,7 @@ def differences(db: Connection, session: rows.SessionRow) -> Iterator[str]:
     sitting = begin(test.pool.pool, test.plan)
     turn = choose_next(test, sitting, session.started_at)
     for row in rows.list_session_responses(db, session.tenant_id, session.id):
-        if keep_turn(test.pool, turn) != row.turn or row.turn["item"] != row.item_id:
+        if offer_before(test, turn, row) != row.turn or row.turn["item"] != row.item_id:
             yield f"session {session.id}: another item follows from the answers before the one at {row.position}"
         sitting = take_one(test, sitting, row)
         turn = choose_next(test, sitting, row.received_at)
@@ -503,6 +528,12 @@ def differences(db: Connection, session: rows.SessionRow) -> Iterator[str]:
     stands = (len(sitting.items), keep_turn(test.pool, turn), turn.stop)
     if session.stop != ENDED and stands != (session.position, session.turn, session.stop):
         yield f"session {session.id}: where it stands does not follow from its answers"
+
+
+def offer_before(test: Test, turn: Turn, row: rows.AnswerRow) -> Json:
+    """The offer that an answer must have been given to, if `turn` follows from those before."""
+    offer = offer_ahead(test, row.item_id) if row.turn["kind"] == AHEAD else keep_turn(test.pool, turn) or {}
+    return {**offer, **SKIPPED} if row.turn.get("skipped") else offer
 
 
 def mastery(db: Connection, session: rows.SessionRow, answers: Sequence[rows.AnswerRow]) -> list[Json]:

@@ -6,31 +6,45 @@ were in force then, by the same functions that took them the first time.
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 from sqlalchemy import Connection, Row
 
 from app.adaptive.filter import initial
-from app.adaptive.policy import choose
 from app.adaptive.replay import replay_marked
 from app.adaptive.states import ENGINE, pack
 from app.adaptive.types import Booleans
-from app.queries.checkpoints import Kept, list_checkpoints
+from app.queries.checkpoints import Kept, Place, list_checkpoints
 from app.queries.learners import LearnerRow, find_learners, page_learners
-from app.queries.responses import find_recommendations, page_offers
+from app.queries.responses import Entry, find_recommendations, page_offers
 from app.queries.sessions import page_sessions
 from app.services.banks import Bank, Shelf, bank_at, read_bank
-from app.services.folding import as_log, at, fold, good_version, is_stale, place_of, refold, whole
+from app.services.folding import Past, as_log, at, fold, good_version, is_stale, place_of, refold, whole
 from app.services.history import Life, read_lives
-from app.services.recommendations import Offer, recommendation_row
+from app.services.recommendations import Offer, choose_wanted, recommendation_row
 from app.services.responses import Accepted, Batch, stored_answer, take_turn
 from app.services.sessions import differences
+from app.services.wishes import NO_WISHES, from_row, want
 
 PAGE = 200
-COMPARED = ("item_id", "skill_id", "code", "terms", "p_correct", "propensity", "seed", "position", "calibration")
+COMPARED = (
+    "item_id",
+    "skill_id",
+    "code",
+    "terms",
+    "p_correct",
+    "propensity",
+    "seed",
+    "avoided",
+    "wishes",
+    "position",
+    "calibration",
+    "expires_at",
+)
 Version = tuple[int, int | None]
 
 
@@ -161,7 +175,8 @@ def new_strand(bank: Bank, lives: Sequence[Life]) -> Strand:
     log = {life.row.id: life for life in lives}
     rows = [life.row_at(0) for life in lives]
     states = initial(bank.parameters, len(rows))
-    batch = Batch(bank, rows, states, lambda learner_id, _: whole([learner_id], log[learner_id].entries(0)))
+    past = partial(past_of, log, 0)
+    batch = Batch(bank, rows, states, past, partial(recent_of, log, 0))
     return Strand(batch, np.zeros(len(rows), dtype=np.bool_))
 
 
@@ -178,11 +193,14 @@ def relive(
         for place in behind:
             batch.learners[place] = lives[place].row_at(turn - 1)
     log = {lives[place].row.id: lives[place] for place in places}
-    batch.past = lambda learner_id, _: whole([learner_id], log[learner_id].entries(turn - 1))
+    batch.past, batch.recent = partial(past_of, log, turn - 1), partial(recent_of, log, turn - 1)
     batch.pending.clear()
     batch.responses.clear()
     batch.recommendations.clear()
-    answers = [accept(batch.bank, lives[place].responses[turn]) for place in places]
+    responses = [lives[place].responses[turn] for place in places]
+    named = {response.recommendation_id for response in responses if response.recommendation_id is not None}
+    offered = find_recommendations(db, batch.bank.tenant_id, batch.bank.course_id, named) if named else {}
+    answers = [accept(batch.bank, response, offered) for response in responses]
     told = take_turn(batch, answers)
     for place, made, outcome in zip(places, batch.responses, told, strict=True):
         kept = lives[place].responses[turn]
@@ -195,9 +213,25 @@ def relive(
     compare_recommendations(db, batch, imported, result)
 
 
-def accept(bank: Bank, response: Row[Any]) -> Accepted:
-    """A stored answer as it was taken."""
-    return Accepted(0, stored_answer(bank, response), bank.item_numbers[response.item_id], response.score)
+def accept(bank: Bank, response: Row[Any], offered: Mapping[str, Row[Any]]) -> Accepted:
+    """A stored answer as it was taken; `offered` are the recommendations that were named."""
+    answer, named = stored_answer(bank, response), offered.get(response.recommendation_id)
+    return Accepted(0, answer, bank.item_numbers[response.item_id], response.score, named)
+
+
+def past_of(lives: Mapping[str, Life], position: int, learner_id: str, _: Place) -> Past:
+    """The whole log of a learner as it was at a position."""
+    return whole([learner_id], lives[learner_id].entries(position))
+
+
+def recent_of(lives: Mapping[str, Life], position: int, learner_id: str, *_: Any) -> list[Entry]:
+    """The answers of a learner that counted at a position, in the order of the fold."""
+    return counted(lives[learner_id], position)
+
+
+def counted(life: Life, position: int) -> list[Entry]:
+    """The answers of a life that were not voided at a position."""
+    return [entry for entry in life.entries(position) if entry.score is not None]
 
 
 def compare_recommendations(db: Connection, batch: Batch, imported: set[str], result: Verified) -> None:
@@ -237,12 +271,13 @@ def verify_offers(
 def same_offer(bank: Bank, life: Life, offer: Row[Any]) -> bool:
     """Whether the same would be offered again, for the same reasons and with the same chance."""
     states = fold(bank, [life.row.id], life.entries(offer.position)).states
-    avoided = np.array([bank.item_numbers[item] for item in offer.avoided], dtype=np.int64)
-    then = at(bank, states, offer.offered_at)
-    choices = choose(bank.parameters, then, np.array([offer.seed], dtype=np.uint64), [avoided])
+    then, wishes = at(bank, states, offer.offered_at), from_row(offer.wishes) or NO_WISHES
+    wanted = want(bank, wishes, counted(life, offer.position), offer.offered_at, offer.avoided)
+    choices = choose_wanted(bank, then, np.array([offer.seed], dtype=np.uint64), [wanted])
     if choices.item[0] < 0:
         return False
-    again = Offer(offer.id, life.row.id, None, offer.position, offer.seed, offer.avoided, offer.offered_at)
+    asked = (offer.avoided, offer.offered_at, from_row(offer.wishes), offer.expires_at)
+    again = Offer(offer.id, life.row.id, None, offer.position, offer.seed, *asked)
     made = recommendation_row(bank, choices, 0, again)
     return all(getattr(offer, name) == made[name] for name in COMPARED)
 

@@ -7,7 +7,6 @@ by the database's clock, which all processes share.
 """
 
 import base64
-import random
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,6 +43,7 @@ PAUSE_GROWTH = 4
 LONGEST_PAUSE_US = DAY_US // 2
 MOST_ATTEMPTS = 13
 GIVEN_UP_KEPT_US = 30 * DAY_US
+CHANCE = secrets.SystemRandom()
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +205,7 @@ def next_attempt(attempt: int, now: int) -> int | None:
     if attempt >= MOST_ATTEMPTS:
         return None
     pause: int = min(FIRST_PAUSE_US * PAUSE_GROWTH ** (attempt - 1), LONGEST_PAUSE_US)
-    return now + round(pause * random.uniform(0.75, 1.25))  # noqa: S311 (so that receivers are not hit in waves)
+    return now + round(pause * CHANCE.uniform(0.75, 1.25))
 
 
 def forget_given_up(db: Connection, now: int) -> None:

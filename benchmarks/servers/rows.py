@@ -100,6 +100,7 @@ def response_row(course: str, answer: Answer, learner: Mapping[str, Any], told: 
         "received_at": answer.received_at,
         "duration_ms": answer.body.duration_ms,
         "recommendation_id": answer.body.recommendation,
+        "wishes": None,
         "calibration": None,
         "revision": learner["revision"],
         "engine": learner["engine"],
@@ -124,11 +125,13 @@ def recommendation_row(course: str, answer: Answer, learner: Mapping[str, Any]) 
         "propensity": 0.140538715548,
         "seed": 6225513102935465045,
         "avoided": [],
+        "wishes": None,
         "position": learner["position"],
         "calibration": None,
         "revision": learner["revision"],
         "engine": learner["engine"],
         "offered_at": answer.received_at,
+        "expires_at": None,
     }
 
 

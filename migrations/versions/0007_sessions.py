@@ -5,7 +5,7 @@ from alembic import op
 from sqlalchemy.dialects import postgresql
 
 revision = "0007"
-down_revision = "0005"
+down_revision = "0006"
 branch_labels = None
 depends_on = None
 compatible_from = "0005"
@@ -78,17 +78,55 @@ def upgrade() -> None:
         sa.Column("tenant_id", sa.BigInteger, nullable=False),
         sa.Column("id", sa.String(64), nullable=False),
         sa.Column("course_id", IDENTIFIER, nullable=False),
-        sa.Column("digest", sa.String(64), nullable=False),
+        sa.Column("digest", sa.String(64)),
         sa.Column("configuration_digest", sa.String(64), nullable=False),
-        sa.Column("posted", JSON, nullable=False),
+        sa.Column("posted", sa.Text, nullable=False),
         sa.Column("settings", JSON, nullable=False),
-        sa.Column("created_at", sa.BigInteger, nullable=False),
+        sa.Column("posted_at", sa.BigInteger, nullable=False),
         sa.Column("ended_at", sa.BigInteger),
         sa.ForeignKeyConstraint(
             ["tenant_id", "course_id"], ["course.tenant_id", "course.id"], name="fk_section_tenant_id_course_id"
         ),
         sa.PrimaryKeyConstraint("tenant_id", "id", name="pk_section"),
         sa.UniqueConstraint("tenant_id", "digest", name="uq_section_tenant_id_digest"),
+    )
+    op.create_index(
+        "ix_section_tenant_id_configuration_digest_posted_at",
+        "section",
+        ["tenant_id", "configuration_digest", "posted_at"],
+    )
+    op.create_table(
+        "section_session",
+        sa.Column("tenant_id", sa.BigInteger, nullable=False),
+        sa.Column("session_id", IDENTIFIER, nullable=False),
+        sa.Column("section_id", sa.String(64), nullable=False),
+        sa.Column("ended_at", sa.BigInteger),
+        sa.ForeignKeyConstraint(
+            ["tenant_id", "session_id"],
+            ["session.tenant_id", "session.id"],
+            name="fk_section_session_tenant_id_session_id",
+        ),
+        sa.ForeignKeyConstraint(
+            ["tenant_id", "section_id"],
+            ["section.tenant_id", "section.id"],
+            name="fk_section_session_tenant_id_section_id",
+        ),
+        sa.PrimaryKeyConstraint("tenant_id", "session_id", name="pk_section_session"),
+    )
+    op.create_table(
+        "section_turn",
+        sa.Column("tenant_id", sa.BigInteger, nullable=False),
+        sa.Column("session_id", IDENTIFIER, nullable=False),
+        sa.Column("version", sa.Integer, nullable=False),
+        sa.Column("digest", sa.String(64)),
+        sa.Column("offered", JSON, nullable=False),
+        sa.Column("answer", sa.Text, nullable=False),
+        sa.ForeignKeyConstraint(
+            ["tenant_id", "session_id"],
+            ["section_session.tenant_id", "section_session.session_id"],
+            name="fk_section_turn_tenant_id_session_id",
+        ),
+        sa.PrimaryKeyConstraint("tenant_id", "session_id", "version", name="pk_section_turn"),
     )
     op.create_table(
         "access_token",
@@ -106,6 +144,8 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_table("access_token")
+    op.drop_table("section_turn")
+    op.drop_table("section_session")
     op.drop_table("section")
     op.drop_table("session_response")
     op.drop_table("session")

@@ -17,7 +17,9 @@ from schemathesis.hooks import HookContext
 from schemathesis.openapi.checks import RejectedPositiveData
 from schemathesis.python.asgi import shutdown_lifespans
 
-from tests.contract.course import COURSE, HOOKS, SESSIONS
+from app.routers import imsx
+from tests.client import encoded
+from tests.contract.course import COURSE, HOOKS, SECTIONS, SESSIONS, SITTINGS
 
 # Examples of each operation in every run; `make soak` takes more, with a seed of its own each time. To repeat one:
 # CONTRACT_SEED=… CONTRACT_EXAMPLES=… pytest tests/test_openapi.py
@@ -32,6 +34,9 @@ HITS = {
     "path.calibration": ["c-1", "c-2"],
     "path.webhook": HOOKS,
     "path.session": SESSIONS,
+    "path.sectionIdentifier": SECTIONS,
+    "path.sessionIdentifier": SITTINGS,
+    "body.sectionConfiguration": [encoded({"pool": COURSE}), encoded({"items": [{"id": "q", "b": 0}]})],
     "query.skill": ["s1", "s/3 ü"],
     "query.calibration": ["c-1", "defaults"],
     "body.item": ["i1", "i2", "graded"],
@@ -43,6 +48,7 @@ HITS = {
 # then, and which is gone when the example is tried again.
 NOISE = ("Generating overly large repr", "produces unreliable results")
 
+TOKENS = "/v1/oauth/token"
 CURSOR = "which cursors were given by this list"
 # What JSON schema cannot say: operation, code and (a part of) the detail of what may be refused although it fits.
 # Nothing else may be.
@@ -71,6 +77,15 @@ MAY_REFUSE = {
     ("get_cohort", "invalid_cursor", ""): CURSOR,
     ("list_webhooks", "invalid_cursor", ""): CURSOR,
     ("post_webhook", "invalid", "the url "): "which hosts may be called",
+    ("create_section", "invaliddata", ""): "what is Base64, and what is in it",
+    ("create_session", "invaliddata", "what is known of the learner"): "which texts are numbers",
+    (
+        "submit_results",
+        "invaliddata",
+        "",
+    ): "what was offered, which states were given, which texts are times and numbers",
+    ("post_token", "invalid_client", ""): "which keys there are",
+    ("post_token", "invalid_request", ""): "that a form has each field once, in ASCII",
     ("get_quality", "invalid_cursor", ""): CURSOR,
     ("get_quality", "invalid", "must be later than since"): "that one time is before another",
 }
@@ -108,7 +123,14 @@ def every_reply_keeps_the_rules_of_the_house(ctx: CheckContext, response: Respon
     del ctx
     assert response.headers.get("x-content-type-options") == ["nosniff"], "no nosniff"
     assert response.headers.get("x-request-id"), "no request id"
-    if response.status_code >= 400:
+    if response.status_code >= 400 and case.operation.path == TOKENS:
+        assert response.json().keys() == {"error", "error_description"}, "not an error of OAuth"
+    elif response.status_code >= 400 and imsx.speaks(case.operation.path):
+        assert response.headers["content-type"] == ["application/json"], "not an imsx_StatusInfo"
+        assert response.json()["imsx_codeMajor"] == "failure", "not an imsx_StatusInfo"
+        documented = case.operation.definition.raw["responses"]
+        assert str(response.status_code) in documented or response.status_code == 405, "not documented"
+    elif response.status_code >= 400:
         assert response.headers["content-type"] == ["application/problem+json"], "not a problem"
         code = response.json()["code"]
         documented = case.operation.definition.raw["responses"].get(str(response.status_code), {})
@@ -152,13 +174,22 @@ def refused(failure: Failure, case: Case, response: Response) -> tuple[str, str,
     """The entry of `MAY_REFUSE` that this failure falls under."""
     if not isinstance(failure, RejectedPositiveData):
         return None
-    problem = response.json()
-    told = " ".join([problem["detail"], *(fault["detail"] for fault in problem["errors"])])
+    code, told = code_and_text(response.json())
     name = case.operation.definition.raw["operationId"]
     for entry in MAY_REFUSE:
-        if entry[0] in {name, "any"} and entry[1] == problem["code"] and entry[2] in told:
+        if entry[0] in {name, "any"} and entry[1] == code and entry[2] in told:
             return entry
     return None
+
+
+def code_and_text(body: dict[str, Any]) -> tuple[str, str]:
+    """The code of an error and all that it says, in whichever form it is told."""
+    if "imsx_codeMinor" in body:
+        [minor] = body["imsx_codeMinor"]["imsx_codeMinorField"]
+        return minor["imsx_codeMinorFieldValue"], body["imsx_description"]
+    if "error" in body:
+        return body["error"], body["error_description"]
+    return body["code"], " ".join([body["detail"], *(fault["detail"] for fault in body["errors"])])
 
 
 def too_long_to_look_at(failure: Failure, response: Response) -> bool:

@@ -9,9 +9,10 @@ from sqlalchemy import Connection
 from app.database import Database
 from app.queries.calibrations import insert_calibration
 from app.queries.webhooks import insert_webhook
+from app.routers import imsx
 from app.services.calibrations import request
 from app.times import now
-from tests.client import app_of
+from tests.client import app_of, encoded, naming
 
 COURSE = "c1"
 CATALOGUE: dict[str, Any] = {
@@ -31,6 +32,8 @@ CATALOGUE: dict[str, Any] = {
 }
 CROWD = 20
 HOUR_US = 3_600_000_000
+# Sections of 1EdTech CAT, each with one session; many, as they are deleted.
+SECTIONS, SITTINGS = ([f"{kind}-{number:032x}" for number in range(100)] for kind in "st")
 HOOKS = [f"wh-000000000000000{number}" for number in (1, 2, 3)]
 # The last one has no item to offer, the others this one.
 OVER, OFFERED = "t-over", "i2"
@@ -70,6 +73,18 @@ async def fill(client: httpx.AsyncClient) -> None:
         assert (await client.post(f"courses/{COURSE}/sessions", json=test)).status_code == 201
     batch = await client.post(f"courses/{COURSE}/responses:batch", json={"responses": crowd()})
     assert {result["status"] for result in batch.json()["results"]} == {"created"}
+
+
+async def open_sections(client: httpx.AsyncClient) -> None:
+    """Sections of the course, and a session in each."""
+    for number, section in enumerate(SECTIONS):
+        configuration = encoded({"pool": COURSE, "stop": {"max_items": number + 1}})
+        with naming(number):
+            made = await client.post(
+                f"http://service{imsx.PREFIX}/sections", json={"sectionConfiguration": configuration}
+            )
+            begun = await client.post(f"http://service{imsx.PREFIX}/sections/{section}/sessions", json={})
+        assert (made.status_code, begun.status_code) == (201, 201)
 
 
 def keep_webhooks(db: Connection) -> None:

@@ -81,6 +81,7 @@ ELSEWHERE = {
     "invalid_file": "the command line only",
     "invalid_setting": "the command line only",
     "stopping": "a process that stops, in tests/edge/test_stopping.py",
+    "unknown_section": "it is told as 1EdTech tells it, in tests/routers/test_cat.py",
     "too_slow": "a slow sender, in tests/edge/test_slow_clients.py",
 }
 

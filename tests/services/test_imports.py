@@ -93,36 +93,39 @@ async def test_a_killed_import_goes_on_without_loss_or_doubling(
 ) -> None:
     await begin(database)
     monkeypatch.setattr(worker, "CHUNK", 70)
+    monkeypatch.setattr(worker, "WINDOW", 150)
     path = written(tmp_path / "answers.csv", many())
     calls = []
 
-    def third_dies(db: Connection, *arguments: Any) -> Imported:
+    def fifth_dies(db: Connection, *arguments: Any) -> Imported:
         calls.append(1)
-        if len(calls) == 3 and before:
+        if len(calls) == 5 and before:
             raise Killed
         result = import_chunk(db, *arguments)
-        if len(calls) == 3:
+        if len(calls) == 5:
             raise Killed
         return result
 
     with monkeypatch.context() as patch:
-        patch.setattr(worker, "import_chunk", third_dies)
+        patch.setattr(worker, "import_chunk", fifth_dies)
         with pytest.raises(Killed):
             await load(database, path)
-    assert (await database.read(stored))[1] == 140
+    # A window of three chunks, and a chunk of the second window.
+    assert (await database.read(stored))[1] == 220
     totals, _ = await load(database, path)
-    assert counts(totals) == (160, 0, 0)
+    assert counts(totals) == (80, 0, 0)
     assert await database.read(stored) == (12, 300, 300)
     assert await differences(database) == []
 
 
-@pytest.mark.parametrize("chunk", [7, 1000])
+@pytest.mark.parametrize(("chunk", "window"), [(7, 20), (7, 1000), (1000, 1000)])
 async def test_the_order_of_the_lines_and_the_chunks_do_not_matter(
-    chunk: int, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    chunk: int, window: int, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await begin(database)
     await database.write(upsert, 1, "other", CATALOGUE, 1)
     monkeypatch.setattr(worker, "CHUNK", chunk)
+    monkeypatch.setattr(worker, "WINDOW", window)
     rows = many(4, 12)
     shuffled = [rows[place * 29 % len(rows)] for place in range(len(rows))]
     assert sorted(shuffled) == sorted(rows)
@@ -148,10 +151,12 @@ async def test_rows_that_cannot_be_loaded_are_named_by_their_lines(database: Dat
         "ann,i1,,1,-9000000000000000000,,r-7",  # line 10
         "ann,i1,,1,1735689600000,,r-8",  # line 11: some count milliseconds
         f"ann,fresh,fraction;add,1,,{at(5)},r-9",  # line 12: an item that the course learns of
+        f"zoe,i1,,1,,{at(6)},r-10",
+        f"ann,i1,,1,,{at(6)},r-10",  # line 14: r-10 is zoe's
     ]
     totals, rejections = await load(database, written(tmp_path / "answers.csv", rows))
-    assert [rejection.line for rejection in rejections] == [3, 4, 5, 7, 8, 9, 10]
-    assert counts(totals) == (3, 1, 7)
+    assert [rejection.line for rejection in rejections] == [3, 4, 5, 7, 8, 9, 10, 14]
+    assert counts(totals) == (4, 1, 8)
     assert await differences(database) == []
     items = (await database.read(read_catalogue, 1, COURSE)).items
     assert items["fresh"]["skills"] == ["fraction", "add"]

@@ -1,0 +1,150 @@
+"""How many exercises are left until a goal is reached, by the engine's own rates: a rough count with an interval.
+
+Every skill that is missing is taken for itself, with the mastery and the ability of now. At each mastery it is
+practised with the one of its items that suits best, the answer comes as the engine predicts it, and moves the mastery
+as `step` does; so the number of answers until it is high enough is the first passage time of a Markov chain, here on a
+grid of logits. The times of the skills are added up as if they were independent, and so are their variances; what they
+have in common widens the interval of the sum, which is that of a lognormal. Left out are days, an ability that moves,
+and prerequisites that become doubtful again. How well this holds is measured in docs/models.md.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import expit, expm1, log1p
+
+from app.adaptive.filter import levels
+from app.adaptive.likelihood import expected_score, logit
+from app.adaptive.mastery import LEAST_EVIDENCE, MASTERY_LINE
+from app.adaptive.policy import SETTLED, TARGET, item_counts, stand
+from app.adaptive.policy import goal_skills as skills_of_goal
+from app.adaptive.types import Booleans, Floats, Integers, Parameters, States
+
+LONGEST = 200
+STEPS = 48
+EDGE = 6.0
+GRID = np.linspace(-EDGE, EDGE, STEPS)
+# A goal that as many chains have not reached after `LONGEST` answers is not foreseen.
+UNREACHED = 0.05
+# The standard deviation of what all skills have in common, an ability misjudged above all, as a share of the mean.
+COMMON = 0.25
+NORMAL_90 = 1.6448536269514722
+
+
+@dataclass(frozen=True)
+class Left:
+    """Exercises left to a goal: the mean, and the ends of the 90 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def forecast(parameters: Parameters, states: States, goal: Integers, target: float) -> Left | None:
+    """The exercises left for one learner (the row of `states`) until each skill of `goal` has the mastery `target`.
+
+    None where nothing leads there: the engine's rates end below the target, or a skill has no item.
+    """
+    lacking, wanted, lines = missing(parameters, states, goal, target)
+    if (lacking & ~wanted).any():
+        return None
+    if not wanted.any():
+        return Left(0.0, 0.0, 0.0)
+    skills = np.flatnonzero(wanted)
+    mean, variance, reached = passages(parameters, states, skills, lines[skills])
+    if not reached.all():
+        return None
+    share = shares(parameters)[skills]
+    total = float(np.add.accumulate(mean * share)[-1])
+    spread = float(np.add.accumulate(variance * share * share)[-1]) + COMMON * COMMON * total * total
+    width = float(np.sqrt(log1p(spread / (total * total))))
+    middle = total / float(np.sqrt(1 + spread / (total * total)))
+    return Left(total, middle * float(expm1(-NORMAL_90 * width) + 1), middle * float(expm1(NORMAL_90 * width) + 1))
+
+
+def missing(parameters: Parameters, states: States, goal: Integers, target: float) -> tuple[Booleans, Booleans, Floats]:
+    """Which skills a goal lacks, which can and must be practised for it, and up to which mastery each; all (S,)."""
+    lacking, needed = skills_of_goal(parameters, states, goal, target)
+    standing = stand(parameters, states)
+    practisable = item_counts(parameters) > 0
+    unsettled = needed & (standing.doubt[0] > SETTLED)
+    # Settled is a doubt of (1 - q) V √speed; once it is mastered, a skill does not hold up others for long.
+    worth = standing.doubt[0] / np.maximum(1 - states.mastery[0], 1e-12)
+    settled = np.minimum(1 - SETTLED / np.maximum(worth, SETTLED), MASTERY_LINE)
+    lines = np.maximum(np.where(lacking, target, 0.0), np.where(unsettled, settled, 0.0))
+    return lacking, (lacking | unsettled) & practisable, lines
+
+
+def shares(parameters: Parameters) -> Floats:
+    """The part of an exercise that falls to each skill: the mean over its items of 1 / (number of their skills)."""
+    asked = parameters.items.skills >= 0
+    skills, count = parameters.items.skills[asked], parameters.skills.count
+    total = np.bincount(skills, parameters.items.weights[asked], count)
+    return np.asarray(total / np.maximum(np.bincount(skills, minlength=count), 1))
+
+
+def passages(
+    parameters: Parameters, states: States, skills: Integers, lines: Floats
+) -> tuple[Floats, Floats, Booleans]:
+    """Mean and variance of the answers on each skill until its mastery is at its line, and whether it ever is."""
+    known, unknown = chances_on_grid(parameters, states, skills)
+    q = expit(GRID)
+    right = q * known + (1 - q) * unknown
+    learn, forget = parameters.skills.learn[skills, None], parameters.skills.forget[skills, None]
+    after_right, after_wrong = q * known / right, q * (1 - known) / (1 - right)
+    up = after_right * (1 - forget) + (1 - after_right) * learn
+    down = after_wrong * (1 - forget)
+    at, begin = np.arange(len(skills)), states.mastery[0, skills]
+    few = LEAST_EVIDENCE - states.evidence[0, skills]
+    staying = np.where(q < lines[:, None], 1.0, 0.0)
+    going = np.where(begin < lines, 1.0, 0.0)
+    mean, square = np.zeros(len(skills)), np.zeros(len(skills))
+    up_place, down_place, start = place_on_grid(up), place_on_grid(down), place_on_grid(begin[:, None])
+    alive_up, alive_down = np.where(up < lines[:, None], 1.0, 0.0), np.where(down < lines[:, None], 1.0, 0.0)
+    for answers in range(LONGEST):
+        left = np.where(answers < few, 1.0, going)
+        mean += left
+        square += (2 * answers + 1) * left
+        staying = right * alive_up * between(staying, up_place) + (1 - right) * alive_down * between(
+            staying, down_place
+        )
+        going = np.where(begin < lines, between(staying, start)[at, 0], 0.0)
+    return mean, np.maximum(square - mean * mean, 0.0), going <= UNREACHED
+
+
+def chances_on_grid(parameters: Parameters, states: States, skills: Integers) -> tuple[Floats, Floats]:
+    """The expected scores of those who know each skill and who do not, with the item that suits at each mastery."""
+    starts, members = parameters.items.by_skill
+    q = expit(GRID)
+    known, unknown = np.empty((len(skills), STEPS)), np.empty((len(skills), STEPS))
+    for row, skill in enumerate(skills.tolist()):
+        items = members[starts[skill] : starts[skill + 1]]
+        high, low = expected_pair(parameters, states, skill, items)
+        distance = np.abs(logit(q[:, None] * high + (1 - q[:, None]) * low) - logit(np.array(TARGET)))
+        best = np.argmin(distance, axis=1)
+        known[row], unknown[row] = high[best], low[best]
+    return known, unknown
+
+
+def expected_pair(parameters: Parameters, states: States, skill: int, items: Integers) -> tuple[Floats, Floats]:
+    """The expected scores of items if their skills are known and if not, at the ability of now."""
+    bank = parameters.items
+    slope = bank.discrimination[items]
+    mean = states.ability[0] + states.form[0] + states.offset[0, skill]
+    variance = states.ability_variance[0] + states.form_variance[0] + states.offset_variance[0, skill]
+    high, low = levels(parameters, items, bank.easiness[items] + slope * mean, slope * slope * variance)
+    return expected_score(bank, items, high), expected_score(bank, items, low)
+
+
+def place_on_grid(q: Floats) -> tuple[Integers, Floats]:
+    """Between which two points of the grid masteries lie, and how far on."""
+    x = np.clip((logit(np.clip(q, 1e-9, 1 - 1e-9)) + EDGE) / (2 * EDGE) * (STEPS - 1), 0, STEPS - 1)
+    place = np.minimum(x.astype(np.int64), STEPS - 2)
+    return place, x - place
+
+
+def between(values: Floats, where: tuple[Integers, Floats]) -> Floats:
+    """Values on the grid, interpolated row by row."""
+    place, share = where
+    rows = np.arange(len(values))[:, None]
+    return values[rows, place] * (1 - share) + values[rows, place + 1] * share

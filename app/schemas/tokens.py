@@ -1,0 +1,37 @@
+"""Client credentials as RFC 6749 has them."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.schemas.common import Reply
+
+
+class TokenRequest(BaseModel):
+    """What the form holds; other fields are passed over."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"grant_type": "client_credentials"}]})
+
+    grant_type: Literal["client_credentials"]
+    client_id: str = Field(default="", description="the id of a key, unless in the header `Authorization: Basic`")
+    client_secret: str = Field(default="", description="the key")
+    scope: str = Field(default="", description="scopes of the key by spaces, to have no more; URIs are passed over")
+    audience: str = Field(default="", description="passed over")
+
+
+class TokenOut(Reply):
+    """A token."""
+
+    access_token: str
+    token_type: Literal["Bearer"]
+    expires_in: int = Field(description="seconds")
+    scope: str
+
+
+class TokenError(Reply):
+    """Why there is none."""
+
+    error: Literal[
+        "invalid_request", "invalid_client", "invalid_scope", "unsupported_grant_type", "temporarily_unavailable"
+    ]
+    error_description: str

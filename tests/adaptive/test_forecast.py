@@ -1,0 +1,106 @@
+"""How many exercises are left: against the engine let loose, monotone, and honest where no end is to be seen."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.adaptive.filter import initial, predict, step
+from app.adaptive.forecast import forecast
+from app.adaptive.policy import goal_skills
+from app.adaptive.types import Parameters
+from benchmarks.coverage import WORLDS
+from benchmarks.forecast import Forecasts, practise, row_of
+from tests.adaptive.worlds import bank, course, frozen, random_course, random_states, tree
+
+seeds = st.integers(0, 2**32 - 1)
+
+
+def one_skill(prior: float = 0.2, learn: float = 0.3, forget: float = 0.02) -> Parameters:
+    """One skill with one item, of a learner about whom nothing else is in doubt."""
+    still = {"ability_variance": 1e-9, "form_variance": 1e-9, "skill_drift": 0.0}
+    return course(tree([[]], prior=[prior], learn=[learn], forget=[forget]), bank([[0]], easiness=[0.3]), **still)
+
+
+@pytest.mark.parametrize(("prior", "learn", "forget"), [(0.2, 0.3, 0.02), (0.7, 0.1, 0.005), (0.05, 0.5, 0.03)])
+def test_it_is_the_mean_of_what_the_engine_does(prior: float, learn: float, forget: float) -> None:
+    """4,000 learners who answer as the engine predicts; grid and interpolation cost a few per cent."""
+    parameters = one_skill(prior, learn, forget)
+    many = 4000
+    states, rng = initial(parameters, many), np.random.default_rng(1)
+    everybody, item = np.arange(many), np.zeros(many, dtype=np.int64)
+    taken = np.full(many, -1)
+    for answers in range(300):
+        done = (states.mastery[:, 0] >= 0.9) & (states.evidence[:, 0] >= 3) & (taken < 0)
+        taken[done] = answers
+        if (taken >= 0).all():
+            break
+        right = rng.random(many) < predict(parameters, states, everybody, item)
+        states, _ = step(parameters, states, item, right.astype(np.float64), np.zeros(many))
+    found = forecast(parameters, initial(parameters, 1), np.array([0]), 0.9)
+    assert found is not None
+    assert abs(found.mean / taken.mean() - 1) < 0.07
+    assert np.mean((taken >= np.floor(found.low)) & (taken <= np.ceil(found.high))) > 0.88
+
+
+def test_what_is_reached_needs_nothing() -> None:
+    parameters = one_skill()
+    states = initial(parameters, 1)
+    known = replace(states, mastery=np.array([[0.95]]), evidence=np.array([[3]]))
+    found = forecast(parameters, known, np.array([0]), 0.9)
+    assert found is not None
+    assert (found.mean, found.low, found.high) == (0.0, 0.0, 0.0)
+    # Certain, but on a single answer: two more.
+    sure = replace(known, evidence=np.array([[1]]))
+    found = forecast(parameters, sure, np.array([0]), 0.9)
+    assert found is not None
+    assert found.mean == 2.0
+
+
+def test_no_end_is_foreseen_where_there_is_none() -> None:
+    parameters = one_skill(forget=0.05, learn=0.2)
+    # Always right, mastery settles at .2 / .25.
+    assert forecast(parameters, initial(parameters, 1), np.array([0]), 0.99) is None
+    without_items = course(tree([[], []]), bank([[0]]))
+    assert forecast(without_items, initial(without_items, 1), np.array([0, 1]), 0.9) is None
+
+
+def test_prerequisites_count() -> None:
+    parameters = course(tree([[], [0]], prior=[0.1, 0.1]), bank([[0], [0], [1], [1]]))
+    states = initial(parameters, 1)
+    first, both = [forecast(parameters, states, np.array([skill]), 0.9) for skill in (0, 1)]
+    assert first is not None
+    assert both is not None
+    assert both.mean > first.mean + 2
+
+
+@given(seeds)
+@settings(max_examples=40)
+def test_it_is_finite_and_more_is_more(seed: int) -> None:
+    parameters = frozen(random_course(seed, skills=5, items=15))
+    states = frozen(random_states(parameters, seed, learners=1, longest=20))
+    rng = np.random.default_rng(seed)
+    goal = rng.permutation(5)[:2]
+    some, less, lower = [forecast(parameters, states, *asked) for asked in ((goal, 0.8), (goal[:1], 0.8), (goal, 0.7))]
+    if some is None:
+        return
+    assert np.isfinite([some.mean, some.low, some.high]).all()
+    assert 0 <= some.low <= some.mean
+    assert some.low <= some.high
+    assert (some.mean == 0) == (not goal_skills(parameters, states, goal, 0.8)[0].any())
+    assert less is not None
+    assert less.mean <= some.mean + 1e-9
+    assert lower is not None
+    assert lower.mean <= some.mean + 1e-9
+
+
+def test_the_measurement_counts_what_it_should() -> None:
+    told = Forecasts(
+        *(np.array(column, dtype=np.float64) for column in ([0, 0, 0], [5, 5, 5], [3, 3, 3], [8, 8, 8], [2, 5, 9]))
+    )
+    assert row_of("x", told) == ["x", "3", "5", "5", "1.00", "33", "33", "33"]
+    found = practise(replace(WORLDS[0], skills=1, items=3), 1, 6)
+    assert (found.left >= 0).all()
+    assert (found.asked_at == 0).sum() == 6

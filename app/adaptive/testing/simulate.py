@@ -18,8 +18,9 @@ from app.adaptive.types import Booleans, Floats, Integers, Seeds
 
 # Purposes of chance.
 TESTS, ANSWERS, ABILITIES = 11, 12, 13
-# Exposure parameters: the least, the share of the target that is aimed at, and the gain of a step.
-LEAST_EXPOSURE, AIM, GAIN = 0.01, 0.9, 0.5
+# Exposure parameters: the least, the share of the target that is aimed at, and the gains of steps, first and later.
+LEAST_EXPOSURE, AIM = 0.01, 0.9
+COARSE, FINE = 1.0, 0.25
 
 Progress = Callable[[float, float], None]
 
@@ -133,9 +134,9 @@ def calibrate_exposure(
 
     As Sympson & Hetter (1985) by simulation: an item that was given too often is passed over more often in the next
     round, one that was not less often. Their step, k_i ← k_i × target / rate_i, swings; here it is that of Robbins &
-    Monro (1951), log k_i ← log k_i - g (rate_i / aim - 1), and the result is the mean of log k_i over the second half
-    of the `rounds` (Polyak & Juditsky 1992). The aim is below the target, so that luck does not lift the most exposed
-    of many items above it. Learners, so many a round, come from the prior of the plan.
+    Monro (1951), log k_i ← log k_i - g (rate_i / aim - 1), coarse in the first half of the `rounds` and fine in the
+    second, over which log k_i is averaged (Polyak & Juditsky 1992). The aim is below the target, so that luck does not
+    lift the most exposed of many items above it. Learners, so many a round, come from the prior of the plan.
     Raises ValueError for a target that no parameters can reach, as the tests need more items.
     """
     plan = replace(plan, sympson_hetter=True, randomesque=1)
@@ -149,8 +150,9 @@ def calibrate_exposure(
         if records.length.mean() > aim * pool.count:
             raise ValueError("tests of this length give items more often than that; ask for less, or enlarge the pool")
         rates = given(pool, records).mean(axis=0)
-        log_exposure = np.clip(log_exposure - GAIN * (rates / aim - 1), least, 0.0)
-        if round_number >= rounds // 2:
+        late = round_number >= rounds // 2
+        log_exposure = np.clip(log_exposure - (FINE if late else COARSE) * (rates / aim - 1), least, 0.0)
+        if late:
             settled.append(log_exposure)
         if progress is not None:
             progress(round_number + 1, rounds)

@@ -15,9 +15,10 @@ from typing import Any, Literal, TypeVar, get_args
 import click
 from pydantic import ValidationError
 
-from app import __version__, archive, evaluation, fitting, lab, sample, server
+from app import __version__, archive, evaluation, fitting, itembanks, lab, sample, server, trials
 from app.adaptive.bkt import Setup
 from app.adaptive.irt import FLAT, Model, Priors
+from app.adaptive.testing import METHODS, RULES
 from app.database import Database, open_database
 from app.errors import Invalid, InvalidFile, InvalidSetting, NotMigrated, ProximaError, Unavailable
 from app.files import Rejection, digest, read_catalogue, write_rejections
@@ -535,6 +536,76 @@ def simulate_practice(
         report = lab.simulate(worlds or lab.WORLD_NAMES, policies or lab.POLICY_NAMES, learners, seed, progress)
     click.echo(json.dumps(lab.as_json(report), indent=1) if as_json else lab.as_table(report))
     for path in lab.draw(report, plots) if plots else ():
+        click.echo(f"{path} written", err=True)
+
+
+@simulate_group.command("test")
+@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--rule", "rules", multiple=True, type=click.Choice(RULES), help="May be repeated.  [the first and random]"
+)
+@click.option("--standard-error", type=click.FloatRange(0, min_open=True), help="Of θ, ends a test.  [0.3, if no end]")
+@click.option("--max-items", type=click.IntRange(1), help="The greatest length.  [that of the constraints, or 200]")
+@click.option("--randomesque", default=1, show_default=True, type=click.IntRange(1), help="One of so many best items.")
+@click.option(
+    "--exposure", type=click.FloatRange(0, 1, min_open=True), help="Also with Sympson–Hetter: no item more often."
+)
+@click.option("--content", metavar="COLUMN", help="Give its values in their shares of the bank.")
+@click.option(
+    "--constraints",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Bounds of a test, as TestDesign has them: count the broken ones.",
+)
+@click.option("--shadow", is_flag=True, help="Keep the constraints, by shadow tests.")
+@click.option(
+    "--cut", "cuts", multiple=True, type=float, help="End when it is clear on which side θ is. May be repeated."
+)
+@click.option("--method", default="interval", show_default=True, type=click.Choice(METHODS), help="How that is clear.")
+@click.option(
+    "--scaling", default=1.0, show_default=True, type=click.FloatRange(0, min_open=True), help="D of the files."
+)
+@click.option(
+    "--learners", default=250, show_default=True, type=click.IntRange(2, 100_000), help="Of each rule and bank."
+)
+@click.option(
+    "--seed", default=lab.REPORTING_SEED, show_default=True, type=click.IntRange(0, 2**32), help="Of all chance."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+@click.option("--plots", type=click.Path(file_okay=False, path_type=Path), help="A folder for a plot of each bank.")
+def simulate_test(files: tuple[Path, ...], as_json: bool, plots: Path | None, **options: Any) -> None:
+    """Give adaptive tests from banks of items (CSV) and tell length, accuracy, exposure and content."""
+    if options["shadow"] and options["constraints"] is None:
+        raise click.UsageError("--shadow keeps --constraints: name their file")
+    if options["shadow"] and options["content"] is not None:
+        raise click.UsageError("--shadow goes with no --content: give the constraints shares of it")
+    if plots:
+        lab.need_matplotlib()
+    banks, kept = [], []
+    for file in files:
+        bank, found = itembanks.read_bank(file, options["scaling"]), None
+        if options["constraints"] is not None:
+            bank, found = itembanks.read_constraints(options["constraints"], bank)
+            if found.left_out:
+                click.echo(f"{bank.name}: left out of the constraints: {', '.join(found.left_out)}", err=True)
+        banks.append(bank)
+        kept.append(found)
+    wanted = trials.Wanted(
+        rules=options["rules"] or ("max_information", "random"),
+        learners=options["learners"],
+        seed=options["seed"],
+        standard_error=options["standard_error"],
+        max_items=options["max_items"],
+        randomesque=options["randomesque"],
+        target=options["exposure"],
+        content=options["content"],
+        shadow=options["shadow"],
+        cuts=tuple(sorted(options["cuts"])),
+        method=options["method"],
+    )
+    with progress_bar() as progress:
+        report = trials.run(banks, kept, wanted, progress)
+    click.echo(json.dumps(trials.as_json(report), indent=1) if as_json else trials.as_table(report))
+    for path in trials.draw(report, plots) if plots else ():
         click.echo(f"{path} written", err=True)
 
 

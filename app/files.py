@@ -159,6 +159,20 @@ def read_catalogue(path: Path) -> dict[str, Any]:
     return {"skills": [{"id": skill} for skill in skills], "items": items}
 
 
+def read_table(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """The rows of a whole CSV file (also `.gz`), each with its line; raises `InvalidFile` at the first broken one."""
+    _kind(path, (".csv",))
+    names, rows = _table(path, (), _unwatched)
+    if len(set(names)) < len(names):
+        raise InvalidFile(f"{path.name} has two columns of one name.")
+    table = []
+    for line, row, _ in rows:
+        if isinstance(row, str):
+            raise InvalidFile(f"{path.name}, line {line}: {row}.")
+        table.append((line, dict(zip(names, row, strict=True))))
+    return table
+
+
 # Rows of each format
 
 

@@ -13,6 +13,9 @@ from app.adaptive.irt.curves import partial_credit
 from app.adaptive.likelihood import ordered_sum
 from app.adaptive.types import Floats
 
+# For wrong and right, before as many further axes.
+SIDES = [np.array([-1.0, 1.0]).reshape(2, *(1,) * axes) for axes in range(3)]
+
 
 def information(bank: Bank, nodes: Floats) -> Floats:
     """(I, Q): the information of every item at the nodes. Items of any model."""
@@ -24,28 +27,30 @@ def information(bank: Bank, nodes: Floats) -> Floats:
 
 
 def columns(bank: Bank) -> Floats:
-    """(6, I): a, b, c, d - c, 1 - d and a (d - c) of items scored right or wrong."""
+    """(6, I): a, b, a (d - c), 1 - d, c and d - c of items scored right or wrong."""
     a, span = bank.discrimination, bank.upper - bank.guessing
-    return np.stack([a, bank.difficulty[:, 0], bank.guessing, span, 1 - bank.upper, a * span])
+    return np.stack([a, bank.difficulty[:, 0], a * span, 1 - bank.upper, bank.guessing, span])
 
 
 def binary(given: Floats, nodes: Floats) -> Floats:
-    """Items scored right or wrong, element by element; `given` are their `columns`."""
-    right, wrong = logistic(given, nodes)
-    steep = given[5] * right * wrong
-    return np.asarray(steep * steep / ((given[2] + given[3] * right) * (given[4] + given[3] * wrong)))
+    """The information of items scored right or wrong, element by element; `given` are their `columns`."""
+    curve = logistic(given, nodes)
+    steep = given[2] * curve[0] * curve[1]
+    p = given[3:5] + given[5] * curve
+    return np.asarray(steep * steep / (p[0] * p[1]))
 
 
 def binary_log_p(given: Floats, nodes: Floats) -> Floats:
-    """(2, …): log P of wrong and right, element by element."""
-    right, wrong = logistic(given, nodes)
-    return np.asarray(xlogy(1.0, np.stack([given[4] + given[3] * wrong, given[2] + given[3] * right])))
+    """(2, …): their log P of wrong and right, element by element."""
+    curve = logistic(given, nodes)
+    floors = given[3:5].reshape(2, *given.shape[1:], *(1,) * (curve.ndim - given.ndim))
+    return np.asarray(xlogy(1.0, floors + given[5] * curve))
 
 
-def logistic(given: Floats, nodes: Floats) -> tuple[Floats, Floats]:
-    """σ(a(θ - b)) and what it lacks to 1, each to full precision."""
+def logistic(given: Floats, nodes: Floats) -> Floats:
+    """(2, …): σ(-x) and σ(x), x = a(θ - b), each to full precision."""
     x = given[0] * (nodes - given[1])
-    return expit(x), expit(-x)
+    return np.asarray(expit(SIDES[x.ndim] * x))
 
 
 def graded(bank: Bank, nodes: Floats) -> Floats:

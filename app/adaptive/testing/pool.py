@@ -25,6 +25,8 @@ CURVES: dict[Model, Model] = {"graded": "graded", "gpcm": "gpcm", "pcm": "gpcm"}
 NODES = np.linspace(-HIGHEST, HIGHEST, 121)
 NODES.setflags(write=False)
 STEEPEST, FARTHEST = 20.0, 20.0
+# A pool of so many items has its curves computed at once: 10 MB if they are right or wrong.
+TABLED = 5000
 # Values that the curves of one block of items may hold.
 LARGEST_BLOCK = 1 << 20
 
@@ -137,12 +139,15 @@ def make_pool(
     Raises ValueError for parameters that are no item's.
     """
     count = len(models)
-    steps = np.asarray(difficulty, dtype=np.float64).reshape(count, -1 if count else 0)
+    steps = np.array(difficulty, dtype=np.float64)
+    steps = steps[:, None] if steps.ndim == 1 else steps
+    if steps.ndim != 2 or len(steps) != count:  # noqa: PLR2004
+        raise ValueError("every item has one difficulty, or one row of thresholds or steps")
     pool = Pool(
         models=np.array([place(model) for model in models], dtype=np.int64),
         grades=whole(grades, count, 1),
         discrimination=real(discrimination, count, 1.0),
-        difficulty=steps if steps.shape[1] else np.zeros((count, 1)),
+        difficulty=steps,
         guessing=real(guessing, count, 0.0),
         upper=real(upper, count, 1.0),
         scale=whole(scale, count, 0),
@@ -240,7 +245,12 @@ def bank_of(pool: Pool, model: Model, items: Integers) -> Bank:
 
 
 def log_row(pool: Pool, item: int) -> Floats:
-    """(K, Q): log P(category | θ) of one item at `NODES`; kept, as the same few items are asked for again."""
+    """(K, Q): log P(category | θ) of one item at `NODES`.
+
+    From the table of all items, or in a large pool one by one, and kept: the same few items are asked for again.
+    """
+    if pool.count <= TABLED:
+        return np.asarray(pool.log_probability[item])
     row = pool.rows.get(item)
     if row is None:
         row = pool.rows[item] = log_curve(pool, item, NODES)

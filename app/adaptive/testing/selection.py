@@ -19,8 +19,6 @@ from app.adaptive.testing.shelves import cell_of
 from app.adaptive.testing.sitting import Sitting, posterior
 from app.adaptive.types import Booleans, Floats, Integers
 
-# So many items of a shelf are computed before it is asked whether that was enough.
-FIRST = 32
 # A matrix product errs by less than this share; what is that near to the best is computed again, in a fixed order.
 NEAR = 1e-9
 PIECE = 4096
@@ -54,24 +52,29 @@ def of_scale(pool: Pool, scale: int, free: Booleans) -> Integers:
 
 
 def best_first(items: Integers, values: Floats) -> Ranked:
-    """The items in the order of their values."""
-    order = np.lexsort((items, -values)) if len(items) > 1 else np.zeros(len(items), dtype=np.int64)
+    """The items, given in ascending order, in the order of their values."""
+    order = np.argsort(-values, kind="stable")
     return Ranked(items[order], values[order])
 
 
 def most_informative(pool: Pool, scale: int, ability: float, free: Booleans, wanted: int) -> Ranked:
     """By information at an ability, computed for as few items as prove it (see `shelves`)."""
     shelf, cell = pool.shelves[scale], cell_of(ability)
-    listed, bounds = shelf.items[cell], shelf.bounds[cell]
-    for many in (min(FIRST, len(listed)), len(listed)):
-        items = listed[:many]
+    for listed, beyond in ((shelf.near, shelf.beyond_near), (shelf.far, shelf.beyond_far)):
+        items = listed[cell]
         items = items[free[items]]
-        if len(items) >= wanted:
-            values = information_at(pool, items, ability)
-            # What is not above the next bound may be less than an item that was not looked at.
-            sure = values > bounds[many]
-            if np.count_nonzero(sure) >= wanted:
-                return best_first(items[sure], values[sure])
+        if len(items) < wanted:
+            continue
+        values = information_at(pool, items, ability)
+        if wanted == 1:
+            best = int(values.argmax())
+            if values[best] > beyond[cell]:
+                return Ranked(items[best : best + 1], values[best : best + 1])
+            continue
+        # What is not above the bound of the others may be less than one of them.
+        sure = values > beyond[cell]
+        if np.count_nonzero(sure) >= wanted:
+            return best_first(items[sure], values[sure])
     items = of_scale(pool, scale, free)
     return best_first(items, information_at(pool, items, ability))
 

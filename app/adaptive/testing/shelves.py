@@ -1,8 +1,7 @@
 """Which items may be the most informative at an ability: bounds over short cells of ability, made once for a pool.
 
 A shelf lists, for each cell, the items whose information can be greatest there, by an upper bound over the whole cell.
-Going down the shelf and computing exactly, one may stop where no bound is left above what was found: the choice is
-that of looking at every item.
+If the best of them, computed exactly, is above the bound of all others, the choice is that of looking at every item.
 
 Within a cell of width h from l to r, with L = d log I / dθ (docs/testing.md):
 right or wrong: a(1 - 3s) ≤ L ≤ a(2 - 3s) and s rises: I ≤ I(l) exp(h a (2 - 3s(l))⁺), I ≤ I(r) exp(h a (3s(r) - 1)⁺).
@@ -25,39 +24,48 @@ HIGHEST = 6.0
 CELLS = 240
 WIDTH = 2 * HIGHEST / CELLS
 EDGES = np.linspace(-HIGHEST, HIGHEST, CELLS + 1)
-LONGEST = 256
+NEAR, FAR = 32, 256
 # More than rounding can add, also to single precision.
 SLACK, LEAST = 1 + 1e-6, 1e-12
 
 
 class Shelf(NamedTuple):
-    """For each cell of one scale: `items` (CELLS, T), best bound first, and `bounds` (CELLS, T + 1) of these.
+    """For each cell of one scale: the items with the greatest bounds, a few and more, each ascending by number.
 
-    The last bound is that of everything which is not on the shelf.
+    `near` (CELLS, n) and `far` (CELLS, m), these among them; `beyond_near` and `beyond_far` (CELLS,) are the greatest
+    bounds of all other items, negative where there are none.
     """
 
-    items: Integers
-    bounds: Floats
+    near: Integers
+    far: Integers
+    beyond_near: Floats
+    beyond_far: Floats
 
 
 def make_shelf(blocks: Iterable[tuple[Integers, Bank]]) -> Shelf:
     """The shelf of the items of one scale, given in blocks: their numbers and parameters."""
-    named, tables = [], []
+    named, tables = [np.empty(0, dtype=np.int64)], [np.empty((0, CELLS), dtype=np.float32)]
     for ids, bank in blocks:
         named.append(ids)
         tables.append(rounded_up(upper_bounds(bank)))
-    if not named:
-        return Shelf(np.empty((CELLS, 0), dtype=np.int64), np.full((CELLS, 1), -1.0))
-    listed, found = np.concatenate(named), np.concatenate(tables)
-    length = min(LONGEST, len(listed))
-    items, bounds = np.empty((CELLS, length), dtype=np.int64), np.full((CELLS, length + 1), -1.0)
+    items, bounds = np.concatenate(named), np.concatenate(tables)
+    near, beyond_near = greatest(items, bounds, NEAR)
+    far, beyond_far = greatest(items, bounds, FAR)
+    return Shelf(near, far, beyond_near, beyond_far)
+
+
+def greatest(items: Integers, bounds: NDArray[np.float32], many: int) -> tuple[Integers, Floats]:
+    """The items with the greatest bounds in each cell, ascending by number, and the greatest bound of the others."""
+    many = min(many, len(items))
+    found, beyond = np.empty((CELLS, many), dtype=np.int64), np.full(CELLS, -1.0)
     for cell in range(CELLS):
-        column = found[:, cell].astype(np.float64)
-        near = np.argpartition(-column, length)[: length + 1] if length < len(column) else np.arange(length)
-        near = near[np.lexsort((listed[near], -column[near]))]
-        items[cell] = listed[near[:length]]
-        bounds[cell, : len(near)] = column[near]
-    return Shelf(items, bounds)
+        if many < len(items):
+            order = np.argpartition(-bounds[:, cell], many)
+            found[cell] = np.sort(items[order[:many]])
+            beyond[cell] = bounds[order[many], cell]
+        else:
+            found[cell] = np.sort(items)
+    return found, beyond
 
 
 def upper_bounds(bank: Bank) -> Floats:

@@ -18,7 +18,9 @@ from app.adaptive.types import Booleans, Floats, Integers, Seeds
 
 # Purposes of chance.
 TESTS, ANSWERS, ABILITIES = 11, 12, 13
-LEAST_EXPOSURE = 0.01
+# Exposure parameters: the least, the share of the target that is aimed at, and the gains of steps, first and later.
+LEAST_EXPOSURE, AIM = 0.01, 0.9
+COARSE, FINE = 1.0, 0.25
 
 Progress = Callable[[float, float], None]
 
@@ -124,29 +126,39 @@ def calibrate_exposure(
     plan: Plan,
     target: float,
     seed: int,
-    learners: int = 1000,
-    rounds: int = 12,
+    learners: int = 100,
+    rounds: int = 40,
     progress: Progress | None = None,
 ) -> Pool:
     """The pool with exposure parameters under which no item is given in more than a share `target` of the tests.
 
-    As Sympson & Hetter (1985): simulate, then k_i ← min(1, k_i × target / rate_i), `rounds` times: an item that is
-    given too often is passed over more often, one that is not less often. Single rounds swing, so the result is the
-    geometric mean of the second half of them. Learners come from the prior of the plan.
+    As Sympson & Hetter (1985) by simulation: an item that was given too often is passed over more often in the next
+    round, one that was not less often. Their step, k_i ← k_i × target / rate_i, swings; here it is that of Robbins &
+    Monro (1951), log k_i ← log k_i - g (rate_i / aim - 1), coarse in the first half of the `rounds` and fine in the
+    second, over which log k_i is averaged (Polyak & Juditsky 1992). The aim is below the target, so that luck does not
+    lift the most exposed of many items above it. Learners, so many a round, come from the prior of the plan.
     Raises ValueError for a target that no parameters can reach, as the tests need more items.
     """
     plan = replace(plan, sympson_hetter=True, randomesque=1)
+    aim, least = AIM * target, float(xlogy(1.0, LEAST_EXPOSURE))
+    log_exposure = xlogy(1.0, pool.exposure)
     settled = []
     for round_number in range(rounds):
+        pool = replace(pool, exposure=exp(log_exposure))
         truth = draw_abilities(plan, learners, seed + round_number)
         records = simulate(pool, plan, truth, seed + round_number)
-        if records.length.mean() > target * pool.count:
+        if records.length.mean() > aim * pool.count:
             raise ValueError("tests of this length give items more often than that; ask for less, or enlarge the pool")
         rates = given(pool, records).mean(axis=0)
-        moved = np.clip(pool.exposure * target / np.maximum(rates, LEAST_EXPOSURE * target), LEAST_EXPOSURE, 1.0)
-        pool = replace(pool, exposure=moved)
-        if round_number >= rounds // 2:
-            settled.append(xlogy(1.0, moved))
+        late = round_number >= rounds // 2
+        log_exposure = np.clip(log_exposure - (FINE if late else COARSE) * (rates / aim - 1), least, 0.0)
+        if late:
+            settled.append(log_exposure)
         if progress is not None:
             progress(round_number + 1, rounds)
-    return replace(pool, exposure=np.minimum(expm1(np.mean(settled, axis=0)) + 1, 1.0))
+    return replace(pool, exposure=exp(np.mean(settled, axis=0)))
+
+
+def exp(values: Floats) -> Floats:
+    """Exposure parameters of their logarithms."""
+    return np.asarray(np.minimum(expm1(values) + 1, 1.0))

@@ -1,8 +1,6 @@
 """A test under way: what was given, what was answered, and the posterior of each ability."""
 
-from dataclasses import dataclass
-from functools import cached_property
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from scipy.special import expm1
@@ -17,8 +15,7 @@ T = TypeVar("T")
 POWERS = np.stack([NODES**0, NODES, NODES**2])
 
 
-@dataclass(frozen=True, eq=False)
-class Sitting:
+class Sitting(NamedTuple):
     """After some answers. Everything that is not of an item is of each of the C scales.
 
     `items` and `categories` are those given, pilots included. `log_posterior` (C, Q) is at `NODES`, 0 at its greatest.
@@ -44,7 +41,7 @@ class Sitting:
         """The number of scored answers."""
         return sum(self.scored)
 
-    @cached_property
+    @property
     def at_bound(self) -> tuple[bool, ...]:
         """Whether so much of a posterior is at the end of the grid that the ability is only a limit."""
         return tuple(bool(max(weights[0], weights[-1]) > BEYOND) for weights in map(posterior, self.log_posterior))
@@ -112,18 +109,7 @@ def take(pool: Pool, plan: Plan, sitting: Sitting, item: int, category: int) -> 
 
 def given(sitting: Sitting, item: int, category: int = 0) -> Sitting:
     """The same, but for an item that was given and says nothing."""
-    return Sitting(
-        (*sitting.items, item),
-        (*sitting.categories, category),
-        sitting.log_posterior,
-        sitting.ability,
-        sitting.standard_error,
-        sitting.scored,
-        sitting.lowest,
-        sitting.highest,
-        sitting.change,
-        sitting.ratios,
-    )
+    return sitting._replace(items=(*sitting.items, item), categories=(*sitting.categories, category))
 
 
 def put(values: tuple[T, ...], place: int, value: T) -> tuple[T, ...]:

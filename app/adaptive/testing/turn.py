@@ -1,8 +1,7 @@
 """One turn of a test: the next item, the chance it had and why, or the end."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -19,8 +18,7 @@ Kind = Literal["first", "pilot", "selected", "end"]
 Relaxed = Literal["max_exposure", "content_shares", "bounds"]
 
 
-@dataclass(frozen=True)
-class Turn:
+class Turn(NamedTuple):
     """`item` is given next, -1 at the end; then `stop` says why it ended.
 
     `kind` is how the item was found: fixed first, an unscored pilot, or selected by the rule. `propensity` is the
@@ -31,12 +29,12 @@ class Turn:
     """
 
     item: int
-    stop: Stop | None = None
-    kind: Kind = "selected"
-    scale: int = -1
-    propensity: float = 0.0
-    relaxed: tuple[Relaxed, ...] = ()
-    terms: Mapping[str, float] = field(default_factory=dict)
+    stop: Stop | None
+    kind: Kind
+    scale: int
+    propensity: float
+    relaxed: tuple[Relaxed, ...]
+    terms: Mapping[str, float]
 
 
 def next_item(
@@ -54,8 +52,13 @@ def next_item(
     """
     stop = stop_reason(plan, sitting, elapsed_seconds)
     if stop is not None and (stop in ("max_items", "max_seconds") or keeps_least(pool, plan, sitting)):
-        return Turn(-1, stop, "end")
+        return ended(stop)
     return offer(pool, plan, sitting, seed, exposure_rates)
+
+
+def ended(stop: Stop) -> Turn:
+    """The turn of a test that is over."""
+    return Turn(-1, stop, "end", -1, 0.0, (), {})
 
 
 def look_ahead(
@@ -132,7 +135,7 @@ def select(
         scale, relaxed = scale_to_measure(pool, plan, sitting, free), ("max_exposure",)
         rare = free
     if scale < 0:
-        return Turn(-1, "no_items", "end")
+        return ended("no_items")
     if plan.bounds:
         rare, scale, given_up = in_shadow(pool, plan, sitting, (rare, free), scale)
         relaxed += given_up

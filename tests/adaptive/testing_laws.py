@@ -1,0 +1,275 @@
+"""What must hold of every adaptive test, and pools and plans to ask it of. `test_testing_controls` breaks each law."""
+
+from collections.abc import Iterator
+from dataclasses import fields, replace
+
+import numpy as np
+
+from app.adaptive.testing import (
+    NODES,
+    RULES,
+    Bound,
+    Classification,
+    Plan,
+    Pool,
+    Sitting,
+    Turn,
+    begin,
+    make_pool,
+    next_item,
+    selection,
+    shelves,
+    take,
+)
+from app.adaptive.testing import exposure as passing
+from app.adaptive.testing.pool import MODELS, information_at, log_curve, parts
+from app.adaptive.types import Floats, Integers
+
+Step = tuple[Sitting, Turn]
+ROUNDING = 1e-12
+
+
+def mixed_pool(seed: int, items: int = 30, scales: int = 1, steps: int = 3) -> Pool:
+    """Items of all models, some of them extreme: a from .01 to 6, b to ±10, guessing to .5."""
+    rng = np.random.default_rng(seed)
+    models = [MODELS[m] for m in rng.integers(0, len(MODELS), items)]
+    grades = np.array([1 if m in MODELS[:4] else rng.integers(1, steps + 1) for m in models])
+    wild = rng.random(items) < 0.15
+    a = np.where(wild, rng.choice([0.01, 6.0], items), np.exp(rng.normal(0, 0.4, items)))
+    b = np.where(wild, rng.choice([-10.0, 10.0], items), rng.normal(0, 1.2, items))
+    c = np.where(wild, 0.5, rng.beta(5, 23, items))
+    difficulty = b[:, None] * (np.abs(b[:, None]) < 9) + np.sort(rng.normal(0, 1, (items, steps)), axis=1)
+    difficulty += 0.1 * np.arange(steps)
+    difficulty[:, 0] = np.where(grades == 1, b, difficulty[:, 0])
+    return make_pool(
+        models,
+        a,
+        difficulty,
+        grades=grades,
+        guessing=np.array([c[i] if m in ("3pl", "4pl") else 0 for i, m in enumerate(models)]),
+        upper=np.array([0.95 if m == "4pl" else 1 for m in models]),
+        scale=np.arange(items) % scales,
+        content=rng.integers(-1, 3, items),
+        exposure=rng.choice([0.2, 0.6, 1.0], items),
+        enemies=[rng.choice(items, 3, replace=False).tolist() for _ in range(items // 10)],
+        groups=[np.flatnonzero(rng.random(items) < share).tolist() for share in (0.3, 0.5)],
+    )
+
+
+def plain_pool(items: int = 100, seed: int = 0, guessing: float = 0.0) -> Pool:
+    """A bank of right-or-wrong items as banks are."""
+    rng = np.random.default_rng(seed)
+    a, b = np.exp(rng.normal(0.2, 0.3, items)), rng.normal(0, 1, items)
+    return make_pool(["3pl"] * items, a, b, guessing=np.full(items, guessing))
+
+
+def random_plan(pool: Pool, seed: int) -> Plan:
+    """Any plan that this pool can follow."""
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(pool.count).tolist()
+    first, pilots = order[: rng.integers(0, 3)], order[5 : 5 + rng.integers(0, 4)]
+    rule = RULES[rng.integers(len(RULES))]
+    passes = bool(rng.random() < 0.3) and rule != "random"
+    several = 1 if passes or rule == "random" else int(rng.integers(1, 4))
+    bound = rule != "random" and rng.random() < 0.2
+    cuts = tuple((float(rng.normal()),) for _ in range(pool.scales))
+    most = int(rng.integers(1, 12))
+    return Plan(
+        prior_mean=tuple(rng.normal(0, 0.5, pool.scales).tolist()),
+        prior_sd=tuple(rng.uniform(0.5, 1.5, pool.scales).tolist()),
+        rule=rule,
+        randomesque=several,
+        sympson_hetter=passes,
+        max_exposure=0.5 if rng.random() < 0.3 else None,
+        content_shares=(0.5, 0.2, 0.3) if not bound and rng.random() < 0.3 else (),
+        bounds=(Bound(0, 1, 6), Bound(1, 2, 8)) if bound else (),
+        first=tuple(first),
+        pilots=tuple(pilots),
+        pilot_places=tuple(sorted(rng.choice(8, rng.integers(0, 3), replace=False).tolist())),
+        standard_error=0.4 if rng.random() < 0.5 else None,
+        standard_error_change=0.01 if rng.random() < 0.2 else None,
+        classification=Classification(cuts, "sprt" if rng.random() < 0.5 else "interval")
+        if rng.random() < 0.3
+        else None,
+        max_items=most,
+        min_items=int(rng.integers(0, most + 1)),
+    )
+
+
+def random_answers(pool: Pool, seed: int) -> Integers:
+    """A category for every item."""
+    return np.random.default_rng(seed).integers(0, pool.grades + 1)
+
+
+def steps(pool: Pool, plan: Plan, answers: Integers, seed: int, rates: Floats | None = None) -> Iterator[Step]:
+    """Every turn of a test with what was known before it; the last one is its end."""
+    sitting = begin(pool, plan)
+    while True:
+        turn = next_item(pool, plan, sitting, seed, 0.0, rates)
+        yield sitting, turn
+        if turn.item < 0:
+            return
+        sitting = take(pool, plan, sitting, turn.item, int(answers[turn.item]))
+
+
+def refold(pool: Pool, plan: Plan, sitting: Sitting) -> Sitting:
+    """The same answers once more."""
+    folded = begin(pool, plan)
+    for item, category in zip(sitting.items, sitting.categories, strict=True):
+        folded = take(pool, plan, folded, item, category)
+    return folded
+
+
+def keeps_its_plan(pool: Pool, plan: Plan, seed: int) -> None:
+    """No item twice, no two enemies, the first items first, pilots in their places, and an end that the plan has."""
+    rates = np.random.default_rng(seed).random(pool.count)
+    whole = list(steps(pool, plan, random_answers(pool, seed), seed, rates))
+    for place, (sitting, turn) in enumerate(whole[:-1]):
+        assert turn.item not in sitting.items
+        assert 0 < turn.propensity <= 1
+        assert turn.stop is None
+        assert turn.scale == pool.scale[turn.item]
+        assert all(np.isfinite(value) for value in turn.terms.values())
+        if turn.kind == "pilot":
+            assert turn.item in plan.pilots
+            assert any(due <= place for due in plan.pilot_places)
+        elif turn.kind == "selected":
+            assert turn.item not in plan.pilots
+            if plan.max_exposure is not None and not turn.relaxed:
+                assert rates[turn.item] < plan.max_exposure
+    sitting, end = whole[-1]
+    for group in pool.enemies:
+        assert np.isin(group, sitting.items).sum() <= 1
+    free_first = [item for item in plan.first if item in sitting.items]
+    assert list(sitting.items[: len(free_first)]) == free_first
+    scored = [item for item in sitting.items if item not in plan.pilots]
+    assert sitting.length == len(scored) <= (plan.max_items or pool.count)
+    assert end.stop is not None
+    if end.stop not in ("max_items", "no_items"):
+        assert sitting.length >= plan.min_items
+
+
+def resumes_at_the_same_item(pool: Pool, plan: Plan, seed: int) -> None:
+    """A test folded again from its answers offers the same item, for the same reason, with the same chance."""
+    for sitting, turn in steps(pool, plan, random_answers(pool, seed), seed):
+        folded = refold(pool, plan, sitting)
+        assert folded.log_posterior.tobytes() == sitting.log_posterior.tobytes()
+        assert folded._replace(log_posterior=sitting.log_posterior) == sitting
+        assert next_item(pool, plan, folded, seed) == turn
+
+
+def changes_nothing_it_was_given(pool: Pool, plan: Plan, seed: int) -> None:
+    """Pool, rates and sitting have the same bits after a turn and an answer."""
+    rates = np.random.default_rng(seed).random(pool.count)
+    before = {each.name: np.copy(getattr(pool, each.name)) for each in fields(Pool) if each.type == "Floats"}
+    for sitting, turn in steps(pool, plan, random_answers(pool, seed), seed, rates):
+        held, told = sitting.log_posterior.tobytes(), repr(sitting)
+        next_item(pool, plan, sitting, seed, 0.0, rates)
+        if turn.item >= 0:
+            take(pool, plan, sitting, turn.item, 0)
+        assert (sitting.log_posterior.tobytes(), repr(sitting)) == (held, told)
+    assert rates.tobytes() == np.random.default_rng(seed).random(pool.count).tobytes()
+    for name, values in before.items():
+        assert np.array_equal(getattr(pool, name), values), name
+
+
+def answers_move_the_right_way(pool: Pool, seed: int) -> None:
+    """A wrong answer never raises an ability, a right one never lowers it, a better category gives no lower one."""
+    plan = Plan(max_items=12, rule="random")
+    for sitting, turn in steps(pool, plan, random_answers(pool, seed), seed):
+        if turn.item < 0:
+            return
+        told = [take(pool, plan, sitting, turn.item, k).ability[0] for k in range(int(pool.grades[turn.item]) + 1)]
+        assert told[0] <= sitting.ability[0] + ROUNDING
+        assert told[-1] >= sitting.ability[0] - ROUNDING
+        assert (np.diff(told) >= -ROUNDING).all()
+
+
+def is_the_posterior(pool: Pool, seed: int) -> None:
+    """Ability and standard error are mean and deviation of prior × curves, summed by hand on the same nodes."""
+    plan = Plan(prior_mean=(0.3,), prior_sd=(1.2,), max_items=15, rule="random")
+    weights = np.exp(-0.5 * ((NODES - 0.3) / 1.2) ** 2)
+    for sitting, turn in steps(pool, plan, random_answers(pool, seed), seed):
+        share = weights / weights.sum()
+        mean = float((share * NODES).sum())
+        spread = float((share * (NODES - mean) ** 2).sum()) ** 0.5
+        np.testing.assert_allclose(sitting.ability[0], mean, atol=1e-9)
+        np.testing.assert_allclose(sitting.standard_error[0], min(spread, 1.2), atol=1e-7)
+        if turn.item >= 0:
+            category = int(random_answers(pool, seed)[turn.item])
+            weights = weights * np.exp(log_curve(pool, turn.item, NODES)[category])
+
+
+def extreme_patterns_go_on(pool: Pool, right: bool) -> None:
+    """All right or all wrong, no precision asked for ends the test before its greatest length."""
+    answers = pool.grades if right else 0 * pool.grades
+    most = min(10, pool.count)
+    for plan in (
+        Plan(standard_error=5.0, max_items=most),
+        Plan(standard_error_change=5.0, max_items=most),
+        Plan(standard_error=5.0, rule="random", max_items=most),
+    ):
+        *_, (sitting, end) = steps(pool, plan, answers, 1)
+        assert end.stop in ("max_items", "no_items")
+        assert end.stop == "no_items" or sitting.length == most
+
+
+def finds_the_best(pool: Pool, plan: Plan, seed: int, wanted: int) -> None:
+    """What `rank` tells are the best of all that are free, in order, as if every item had been looked at."""
+    rng = np.random.default_rng(seed)
+    *_, (sitting, _) = steps(pool, replace(plan, max_items=int(rng.integers(1, 6))), random_answers(pool, seed), seed)
+    free = rng.random(pool.count) < rng.choice([0.1, 0.5, 1.0])
+    free[list(sitting.items)] = False
+    found = selection.rank(pool, plan, sitting, 0, free, wanted)
+    items = np.flatnonzero(free & (pool.scale == 0))
+    values = selection.worth(pool, plan, sitting, items)
+    order = np.lexsort((items, -values))
+    many = len(found.items)
+    assert many >= min(wanted, len(items))
+    assert found.items.tolist() == items[order][:many].tolist()
+    assert found.values.tobytes() == values[order][:many].tobytes()
+
+
+def bounds_hold(pool: Pool, seed: int) -> None:
+    """No item's information anywhere in a cell is above the bound of the cell."""
+    rng = np.random.default_rng(seed)
+    for items, bank in parts(pool, np.arange(pool.count)):
+        bounds = shelves.rounded_up(shelves.upper_bounds(bank))
+        for cell in rng.integers(0, shelves.CELLS, 12).tolist():
+            for share in (0.0, float(rng.random()), 1.0):
+                ability = float(shelves.EDGES[cell] + share * shelves.WIDTH)
+                assert (information_at(pool, items, ability) <= bounds[:, cell]).all()
+
+
+def chances_are_those_of_seeds(pool: Pool, plan: Plan, seed: int, many: int = 3000) -> None:
+    """Over many seeds each item comes as often as its propensity says, and the propensities sum to 1."""
+    *_, (sitting, _) = steps(pool, replace(plan, max_items=4), random_answers(pool, seed), seed)
+    found: dict[int, list[float]] = {}
+    for each in range(many):
+        turn = next_item(pool, plan, sitting, each)
+        found.setdefault(turn.item, []).append(turn.propensity)
+    told = {item: values[0] for item, values in found.items()}
+    for item, values in found.items():
+        np.testing.assert_allclose(values, told[item], rtol=1e-12)
+        share = len(values) / many
+        assert abs(share - told[item]) < 5 * (told[item] * (1 - told[item]) / many) ** 0.5 + 1e-3
+    assert 0.98 < sum(told.values()) <= 1 + 1e-9
+
+
+def passing_sums_to_one(exposure: Floats) -> None:
+    """The chances of all candidates in their order."""
+    chances = passing.chances(exposure)
+    assert (chances >= 0).all()
+    np.testing.assert_allclose(chances.sum(), 1, atol=1e-12)
+
+
+def keeps_bounds(pool: Pool, plan: Plan, seed: int) -> int:
+    """A test of full length is within every bound, unless it said that none is; how often it said so."""
+    whole = list(steps(pool, plan, random_answers(pool, seed), seed))
+    gave_up = sum("bounds" in turn.relaxed for _, turn in whole)
+    sitting, end = whole[-1]
+    if not gave_up:
+        assert end.stop == "max_items"
+        for bound in plan.bounds:
+            assert bound.least <= np.isin(pool.groups[bound.group], sitting.items).sum() <= bound.most
+    return gave_up

@@ -35,7 +35,14 @@ REST: dict[str, Any] = {
     ],
     "calibration": None,
 }
-TERMS = {"doubt": 8.113571, "opens_up": 27.580655, "learn": 0.4, "challenge": 0.264953, "prerequisites": 1.0}
+TERMS = {
+    "doubt": 0.713571,
+    "opens_up": 27.580655,
+    "learn": 0.4,
+    "challenge": 0.264953,
+    "tells": 0.512204,
+    "prerequisites": 1.0,
+}
 NEXT: dict[str, Any] = {
     "item": "item-1",
     "skill": "skill-1",

@@ -73,7 +73,7 @@ def test_a_better_answer_never_lowers_ability(model: Model, seed: int) -> None:
 @FEW
 @given(models, st.floats(0.01, 6), st.floats(-10, 10), st.sampled_from([0, 1, 5, 2000]), st.booleans())
 def test_extremes_stay_finite(model: Model, a: float, b: float, length: int, right: bool) -> None:
-    bank = one_item(model, a, b)
+    bank = one_item(model, a, round(b, 9))
     answers = Answers(np.array([0, length]), np.zeros(length, np.int64), np.full(length, int(right)))
     found = estimate(bank, answers)
     assert np.isfinite(found.ability).all()

@@ -128,8 +128,13 @@ def comes_down_to(most: int, started: Service) -> bool:
 
 
 def settled(started: Service, url: str) -> tuple[Counter[str], int]:
-    """What a hundred callers are told now, and how many connections to PostgreSQL there are."""
-    told = asyncio.run(ask_all(started, SOON_S))
+    """What a hundred callers are told, and how many connections to PostgreSQL there are.
+
+    Those who are told to come again later, as what the others left is still being done, do so.
+    """
+    given_up = time.monotonic() + SOON_S
+    while "503 later" in (told := asyncio.run(ask_all(started, SOON_S))) and time.monotonic() < given_up:
+        time.sleep(1)
     return told, connections(url) if url.startswith("postgresql") else 0
 
 

@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 
 from app import errors
 from app.errors import ProximaError
+from app.routers import imsx
 from app.routers.advice import ADVICE
 from app.routers.problems import classes_by_code, faults_of, problem_body, responses_for, status_of
 from app.schemas.problems import Problem
@@ -186,6 +187,10 @@ def test_an_entry_says_what_the_program_says(code: str, entry: str) -> None:
     assert f"What to do: {ADVICE[code]}" in entry
     for example in re.findall(r"```json\n(.*?)```", entry, re.DOTALL):
         shown = json.loads(example)
+        if "imsx_description" in shown:
+            _, _, detail = shown["imsx_description"].partition(": ")
+            assert shown == imsx.status_info(problem_body(error(detail), ""))
+            continue
         assert shown.items() <= {**problem_body(error(shown["detail"]), ""), **shown}.items()
         assert (shown["code"], shown["status"], shown["title"]) == (code, status_of(error), error.title)
     assert "```" in entry

@@ -38,6 +38,7 @@ SQLITE_BUSY_S, SQLITE_LOOK_S = 5.0, 0.001
 STEPS_BETWEEN_LOOKS = 100_000
 POOL_TIMEOUT_S = 1.0
 CUT_OFF_S = 2.0
+CLOSING_MS = 1000
 IDLE_S = 15.0
 # Of the system, as what draws from the interpreter's own generator would change what others draw by a seed.
 CHANCE = SystemRandom()
@@ -234,6 +235,11 @@ class PostgresDatabase:
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     async def close(self) -> None:
+        # What was cancelled in its middle hands its connection back in a task of its own, a moment later.
+        for _ in range(CLOSING_MS):
+            if not self._engine.pool.checkedout():  # type: ignore[attr-defined]
+                break
+            await asyncio.sleep(0.001)
         await self._engine.dispose()
 
 

@@ -16,7 +16,7 @@ from app.adaptive.testing.simulate import Records, calibrate_exposure, draw_abil
 from app.adaptive.types import Floats
 from app.errors import InvalidSetting
 from app.itembanks import Constraints, ItemBank
-from app.lab import Figure, need_matplotlib
+from app.lab import Figure, Progress, need_matplotlib
 
 # The seed of calibrations is this far from that of the tests.
 APART = 1_000_000
@@ -41,8 +41,6 @@ COLUMNS = (
     "broken",
     "wrong",
 )
-
-Progress = Callable[[str, float, float], None]
 
 
 @dataclass(frozen=True)

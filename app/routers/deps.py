@@ -1,7 +1,7 @@
 """Who is calling, and whether they may: `caller: Annotated[Caller, require("analytics:read")]` in a route."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,8 +87,13 @@ async def identify(request: Request) -> Caller:
 
     Raises `Unauthenticated`, `RateLimited`; a valid key is never refused for what others from its address did.
     """
+    return await charged(request, find_caller(request))
+
+
+async def charged(request: Request, finding: Awaitable[Caller]) -> Caller:
+    """Whoever is found, charged for one request; what is not found is charged to the address it came from."""
     try:
-        caller = await find_caller(request)
+        caller = await finding
     except Unauthenticated:
         await charge_failure(request)
         raise

@@ -16,8 +16,7 @@ from fastapi.routing import APIRoute
 
 from app.errors import Malformed, ProximaError, RateLimited, TooLarge, TooSlow, Unauthenticated, Unavailable
 from app.routers.body import receive_body
-from app.routers.deps import Caller, caller_of_key
-from app.routers.limits import Limits, charge, charge_failure
+from app.routers.deps import Caller, caller_of_key, charged
 from app.routers.parameters import reply
 from app.routers.problems import headers_of, status_of, tell_problem
 from app.schemas.tokens import TokenError, TokenOut, TokenRequest
@@ -109,7 +108,7 @@ async def post_token(request: Request) -> Response:
     """Get a token that stands for a key for an hour."""
     form = await read_form(request)
     client_id, secret = read_client(request, form)
-    caller = await identify_client(request, client_id, secret)
+    caller = await charged(request, find_client(request, client_id, secret))
     if form.get("grant_type") is None:
         raise Refusal("invalid_request", "give grant_type=client_credentials")
     if form["grant_type"] != "client_credentials":
@@ -150,18 +149,6 @@ def read_client(request: Request, form: Mapping[str, str]) -> tuple[str, str]:
     if "client_secret" in form or form.get("client_id", client_id) != client_id:
         raise Refusal("invalid_request", "authenticate in the header or in the form, not in both")
     return client_id, secret
-
-
-async def identify_client(request: Request, client_id: str, secret: str) -> Caller:
-    """The caller whose key this is, charged for one request. Raises `Unauthenticated`, `RateLimited`."""
-    try:
-        caller = await find_client(request, client_id, secret)
-    except Unauthenticated:
-        await charge_failure(request)
-        raise
-    limits: Limits = request.app.state.limits
-    await charge(request, limits.requests, caller.tenant_id, caller.key_id)
-    return caller
 
 
 async def find_client(request: Request, client_id: str, secret: str) -> Caller:

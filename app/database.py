@@ -19,13 +19,14 @@ from secrets import SystemRandom
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 import asyncpg
+from pydantic_core import to_json
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import DatabaseError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DatabaseError, DBAPIError, DisconnectionError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection, QueuePool
 
 from app.errors import InvalidSetting, Unavailable
 
@@ -147,6 +148,7 @@ def sqlite_engine(url: str, *, connections: int, begin: str, read_only: bool) ->
         pool_size=connections,
         max_overflow=0,
         hide_parameters=True,
+        json_serializer=to_json_text,
         connect_args={"check_same_thread": False, "cached_statements": 256},
     )
 
@@ -172,6 +174,11 @@ def sqlite_engine(url: str, *, connections: int, begin: str, read_only: bool) ->
         begin_fairly(connection, begin)
 
     return engine
+
+
+def to_json_text(value: object) -> str:
+    """A value of a JSON column."""
+    return to_json(value).decode()
 
 
 @contextmanager
@@ -262,14 +269,14 @@ def postgres_engine(url: str, *, pool_size: int, statement_timeout_s: float) -> 
     if "sslmode" in address.query:  # as everybody writes it; the driver has another name for it
         mode = {"ssl": address.query["sslmode"]}
         address = address.difference_update_query(["sslmode"]).update_query_dict(mode)
-    return create_async_engine(
+    engine = create_async_engine(
         address,
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=POOL_TIMEOUT_S,
         pool_use_lifo=True,
-        pool_pre_ping=True,
         hide_parameters=True,
+        json_serializer=to_json_text,
         connect_args={
             "timeout": 5,
             # The server's own limit comes first, unless the way to it is cut.
@@ -287,3 +294,11 @@ def postgres_engine(url: str, *, pool_size: int, statement_timeout_s: float) -> 
             },
         },
     )
+
+    @event.listens_for(engine.sync_engine, "checkout")
+    def _look(connection: DBAPIConnection, _: ConnectionPoolEntry, __: PoolProxiedConnection) -> None:
+        # What the server has closed is known without asking it: SQLAlchemy's ping costs three round trips.
+        if connection.driver_connection.is_closed():
+            raise DisconnectionError
+
+    return engine

@@ -17,7 +17,7 @@ from scipy.special import expit, expm1, log1p
 from app.adaptive.filter import levels
 from app.adaptive.likelihood import expected_score, logit
 from app.adaptive.mastery import LEAST_EVIDENCE
-from app.adaptive.policy import TARGET, TELLING, earned, item_counts, settled_from, stand
+from app.adaptive.policy import TARGET, TELLING, earned, settled_from, stand
 from app.adaptive.policy import goal_skills as skills_of_goal
 from app.adaptive.types import Booleans, Floats, Integers, Parameters, States
 
@@ -49,7 +49,7 @@ def forecast(parameters: Parameters, states: States, goal: Integers, target: flo
     lacking, unsettled = missing(parameters, states, goal, target)
     wanted = lacking | unsettled
     skills = np.flatnonzero(wanted)
-    if (item_counts(parameters)[skills] == 0).any():
+    if (parameters.item_counts[skills] == 0).any():
         return None
     if not skills.size:
         return Left(0.0, 0.0, 0.0)
@@ -69,7 +69,7 @@ def missing(parameters: Parameters, states: States, goal: Integers, target: floa
     """Which skills a goal lacks, and which have to be settled for these and can be; both (S,)."""
     lacking, needed = skills_of_goal(parameters, states, goal, target)
     settled = stand(parameters, states).settled[0]
-    return lacking, needed & ~settled & (item_counts(parameters) > 0)
+    return lacking, needed & ~settled & (parameters.item_counts > 0)
 
 
 def settled_lines(parameters: Parameters, states: States) -> Floats:

@@ -13,7 +13,6 @@ from app.adaptive.policy import (
     Plan,
     Standing,
     goal_skills,
-    item_counts,
     noisy,
     open_skills,
     plan_ways,
@@ -170,4 +169,4 @@ def missing_prerequisites(parameters: Parameters, standing: Standing, skill: int
     """The direct prerequisites of a skill that hold it up."""
     named = parameters.skills.prerequisites[skill]
     named = named[named >= 0]
-    return np.asarray(named[~standing.settled[0, named] & (item_counts(parameters)[named] > 0)])
+    return np.asarray(named[~standing.settled[0, named] & (parameters.item_counts[named] > 0)])

@@ -13,6 +13,7 @@ The constants were frozen on simulated learners (docs/simulation.md).
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from scipy.special import expm1
@@ -57,6 +58,22 @@ NODES, WEIGHTS = np.polynomial.legendre.leggauss(64)
 NODES, WEIGHTS = ((NODES + 1) / 2) ** 3, 3 * ((NODES + 1) / 2) ** 2 * WEIGHTS / 2
 
 
+class Choice(NamedTuple):
+    """The exercise of one learner, as `Choices` has it for many, in plain numbers."""
+
+    code: int
+    skill: int
+    item: int
+    p: float
+    propensity: float
+    doubt: float
+    opens_up: float
+    learn: float
+    challenge: float
+    tells: float
+    prerequisites: float
+
+
 @dataclass(frozen=True)
 class Choices:
     """One exercise for each of B learners; `item` and `skill` are -1 where there is none, `code` says why.
@@ -79,6 +96,10 @@ class Choices:
     def __getitem__(self, rows: slice | Integers) -> "Choices":
         """Those of the chosen learners."""
         return Choices(**{name: getattr(self, name)[rows] for name in self.__dataclass_fields__})
+
+    def each(self) -> list[Choice]:
+        """One after the other."""
+        return [*map(Choice._make, zip(*(getattr(self, name).tolist() for name in Choice._fields), strict=True))]
 
 
 @dataclass(frozen=True)
@@ -169,22 +190,32 @@ def choose(
     `avoid` lists, for each learner, items not to offer; the last item is avoided too, unless nothing else is left.
     `aims` says for each learner what is wanted, none for nothing in particular.
     """
-    shunned = [np.empty(0, dtype=np.int64)] * states.count if avoid is None else list(avoid)
-    shunned = [np.unique(items) for items in shunned]
+    shunned = np.empty((2, 0), dtype=np.int64) if avoid is None else pairs_of(avoid)
     aims = [None] * states.count if aims is None else aims
-    fresh = [
-        np.union1d(items, [last]) if last >= 0 else items
-        for items, last in zip(shunned, states.last_item.tolist(), strict=True)
-    ]
+    seen = (states.last_item >= 0).nonzero()[0]
+    last = np.array([seen, states.last_item[seen]])
+    fresh = last if avoid is None else np.unique(np.concatenate([shunned, last], axis=1), axis=1)
     choices = choose_once(parameters, states, seeds, fresh, aims)
     stuck = np.flatnonzero(choices.code == NOTHING_ELIGIBLE)
     if stuck.size:
-        some = stuck.tolist()
-        again = choose_once(
-            parameters, states[stuck], seeds[stuck], [shunned[i] for i in some], [aims[i] for i in some]
-        )
+        some = [aims[row] for row in stuck.tolist()]
+        again = choose_once(parameters, states[stuck], seeds[stuck], pairs_among(shunned, stuck), some)
         put_choices(choices, stuck, again)
     return choices
+
+
+def pairs_of(avoid: Sequence[Integers]) -> Integers:
+    """Pairs of learner and avoided item, each once and in order; (2, M)."""
+    learners = np.repeat(np.arange(len(avoid)), [len(items) for items in avoid])
+    items = np.concatenate(avoid) if learners.size else learners
+    return np.asarray(np.unique(np.array([learners, items], dtype=np.int64), axis=1))
+
+
+def pairs_among(pairs: Integers, rows: Integers) -> Integers:
+    """The pairs of some learners, in order, who are counted anew; (2, M')."""
+    place = np.searchsorted(rows, pairs[0])
+    held = rows[np.minimum(place, len(rows) - 1)] == pairs[0] if len(rows) else np.zeros(len(place), dtype=np.bool_)
+    return np.array([place[held], pairs[1, held]])
 
 
 def put_choices(choices: Choices, rows: Integers, values: Choices) -> None:
@@ -194,27 +225,27 @@ def put_choices(choices: Choices, rows: Integers, values: Choices) -> None:
 
 
 def choose_once(
-    parameters: Parameters, states: States, seeds: Seeds, avoid: Sequence[Integers], aims: Sequence[Aim | None]
+    parameters: Parameters, states: States, seeds: Seeds, avoid: Integers, aims: Sequence[Aim | None]
 ) -> Choices:
-    """`choose` with nothing avoided but what `avoid` says: all without an aim at once, and each of the others."""
+    """`choose` with nothing avoided but the pairs `avoid`: all without an aim at once, and each of the others."""
     aimed = [row for row, aim in enumerate(aims) if aim is not None]
     if not aimed:
         return choose_plainly(parameters, states, seeds, avoid)
     plain = [row for row, aim in enumerate(aims) if aim is None]
     rows = np.array(plain, dtype=np.int64)
-    part = choose_plainly(parameters, states[rows], seeds[rows], [avoid[row] for row in plain])
+    part = choose_plainly(parameters, states[rows], seeds[rows], pairs_among(avoid, rows))
     empty = {name: np.empty(states.count, getattr(part, name).dtype) for name in Choices.__dataclass_fields__}
     choices = Choices(**empty)
     put_choices(choices, rows, part)
     for row in aimed:
         only, aim = slice(row, row + 1), aims[row]
         if aim is not None:
-            found = choose_aimed(parameters, states[only], seeds[only], avoid[row], aim)
+            found = choose_aimed(parameters, states[only], seeds[only], avoid[1, avoid[0] == row], aim)
             put_choices(choices, np.array([row]), found)
     return choices
 
 
-def choose_plainly(parameters: Parameters, states: States, seeds: Seeds, avoid: Sequence[Integers]) -> Choices:
+def choose_plainly(parameters: Parameters, states: States, seeds: Seeds, avoid: Integers) -> Choices:
     """The skill that is most worth it, and the item that suits best, for each of B learners."""
     standing = stand(parameters, states)
     available = count_available(parameters, states.count, avoid)
@@ -347,7 +378,7 @@ def goal_skills(parameters: Parameters, states: States, goal: Integers, target: 
     lacking &= (states.mastery[0] < target) | (states.evidence[0] < LEAST_EVIDENCE)
     needed = np.zeros_like(lacking)
     starts, opened = parameters.skills.descendants
-    opening = np.flatnonzero(np.diff(starts))
+    opening = (starts[1:] != starts[:-1]).nonzero()[0]
     if opening.size:
         needed[opening] = np.logical_or.reduceat(lacking[opened], starts[opening])
     return lacking, needed
@@ -454,7 +485,7 @@ def stand(parameters: Parameters, states: States) -> Standing:
     doubt = 1 - trust * (expm1(-FADING * skills.forget * idle) + 1)
     opens_up = np.ones_like(trust)
     starts, opened = skills.descendants
-    opening = np.flatnonzero(np.diff(starts))
+    opening = (starts[1:] != starts[:-1]).nonzero()[0]
     if opening.size:
         opens_up[:, opening] += np.add.reduceat(1 - trust[:, opened], starts[opening], axis=1)
     settled = trust >= settled_from(parameters)
@@ -481,7 +512,7 @@ def settled_from(parameters: Parameters) -> Floats:
 def ready_share(parameters: Parameters, settled: Booleans) -> Floats:
     """The share of each skill's direct prerequisites that are settled; one that no item asks for cannot hold it up."""
     prerequisites = parameters.skills.prerequisites
-    satisfied = settled | (item_counts(parameters) == 0)
+    satisfied = settled | (parameters.item_counts == 0)
     met, total = np.zeros(settled.shape), np.maximum((prerequisites >= 0).sum(axis=1), 1)
     for place in range(prerequisites.shape[1]):
         met += satisfied[:, prerequisites[:, place]] & (prerequisites[:, place] >= 0)
@@ -498,23 +529,12 @@ def of_last_item(parameters: Parameters, states: States) -> Booleans:
     return result
 
 
-def item_counts(parameters: Parameters) -> Integers:
-    """The number of items of each skill; (S,)."""
-    counts = np.zeros(parameters.skills.count, dtype=np.int64)
-    sizes = np.diff(parameters.items.by_skill[0])
-    counts[: len(sizes)] = sizes
-    return counts
-
-
-def count_available(parameters: Parameters, learners: int, avoid: Sequence[Integers]) -> Integers:
-    """The number of items of each skill that each learner does not avoid; (B, S)."""
-    available = np.broadcast_to(item_counts(parameters), (learners, parameters.skills.count)).copy()
-    if parameters.items.skills.shape[1] == 0:
-        return available
-    rows = np.repeat(np.arange(learners), [len(items) for items in avoid])
-    skills = parameters.items.skills[np.concatenate(avoid)] if rows.size else np.empty((0, 1), dtype=np.int64)
+def count_available(parameters: Parameters, learners: int, avoid: Integers) -> Integers:
+    """The number of items of each skill that each learner does not avoid; (B, S). `avoid` are pairs, (2, M)."""
+    available = np.broadcast_to(parameters.item_counts, (learners, parameters.skills.count)).copy()
+    rows, skills = avoid[0], parameters.items.skills[avoid[1]]
     for place in range(skills.shape[1]):
-        held = skills[:, place] >= 0
+        held = (skills[:, place] >= 0).nonzero()[0]
         np.subtract.at(available, (rows[held], skills[held, place]), 1)
     return available
 
@@ -534,16 +554,16 @@ def choose_skill(
     fallback = np.argmax(np.where(unmastered, standing.doubt, -np.inf), axis=1)
     skill = np.where(code == PRACTISE, best, fallback)
     nothing = (code == STRENGTHEN) & ~unmastered[rows, fallback]
-    practisable = item_counts(parameters) > 0
+    practisable = parameters.item_counts > 0
     done = np.atleast_1d((standing.mastered | ~practisable).all(axis=1))
     code[nothing] = np.where(done[nothing], ALL_MASTERED, NOTHING_ELIGIBLE)
     return np.where(nothing, -1, skill), code
 
 
 def list_candidates(
-    parameters: Parameters, skill: Integers, code: Integers, avoid: Sequence[Integers]
+    parameters: Parameters, skill: Integers, code: Integers, avoid: Integers
 ) -> tuple[Integers, Integers]:
-    """All items of the chosen skills but the avoided ones, as `(learner, item)` pairs sorted by learner."""
+    """All items of the chosen skills but the avoided pairs, as `(learner, item)` pairs sorted by learner."""
     starts, members = parameters.items.by_skill
     if (code == NO_SKILL).all():
         sizes = np.full(len(skill), parameters.items.count)
@@ -555,12 +575,8 @@ def list_candidates(
     learners = np.repeat(np.arange(len(skill)), sizes)
     within = np.arange(len(learners)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     items = members[np.repeat(first, sizes) + within]
-    keep = np.ones(len(items), dtype=np.bool_)
-    ends = np.cumsum(sizes)
-    for row, shunned in enumerate(avoid):
-        if len(shunned):
-            place = slice(ends[row] - sizes[row], ends[row])
-            keep[place] = ~np.isin(items[place], shunned)
+    count = parameters.items.count
+    keep = np.isin(learners * count + items, avoid[0] * count + avoid[1], invert=True)
     return learners[keep], items[keep]
 
 
@@ -571,11 +587,26 @@ def first_smallest(score: Floats, learners: Integers, count: int) -> Integers:
     """
     result = np.full(count, -1, dtype=np.int64)
     if score.size:
-        starts = np.flatnonzero(np.diff(learners, prepend=-1))
-        least = np.repeat(np.minimum.reduceat(score, starts), np.diff(starts, append=len(score)))
-        place = np.flatnonzero(score == least)
-        first = place[np.flatnonzero(np.diff(learners[place], prepend=-1))]
+        starts = runs(learners)
+        least = np.repeat(np.minimum.reduceat(score, starts), lengths(starts, len(score)))
+        place = (score == least).nonzero()[0]
+        first = place[runs(learners[place])]
         result[learners[first]] = first
+    return result
+
+
+def runs(values: Integers) -> Integers:
+    """Where each run of equal values begins."""
+    edge = np.ones(len(values), dtype=np.bool_)
+    np.not_equal(values[1:], values[:-1], out=edge[1:])
+    return edge.nonzero()[0]
+
+
+def lengths(starts: Integers, end: int) -> Integers:
+    """The lengths of runs that begin at `starts`, the last one before `end`."""
+    result = np.empty_like(starts)
+    np.subtract(starts[1:], starts[:-1], out=result[:-1])
+    result[-1:] = end - starts[-1:]
     return result
 
 
@@ -594,7 +625,7 @@ def chances(score: Floats, learners: Integers, picked: Integers) -> Floats:
     whose = learners[near]
     gap = (score[near] - best[whose]) / JITTER
     width, chance = np.ones(len(best)), np.ones(len(best))
-    starts = np.flatnonzero(np.diff(whose, prepend=-1))
+    starts = runs(whose)
     with np.errstate(under="ignore"):
         if starts.size:
             crowded = whose[starts]
@@ -611,7 +642,7 @@ def products(base: Floats, gap: Floats, starts: Integers) -> Floats:
     A product falls from node to node; where it has come to 0 it stays.
     """
     result = np.ones(base.shape)
-    owner = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(gap)))
+    owner = np.repeat(np.arange(len(starts)), lengths(starts, len(gap)))
     factors = np.empty((min(PIECE, len(gap)) + 1, base.shape[1]))
     for first in range(0, len(gap), PIECE):
         piece = slice(first, first + PIECE)
@@ -629,8 +660,9 @@ def products(base: Floats, gap: Floats, starts: Integers) -> Floats:
             part[1 + len(own) :] = own[0]
             np.multiply.reduce(part, axis=0, out=result[owners[0], :alive])
         else:
-            places = np.flatnonzero(np.diff(owners)) + 2
-            result[owners[0] : owners[-1] + 1] = np.multiply.reduceat(part, [0, *places], axis=0)
+            places = runs(owners)
+            places[1:] += 1
+            result[owners[0] : owners[-1] + 1] = np.multiply.reduceat(part, places, axis=0)
     return result
 
 

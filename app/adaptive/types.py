@@ -242,6 +242,14 @@ class Parameters:
     head: Head | None = None
 
     @cached_property
+    def item_counts(self) -> Integers:
+        """(S,): the number of items of each skill."""
+        counts = np.zeros(self.skills.count, dtype=np.int64)
+        sizes = np.diff(self.items.by_skill[0])
+        counts[: len(sizes)] = sizes
+        return counts
+
+    @cached_property
     def shared(self) -> Floats:
         """(S,): how far the items of each skill lean on other skills; 0 where they ask for it alone, or there are none.
 

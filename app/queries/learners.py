@@ -63,7 +63,7 @@ def find_learners(
 ) -> dict[str, LearnerRow]:
     """Those of the learners that exist; `lock` holds their rows, taken in the order of their ids."""
     given = {"tenant_id": tenant_id, "course_id": course_id, "ids": list(ids)}
-    return {row.id: LearnerRow(*row) for row in db.execute(learners_by_id(db.dialect.name, lock=lock), given)}
+    return {row[0]: LearnerRow._make(row) for row in db.execute(learners_by_id(db.dialect.name, lock=lock), given)}
 
 
 @cache

@@ -10,7 +10,7 @@ import numpy as np
 from sqlalchemy import Connection
 
 from app.adaptive.filter import fade, initial, step
-from app.adaptive.policy import CODES, Choices, choose
+from app.adaptive.policy import CODES, Choice, Choices, choose
 from app.adaptive.states import ENGINE
 from app.adaptive.types import Integers, Seeds, States
 from app.errors import UnknownLearner
@@ -71,10 +71,10 @@ def offer(
     drawn = seeds(bank, ids).tolist()
     shunned = [item for item in wishes.avoid if item in bank.item_numbers]
     rows = []
-    for id_, seed, choices in zip(ids, drawn, chosen, strict=False):
+    for id_, seed, choice in zip(ids, drawn, chosen, strict=False):
         made = Offer(id_, learner, None, row.position, seed, shunned, now, wishes, expires_at)
-        rows.append(recommendation_row(bank, choices, 0, made))
-        shunned = [*shunned, bank.item_ids[choices.item[0]]]
+        rows.append(recommendation_row(bank, choice, made))
+        shunned = [*shunned, bank.item_ids[choice.item]]
     insert_recommendations(db, rows)
     return told
 
@@ -82,8 +82,8 @@ def offer(
 def nothing_at_all(bank: Bank, wishes: Wishes, now: int) -> dict[str, Any]:
     """The reply of a course without exercises, to whomever it is about."""
     nobody = initial(bank.parameters, 1)
-    choices = choose(bank.parameters, nobody, np.zeros(1, dtype=np.uint64))
-    reason = nothing_to_offer(bank, nobody, choices, 0, want(bank, wishes, (), now))
+    [choice] = choose(bank.parameters, nobody, np.zeros(1, dtype=np.uint64)).each()
+    reason = nothing_to_offer(bank, nobody, choice, 0, want(bank, wishes, (), now))
     return {"recommendations": [], "reason": reason}
 
 
@@ -110,26 +110,27 @@ def recommend(
     wishes: Wishes,
     now: int,
     expires_at: int | None = None,
-) -> tuple[dict[str, Any], list[Choices]]:
+) -> tuple[dict[str, Any], list[Choice]]:
     """The reply, and the choices behind it: each the best once those before it are avoided."""
     left = load_states(db, bank, [row])
     states, drawn = at(bank, left, now), seeds(bank, ids)
     first = wanted = want(bank, wishes, read_needed(db, bank, row.id, wishes, now), now)
     best = choices = choose_wanted(bank, states, drawn[:1], [wanted])
     told: list[dict[str, Any]] = []
-    chosen: list[Choices] = []
+    chosen: list[Choice] = []
     for place, id_ in enumerate(ids):
         if place:
             wanted = replace(wanted, avoid=np.union1d(wanted.avoid, choices.item))
             choices = choose_wanted(bank, states, drawn[place : place + 1], [wanted])
-        following = tell_wanted(bank, (left, states), choices, 0, id_, wanted, expires_at)
+        [choice] = choices.each()
+        following = tell_wanted(bank, (left, states), choice, 0, id_, wanted, expires_at)
         if following is None:
             break
         told.append(following)
-        chosen.append(choices)
+        chosen.append(choice)
     reply: dict[str, Any] = {"recommendations": told}
     if not told:
-        reply["reason"] = nothing_to_offer(bank, states, best, 0, first)
+        reply["reason"] = nothing_to_offer(bank, states, best.each()[0], 0, first)
     return reply | beside(bank, states, drawn[:1], best, first, {each["item"] for each in told}), chosen
 
 
@@ -142,7 +143,7 @@ def choose_wanted(bank: Bank, states: States, seeds: Seeds, wanted: Sequence[Wan
 def tell_wanted(
     bank: Bank,
     states: tuple[States, States],
-    choices: Choices,
+    choice: Choice,
     learner: int,
     id_: str,
     wanted: Wanted,
@@ -150,13 +151,13 @@ def tell_wanted(
 ) -> dict[str, Any] | None:
     """A recommendation with what was wanted of it; `states` are those after the last answer, and as they are told."""
     left, now = states
-    told = recommendation(bank, now, choices, learner, id_, wanted.wishes)
+    told = recommendation(bank, now, choice, learner, id_, wanted.wishes)
     if told is None:
         return None
     if expires_at is not None:
         told["expires_at"] = to_text(expires_at)
     if wanted.wishes.prefetch:
-        alone, item = left[learner : learner + 1], choices.item[learner : learner + 1]
+        alone, item = left[learner : learner + 1], np.array([choice.item])
         told["if_correct"] = branch(bank, alone, item, id_, wanted, 1.0)
         told["if_wrong"] = branch(bank, alone, item, id_, wanted, 0.0)
     return told
@@ -170,7 +171,7 @@ def branch(bank: Bank, left: States, item: Integers, id_: str, wanted: Wanted, s
     name = bank.item_ids[item[0]]
     following = want(bank, wanted.wishes, [*wanted.log, Entry("", "", name, score, moment)], moment)
     choices = choose_wanted(bank, now, seeds(bank, [prefetched(id_)]), [following])
-    told = recommendation(bank, now, choices, 0, "", following.wishes)
+    told = recommendation(bank, now, choices.each()[0], 0, "", following.wishes)
     return None if told is None else {name: value for name, value in told.items() if name != "id"}
 
 
@@ -186,21 +187,20 @@ def beside(
     return result
 
 
-def recommendation_row(bank: Bank, choices: Choices, number: int, offer: Offer) -> dict[str, Any]:
+def recommendation_row(bank: Bank, choice: Choice, offer: Offer) -> dict[str, Any]:
     """What is kept of a recommendation: enough to weigh it later and to choose it again."""
-    skill = int(choices.skill[number])
     return {
         "tenant_id": bank.tenant_id,
         "course_id": bank.course_id,
         "id": offer.id,
         "learner_id": offer.learner,
         "response_id": offer.response,
-        "item_id": bank.item_ids[choices.item[number]],
-        "skill_id": bank.skill_ids[skill] if skill >= 0 else None,
-        "code": CODES[choices.code[number]],
-        "terms": terms(choices, number),
-        "p_correct": float(choices.p[number]),
-        "propensity": float(choices.propensity[number]),
+        "item_id": bank.item_ids[choice.item],
+        "skill_id": bank.skill_ids[choice.skill] if choice.skill >= 0 else None,
+        "code": CODES[choice.code],
+        "terms": terms(choice),
+        "p_correct": choice.p,
+        "propensity": choice.propensity,
         "seed": offer.seed,
         "avoided": list(offer.avoided),
         "wishes": to_row(offer.wishes),

@@ -11,7 +11,7 @@ from app.adaptive import mastery as rules
 from app.adaptive.filter import at_bound
 from app.adaptive.forecast import forecast
 from app.adaptive.objections import OBJECTIONS, object_to
-from app.adaptive.policy import CODES, Aim, Choices, item_counts, open_skills, stand
+from app.adaptive.policy import CODES, Aim, Choice, Choices, open_skills, stand
 from app.adaptive.types import Integers, Seeds, States
 from app.adaptive.uncertainty import standard_error
 from app.services.banks import Bank
@@ -85,34 +85,33 @@ def calibration_id(number: int | None) -> str | None:
 
 
 def recommendation(
-    bank: Bank, states: States, choices: Choices, learner: int, id_: str, wishes: Wishes = NO_WISHES
+    bank: Bank, states: States, choice: Choice, learner: int, id_: str, wishes: Wishes = NO_WISHES
 ) -> Json | None:
-    """What was chosen for one learner, with its reason; none if there was nothing to choose."""
-    item, skill = int(choices.item[learner]), int(choices.skill[learner])
-    if item < 0:
+    """What was chosen for one learner (a row of `states`), with its reason; none if there was nothing to choose."""
+    if choice.item < 0:
         return None
     return {
         "id": id_,
-        "item": bank.item_ids[item],
-        "skill": bank.skill_ids[skill] if skill >= 0 else None,
-        "p_correct": round(float(choices.p[learner]), DIGITS),
+        "item": bank.item_ids[choice.item],
+        "skill": bank.skill_ids[choice.skill] if choice.skill >= 0 else None,
+        "p_correct": round(choice.p, DIGITS),
         "reason": {
-            "code": CODES[choices.code[learner]],
-            "text": sentence(bank, states, choices, learner, wishes),
-            "terms": terms(choices, learner),
+            "code": CODES[choice.code],
+            "text": sentence(bank, states, choice, learner, wishes),
+            "terms": terms(choice),
         },
     }
 
 
-def terms(choices: Choices, learner: int) -> dict[str, float]:
+def terms(choice: Choice) -> dict[str, float]:
     """The terms of the reason as the policy weighed them."""
-    names = TERMS if choices.skill[learner] >= 0 else ("challenge",)
-    return {name: round(float(getattr(choices, name)[learner]), DIGITS) for name in names}
+    names = TERMS if choice.skill >= 0 else ("challenge",)
+    return {name: round(getattr(choice, name), DIGITS) for name in names}
 
 
-def sentence(bank: Bank, states: States, choices: Choices, learner: int, wishes: Wishes) -> str:
+def sentence(bank: Bank, states: States, choice: Choice, learner: int, wishes: Wishes) -> str:
     """The reason in one plain sentence."""
-    skill, code = int(choices.skill[learner]), CODES[choices.code[learner]]
+    skill, code = choice.skill, CODES[choice.code]
     language = wishes.language
     # A skill that the goal does not name is practised for those that it does.
     for_goal = code == "practice_skill" and wishes.goal and bank.skill_ids[skill] not in wishes.goal
@@ -121,8 +120,8 @@ def sentence(bank: Bank, states: States, choices: Choices, learner: int, wishes:
         f"{code}.goal" if for_goal else code,
         skill=title(bank, skill, language) if skill >= 0 else "",
         mastery=percent(states.mastery[learner, skill], language) if skill >= 0 else "",
-        opens=say(language, "opens_up") if choices.opens_up[learner] >= OPENS_UP else "",
-        chance=percent(choices.p[learner], language),
+        opens=say(language, "opens_up") if choice.opens_up >= OPENS_UP else "",
+        chance=percent(choice.p, language),
     )
 
 
@@ -136,9 +135,9 @@ def percent(share: "float | np.float64", language: str) -> str:
     return say(language, "percent", number=str(min(max(round(100 * float(share)), 1), 99)))
 
 
-def nothing_to_offer(bank: Bank, states: States, choices: Choices, learner: int, wanted: Wanted | None = None) -> Json:
+def nothing_to_offer(bank: Bank, states: States, choice: Choice, learner: int, wanted: Wanted | None = None) -> Json:
     """Why there is no recommendation; `filter` names the wish that left nothing, if one did."""
-    code = CODES[choices.code[learner]]
+    code = CODES[choice.code]
     wishes = NO_WISHES if wanted is None else wanted.wishes
     told: Json = {"code": code, "text": ""}
     key = code
@@ -172,7 +171,7 @@ def blame(bank: Bank, states: States, wanted: Wanted) -> str | None:
 def foreseen(bank: Bank, states: States, wanted: Wanted) -> Json | None:
     """How many exercises one learner has left to the goal, or to the mastery of everything; none if that is open."""
     named = None if wanted.aim is None else wanted.aim.goal
-    goal = np.flatnonzero(item_counts(bank.parameters)) if named is None else named
+    goal = np.flatnonzero(bank.parameters.item_counts) if named is None else named
     left = forecast(bank.parameters, states, goal, wanted.wishes.target) if goal.size else None
     if left is None:
         return None
@@ -200,26 +199,27 @@ def objection(
             text = say(language, f"why_not.excluded.{name}")
             return {"item": item, "reason": {"code": "excluded", "text": text, "filter": name}}
     found = object_to(bank.parameters, states, seeds, wanted.avoid, wanted.aim or Aim(), choices, number)
-    skill, code = int(found.item.skill[0]), OBJECTIONS[found.code]
+    [weighed] = found.item.each()
+    skill, code = weighed.skill, OBJECTIONS[found.code]
     reason: Json = {
         "code": code,
         "text": say(
             language,
             f"why_not.{code}",
             skill=title(bank, skill, language) if skill >= 0 else "",
-            chance=percent(found.item.p[0], language),
+            chance=percent(weighed.p, language),
             rank=str(found.rank),
             of=str(found.of),
             prerequisites=listed([title(bank, missing, language) for missing in found.missing.tolist()], language),
         ),
-        "terms": terms(found.item, 0),
+        "terms": terms(weighed),
     }
     if found.rank:
         reason |= {"rank": found.rank, "of": found.of}
     return {
         "item": item,
         "skill": bank.skill_ids[skill] if skill >= 0 else None,
-        "p_correct": round(float(found.item.p[0]), DIGITS),
+        "p_correct": round(weighed.p, DIGITS),
         "reason": reason,
     }
 

@@ -392,8 +392,8 @@ def take_turn(batch: Batch, turn: Sequence[Accepted]) -> list[bytes]:
     if bank.watched:
         batch.events += skills_mastered(bank, was, now, offers)
     keep_responses(batch, turn, offers, predicted.p, told)
-    chosen = np.flatnonzero(choices.item >= 0).tolist()
-    batch.recommendations += [recommendation_row(bank, choices, number, offers[number]) for number in chosen]
+    made = zip(choices.each(), offers, strict=True)
+    batch.recommendations += [recommendation_row(bank, choice, offer) for choice, offer in made if choice.item >= 0]
     return told
 
 
@@ -460,12 +460,12 @@ def outcomes(
         mastery[number].append(told)
     ability = abilities(bank, after)
     result = []
-    for number, (each, offer) in enumerate(zip(turn, offers, strict=True)):
+    for number, (each, offer, choice) in enumerate(zip(turn, offers, choices.each(), strict=True)):
         answer, wishes = each.answer, wanted[number]
         if wishes is None:
-            following = recommendation(bank, after, choices, number, offer.id)
+            following = recommendation(bank, after, choice, number, offer.id)
         else:
-            following = tell_wanted(bank, (left, after), choices, number, offer.id, wishes, offer.expires_at)
+            following = tell_wanted(bank, (left, after), choice, number, offer.id, wishes, offer.expires_at)
         outcome = {
             "response": {
                 "id": answer.id,
@@ -484,7 +484,7 @@ def outcomes(
         if each.offered is not None:
             outcome["offer"] = compared(each.offered, answer)
         if following is None:
-            outcome["reason"] = nothing_to_offer(bank, after, choices, number, wishes)
+            outcome["reason"] = nothing_to_offer(bank, after, choice, number, wishes)
         if wishes is not None:
             alone, only = slice(number, number + 1), np.array([offer.seed], dtype=np.uint64)
             names = () if following is None else (following["item"],)

@@ -273,12 +273,12 @@ def same_offer(bank: Bank, life: Life, offer: Row[Any]) -> bool:
     states = fold(bank, [life.row.id], life.entries(offer.position)).states
     then, wishes = at(bank, states, offer.offered_at), from_row(offer.wishes) or NO_WISHES
     wanted = want(bank, wishes, counted(life, offer.position), offer.offered_at, offer.avoided)
-    choices = choose_wanted(bank, then, np.array([offer.seed], dtype=np.uint64), [wanted])
-    if choices.item[0] < 0:
+    [choice] = choose_wanted(bank, then, np.array([offer.seed], dtype=np.uint64), [wanted]).each()
+    if choice.item < 0:
         return False
     asked = (offer.avoided, offer.offered_at, from_row(offer.wishes), offer.expires_at)
     again = Offer(offer.id, life.row.id, None, offer.position, offer.seed, *asked)
-    made = recommendation_row(bank, choices, 0, again)
+    made = recommendation_row(bank, choice, again)
     return all(getattr(offer, name) == made[name] for name in COMPARED)
 
 

@@ -18,7 +18,6 @@ from app.adaptive.policy import (
     chance_of,
     choose,
     goal_skills,
-    item_counts,
     plan_ways,
     stand,
 )
@@ -333,7 +332,7 @@ def test_what_speaks_against_an_item_is_true(seed: int) -> None:
         elif code == "prerequisites_missing":
             assert standing.ready[0, skill] < 1
             assert said.missing.size
-            assert (item_counts(parameters)[said.missing] > 0).all()
+            assert (parameters.item_counts[said.missing] > 0).all()
         elif code == "skill_settled":
             assert not standing.open[0, skill]
         elif code in {"not_drawn", "review_first"}:

@@ -9,6 +9,7 @@ Everything works element by element in a fixed order: a learner's numbers are bi
 """
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from scipy.special import expm1, log1p
@@ -27,6 +28,15 @@ WITHOUT_PREREQUISITE = 0.2
 CERTAIN = 1e-9
 # In days: within an hour nothing is forgotten, so that a sitting is no pause.
 SITTING = 1 / 24
+
+
+class Asked(NamedTuple):
+    """Those of a batch whose items ask for a skill at one place: rows of the states, skills, cells, weights; all (M,)."""
+
+    place: int
+    rows: Integers
+    skill: Integers
+    cells: Integers
 
 
 def initial(parameters: Parameters, count: int) -> States:
@@ -105,8 +115,11 @@ def latent(items: Items, states: States, learners: Integers, chosen: Integers) -
     mastery = np.zeros(len(chosen))
     skills, weights = items.skills[chosen], items.weights[chosen]
     for place in range(skills.shape[1] if states.offset.shape[1] else 0):
+        weight = weights[:, place]
+        if not np.count_nonzero(weight):
+            continue
         # Padding, -1, is somebody's value too, and weighs nothing.
-        cells, weight = cells_of(states, learners, skills[:, place]), weights[:, place]
+        cells = cells_of(states, learners, skills[:, place])
         logit += weight * states.offset.take(cells)
         variance += weight * weight * states.offset_variance.take(cells)
         mastery += weight * states.mastery.take(cells)
@@ -119,6 +132,17 @@ def cells_of(states: States, learners: Integers, skill: Integers) -> Integers:
     For a single learner one index costs a third of two.
     """
     return np.asarray(learners * states.offset.shape[1] + skill)
+
+
+def asked_of(items: Items, states: States, chosen: Integers) -> list[Asked]:
+    """Who is asked for which skill by items of their own, (B,), place by place."""
+    skills, result = items.skills[chosen], []
+    for place in range(skills.shape[1]):
+        rows = (skills[:, place] >= 0).nonzero()[0]
+        if rows.size:
+            skill = skills[rows, place]
+            result.append(Asked(place, rows, skill, cells_of(states, rows, skill)))
+    return result
 
 
 def levels(parameters: Parameters, chosen: Integers, logit: Floats, variance: Floats) -> Floats:
@@ -146,8 +170,8 @@ def step(
 def advance(parameters: Parameters, states: States, items: Integers, scores: Floats, times: Floats) -> Prediction:
     """`step` in place: `states` becomes the states after the answers."""
     population, bank = parameters.population, parameters.items
-    learners = np.arange(states.count)
-    pass_time(parameters, states, items, times)
+    learners, asked = np.arange(states.count), asked_of(bank, states, items)
+    pass_time(parameters, states, asked, times)
     logit, variance, mastery = latent(bank, states, learners, items)
     # Those who know and those who do not in one: for a single learner, each step costs more than its arithmetic.
     both = levels(parameters, items, logit, variance)
@@ -172,21 +196,17 @@ def advance(parameters: Parameters, states: States, items: Integers, scores: Flo
         prediction = replace(prediction, p=expected(parameters.head, view))
         observe(states.habits, view, items, scores)
     pull, shrinkage = surprise(parameters, items, scores, prediction)
-    move_ability(population, states, bank.discrimination[items], pull, shrinkage)
+    slope = bank.discrimination[items]
+    move_ability(population, states, slope, pull, shrinkage)
     states.answers[:] += 1
     states.last_item[:] = items
-    for place in range(bank.skills.shape[1]):
-        skill = bank.skills[items, place]
-        rows = (skill >= 0).nonzero()[0]
-        if not rows.size:
-            continue
-        skill, asking = skill[rows], items[rows]
-        cells = cells_of(states, rows, skill)
-        loading = bank.discrimination[asking] * bank.weights[asking, place]
-        move_offset(population, states, cells, loading, pull[rows], shrinkage[rows])
-        posterior = bayes(states.mastery.take(cells), prediction.known[rows], prediction.unknown[rows])
-        inform_prerequisites(parameters, states, rows, skill, asking, posterior, times[rows])
-        move_mastery(parameters.skills, states, rows, skill, posterior, scores[rows])
+    for each in asked:
+        rows, asking = each.rows, items[each.rows]
+        loading = slope[rows] * bank.weights[asking, each.place]
+        move_offset(population, states, each.cells, loading, pull[rows], shrinkage[rows])
+        posterior = bayes(states.mastery.take(each.cells), prediction.known[rows], prediction.unknown[rows])
+        inform_prerequisites(parameters, states, each, asking, posterior, times[rows])
+        move_mastery(parameters.skills, states, each, posterior, scores[rows])
     return prediction
 
 
@@ -198,19 +218,16 @@ def fade(parameters: Parameters, states: States, times: Floats) -> States:
     """
     result = states.copy()
     rows, skills = np.nonzero((result.practised_at > 0) & (times[:, None] > 0))
-    forget(parameters, result, rows, skills, times[rows])
+    forget(parameters, result, cells_of(states, rows, skills), skills, times[rows])
     drift(parameters.population, result, np.where(times > 0, times, result.seen_at))
     return result
 
 
-def pass_time(parameters: Parameters, states: States, items: Integers, times: Floats) -> None:
+def pass_time(parameters: Parameters, states: States, asked: list[Asked], times: Floats) -> None:
     """Bring learners to the moment of an answer: the ability, and the skills that its item asks for."""
     drift(parameters.population, states, times)
-    asked = parameters.items.skills[items]
-    for place in range(asked.shape[1]):
-        rows = (asked[:, place] >= 0).nonzero()[0]
-        if rows.size:
-            forget(parameters, states, rows, asked[rows, place], times[rows])
+    for each in asked:
+        forget(parameters, states, each.cells, each.skill, times[each.rows])
 
 
 def drift(population: Population, states: States, times: Floats) -> None:
@@ -224,20 +241,20 @@ def drift(population: Population, states: States, times: Floats) -> None:
     states.seen_at[:] = later(states.seen_at, times)
 
 
-def forget(parameters: Parameters, states: States, rows: Integers, skill: Integers, times: Floats) -> None:
-    """P(known) of one skill of each row falls towards what it was before the first answer, never below that.
+def forget(parameters: Parameters, states: States, cells: Integers, skill: Integers, times: Floats) -> None:
+    """P(known) of one skill in each cell falls towards what it was before the first answer, never below that.
 
     base + (q - base) (1 + Δ)^-φ with base = min(q, P(L0)), Δ days beyond the first hour: the power law of forgetting
     (Wickelgren 1974; Wixted & Ebbesen 1991). Waiting never raises a mastery.
     """
-    cells = cells_of(states, rows, skill)
     since = states.practised_at.take(cells)
     if not (np.count_nonzero(times) or np.count_nonzero(since)):
         return
-    mastery = states.mastery.take(cells)
-    gained = np.maximum(mastery - parameters.skills.prior[skill], 0.0)
-    lost = -expm1(-parameters.population.fading * log1p(elapsed(since, times)))
-    states.mastery.put(cells, mastery - gained * lost)
+    waited = elapsed(since, times)
+    if np.count_nonzero(waited):
+        mastery = states.mastery.take(cells)
+        gained = np.maximum(mastery - parameters.skills.prior[skill], 0.0)
+        states.mastery.put(cells, mastery + gained * expm1(-parameters.population.fading * log1p(waited)))
     states.practised_at.put(cells, later(since, times))
 
 
@@ -277,10 +294,11 @@ def mode(
     correct answer cannot lower the estimate.
     """
     x, precision = eta, 1 / variance
-    for _ in range(NEWTON_STEPS):
+    for number in range(NEWTON_STEPS):
         gradient, information = slopes(items, chosen, x + shift, scores)
-        move = (gradient - (x - eta) / variance) / (information + precision)
-        x = x + bounded(move, -LONGEST_STEP, LONGEST_STEP)
+        if number:  # at η the prior does not pull
+            gradient = gradient - (x - eta) / variance
+        x = x + bounded(gradient / (information + precision), -LONGEST_STEP, LONGEST_STEP)
     _, information = slopes(items, chosen, x + shift, scores)
     return x, 1 / (information + precision)
 
@@ -315,30 +333,27 @@ def move_offset(
     states.offset_variance.put(cells, np.minimum(after, max(SKILL_VARIANCE_LIMIT, population.skill_variance)))
 
 
-def move_mastery(
-    skills: Skills, states: States, rows: Integers, skill: Integers, posterior: Floats, scores: Floats
-) -> None:
+def move_mastery(skills: Skills, states: States, asked: Asked, posterior: Floats, scores: Floats) -> None:
     """After Bayes one transition: what was known may be forgotten, what was not may be learnt by answering right.
 
     P(T) counts in the measure of the score. That a wrong answer teaches as much as a right one, as in Corbett &
     Anderson, predicts worse, and would lift somebody who is always wrong to mastery (docs/decisions/0011).
     """
-    learn, forget = skills.learn[skill] * scores, skills.forget[skill]
-    mastery, cells = posterior * (1 - forget) + (1 - posterior) * learn, cells_of(states, rows, skill)
+    learn, forget, cells = skills.learn[asked.skill] * scores, skills.forget[asked.skill], asked.cells
+    mastery = posterior * (1 - forget) + (1 - posterior) * learn
     evidence = states.evidence.take(cells) + 1
     states.mastery.put(cells, mastery)
     states.bump.put(cells, np.maximum(mastery - posterior, 0.0))
     states.evidence.put(cells, evidence)
     states.successes.put(cells, states.successes.take(cells) + scores)
-    states.practised.put(cells, states.answers[rows])
+    states.practised.put(cells, states.answers[asked.rows])
     states.attained.put(cells, states.attained.take(cells) | is_mastered(mastery, evidence))
 
 
 def inform_prerequisites(
     parameters: Parameters,
     states: States,
-    rows: Integers,
-    skill: Integers,
+    asked: Asked,
     items: Integers,
     posterior: Floats,
     times: Floats,
@@ -351,24 +366,20 @@ def inform_prerequisites(
     forgotten of s says nothing new of r: else r would rise for ever with right answers on s.
     """
     skills, bank = parameters.skills, parameters.items
-    for place in range(skills.prerequisites.shape[1]):
-        prerequisite = skills.prerequisites[skill, place]
-        named = prerequisite >= 0
-        if not np.count_nonzero(named):
-            continue
-        asked = (bank.skills[items] == prerequisite[:, None]).any(axis=1)
-        held = (named & ~asked).nonzero()[0]
+    informed = parameters.informs[items, asked.place]
+    for place in range(informed.shape[1]):
+        held = (informed[:, place] >= 0).nonzero()[0]
         if not held.size:
             continue
-        learners, r = rows[held], prerequisite[held]
-        forget(parameters, states, learners, r, times[held])
-        cells = cells_of(states, learners, r)
-        q_s, q_r = states.mastery.take(cells_of(states, learners, skill[held])), states.mastery.take(cells)
+        r = informed[held, place]
+        cells = cells_of(states, asked.rows[held], r)
+        forget(parameters, states, cells, r, times[held])
+        q_s, q_r = states.mastery.take(asked.cells[held]), states.mastery.take(cells)
         reach = q_r + WITHOUT_PREREQUISITE * (1 - q_r)
         with_it = np.minimum(q_s / reach, 1.0)
         expected = bounded(with_it * reach, CERTAIN, 1 - CERTAIN)
         if_known, if_unknown = q_r * with_it / expected, q_r * (1 - with_it) / (1 - expected)
-        lasting = np.maximum(posterior[held] * (1 - skills.forget[skill[held]]) - q_s, 0.0)
+        lasting = np.maximum(posterior[held] * (1 - skills.forget[asked.skill[held]]) - q_s, 0.0)
         risen = lasting / np.maximum(1 - q_s, CERTAIN) * np.maximum(if_known - q_r, 0.0)
         fallen = np.maximum(q_s - posterior[held], 0.0) / np.maximum(q_s, CERTAIN) * np.maximum(q_r - if_unknown, 0.0)
         moved = q_r + bank.share[items[held]] * (risen - fallen)

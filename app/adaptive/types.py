@@ -250,6 +250,15 @@ class Parameters:
         return counts
 
     @cached_property
+    def informs(self) -> Integers:
+        """(I, K, P): the direct prerequisites of each of an item's skills that it does not ask for itself, else -1."""
+        asked, prerequisites = self.items.skills, self.skills.prerequisites
+        result = np.where((asked >= 0)[:, :, None], prerequisites[asked], -1)
+        for place in range(asked.shape[1]):
+            result[result == asked[:, place, None, None]] = -1
+        return result
+
+    @cached_property
     def shared(self) -> Floats:
         """(S,): how far the items of each skill lean on other skills; 0 where they ask for it alone, or there are none.
 

@@ -85,9 +85,9 @@ def forget_to_learn(patch: Patch) -> None:
     """Mastery without its transition."""
     move = engine.move_mastery
 
-    def without(skills: Any, states: Any, rows: Any, skill: Any, *others: Any) -> None:
-        move(skills, states, rows, skill, *others)
-        states.mastery[rows, skill] -= states.bump[rows, skill]
+    def without(skills: Any, states: Any, asked: Any, *others: Any) -> None:
+        move(skills, states, asked, *others)
+        states.mastery[asked.rows, asked.skill] -= states.bump[asked.rows, asked.skill]
 
     patch.setattr(engine, "move_mastery", without)
 
@@ -96,17 +96,13 @@ def inform_what_was_asked(patch: Patch) -> None:
     """Without the exception for items that ask for the prerequisite themselves: counted twice."""
     original = engine.inform_prerequisites
 
-    class Nothing:
-        """Items that seem to ask for nothing."""
-
-        skills = np.full((99, 1), -2)
-        share = np.ones(99)
-
     class Blind:
-        """Parameters with such items."""
+        """Parameters whose items inform of every prerequisite."""
 
         def __init__(self, parameters: Any) -> None:
-            self.skills, self.items, self.population = parameters.skills, Nothing, parameters.population
+            self.skills, self.population = parameters.skills, parameters.population
+            self.items, prerequisites = parameters.items, parameters.skills.prerequisites
+            self.informs = np.where(self.items.skills[:, :, None] >= 0, prerequisites[self.items.skills], -1)
 
     def twice(parameters: Any, *others: Any) -> None:
         original(Blind(parameters), *others)  # type: ignore[arg-type]

@@ -9,13 +9,13 @@ import threading
 import time
 from asyncio import StreamReader, StreamWriter
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import count, islice
+from itertools import count, groupby, islice
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import structlog
 
@@ -44,7 +44,7 @@ from app.services.calibrations import (
 )
 from app.services.catalogue import read_catalogue, upsert
 from app.services.folding import refold_stale
-from app.services.imports import import_chunk, imported_until, missing_catalogue
+from app.services.imports import Imported, import_chunk, imported_until, missing_catalogue, note_import
 from app.services.verification import Verified, verify_offers, verify_page, verify_sessions
 from app.settings import read_settings
 from app.telemetry import configure_logging
@@ -57,10 +57,11 @@ SWEEP_S = 600.0
 MOST_REFOLDED_AT_ONCE = 200
 # Longer than this nobody should wait for a transaction that folds learners again.
 REFOLDING_S = 0.05
-# Rows of one transaction of an import, and rows that are put in the order of their learners before: the fewer learners
-# a transaction has, the fewer snapshots it reads and writes.
+# Rows of one transaction of an import, at least, and rows that are put in the order of their learners before: the fewer
+# learners a transaction has, the fewer snapshots it reads and writes.
 CHUNK, WINDOW = 10_000, 100_000
-Chunk = tuple[list[Answer], list[Rejection]]
+# While PostgreSQL stores a chunk, the next one is folded. SQLite has one writer.
+CHUNKS_AT_ONCE = {"postgresql": 2, "sqlite": 1}
 GC_THRESHOLD = (200_000, 50, 50)
 FIT = "from app.worker import fit_piped; fit_piped()"
 LONGEST_STATEMENT_S = 600.0
@@ -259,64 +260,79 @@ async def import_responses(
     rejected: Callable[[Sequence[Rejection]], None],
     progress: Callable[[str, int, int], None],
 ) -> ImportTotals:
-    """Load a file of answers in chunks, each one transaction; after a kill the next run goes on where that one was.
+    """Load a file of answers in chunks, each one transaction.
 
-    Skills and items that the course lacks are added first. `rejected` takes rows that cannot be loaded, `progress`
-    the name of the phase, the bytes read and the size of the file.
+    After a kill the next run begins with the window where that one was, and finds what is stored of it. Skills and
+    items that the course lacks are added first. `rejected` takes rows that cannot be loaded, `progress` the name of
+    the phase, the bytes read and the size of the file.
     """
-    # A place is one in windows of this size.
-    digest = f"{(await asyncio.to_thread(file_digest, path))[:48]}-{WINDOW}"
+    digest = await asyncio.to_thread(file_digest, path)
     done = await database.read(imported_until, tenant_id, course_id, digest)
-    totals, begun = ImportTotals(), 0
+    totals, numbers, reading = ImportTotals(), count(1), read_answers(path)
+
+    async def load(rows: Sequence[Answer | Rejection], begun: int, ended: int) -> None:
+        chunks = chunks_of([row for row in rows if isinstance(row, Answer)])
+        waiting, loaded = iter(chunks), list[Imported]()
+
+        async def work() -> None:
+            for answers in waiting:
+                loaded.append(await database.write(import_chunk, tenant_id, course_id, digest, answers, now()))
+                if next(numbers).bit_count() == 1:  # the 1st, 2nd, 4th … chunk: whenever the tables have doubled
+                    await database.write(refresh_statistics)
+                progress("loading", begun + (ended - begun) * len(loaded) // len(chunks), reading.size)
+
+        await together([work() for _ in range(CHUNKS_AT_ONCE[database.dialect])])
+        bad = [row for row in rows if isinstance(row, Rejection)]
+        bad += [rejection for chunk in loaded for rejection in chunk.rejections]
+        totals.created += sum(chunk.created for chunk in loaded)
+        totals.repeated += sum(chunk.repeated for chunk in loaded)
+        totals.rejected += len(bad)
+        rejected(sorted(bad, key=lambda rejection: rejection.line))
+        await database.write(note_import, tenant_id, course_id, digest, rows[-1].line)
+
+    def read_on() -> tuple[list[Answer | Rejection], int]:
+        return list(islice(reading, WINDOW)), reading.position
+
     with rare_collections():
         await add_missing(database, tenant_id, course_id, path, progress)
-        reading, numbers = read_answers(path), count(1)
-
-        def read_on() -> tuple[list[Chunk], int]:
-            rows = list(islice(reading, WINDOW))
-            return chunks_of(rows, done) if rows else [], reading.position if rows else -1
-
         # The next rows are read while the last ones are folded and written.
-        reader = asyncio.create_task(asyncio.to_thread(read_on))
-        while (window := await reader)[1] >= 0:
+        begun, reader = 0, asyncio.create_task(asyncio.to_thread(read_on))
+        while (window := await reader)[0]:
             reader = asyncio.create_task(asyncio.to_thread(read_on))
-            chunks, ended = window
-            for number, (answers, unreadable) in enumerate(chunks, 1):
-                bad = unreadable
-                if answers:
-                    chunk = await database.write(import_chunk, tenant_id, course_id, digest, answers, now())
-                    if next(numbers).bit_count() == 1:  # the 1st, 2nd, 4th … chunk: whenever the tables have doubled
-                        await database.write(refresh_statistics)
-                    totals.created += chunk.created
-                    totals.repeated += chunk.repeated
-                    bad = unreadable + chunk.rejections
-                totals.rejected += len(bad)
-                rejected(sorted(bad, key=lambda rejection: rejection.line))
-                progress("loading", begun + (ended - begun) * number // len(chunks), reading.size)
+            rows, ended = window
+            if rows[-1].line > done:
+                await load(rows, begun, ended)
             begun = ended
     return totals
 
 
-def chunks_of(rows: Sequence[Answer | Rejection], done: int) -> list[Chunk]:
-    """A window of a file, in the order of its learners, without what an earlier run did, up to the line `done`."""
-    bad = [row for row in rows if isinstance(row, Rejection)]
-    answers = by_learner([row for row in rows if isinstance(row, Answer)])
-    if rows[0].line <= done:
-        lines = [answer.line for answer in answers]
-        # A window without that line is of an earlier one.
-        answers, bad = answers[lines.index(done) + 1 :] if done in lines else [], []
-    chunks = [(answers[first : first + CHUNK], list[Rejection]()) for first in range(0, len(answers), CHUNK)]
-    return [(chunks[0][0], bad), *chunks[1:]] if chunks else [([], bad)]
+async def together(works: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """Do some works at once; if one of them fails, the others are called off before it is told."""
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
 
 
-def by_learner(answers: Sequence[Answer]) -> list[Answer]:
-    """Answers in the order of their learners; of those with one `response_id` the first of the file stays the first."""
+def chunks_of(answers: Sequence[Answer]) -> list[list[Answer]]:
+    """Answers in the order of their learners, in parts of a transaction each; nobody's are in two of them.
+
+    Of those with one `response_id` the first of the file stays the first.
+    """
     owners: dict[str, str] = {}
 
     def owner(answer: Answer) -> str:
         return owners.setdefault(answer.response_id, answer.learner) if answer.response_id else answer.learner
 
-    return sorted(answers, key=owner)
+    chunks: list[list[Answer]] = []
+    for _, mine in groupby(sorted(answers, key=owner), owner):
+        if not chunks or len(chunks[-1]) >= CHUNK:
+            chunks.append([])
+        chunks[-1].extend(mine)
+    return chunks
 
 
 @contextmanager

@@ -31,7 +31,7 @@ SITTING = 1 / 24
 
 
 class Asked(NamedTuple):
-    """Those of a batch whose items ask for a skill at one place: rows of the states, skills, cells, weights; all (M,)."""
+    """Who is asked for which skill at one place of the items of a batch: rows, skills, cells, each (M,)."""
 
     place: int
     rows: Integers

@@ -50,14 +50,19 @@ def missing_catalogue(catalogue: Catalogue, answers: Iterable[Answer]) -> dict[s
 
 
 def imported_until(db: Connection, tenant_id: int, course_id: str, digest: str) -> int:
-    """The last line of the file that an earlier run has done."""
+    """The line up to which an earlier run has done the file."""
     return find_import(db, tenant_id, course_id, digest)
+
+
+def note_import(db: Connection, tenant_id: int, course_id: str, digest: str, line: int) -> None:
+    """Note that a file is done up to a line."""
+    save_import(db, tenant_id, course_id, digest, line)
 
 
 def import_chunk(
     db: Connection, tenant_id: int, course_id: str, digest: str, answers: Sequence[Answer], now: int
 ) -> Imported:
-    """Append a chunk of a file to the log and fold it; notes how far the file is done in the same transaction."""
+    """Append a chunk of a file to the log and fold it."""
     result = Imported()
     known = find_learners(db, tenant_id, course_id, {answer.learner for answer in answers}, lock=True)
     # Not before the learners are locked: whoever held them may have folded them under a newer bank.
@@ -68,7 +73,6 @@ def import_chunk(
     if fresh:
         fold_chunk(db, bank, learners, fresh, now)
     result.created = len(fresh)
-    save_import(db, tenant_id, course_id, digest, answers[-1].line)
     return result
 
 

@@ -309,7 +309,7 @@ def sound_catalogue(name: str, given: dict[str, Any]) -> dict[str, Any]:
 def import_responses_command(file: Path, course: str, tenant: str | None, dry_run: bool) -> None:
     """Load answers (CSV, NDJSON, Parquet); rows that cannot be loaded go to FILE.rejected.csv.
 
-    Started again after an interruption, it goes on where it stopped; nothing is loaded twice.
+    Started again after an interruption, it goes on where it was, up to 100,000 rows before; nothing is loaded twice.
     """
     target = file.with_name(file.name + ".rejected.csv")
     if dry_run:

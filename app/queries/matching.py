@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import ARRAY, ColumnElement, Connection, any_, bindparam
+from sqlalchemy import ARRAY, JSON, ColumnElement, Connection, any_, bindparam, func, select
 from sqlalchemy.orm import InstrumentedAttribute
 
 
@@ -17,9 +17,10 @@ def among_these(
 ) -> ColumnElement[bool]:
     """Whether the column is one of the values of the parameter `name`.
 
-    An array on PostgreSQL, where every length of an IN is a new statement.
+    An array on PostgreSQL and one of JSON on SQLite: every length of an IN is a new statement.
     """
     given = {"required": True} if values is None else {"value": values}
     if dialect == "postgresql":
         return column == any_(bindparam(name, type_=ARRAY(column.type), **given))
-    return column.in_(bindparam(name, expanding=True, **given))
+    listed = func.json_each(bindparam(name, type_=JSON(), **given)).table_valued("value")
+    return column.in_(select(listed.c.value))

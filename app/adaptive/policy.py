@@ -20,7 +20,7 @@ from scipy.special import expm1
 
 from app.adaptive.filter import foresee, predict_with_gap
 from app.adaptive.keys import GOLDEN, finalised
-from app.adaptive.likelihood import logit
+from app.adaptive.likelihood import bounded, logit
 from app.adaptive.mastery import LEAST_EVIDENCE, MASTERY_LINE, is_mastered
 from app.adaptive.types import Booleans, Floats, Integers, Parameters, Seeds, States
 
@@ -480,7 +480,7 @@ def skill_of(parameters: Parameters, standing: Standing, wanted: Booleans, item:
 def stand(parameters: Parameters, states: States) -> Standing:
     """Judge every skill of every learner."""
     skills = parameters.skills
-    trust = np.clip(states.mastery, 0.0, 1.0) * earned(parameters, states.evidence)
+    trust = bounded(states.mastery, 0.0, 1.0) * earned(parameters, states.evidence)
     idle = np.where(states.evidence > 0, states.answers[:, None] - states.practised, 0)
     doubt = 1 - trust * (expm1(-FADING * skills.forget * idle) + 1)
     opens_up = np.ones_like(trust)
@@ -632,7 +632,7 @@ def chances(score: Floats, learners: Integers, picked: Integers) -> Floats:
             width[crowded] = np.minimum(np.minimum.reduceat(np.maximum(1 + gap, 0.0), starts), 1.0)
             product = products(1 - width[crowded, None] * NODES, gap, starts)
             chance[crowded] = np.add.reduce(product * WEIGHTS, axis=1)
-        return np.asarray(np.clip(chance[rows] * width[rows], 0.0, 1.0))
+        return bounded(chance[rows] * width[rows], 0.0, 1.0)
 
 
 def products(base: Floats, gap: Floats, starts: Integers) -> Floats:

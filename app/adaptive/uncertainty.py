@@ -8,7 +8,7 @@ days. Here the variance that the mean of all this has over the answers is added 
 import numpy as np
 from scipy.special import expm1, log1p
 
-from app.adaptive.likelihood import ordered_sum
+from app.adaptive.likelihood import bounded
 from app.adaptive.types import Floats, Integers, Parameters, States
 
 # Of the answers of somebody who does not know a skill, as many succeed as make P(T) count half.
@@ -56,11 +56,13 @@ def disturbance(parameters: Parameters, answers: Integers, evidence: Integers) -
         + population.skill_drift * (pairs * (evidence - 2)) / 3
         + known * lasting(evidence, retention)
     )
-    return np.asarray(result + ordered_sum(of_skills) / (asked * asked))
+    # Always from left to right, so that skills nobody has met change no bit.
+    total = np.add.accumulate(of_skills, axis=1)[:, -1]
+    return np.asarray(result + total / (asked * asked))
 
 
 def lasting(count: Integers, retention: Floats) -> Floats:
     """Σ_{i≠j} ρ^|i-j| over `count` answers: 2ρ [n (1 - ρ) - (1 - ρⁿ)] / (1 - ρ)², never negative."""
-    keep = np.clip(retention, SHORTEST_RETENTION, LONGEST_RETENTION)
+    keep = bounded(retention, SHORTEST_RETENTION, LONGEST_RETENTION)
     lost = 1 - keep
     return np.asarray(np.maximum(2 * keep * (count * lost + expm1(count * log1p(-lost))) / (lost * lost), 0.0))

@@ -7,15 +7,16 @@ conversions of its types.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from operator import itemgetter
 from typing import Any, cast
 
 from sqlalchemy import Column, Connection, Dialect, Insert, Table, Update, insert
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.types import TypeEngine
 
 from app.models import Base
 
 Row = Mapping[str, Any]
+Converter = Callable[[Any], Any] | None
 
 
 def insert_rows(db: Connection, model: type[Base], rows: Sequence[Row]) -> None:
@@ -35,8 +36,9 @@ def insertion(model: type[Base]) -> Insert:
 def execute_many(db: Connection, statement: Insert | Update, rows: Sequence[Row]) -> None:
     """Execute a statement once for each of the rows, which name all of its parameters."""
     if rows:
-        text, values = prepared(statement, db.dialect)
-        db.exec_driver_sql(text, [values(row) for row in rows])
+        text, parameters = prepared(statement, db.dialect)
+        columns = (values_of(*parameter, rows) for parameter in parameters)
+        db.exec_driver_sql(text, [*zip(*columns, strict=True)])
 
 
 @dataclass(frozen=True)
@@ -64,29 +66,22 @@ def unnested_insertion(model: type[Base]) -> Columnwise:
 def execute_columns(db: Connection, statement: Columnwise, rows: Sequence[Row]) -> None:
     """Execute a statement once for all rows."""
     if rows:
-        db.exec_driver_sql(statement.text, tuple(as_array(db.dialect, column, rows) for column in statement.columns))
-
-
-def as_array(dialect: Dialect, column: Column[Any], rows: Sequence[Row]) -> list[Any]:
-    """The values of a column as the driver wants them."""
-    name, convert = column.name, column.type.dialect_impl(dialect).bind_processor(dialect)
-    return [row[name] for row in rows] if convert is None else [convert(row[name]) for row in rows]
+        columns = ((column.name, converter(column.type, db.dialect)) for column in statement.columns)
+        db.exec_driver_sql(statement.text, tuple(values_of(*column, rows) for column in columns))
 
 
 @lru_cache(64)
-def prepared(statement: Insert | Update, dialect: Dialect) -> tuple[str, Callable[[Row], tuple[Any, ...]]]:
-    """The text of a statement, and what makes the driver's parameters of a row."""
+def prepared(statement: Insert | Update, dialect: Dialect) -> tuple[str, list[tuple[str, Converter]]]:
+    """The text of a statement, and its parameters in order."""
     compiled = statement.compile(dialect=dialect)
-    names = list(compiled.positiontup or ())
-    types = [compiled.binds[name].type.dialect_impl(dialect) for name in names]
-    processors = [type_.bind_processor(dialect) for type_ in types]
-    converted = [(place, convert) for place, convert in enumerate(processors) if convert is not None]
-    pick = itemgetter(*names)
+    return str(compiled), [(name, converter(compiled.binds[name].type, dialect)) for name in compiled.positiontup or ()]
 
-    def values(row: Row) -> tuple[Any, ...]:
-        picked = list(pick(row))
-        for place, convert in converted:
-            picked[place] = convert(picked[place])
-        return tuple(picked)
 
-    return str(compiled), values
+def converter(type_: TypeEngine[Any], dialect: Dialect) -> Converter:
+    """What makes a value of a type the driver's; none if it is that already."""
+    return type_.dialect_impl(dialect).bind_processor(dialect)
+
+
+def values_of(name: str, convert: Converter, rows: Sequence[Row]) -> list[Any]:
+    """The values of a column as the driver wants them."""
+    return [row[name] for row in rows] if convert is None else [convert(row[name]) for row in rows]

@@ -576,7 +576,11 @@ def list_candidates(
     within = np.arange(len(learners)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     items = members[np.repeat(first, sizes) + within]
     count = parameters.items.count
-    keep = np.isin(learners * count + items, avoid[0] * count + avoid[1], invert=True)
+    pairs, avoided = learners * count + items, avoid[0] * count + avoid[1]
+    keep = np.ones(len(pairs), dtype=np.bool_)
+    if len(pairs):  # in order, so that what is avoided is found by halving
+        found = pairs.searchsorted(avoided)
+        keep[found[pairs.take(found, mode="clip") == avoided]] = False
     return learners[keep], items[keep]
 
 

@@ -57,8 +57,8 @@ SWEEP_S = 600.0
 MOST_REFOLDED_AT_ONCE = 200
 # Longer than this nobody should wait for a transaction that folds learners again.
 REFOLDING_S = 0.05
-# Rows of one transaction of an import, at least, and rows that are put in the order of their learners before: the fewer
-# learners a transaction has, the fewer snapshots it reads and writes.
+# Rows of one transaction of an import, and rows that are put in the order of their learners before: the fewer learners
+# a transaction has, the fewer snapshots it reads and writes.
 CHUNK, WINDOW = 10_000, 100_000
 # While PostgreSQL stores a chunk, the next one is folded. SQLite has one writer.
 CHUNKS_AT_ONCE = {"postgresql": 2, "sqlite": 1}
@@ -271,7 +271,8 @@ async def import_responses(
     totals, numbers, reading = ImportTotals(), count(1), read_answers(path)
 
     async def load(rows: Sequence[Answer | Rejection], begun: int, ended: int) -> None:
-        chunks = chunks_of([row for row in rows if isinstance(row, Answer)])
+        at_once = CHUNKS_AT_ONCE[database.dialect]
+        chunks = chunks_of([row for row in rows if isinstance(row, Answer)], apart=at_once > 1)
         waiting, loaded = iter(chunks), list[Imported]()
 
         async def work() -> None:
@@ -281,7 +282,7 @@ async def import_responses(
                     await database.write(refresh_statistics)
                 progress("loading", begun + (ended - begun) * len(loaded) // len(chunks), reading.size)
 
-        await together([work() for _ in range(CHUNKS_AT_ONCE[database.dialect])])
+        await together([work() for _ in range(at_once)])
         bad = [row for row in rows if isinstance(row, Rejection)]
         bad += [rejection for chunk in loaded for rejection in chunk.rejections]
         totals.created += sum(chunk.created for chunk in loaded)
@@ -317,8 +318,8 @@ async def together(works: Sequence[Coroutine[Any, Any, None]]) -> None:
         await asyncio.wait(tasks)
 
 
-def chunks_of(answers: Sequence[Answer]) -> list[list[Answer]]:
-    """Answers in the order of their learners, in parts of a transaction each; nobody's are in two of them.
+def chunks_of(answers: Sequence[Answer], *, apart: bool) -> list[list[Answer]]:
+    """Answers in the order of their learners, in parts of a transaction each; `apart`: nobody's are in two of them.
 
     Of those with one `response_id` the first of the file stays the first.
     """
@@ -327,8 +328,10 @@ def chunks_of(answers: Sequence[Answer]) -> list[list[Answer]]:
     def owner(answer: Answer) -> str:
         return owners.setdefault(answer.response_id, answer.learner) if answer.response_id else answer.learner
 
-    chunks: list[list[Answer]] = []
-    for _, mine in groupby(sorted(answers, key=owner), owner):
+    ordered, chunks = sorted(answers, key=owner), list[list[Answer]]()
+    if not apart:
+        return [ordered[first : first + CHUNK] for first in range(0, len(ordered), CHUNK)]
+    for _, mine in groupby(ordered, owner):
         if not chunks or len(chunks[-1]) >= CHUNK:
             chunks.append([])
         chunks[-1].extend(mine)

@@ -13,6 +13,7 @@ STATEMENTS = {"select", "update", "delete", "insert", "text"}
 # module.function → why it may look at all tenants
 ACROSS_TENANTS = {
     "clock.read_clock": "it asks the database what time it is",
+    "matching.among_these": "it is a condition; what it selects from is a parameter",
     "keys.find_tenant": "a tenant is found by its name, before anybody belongs to it",
     "statistics.refresh_statistics": "it is about tables, not about rows",
     "durability.connections_allowed": "it asks the database about itself, not about rows",

@@ -448,6 +448,7 @@ def test_a_changed_wish_is_found(database_url: str) -> None:
         await send(client, "r1", "i1", next={"skill": ["divide"]})
         await client.post("learners/ann/recommendations", params={"skill": "divide"})
         assert await differences(database) == []
+        kind = "jsonb" if database.dialect == "postgresql" else "text"
         for table in ("response", "recommendation"):
             kept = await database.read(lambda db, t=table: db.execute(text(f"SELECT id, wishes FROM {t}")).all())
             await database.write(lambda db, t=table: db.execute(text(f"UPDATE {t} SET wishes = '{{}}'")))
@@ -456,8 +457,8 @@ def test_a_changed_wish_is_found(database_url: str) -> None:
                 value = wanted if isinstance(wanted, str) or wanted is None else json.dumps(wanted)
                 await database.write(
                     lambda db, t=table, i=id_, v=value: db.execute(
-                        text(f"UPDATE {t} SET wishes = " + ("NULL" if v is None else f"'{v}'") + " WHERE id = :id"),
-                        {"id": i},
+                        text(f"UPDATE {t} SET wishes = CAST(:wishes AS {kind}) WHERE id = :id"),
+                        {"id": i, "wishes": v},
                     )
                 )
             assert await differences(database) == []

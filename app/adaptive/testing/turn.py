@@ -1,6 +1,6 @@
 """One turn of a test: the next item, the chance it had and why, or the end."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -170,7 +170,12 @@ def scale_to_measure(pool: Pool, plan: Plan, sitting: Sitting, free: Booleans) -
     wanting = [scale for scale in scales if not done_by(plan, sitting, scale)]
     if sitting.length < plan.min_items or not wanting:
         wanting = list(scales)
-    having = [scale for scale in wanting if free[pool.members[scale]].any()]
+    return least_sure(pool, sitting, wanting, free)
+
+
+def least_sure(pool: Pool, sitting: Sitting, scales: Iterable[int], free: Booleans) -> int:
+    """Of some scales that with the greatest standard error that has a free item, -1 if none has."""
+    having = (scale for scale in scales if free[pool.members[scale]].any())
     return max(having, key=lambda scale: (sitting.standard_error[scale], -scale), default=-1)
 
 
@@ -205,5 +210,8 @@ def in_shadow(
         if len(chosen):
             shadow = np.zeros(pool.count, dtype=np.bool_)
             shadow[chosen] = True
-            return shadow, scale_to_measure(pool, plan, sitting, shadow), relaxed
+            wanting = scale_to_measure(pool, plan, sitting, shadow)
+            # What the bounds ask for may be of scales that need no item any more.
+            scale = wanting if wanting >= 0 else least_sure(pool, sitting, range(pool.scales), shadow)
+            return shadow, scale, relaxed
     return rare, scale, ("bounds",)

@@ -25,6 +25,7 @@ from app.errors import ProximaError, Unavailable
 from app.files import Answer, Rejection, read_answers, read_new_items
 from app.files import digest as file_digest
 from app.queries.calibrations import list_lapsed
+from app.queries.responses import save_import
 from app.queries.statistics import refresh_statistics
 from app.services.banks import Bank, Shelf
 from app.services.calibrations import (
@@ -44,7 +45,7 @@ from app.services.calibrations import (
 )
 from app.services.catalogue import read_catalogue, upsert
 from app.services.folding import refold_stale
-from app.services.imports import Imported, import_chunk, imported_until, missing_catalogue, note_import
+from app.services.imports import Imported, import_chunk, imported_until, missing_catalogue
 from app.services.verification import Verified, verify_offers, verify_page, verify_sessions
 from app.settings import read_settings
 from app.telemetry import configure_logging
@@ -289,7 +290,7 @@ async def import_responses(
         totals.repeated += sum(chunk.repeated for chunk in loaded)
         totals.rejected += len(bad)
         rejected(sorted(bad, key=lambda rejection: rejection.line))
-        await database.write(note_import, tenant_id, course_id, digest, rows[-1].line)
+        await database.write(save_import, tenant_id, course_id, digest, rows[-1].line)
 
     def read_on() -> tuple[list[Answer | Rejection], int]:
         return list(islice(reading, WINDOW)), reading.position

@@ -12,7 +12,7 @@ from app.adaptive.states import ENGINE
 from app.errors import InvalidScore
 from app.files import Answer, Rejection
 from app.queries.learners import LearnerRow, find_learners
-from app.queries.responses import Entry, find_import, find_responses, insert_responses, save_import
+from app.queries.responses import Entry, find_import, find_responses, insert_responses
 from app.services.banks import Bank, read_bank
 from app.services.catalogue import Catalogue
 from app.services.folding import (
@@ -52,11 +52,6 @@ def missing_catalogue(catalogue: Catalogue, answers: Iterable[Answer]) -> dict[s
 def imported_until(db: Connection, tenant_id: int, course_id: str, digest: str) -> int:
     """The line up to which an earlier run has done the file."""
     return find_import(db, tenant_id, course_id, digest)
-
-
-def note_import(db: Connection, tenant_id: int, course_id: str, digest: str, line: int) -> None:
-    """Note that a file is done up to a line."""
-    save_import(db, tenant_id, course_id, digest, line)
 
 
 def import_chunk(

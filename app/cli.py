@@ -148,10 +148,12 @@ def progress_bar() -> Iterator[Progress]:
 
 
 @main.command("migrate")
-def migrate_command() -> None:
-    """Bring the database to the version of this program."""
-    migrate(read_settings().database_url)
-    click.echo("the database is up to date")
+@click.option("--to", metavar="REVISION", help="Go up or down to this revision; `base` removes all tables.")
+@click.option("--lose-data", is_flag=True, help="Go down even if the older tables cannot hold all data.")
+def migrate_command(to: str | None, lose_data: bool) -> None:
+    """Bring the database to the version of this program, or to another revision."""
+    migrate(read_settings().database_url, to, lose_data=lose_data)
+    click.echo(f"the database is at revision {to}" if to else "the database is up to date")
 
 
 @main.command()

@@ -7,8 +7,8 @@ all of its revisions say together, so that a program can ask about revisions tha
 import asyncio
 import time
 from collections.abc import Callable, Collection
-from contextlib import nullcontext
-from functools import cache
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache, partial
 from pathlib import Path
 
 from alembic import command
@@ -22,10 +22,13 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import ConnectionPoolEntry
 
+import app
 from app.database import is_unavailable, postgres_engine, sqlite_engine
-from app.errors import NotMigrated, Unavailable
+from app.errors import Invalid, NotMigrated, Unavailable
 
-MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
+PACKAGE = Path(app.__file__).resolve().parent
+# In a wheel they are inside the package, in a checkout beside it.
+MIGRATIONS = next(folder / "migrations" for folder in (PACKAGE, PACKAGE.parent) if (folder / "migrations").is_dir())
 ADVISORY_LOCK = 7_306_071_185
 LONGEST_MIGRATION_S = 600
 ATTEMPTS = 6
@@ -37,9 +40,24 @@ LOCK_NOT_AVAILABLE = "55P03"
 FIRST_TO_DECLARE = "0005"
 
 
-def migrate(url: str) -> None:
-    """Upgrade the database at `url` to the newest revision, if it is not there yet. Not for use in an event loop."""
-    alone(url, upgrade)
+def migrate(url: str, to: str | None = None, *, lose_data: bool = False) -> None:
+    """Upgrade the database at `url` to the newest revision, or bring it up or down to revision `to`.
+
+    Do not call this in an event loop. Raises `Invalid` for a revision that this program does not have, and for a way
+    down that loses data, unless `lose_data` allows it: then nothing has been changed.
+    """
+    alone(url, upgrade if to is None else partial(_move, to=to, lose_data=lose_data))
+
+
+def _move(connection: Connection, to: str, *, lose_data: bool) -> None:
+    """Upgrade or downgrade, whichever leads to revision `to`."""
+    known = sorted(revisions())
+    if to not in {"base", *known}:
+        raise Invalid(f"there is no revision {to}; this program has base, {', '.join(known)}")
+    if to == "base" or to < (_read_current(connection) or ""):
+        downgrade(connection, to, lose_data=lose_data)
+    else:
+        upgrade(connection, to)
 
 
 def is_current(db: Connection) -> bool:
@@ -60,6 +78,17 @@ def current(db: Connection) -> str | None:
     return MigrationContext.configure(db).get_current_revision()
 
 
+def _read_current(connection: Connection) -> str | None:
+    """`current`, in a transaction of its own if none is open."""
+    with _transaction(connection):
+        return current(connection)
+
+
+def _transaction(connection: Connection) -> AbstractContextManager[object]:
+    """The transaction that is open, else a new one."""
+    return nullcontext() if connection.in_transaction() else connection.begin()
+
+
 @cache
 def revisions() -> frozenset[str]:
     """The revisions this program knows."""
@@ -74,7 +103,7 @@ def head() -> str | None:
 
 def upgrade(connection: Connection, revision: str = "head") -> None:
     """Upgrade to a revision; nothing is done to a newer database that still serves this program."""
-    with nullcontext() if connection.in_transaction() else connection.begin():
+    with _transaction(connection):
         newer = (current(connection) or "") > (head() or "")
         if newer and not is_current(connection):
             raise NotMigrated("the database was migrated by a newer program, beside which this one cannot work")
@@ -83,7 +112,18 @@ def upgrade(connection: Connection, revision: str = "head") -> None:
 
 
 def downgrade(connection: Connection, revision: str, *, lose_data: bool = False) -> None:
-    """Downgrade to a revision; refused if that loses data, unless it may."""
+    """Downgrade to a revision. Raises `Invalid`, before anything is changed, if that loses data and may not."""
+    script = ScriptDirectory.from_config(configuration())
+    at = _read_current(connection)
+    if at is not None and at not in revisions():
+        raise NotMigrated(f"the database is at revision {at} of a newer program; only that program can take it back")
+    passed = [step.revision for step in script.iterate_revisions(at, revision)] if at else []
+    losing = sorted(step for step in passed if not keeps_data(script, step))
+    if losing and not lose_data:
+        raise Invalid(
+            f"going down to {revision} loses data of revision {', '.join(losing)}; "
+            "make a backup, then allow it with --lose-data"
+        )
     command.downgrade(configuration(connection, lose_data=lose_data), revision)
 
 

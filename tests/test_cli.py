@@ -222,6 +222,14 @@ def test_a_setting_that_is_wrong_is_named(command: str, settings: dict[str, str]
     assert named in refused(runner_of("sqlite:///unused.db")(command, **settings), 3)
 
 
+def test_migrate_goes_to_a_revision_and_loses_data_only_if_allowed(proxima: Run) -> None:
+    assert "down to 0005 loses data" in refused(proxima("migrate", "--to", "0005"), 1)
+    assert "no revision 12" in refused(proxima("migrate", "--to", "12"), 1)
+    assert fine(proxima("migrate", "--to", "0005", "--lose-data")) == "the database is at revision 0005\n"
+    assert "run `proxima migrate`" in refused(proxima("key", "list", "--tenant", "school"), 3)
+    assert fine(proxima("migrate")) == "the database is up to date\n"
+
+
 @pytest.mark.parametrize("command", ["migrate", "serve"])
 @pytest.mark.parametrize("address", ["nobody@127.0.0.1:1/x", "nobody@/x?host=/no/such/folder"])
 def test_a_database_that_cannot_be_reached_is_told_in_one_line(command: str, address: str) -> None:

@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 
 import pytest
 from alembic.script import ScriptDirectory
-from alembic.util import CommandError
 from sqlalchemy import (
     JSON,
     Boolean,
@@ -33,12 +32,13 @@ from sqlalchemy import (
     text,
 )
 
-from app.errors import NotMigrated
+from app.errors import Invalid, NotMigrated
 from app.migrate import (
     FIRST_TO_DECLARE,
     alone,
     compatible_from,
     configuration,
+    current,
     downgrade,
     head,
     is_current,
@@ -103,7 +103,7 @@ def test_up_down_up_on_a_filled_database(empty_database_url: str, before: str, r
     assert all(new_rows.values())
 
     if not keeps_data(SCRIPT, revision):
-        with pytest.raises(CommandError, match="lose-data"):
+        with pytest.raises(Invalid, match="lose-data"):
             alone(empty_database_url, partial(downgrade, revision=before))
         assert (do(schema), do(rows)) == (new_schema, new_rows)
 
@@ -115,6 +115,39 @@ def test_up_down_up_on_a_filled_database(empty_database_url: str, before: str, r
     assert do(schema) == new_schema
     assert do(rows).keys() == new_rows.keys()
     assert all(do(rows).values())
+
+
+def test_migrate_goes_to_a_revision_up_and_down(empty_database_url: str) -> None:
+    for revision in ("0004", REVISIONS[-1], "0005"):
+        migrate(empty_database_url, revision, lose_data=True)
+        assert within(empty_database_url, current) == revision
+    migrate(empty_database_url, "0004")  # 0005 says that its way down loses nothing
+    assert within(empty_database_url, current) == "0004"
+    migrate(empty_database_url, "base", lose_data=True)
+    assert within(empty_database_url, tables) == []
+    migrate(empty_database_url, "base")
+    migrate(empty_database_url)
+    assert within(empty_database_url, is_current)
+
+
+def test_migrate_changes_nothing_if_a_later_step_down_loses_data(empty_database_url: str) -> None:
+    """PostgreSQL commits each step, so asking step by step would stop half way: 0005 loses nothing, 0004 does."""
+    migrate(empty_database_url, "0005")
+    with pytest.raises(Invalid, match="down to 0002 loses data of revision 0004; make a backup"):
+        migrate(empty_database_url, "0002")
+    assert within(empty_database_url, current) == "0005"
+
+
+def test_migrate_refuses_a_revision_that_does_not_exist(empty_database_url: str) -> None:
+    with pytest.raises(Invalid, match=r"no revision 9001; this program has base, 0001, .*, 0007"):
+        migrate(empty_database_url, "9001")
+
+
+def test_migrate_takes_no_newer_database_down(database_url: str) -> None:
+    newer = text("UPDATE alembic_version SET version_num = '9001'")
+    within(database_url, lambda db: db.execute(newer))
+    with pytest.raises(NotMigrated, match="at revision 9001 of a newer program"):
+        migrate(database_url, "0005", lose_data=True)
 
 
 def test_the_comparison_of_rows_can_fail(empty_database_url: str) -> None:

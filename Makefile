@@ -6,10 +6,10 @@ BIN := .venv/bin
 export UV_SYSTEM_CERTS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo serve test check openapi bench soak lock
+.PHONY: help setup demo serve test test-wheel check openapi bench soak lock
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(BIN)/proxima .venv/.dev  ## install everything for development into .venv
 
@@ -22,6 +22,9 @@ serve: $(BIN)/proxima  ## migrate the database of PROXIMA_DATABASE_URL and serve
 
 test: check  ## all checks and all tests, on SQLite and on PostgreSQL
 	$(BIN)/pytest -q -n 2
+
+test-wheel: setup  ## build the wheel, install it elsewhere, migrate and start it
+	$(BIN)/pytest -q -m release
 
 check: setup  ## lint, formatting, types, layers
 	$(BIN)/ruff check --quiet

@@ -73,8 +73,9 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installation:
 
 def install(python: Path, *arguments: str) -> None:
     """Install as the Makefile does: by uv, or by pip, which knows the machine's own configuration."""
-    by_uv = [Path(sys.executable).with_name("uv"), "pip", "install", "--quiet", "--python", python, *arguments]
-    by_pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", *arguments]
+    uv = str(Path(sys.executable).with_name("uv"))
+    by_uv = [uv, "pip", "install", "--quiet", "--python", str(python), *arguments]
+    by_pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", *arguments]
     done = subprocess.run(by_uv, env={**os.environ, "UV_SYSTEM_CERTS": "1"}, timeout=INSTALL_TIMEOUT_S, check=False)
     if done.returncode:
         subprocess.run(by_pip, timeout=INSTALL_TIMEOUT_S, check=True)
@@ -89,7 +90,7 @@ def test_wheel_installs_one_package_and_its_metadata(installed: Installation) ->
 
 
 def test_wheel_declares_the_dependencies_it_needs(installed: Installation) -> None:
-    check = [Path(sys.executable).with_name("uv"), "pip", "check", "--python", installed.programs / "python"]
+    check = [str(Path(sys.executable).with_name("uv")), "pip", "check", "--python", str(installed.programs / "python")]
     done = subprocess.run(check, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
@@ -106,8 +107,8 @@ def test_installed_package_is_imported_and_has_one_version(installed: Installati
 def test_installed_package_is_typed(installed: Installation) -> None:
     script = installed.folder / "typed.py"
     script.write_text("import app\n\nreveal_type(app.__version__)\n")
-    python = installed.programs / "python"
-    check = [sys.executable, "-m", "mypy", "--strict", "--python-executable", python, script]
+    python = str(installed.programs / "python")
+    check = [sys.executable, "-m", "mypy", "--strict", "--python-executable", python, str(script)]
     done = subprocess.run(check, cwd=installed.folder, env=installed.environment, capture_output=True, check=False)
     assert b'Revealed type is "str"' in done.stdout.replace(b"builtins.", b""), done.stdout
     assert done.returncode == 0, done.stdout
@@ -129,7 +130,7 @@ def test_installed_program_serves_and_stops(installed: Installation) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-    command = [installed.programs / "proxima", "serve", "--port", str(port)]
+    command = [str(installed.programs / "proxima"), "serve", "--port", str(port)]
     log = installed.folder / "serve.log"
     with log.open("w") as output:
         process = subprocess.Popen(

@@ -6,7 +6,7 @@ BIN := .venv/bin
 export UV_SYSTEM_CERTS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo serve test test-wheel check openapi bench soak lock
+.PHONY: help setup demo serve test test-wheel check fix hooks commits openapi bench soak lock
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,11 +26,22 @@ test: check  ## all checks and all tests, on SQLite and on PostgreSQL
 test-wheel: setup  ## build the wheel, install it elsewhere, migrate and start it
 	$(BIN)/pytest -q -m release
 
-check: setup  ## lint, formatting, types, layers
+check: setup  ## lint, formatting, spelling, types, layers
 	$(BIN)/ruff check --quiet
 	$(BIN)/ruff format --check --quiet
+	$(BIN)/typos
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+fix: setup  ## repair what ruff can, and format
+	$(BIN)/ruff check --fix --exit-zero --quiet
+	$(BIN)/ruff format --quiet
+
+hooks: setup  ## check each commit before Git takes it
+	$(BIN)/prek install
+
+commits: setup  ## check the form of the commits since the last release; SINCE=commit
+	$(BIN)/python -m tests.commits $(if $(SINCE),--since $(SINCE))
 
 openapi: setup  ## write docs/openapi.json after the interface has changed
 	$(BIN)/python -m tests.contract.document

@@ -1,0 +1,1 @@
+"""Statements of SQL and nothing else: rows in, rows out."""

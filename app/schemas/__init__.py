@@ -1,0 +1,1 @@
+"""Requests and replies as they are sent; unknown fields are refused."""

@@ -6,7 +6,7 @@ BIN := .venv/bin
 export UV_SYSTEM_CERTS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo serve test test-wheel check fix hooks commits openapi bench soak lock
+.PHONY: help setup demo serve test test-wheel check fix hooks commits release openapi bench soak lock
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,12 @@ hooks: setup  ## check each commit before Git takes it
 
 commits: setup  ## check the form of the commits since the last release; SINCE=commit
 	$(BIN)/python -m tests.commits $(if $(SINCE),--since $(SINCE))
+
+release: setup  ## build the wheel, its checksum and the list of its contents into dist/
+	rm -rf dist
+	$(BIN)/python -m hatchling build -t wheel -d dist
+	$(BIN)/python -m tests.sbom > dist/proxima-$$($(BIN)/python -c 'import app; print(app.__version__)').cdx.json
+	cd dist && sha256sum * > SHA256SUMS
 
 openapi: setup  ## write docs/openapi.json after the interface has changed
 	$(BIN)/python -m tests.contract.document

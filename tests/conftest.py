@@ -1,6 +1,7 @@
 """Every test that asks for `database` or `database_url` runs twice: on SQLite and on PostgreSQL, each time empty."""
 
 import os
+import runpy
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -22,11 +23,20 @@ settings.register_profile("proxima", deadline=None, max_examples=50, print_blob=
 settings.register_profile("gate", settings.get_profile("proxima"), derandomize=True)
 settings.load_profile("gate" if "CI" in os.environ else "proxima")
 
+CLOCK = Path(__file__).parent / "clock"
+DAY_S = 86_400
+
 names = (f"test_{os.getpid()}_{number}" for number in count())
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Another day to run the tests on."""
+    parser.addoption("--days-ahead", type=int, default=0, help="run as if it were so many days later")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Start PostgreSQL, without waiting for it, in the process that starts the workers and is the last to end."""
+    move_clock(config.getoption("--days-ahead"))
     if hasattr(config, "workerinput") or config.option.collectonly:
         return
     if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
@@ -37,6 +47,14 @@ def pytest_configure(config: pytest.Config) -> None:
     process = postgres.start(folder)
     os.environ[SERVER] = postgres.server_url(folder)
     config.add_cleanup(lambda: postgres.stop(process, folder))
+
+
+def move_clock(days: int) -> None:
+    """Run this process, and all that it will start, so many days later."""
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(CLOCK), os.environ.get("PYTHONPATH")]))
+    if days:
+        os.environ["TEST_CLOCK_AHEAD_S"] = str(days * DAY_S)
+        runpy.run_path(str(CLOCK / "sitecustomize.py"))
 
 
 @pytest.fixture(scope="session")

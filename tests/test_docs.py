@@ -21,6 +21,8 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
 from pathlib import Path
 from shutil import copytree
 from typing import Any
@@ -42,6 +44,9 @@ RUN = ("README.md", "docs/api.md", "docs/operate.md", "docs/sessions.md", "docs/
 DOCUMENTS = sorted(path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 TEXTS = {name: (ROOT / name).read_text() for name in DOCUMENTS}
 
+# The moment at which the examples begin.
+WRITTEN = "2026-11-28T12:00:00Z"
+AHEAD = "TEST_CLOCK_AHEAD_S"
 ADDRESS = "127.0.0.1:8000"
 LAST_LINE = "Ctrl-C stops the service.\n"
 LONGEST_S = 120
@@ -135,9 +140,17 @@ def run(wanted: Sequence[Step], folder: Path, variables: dict[str, str]) -> list
 
 
 def clean_environment() -> dict[str, str]:
-    """This environment without settings of ours."""
+    """This environment without settings of ours, at the time of the examples."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-    return {**kept, "PYTHONPATH": str(ROOT)}
+    path = os.pathsep.join([str(ROOT / "tests" / "clock"), str(ROOT)])
+    return {**kept, "PYTHONPATH": path, AHEAD: str(ahead_s())}
+
+
+@cache
+def ahead_s() -> float:
+    """How far the clock of the examples is ahead of the real one: mastery fades, so each day they would print less."""
+    real = time.time() - float(os.environ.get(AHEAD, "0"))
+    return datetime.fromisoformat(WRITTEN).timestamp() - real
 
 
 def faults(text: str, folder: Path, address: str = ADDRESS, key: str = "") -> list[str]:

@@ -1,0 +1,15 @@
+"""Moves the clock of a Python process by what `TEST_CLOCK_AHEAD_S` says; the clock goes on from there.
+
+`tests/conftest.py` puts this folder on PYTHONPATH, so that every process that a test starts has the same clock. What
+the variable says is a distance and not a moment: processes that start one after the other agree about the time.
+"""
+
+import os
+import time
+
+import time_machine
+
+AHEAD = "TEST_CLOCK_AHEAD_S"
+
+if AHEAD in os.environ and not time_machine.escape_hatch.is_travelling():
+    time_machine.travel(time.time() + float(os.environ[AHEAD]), tick=True).start()

@@ -60,10 +60,10 @@ def test_no_row_can_be_stored_without_its_tenant() -> None:
         assert (column.nullable, column.default, column.server_default) == (False, None, None), name
 
 
-@pytest.mark.parametrize("name", TENANT_TABLES)
-def test_every_key_starts_with_the_tenant(name: str) -> None:
-    for columns in keys(Base.metadata.tables[name]):
-        assert columns[0] == "tenant_id", f"{name}: {columns}"
+def test_every_key_starts_with_the_tenant() -> None:
+    for name in TENANT_TABLES:
+        for columns in keys(Base.metadata.tables[name]):
+            assert columns[0] == "tenant_id", f"{name}: {columns}"
 
 
 def keys(table: Table) -> Iterator[list[str]]:

@@ -5,14 +5,11 @@ joined with another. So both are found by looking at a few modules.
 """
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-
-import pytest
 
 APP = Path(__file__).parents[2] / "app"
 OPENERS = ("routers/", "intake.py", "worker.py", "delivery.py", "cli.py", "main.py")
-MODULES = {path.relative_to(APP).as_posix(): path for path in sorted(APP.rglob("*.py"))}
 
 
 def calls(source: str) -> Iterator[tuple[int, str, str]]:
@@ -33,14 +30,18 @@ def openings(source: str) -> list[int]:
     return [line for line, receiver, method in calls(source) if receiver == "database" and method in {"read", "write"}]
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_no_transaction_is_ended_by_hand(module: str) -> None:
-    assert commits(MODULES[module].read_text()) == []
+def faults(check: Callable[[str], list[int]]) -> dict[str, list[int]]:
+    """The lines that a check finds, by module."""
+    modules = {path.relative_to(APP).as_posix(): path.read_text() for path in sorted(APP.rglob("*.py"))}
+    return {module: lines for module, source in modules.items() if (lines := check(source))}
 
 
-@pytest.mark.parametrize("module", [module for module in MODULES if not module.startswith(OPENERS)])
-def test_transactions_are_opened_at_the_edge(module: str) -> None:
-    assert openings(MODULES[module].read_text()) == []
+def test_no_transaction_is_ended_by_hand() -> None:
+    assert faults(commits) == {}
+
+
+def test_transactions_are_opened_at_the_edge() -> None:
+    assert [module for module in faults(openings) if not module.startswith(OPENERS)] == []
 
 
 def test_the_checks_can_fail() -> None:

@@ -40,7 +40,7 @@ from app.settings import PREFIX, Settings
 from tests import postgres
 
 ROOT = Path(__file__).parents[1]
-RUN = ("README.md", "docs/api.md", "docs/operate.md", "docs/sessions.md", "docs/cat.md")
+RUN = ("README.md", "docs/api.md", "docs/operate.md", "docs/sessions.md", "docs/cat.md", "docs/tutorial.md")
 DOCUMENTS = sorted(path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 TEXTS = {name: (ROOT / name).read_text() for name in DOCUMENTS}
 

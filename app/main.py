@@ -13,18 +13,28 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import __version__
-from app.database import Database, open_database
-from app.delivery import deliver
-from app.errors import NotMigrated, Unavailable
-from app.intake import Intake
-from app.migrate import is_current
+from app.core.database import Database, open_database
+from app.core.errors import NotMigrated, Unavailable
+from app.core.migrate import is_current
+from app.core.settings import Settings, read_settings
+from app.core.telemetry import Telemetry, configure_logging
+from app.group_commit import GroupCommit
+from app.http import html
+from app.http.admission import AdmissionControl
+from app.http.auth import KnownKeys
+from app.http.paging import SLASH
+from app.http.problems import install_problems
+from app.http.rate_limits import LimitHeaders, Limits
+from app.http.server import drain_on_signal
+from app.ims_cat import routes
+from app.jobs.webhook_delivery import deliver
+from app.jobs.worker import run_background_work
+from app.openapi import METADATA, describe_operations
 from app.routers import (
     calibrations,
-    cat,
     catalogue,
     health,
     mastery,
-    pages,
     quality,
     recommendations,
     responses,
@@ -32,16 +42,6 @@ from app.routers import (
     tokens,
     webhooks,
 )
-from app.routers.deps import KnownKeys
-from app.routers.document import ABOUT, describe
-from app.routers.guard import Guard
-from app.routers.limits import LimitHeaders, Limits
-from app.routers.parameters import SLASH
-from app.routers.problems import install_problems
-from app.server import farewell
-from app.settings import Settings, read_settings
-from app.telemetry import Telemetry, configure_logging
-from app.worker import stand_by
 
 STOP_S = 10
 # The first collections of a busy worker would otherwise walk all modules, for milliseconds, again and again.
@@ -64,7 +64,7 @@ def create_app(settings: Settings | None = None, demo: Demo | None = None) -> Fa
     """The service under `settings` (none: from the environment)."""
     settings = settings or read_settings()
     app = FastAPI(
-        **ABOUT,
+        **METADATA,
         version=__version__,
         lifespan=lifespan,
         docs_url=None,
@@ -73,7 +73,7 @@ def create_app(settings: Settings | None = None, demo: Demo | None = None) -> Fa
     )
     app.state.settings = settings
     app.state.demo = demo
-    app.add_middleware(responses.Express)
+    app.add_middleware(responses.FastPath)
     install_problems(app)
     # Routers are asked in turn for every request, so the one with the hot route comes first.
     for module in (
@@ -85,17 +85,17 @@ def create_app(settings: Settings | None = None, demo: Demo | None = None) -> Fa
         calibrations,
         quality,
         webhooks,
-        cat,
+        routes,
         tokens,
         health,
-        pages,
+        html,
     ):
         app.include_router(module.router)
-    describe(app)
+    describe_operations(app)
     app.add_middleware(ReadPath)
     app.add_middleware(LimitHeaders)
     app.add_middleware(Telemetry)
-    app.add_middleware(Guard)
+    app.add_middleware(AdmissionControl)
     return app
 
 
@@ -105,22 +105,24 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     configure_logging(settings)
     database = open_database(settings.database_url, pool_size=settings.pool_size)
-    await refuse_another_version(database)
+    await need_current_schema(database)
     app.state.database = database
     app.state.known_keys = KnownKeys()
     app.state.limits = Limits(database, settings)
-    app.state.intake = Intake(database, settings.max_waiting_responses)
+    app.state.intake = GroupCommit(database, settings.max_waiting_responses)
     app.state.tasks = set()
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLD)
-    aside = asyncio.gather(stand_by(database, settings.database_url), deliver(database, settings.webhook_hosts))
+    background = asyncio.gather(
+        run_background_work(database, settings.database_url), deliver(database, settings.webhook_hosts)
+    )
     app.state.stopping = False
-    with farewell(lambda: setattr(app.state, "stopping", True), settings.drain_seconds):
+    with drain_on_signal(lambda: setattr(app.state, "stopping", True), settings.drain_seconds):
         yield
     await app.state.intake.close()
-    aside.cancel()
-    await asyncio.gather(aside, return_exceptions=True)
+    background.cancel()
+    await asyncio.gather(background, return_exceptions=True)
     if app.state.tasks:
         _, unfinished = await asyncio.wait(app.state.tasks, timeout=STOP_S)
         for task in unfinished:
@@ -130,7 +132,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     await database.close()
 
 
-async def refuse_another_version(database: Database) -> None:
+async def need_current_schema(database: Database) -> None:
     """Raises `NotMigrated`. A worker that is started again while the database is away waits for it, not ready."""
     try:
         current = await database.read(is_current)

@@ -13,12 +13,9 @@ from datetime import UTC, datetime
 
 from sqlalchemy import Connection, func, select
 
-from app.database import open_database
+from app.core.database import open_database
 from app.models import Recommendation, Response
-from benchmarks.load import Load, need_wrk
-from benchmarks.load import run as load
-from benchmarks.report import paired, publish, table, told
-from benchmarks.rig import (
+from benchmarks.harness import (
     ANSWERS_EACH,
     COURSE,
     ITEMS,
@@ -29,9 +26,12 @@ from benchmarks.rig import (
     cpu_us,
     database_servers,
     memory_mb,
-    prepared,
-    serving,
+    prepare_database,
+    serve,
 )
+from benchmarks.load import Load, need_wrk
+from benchmarks.load import run as load
+from benchmarks.report import paired_ratios, publish, summarise, table
 from benchmarks.servers import raw
 
 ROUNDS = int(os.environ.get("ROUNDS", "5"))
@@ -64,7 +64,7 @@ MEASURES = (RATE, P50, P99, SPREAD, CPU, DATABASE_CPU, LONE_RATE, LONE_P50, LONE
 # By database, server and measure: one figure a round.
 Figures = dict[tuple[str, str, str], list[float]]
 
-EXPLAINED = """\
+EXPLANATION = """\
 Each round ({rounds} of them, {seconds} s a load) measures every server on both databases, in changing order, on a fresh
 copy of one database: {learners:,} learners with {each} answers each, {items:,} items, {skills} skills. The load is
 `wrk`, one thread, connections that stay open, random learners and items, on the same two cores; a reply that is not a
@@ -91,7 +91,7 @@ def main() -> None:
     need_wrk()
     figures: Figures = defaultdict(list)
     with database_servers() as servers:
-        made = {server.name: prepared(server) for server in servers}
+        made = {server.name: prepare_database(server) for server in servers}
         for number in range(ROUNDS):
             for server in servers:
                 measure_round(number, server, *made[server.name], figures)
@@ -105,7 +105,7 @@ def measure_round(number: int, server: Server, template: str, key: str, figures:
     names = [*MODULES, ALONE]
     for name in names[number % len(names) :] + names[: number % len(names)]:
         url = server.copy(template)
-        for measure, value in measured(name, server, url, key, f"{number}"):
+        for measure, value in measure_server(name, server, url, key, f"{number}"):
             figures[server.name, name, measure].append(value)
         server.drop(url)
         [shown] = figures[server.name, name, LONE_P50][-1:]
@@ -113,17 +113,17 @@ def measure_round(number: int, server: Server, template: str, key: str, figures:
         print(f"round {number + 1}/{ROUNDS} {server.name} {name}: {rate[0]:,.0f}/s, {shown:.2f} ms", file=sys.stderr)
 
 
-def measured(name: str, server: Server, url: str, key: str, label: str) -> Iterator[tuple[str, float]]:
+def measure_server(name: str, server: Server, url: str, key: str, label: str) -> Iterator[tuple[str, float]]:
     """All figures of one server in one round."""
     if name == ALONE:
         yield LONE_P50, raw.alone(url, COURSE, SECONDS, SHAPE)
         return
-    before = asyncio.run(counted(url))
-    with serving(url, MODULES[name]) as (address, pid):
+    before = asyncio.run(count_stored(url))
+    with serve(url, MODULES[name]) as (address, pid):
         if name == PROXIMA:
             yield IDLE, memory_mb(pid)
         warm = load(address + PATH, key, f"{label}w", CLIENTS, 2, SHAPE)
-        cpu, beside = cpu_us(pid), server.cpu_us()
+        cpu, database_cpu = cpu_us(pid), server.cpu_us()
         many = load(address + PATH, key, f"{label}m", CLIENTS, SECONDS, SHAPE)
         yield RATE, many.rate
         yield P50, many.p50
@@ -131,7 +131,7 @@ def measured(name: str, server: Server, url: str, key: str, label: str) -> Itera
         yield SPREAD, many.p99 / many.p50
         yield CPU, (cpu_us(pid) - cpu) / many.requests
         if server.cpu_us():
-            yield DATABASE_CPU, (server.cpu_us() - beside) / many.requests
+            yield DATABASE_CPU, (server.cpu_us() - database_cpu) / many.requests
         cpu = cpu_us(pid)
         lone = load(address + PATH, key, f"{label}l", 1, SECONDS, SHAPE)
         yield LONE_RATE, lone.rate
@@ -140,10 +140,10 @@ def measured(name: str, server: Server, url: str, key: str, label: str) -> Itera
         yield LONE_CPU, (cpu_us(pid) - cpu) / lone.requests
         if name == PROXIMA:
             yield LOADED, memory_mb(pid)
-    check_rows(name, before, asyncio.run(counted(url)), (warm, many, lone))
+    check_rows(name, before, asyncio.run(count_stored(url)), (warm, many, lone))
 
 
-async def counted(url: str) -> tuple[int, int]:
+async def count_stored(url: str) -> tuple[int, int]:
     """How many answers and recommendations there are."""
     database = open_database(url)
     try:
@@ -173,13 +173,13 @@ def report(figures: Figures) -> str:
     databases = list(dict.fromkeys(database for database, _, _ in figures))
     moment = datetime.now(UTC).date().isoformat()
     parts = [
-        f"`make bench`, {moment}. {explained()}",
+        f"`make bench`, {moment}. {explain()}",
         table(["", "goal", *databases], [[*row[:2], *(ratio(figures, d, row) for d in databases)] for row in RATIOS]),
     ]
     for database in databases:
         names = [name for name in (*MODULES, ALONE) if (database, name, LONE_P50) in figures]
         rows = [
-            [measure, *(told(values) if (values := figures.get((database, n, measure))) else "" for n in names)]
+            [measure, *(summarise(values) if (values := figures.get((database, n, measure))) else "" for n in names)]
             for measure in MEASURES
             if any((database, name, measure) in figures for name in names)
         ]
@@ -187,10 +187,10 @@ def report(figures: Figures) -> str:
     return "\n\n".join(parts)
 
 
-def explained() -> str:
+def explain() -> str:
     """How it was measured, and what each server is."""
     numbers = {"learners": LEARNERS, "each": ANSWERS_EACH, "items": ITEMS, "skills": SKILLS}
-    return EXPLAINED.format(rounds=ROUNDS, seconds=SECONDS, **numbers)
+    return EXPLANATION.format(rounds=ROUNDS, seconds=SECONDS, **numbers)
 
 
 # What is told, the goal by database, and the two figures whose ratio it is.
@@ -211,7 +211,7 @@ RATIOS: tuple[Row, ...] = (
 def ratio(figures: Figures, database: str, row: Row) -> str:
     """A ratio on a database, paired by round."""
     over, under = (figures[database, *each] for each in row[2:])
-    return told(paired(over, under))
+    return summarise(paired_ratios(over, under))
 
 
 if __name__ == "__main__":

@@ -17,9 +17,18 @@ from pathlib import Path
 
 import numpy as np
 
-from app.adaptive.bkt import Rates, Setup, around, encode, fit, grow, link, step
-from app.adaptive.replay import Log
-from app.adaptive.types import Floats, Integers
+from app.adaptive.arrays import Floats, Integers
+from app.adaptive.bkt import (
+    Rates,
+    Setup,
+    build_tree,
+    em_step,
+    encode_responses,
+    fit_bkt,
+    link_response_chains,
+    shared_prior,
+)
+from app.adaptive.response_log import Log
 
 ROUNDS = int(os.environ.get("ROUNDS", "5"))
 LEARNERS, SKILLS, MEAN_LENGTH, LONGEST = 3200, 50, 10, 200
@@ -76,7 +85,7 @@ def main() -> None:
         for number in range(ROUNDS):
             print(f"round {number + 1} of {ROUNDS}", file=sys.stderr)
             begun = time.perf_counter()
-            fitted = fit(skills, log, Setup(pseudo=0.0), np.random.default_rng(0))
+            fitted = fit_bkt(skills, log, Setup(pseudo=0.0), np.random.default_rng(0))
             seconds["Proxima"].append(time.perf_counter() - begun)
             likelihoods["Proxima"] = log_likelihood(skills, log, fitted.rates)
             if peer:
@@ -95,8 +104,8 @@ def ask(peer: str, file: Path) -> dict[str, tuple[float, list[list[float]]]]:
     """What the peer needed, in its own process and on one core, for a file, and the rates it found."""
     one = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     done = subprocess.run([peer, "-c", PEER, str(file)], env=os.environ | one, capture_output=True, check=True)
-    told: dict[str, tuple[float, list[list[float]]]] = json.loads(done.stdout)
-    return told
+    reply: dict[str, tuple[float, list[list[float]]]] = json.loads(done.stdout)
+    return reply
 
 
 def as_rates(rows: list[list[float]]) -> Rates:
@@ -107,10 +116,10 @@ def as_rates(rows: list[list[float]]) -> Rates:
 
 def log_likelihood(skills: Integers, log: Log, rates: Rates) -> float:
     """That of a log under given rates."""
-    chains = link(skills, log)
-    codes, code = encode(skills, skills, log, chains)
-    tree, _ = grow(chains, codes, code, SKILLS)
-    _, value = step(tree, codes, around(SKILLS, Setup(pseudo=0.0)), rates, Setup(pseudo=0.0))
+    chains = link_response_chains(skills, log)
+    codes, code = encode_responses(skills, skills, log, chains)
+    tree, _ = build_tree(chains, codes, code, SKILLS)
+    _, value = em_step(tree, codes, shared_prior(SKILLS, Setup(pseudo=0.0)), rates, Setup(pseudo=0.0))
     return float(value.log_likelihood.sum())
 
 

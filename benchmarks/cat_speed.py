@@ -15,17 +15,17 @@ from typing import Any
 
 import numpy as np
 
-from app.adaptive.testing import Plan, Pool, begin, make_pool, next_item, take
-from app.adaptive.testing.pool import information_at
-from app.adaptive.types import Floats, Integers
-from benchmarks.report import paired, table, told
+from app.adaptive.arrays import Floats, Integers
+from app.adaptive.cat import Plan, Pool, make_pool, next_item, start_test, update_state
+from app.adaptive.cat.pool import information_at
+from benchmarks.report import paired_ratios, summarise, table
 
 ROUNDS = int(os.environ.get("ROUNDS", "9"))
 SIZES = (100, 1_000, 10_000, 100_000)
 STEPS = 20
 PLAN = Plan(max_items=STEPS)
 # The items that were chosen, and the estimate each was chosen at.
-Test = tuple[list[int], list[float]]
+TakenTest = tuple[list[int], list[float]]
 
 
 def main() -> None:
@@ -40,22 +40,22 @@ def report() -> Iterator[str]:
         parameters = bank(size)
         started = time.thread_time()
         pool = make_pool(["3pl"] * size, parameters[0], parameters[1], guessing=parameters[2])
-        ours(pool, np.zeros(size, dtype=np.int64))
+        run_ours(pool, np.zeros(size, dtype=np.int64))
         built.append(f"{size:,}: {time.thread_time() - started:.2f} s")
-        sitters = (("catsim", catsim(parameters)), ("ours", ours))
+        contestants = (("catsim", catsim(parameters)), ("ours", run_ours))
         figures: dict[str, list[float]] = {"ours": [], "catsim": []}
         for number in range(ROUNDS):
-            answers = answer(parameters, number)
-            for name, sit in sitters:
-                if sit is None:
+            answers = draw_responses(parameters, number)
+            for name, run_test in contestants:
+                if run_test is None:
                     continue
-                took, test = timed(sit, pool, answers)
+                took, test = timed(run_test, pool, answers)
                 figures[name].append(took)
                 if name == "ours":
-                    wrong += missed(pool, test)
+                    wrong += count_missed(pool, test)
                     checked += len(test[0])
-        ratio = told(paired(figures["catsim"], figures["ours"])) if figures["catsim"] else ""
-        milliseconds = [told(values) if values else "" for values in (figures["catsim"], figures["ours"])]
+        ratio = summarise(paired_ratios(figures["catsim"], figures["ours"])) if figures["catsim"] else ""
+        milliseconds = [summarise(values) if values else "" for values in (figures["catsim"], figures["ours"])]
         rows.append([f"{size:,}", *milliseconds, ratio])
     yield table(["items", "catsim, ms a step", "Proxima, ms a step", "catsim / Proxima"], rows)
     yield ""
@@ -69,7 +69,7 @@ def bank(size: int) -> Floats:
     return np.stack([np.exp(rng.normal(0.1, 0.3, size)), rng.normal(0, 1, size), rng.beta(5, 23, size)])
 
 
-def answer(parameters: Floats, number: int) -> Integers:
+def draw_responses(parameters: Floats, number: int) -> Integers:
     """(I,): what one learner would answer to every item."""
     rng = np.random.default_rng(number)
     a, b, c = parameters
@@ -77,24 +77,24 @@ def answer(parameters: Floats, number: int) -> Integers:
     return np.asarray(rng.random(p.shape) < p, dtype=np.int64)
 
 
-def timed(sit: Callable[[Pool, Integers], Test], pool: Pool, answers: Integers) -> tuple[float, Test]:
+def timed(run_test: Callable[[Pool, Integers], TakenTest], pool: Pool, answers: Integers) -> tuple[float, TakenTest]:
     """Milliseconds of processor time a step, and the test."""
     started = time.thread_time()
-    test = sit(pool, answers)
+    test = run_test(pool, answers)
     return (time.thread_time() - started) * 1000 / STEPS, test
 
 
-def ours(pool: Pool, answers: Integers) -> Test:
+def run_ours(pool: Pool, answers: Integers) -> TakenTest:
     """A test as the service gives it."""
-    sitting, items, abilities = begin(pool, PLAN), [], []
-    while (turn := next_item(pool, PLAN, sitting, 1)).item >= 0:
-        items.append(turn.item)
-        abilities.append(turn.terms["ability"])
-        sitting = take(pool, PLAN, sitting, turn.item, int(answers[turn.item]))
+    state, items, abilities = start_test(pool, PLAN), [], []
+    while (step := next_item(pool, PLAN, state, 1)).item >= 0:
+        items.append(step.item)
+        abilities.append(step.terms["ability"])
+        state = update_state(pool, PLAN, state, step.item, int(answers[step.item]))
     return items, abilities
 
 
-def catsim(parameters: Floats) -> Callable[[Pool, Integers], Test] | None:
+def catsim(parameters: Floats) -> Callable[[Pool, Integers], TakenTest] | None:
     """The same by catsim's objects, as its documentation calls them outside of a simulator; None without it."""
     try:
         estimation = importlib.import_module("catsim.estimation")
@@ -105,29 +105,31 @@ def catsim(parameters: Floats) -> Callable[[Pool, Integers], Test] | None:
     items: Any = banks.ItemBank(np.column_stack([*parameters, np.ones(parameters.shape[1])]))
     selector, estimator = selection.MaxInfoSelector(), estimation.NumericalSearchEstimator()
 
-    def sit(_: Pool, answers: Integers) -> Test:
-        given: list[int] = []
+    def run_test(_: Pool, answers: Integers) -> TakenTest:
+        administered: list[int] = []
         right: list[bool] = []
         theta, path = 0.0, []
         for _step in range(STEPS):
             path.append(theta)
-            item = int(selector.select(item_bank=items, administered_items=given, est_theta=theta))
-            given.append(item)
+            item = int(selector.select(item_bank=items, administered_items=administered, est_theta=theta))
+            administered.append(item)
             right.append(bool(answers[item]))
             theta = float(
-                estimator.estimate(item_bank=items, administered_items=given, response_vector=right, est_theta=theta)
+                estimator.estimate(
+                    item_bank=items, administered_items=administered, response_vector=right, est_theta=theta
+                )
             )
-        return given, path
+        return administered, path
 
-    return sit
+    return run_test
 
 
-def missed(pool: Pool, test: Test) -> int:
+def count_missed(pool: Pool, test: TakenTest) -> int:
     """How many of the chosen items were not the most informative of all that were left."""
     everything, wrong = np.arange(pool.count), 0
-    for turn, (item, ability) in enumerate(zip(*test, strict=True)):
+    for step, (item, ability) in enumerate(zip(*test, strict=True)):
         values = information_at(pool, everything, ability)
-        values[test[0][:turn]] = -1.0
+        values[test[0][:step]] = -1.0
         wrong += int(values.argmax()) != item
     return wrong
 

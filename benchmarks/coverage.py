@@ -1,9 +1,10 @@
 """`python -m benchmarks.coverage [LEARNERS]`: how often the reported 90 % intervals of ability and mastery hold.
 
 Learners live as the engine believes, but with parameters that are off: each has a calibration error of its own around
-the engine's parameters. Their answers go through the engine's own `step` (and, in one world, its `choose`). Beside it
-an exact posterior with the *true* parameters is computed: a bootstrap particle filter (Gordon, Salmond & Smith 1993)
-over ability, form and offsets, with the states of knowledge summed out exactly (Rao-Blackwell; Doucet et al. 2000).
+the engine's parameters. Their answers go through the engine's own `update_states` (and, in one world, its
+`choose_items`). Beside it an exact posterior with the *true* parameters is computed: a bootstrap particle filter
+(Gordon, Salmond & Smith 1993) over ability, form and offsets, with the states of knowledge summed out exactly
+(Rao-Blackwell; Doucet et al. 2000).
 
 Ability is held against the true one, mastery against P(known | answers) of that exact posterior (docs/models.md).
 """
@@ -17,11 +18,13 @@ from typing import TypeVar
 import numpy as np
 from scipy.special import betaincinv, expit, logit
 
-from app.adaptive.filter import WITHOUT_PREREQUISITE, initial, step
-from app.adaptive.mastery import interval
-from app.adaptive.policy import choose
-from app.adaptive.types import Booleans, Floats, Integers, Items, Parameters, Population, Skills, States
-from app.adaptive.uncertainty import standard_error
+from app.adaptive.arrays import Booleans, Floats, Integers
+from app.adaptive.parameters import Items, Parameters, Population, Skills
+from app.adaptive.practice.choose import choose_items
+from app.adaptive.state import States
+from app.adaptive.tracing.filter import WITHOUT_PREREQUISITE, initial_states, update_states
+from app.adaptive.tracing.mastery import mastery_interval
+from app.adaptive.tracing.uncertainty import standard_error
 
 CHECKPOINTS = (1, 2, 3, 5, 8, 12, 20, 30, 50, 80, 100)
 PARTICLES = 400
@@ -35,7 +38,7 @@ ON_AVERAGE = 0.7 + 0.3 * WITHOUT_PREREQUISITE
 NORMAL_90 = 1.6448536269514722
 DEFAULTS = Population()
 Generator = np.random.Generator
-Told = TypeVar("Told", "Abilities", "Masteries")
+Reported = TypeVar("Reported", "Abilities", "Masteries")
 
 
 @dataclass(frozen=True)
@@ -81,8 +84,8 @@ WORLDS = (
     World("slow learning, few know", typical_prior=0.2, typical_learn=0.15),
     World("population off", spread=0.3, shifts=0.2),
     World("level of the skills off", level=0.3),
-    World("no form, wide abilities", population=Population(ability_variance=1.5, form_variance=0.0)),
-    World("strong, short form", population=Population(form_variance=0.5, form_retention=0.9)),
+    World("no form, wide abilities", population=Population(ability_variance=1.5, daily_effect_variance=0.0)),
+    World("strong, short form", population=Population(daily_effect_variance=0.5, daily_effect_retention=0.9)),
     World("one skill", skills=1),
     World("two skills", skills=2),
     World("eight skills", skills=8),
@@ -94,15 +97,15 @@ WORLDS = (
 class Truth:
     """What is true of each of B learners: their own courses.
 
-    `easiness` (B, I); `prior`, `learn`, `forget` (B, S); variances and shifts (B, 1).
+    `intercept` (B, I); `prior`, `p_learn`, `p_forget` (B, S); variances and shifts (B, 1).
     """
 
-    easiness: Floats
+    intercept: Floats
     prior: Floats
-    learn: Floats
-    forget: Floats
+    p_learn: Floats
+    p_forget: Floats
     ability_variance: Floats
-    form_variance: Floats
+    daily_effect_variance: Floats
     unknown_shift: Floats
     known_shift: Floats
 
@@ -111,13 +114,13 @@ class Truth:
 class Cloud:
     """N particles for each of B learners, every one with P(each state of knowledge), (B, N, 2^S).
 
-    `ability`, `form` and `weight` are (B, N), `offset` (B, N, S). One particle that knows its own state of knowledge is
-    a learner.
+    `ability`, `daily_effect` and `weight` are (B, N), `skill_effect` (B, N, S). One particle that knows its own state
+    of knowledge is a learner.
     """
 
     ability: Floats
-    form: Floats
-    offset: Floats
+    daily_effect: Floats
+    skill_effect: Floats
     known: Floats
     weight: Floats
 
@@ -126,7 +129,7 @@ class Cloud:
 class Abilities:
     """What was told of abilities, each (N,): θ, the filter's √v and the standard error; and what is true."""
 
-    answers: Integers
+    total_responses: Integers
     theta: Floats
     filtered: Floats
     error: Floats
@@ -139,7 +142,7 @@ class Abilities:
 class Masteries:
     """What was told of masteries, each (N,): P(known) and its interval; what it should have been, and whether known."""
 
-    evidence: Integers
+    responses: Integers
     mastery: Floats
     low: Floats
     high: Floats
@@ -153,7 +156,7 @@ def courses(world: World, rng: Generator) -> Parameters:
     skills = np.stack([(np.arange(count) + place) % world.skills for place in range(world.width)], axis=1)
     above = np.array(world.prerequisites or [-1] * world.skills, dtype=np.int64)
     items = Items(
-        easiness=rng.normal(0, 0.8, count),
+        intercept=rng.normal(0, 0.8, count),
         discrimination=np.exp(rng.normal(0, world.slopes, count)),
         guessing=np.full(count, world.guessing),
         upper=np.ones(count),
@@ -164,8 +167,8 @@ def courses(world: World, rng: Generator) -> Parameters:
         world.population,
         Skills(
             prior=expit(logit(world.typical_prior) + rng.normal(0, 0.7, world.skills)),
-            learn=np.clip(world.typical_learn * np.exp(rng.normal(0, 0.3, world.skills)), 0.05, 0.6),
-            forget=np.clip(0.02 * np.exp(rng.normal(0, 0.3, world.skills)), 0.001, 0.05),
+            p_learn=np.clip(world.typical_learn * np.exp(rng.normal(0, 0.3, world.skills)), 0.05, 0.6),
+            p_forget=np.clip(0.02 * np.exp(rng.normal(0, 0.3, world.skills)), 0.001, 0.05),
             prerequisites=above[:, None],
         ),
         items,
@@ -178,12 +181,12 @@ def truth_around(world: World, believed: Parameters, rng: Generator, learners: i
     items = believed.items
     level = rng.normal(0, world.level, shape)[:, items.skills].mean(axis=2)
     return Truth(
-        easiness=items.easiness + level + rng.normal(0, world.difficulty, (learners, items.count)),
+        intercept=items.intercept + level + rng.normal(0, world.difficulty, (learners, items.count)),
         prior=expit(logit(skills.prior) + rng.normal(0, world.prior, shape)),
-        learn=np.clip(skills.learn * np.exp(rng.normal(0, world.rates, shape)), 0.0, 0.95),
-        forget=skills.forget * np.exp(rng.normal(0, world.rates, shape)),
+        p_learn=np.clip(skills.p_learn * np.exp(rng.normal(0, world.rates, shape)), 0.0, 0.95),
+        p_forget=skills.p_forget * np.exp(rng.normal(0, world.rates, shape)),
         ability_variance=population.ability_variance * np.exp(rng.normal(0, world.spread, (learners, 1))),
-        form_variance=population.form_variance * np.exp(rng.normal(0, world.spread, (learners, 1))),
+        daily_effect_variance=population.daily_effect_variance * np.exp(rng.normal(0, world.spread, (learners, 1))),
         unknown_shift=population.unknown_shift + rng.normal(0, world.shifts, (learners, 1)),
         known_shift=population.known_shift + rng.normal(0, world.shifts, (learners, 1)),
     )
@@ -207,14 +210,14 @@ def cloud(world: World, believed: Parameters, truth: Truth, rng: Generator, part
         known *= np.where(held, prior, 1 - prior)
     return Cloud(
         ability=rng.normal(0, 1, shape) * np.sqrt(truth.ability_variance),
-        form=rng.normal(0, 1, shape) * np.sqrt(truth.form_variance),
-        offset=rng.normal(0, np.sqrt(world.population.skill_variance), (*shape, world.skills)),
+        daily_effect=rng.normal(0, 1, shape) * np.sqrt(truth.daily_effect_variance),
+        skill_effect=rng.normal(0, np.sqrt(world.population.skill_variance), (*shape, world.skills)),
         known=np.repeat(known[:, None], particles, axis=1),
         weight=np.full(shape, 1 / particles),
     )
 
 
-def settle(learner: Cloud, rng: Generator) -> None:
+def draw_knowledge(learner: Cloud, rng: Generator) -> None:
     """Make the one particle of each learner know its state of knowledge."""
     count = len(learner.known)
     drawn = (learner.known[:, 0].cumsum(axis=1) < rng.random((count, 1))).sum(axis=1)
@@ -222,12 +225,16 @@ def settle(learner: Cloud, rng: Generator) -> None:
     learner.known[np.arange(count), 0, np.minimum(drawn, learner.known.shape[2] - 1)] = 1.0
 
 
-def chances(believed: Parameters, truth: Truth, state: Cloud, items: Integers) -> Floats:
+def p_right(believed: Parameters, truth: Truth, state: Cloud, items: Integers) -> Floats:
     """P(right | particle, state of knowledge); (B, N, 2^S)."""
     bank, rows = believed.items, np.arange(len(items))
     skills = bank.skills[items]
-    offset = sum(state.offset[rows, :, skills[:, place]] for place in range(skills.shape[1])) / skills.shape[1]
-    x = truth.easiness[rows, items, None] + bank.discrimination[items, None] * (state.ability + state.form + offset)
+    skill_effect = (
+        sum(state.skill_effect[rows, :, skills[:, place]] for place in range(skills.shape[1])) / skills.shape[1]
+    )
+    x = truth.intercept[rows, items, None] + bank.discrimination[items, None] * (
+        state.ability + state.daily_effect + skill_effect
+    )
     guess, top = bank.guessing[items, None], bank.upper[items, None]
     if_known = guess + (top - guess) * expit(x + truth.known_shift)
     if_unknown = guess + (top - guess) * expit(x + truth.unknown_shift)
@@ -256,18 +263,18 @@ def pass_time(
         speed = np.ones(len(off))
         if prerequisite >= 0:
             speed = np.where(holds[off, prerequisite], 1.0, WITHOUT_PREREQUISITE) / ON_AVERAGE
-        learn = np.minimum(truth.learn[rows, skill, None, None] * speed, 0.95) * right[rows, None, None]
-        forget = truth.forget[rows, skill, None, None]
+        p_learn = np.minimum(truth.p_learn[rows, skill, None, None] * speed, 0.95) * right[rows, None, None]
+        p_forget = truth.p_forget[rows, skill, None, None]
         before = state.known[rows]
         after = before.copy()
-        after[:, :, on] = before[:, :, on] * (1 - forget) + before[:, :, off] * learn
-        after[:, :, off] = before[:, :, off] * (1 - learn) + before[:, :, on] * forget
+        after[:, :, on] = before[:, :, on] * (1 - p_forget) + before[:, :, off] * p_learn
+        after[:, :, off] = before[:, :, off] * (1 - p_learn) + before[:, :, on] * p_forget
         state.known[rows] = after
         noise = rng.normal(0, np.sqrt(population.skill_drift), (len(rows), state.ability.shape[1]))
-        state.offset[rows, :, skill] += noise
-    keep = population.form_retention
-    fresh = rng.normal(0, 1, state.form.shape) * np.sqrt(truth.form_variance * (1 - keep * keep))
-    state.form[:] = keep * state.form + fresh
+        state.skill_effect[rows, :, skill] += noise
+    keep = population.daily_effect_retention
+    fresh = rng.normal(0, 1, state.daily_effect.shape) * np.sqrt(truth.daily_effect_variance * (1 - keep * keep))
+    state.daily_effect[:] = keep * state.daily_effect + fresh
 
 
 def resample(state: Cloud, rng: Generator) -> None:
@@ -277,7 +284,7 @@ def resample(state: Cloud, rng: Generator) -> None:
     for row in np.flatnonzero(1 / (state.weight**2).sum(axis=1) < particles / 2):
         marks = (np.arange(particles) + starts[row]) / particles
         kept = np.minimum(np.searchsorted(state.weight[row].cumsum(), marks), particles - 1)
-        for values in (state.ability, state.form, state.offset, state.known):
+        for values in (state.ability, state.daily_effect, state.skill_effect, state.known):
             values[row] = values[row, kept]
         state.weight[row] = 1 / particles
 
@@ -286,7 +293,7 @@ def schedule(world: World, believed: Parameters, states: States, t: int, rng: Ge
     """What each learner is asked next."""
     count, learners = believed.items.count, states.count
     if world.chosen:
-        found = choose(believed, states, rng.integers(0, 1 << 63, learners).astype(np.uint64)).item
+        found = choose_items(believed, states, rng.integers(0, 1 << 63, learners).astype(np.uint64)).item
         return np.where(found >= 0, found, rng.integers(0, count, learners))
     drawn = rng.integers(0, count, learners)
     if world.blocked:
@@ -295,43 +302,47 @@ def schedule(world: World, believed: Parameters, states: States, t: int, rng: Ge
 
 
 def simulate(
-    world: World, seed: int, learners: int, particles: int = PARTICLES, answers: int = CHECKPOINTS[-1]
+    world: World, seed: int, learners: int, particles: int = PARTICLES, total_responses: int = CHECKPOINTS[-1]
 ) -> Iterator[tuple[Parameters, States, Cloud, Cloud]]:
     """One course and its learners: at each checkpoint what the engine knows, the learners, and the exact posterior."""
     rng = np.random.default_rng(seed)
     believed = courses(world, rng)
     truth = truth_around(world, believed, rng, learners)
     living, exact = cloud(world, believed, truth, rng, 1), cloud(world, believed, truth, rng, particles)
-    settle(living, rng)
-    states = initial(believed, learners)
-    for t in range(1, answers + 1):
+    draw_knowledge(living, rng)
+    states = initial_states(believed, learners)
+    for t in range(1, total_responses + 1):
         items = schedule(world, believed, states, t - 1, rng)
-        p = chances(believed, truth, living, items)
+        p = p_right(believed, truth, living, items)
         right = rng.random(learners) < (p * living.known).sum(axis=(1, 2))
-        states, _ = step(believed, states, items, right.astype(np.float64), np.zeros(learners))
-        observe(exact, chances(believed, truth, exact, items), right)
+        states, _ = update_states(believed, states, items, right.astype(np.float64), np.zeros(learners))
+        observe(exact, p_right(believed, truth, exact, items), right)
         resample(exact, rng)
         pass_time(believed, truth, living, items, right, rng)
-        settle(living, rng)
+        draw_knowledge(living, rng)
         pass_time(believed, truth, exact, items, right, rng)
         if t in CHECKPOINTS:
             yield believed, states, living, exact
 
 
 def report(
-    world: World, seeds: Sequence[int], learners: int, particles: int = PARTICLES, answers: int = CHECKPOINTS[-1]
+    world: World,
+    seeds: Sequence[int],
+    learners: int,
+    particles: int = PARTICLES,
+    total_responses: int = CHECKPOINTS[-1],
 ) -> tuple[Abilities, Masteries]:
     """Everything told at the checkpoints of some courses, each of `learners`."""
     abilities: list[Abilities] = []
     masteries: list[Masteries] = []
     holds = patterns(world.skills).astype(np.float64)
     for seed in seeds:
-        for believed, states, living, exact in simulate(world, seed, learners, particles, answers):
+        for believed, states, living, exact in simulate(world, seed, learners, particles, total_responses):
             mean = (exact.weight * exact.ability).sum(axis=1)
             spread = (exact.weight * (exact.ability - mean[:, None]) ** 2).sum(axis=1)
             abilities.append(
                 Abilities(
-                    answers=states.answers.copy(),
+                    total_responses=states.total_responses.copy(),
                     theta=states.ability,
                     filtered=np.sqrt(states.ability_variance),
                     error=standard_error(believed, states),
@@ -340,11 +351,13 @@ def report(
                     exact_error=np.sqrt(spread),
                 )
             )
-            low, high = interval(states.mastery, states.evidence, believed.skills.built_on, believed.shared)
+            low, high = mastery_interval(
+                states.mastery, states.responses, believed.skills.has_prerequisites, believed.overlap
+            )
             target = (exact.weight[..., None] * (exact.known @ holds)).sum(axis=1)
             masteries.append(
                 Masteries(
-                    evidence=states.evidence.ravel(),
+                    responses=states.responses.ravel(),
                     mastery=states.mastery.ravel(),
                     low=low.ravel(),
                     high=high.ravel(),
@@ -352,27 +365,27 @@ def report(
                     known=(living.known[:, 0] @ holds).ravel(),
                 )
             )
-    return joined(Abilities, abilities), joined(Masteries, masteries)
+    return concatenate(Abilities, abilities), concatenate(Masteries, masteries)
 
 
-def joined(kind: type[Told], parts: Sequence[Told]) -> Told:
+def concatenate(kind: type[Reported], parts: Sequence[Reported]) -> Reported:
     """All parts as one."""
     return kind(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in kind.__dataclass_fields__})
 
 
-def held(told: Abilities, error: Floats) -> Booleans:
+def held(reported: Abilities, error: Floats) -> Booleans:
     """Whether θ ± 1.645 of that error holds the ability."""
-    return np.asarray(np.abs(told.theta - told.true) <= NORMAL_90 * error)
+    return np.asarray(np.abs(reported.theta - reported.true) <= NORMAL_90 * error)
 
 
-def inside(told: Masteries, low: Floats, high: Floats) -> Booleans:
+def inside(reported: Masteries, low: Floats, high: Floats) -> Booleans:
     """Whether the interval holds what P(known) should have been."""
-    return np.asarray((low <= told.exact) & (told.exact <= high))
+    return np.asarray((low <= reported.exact) & (reported.exact <= high))
 
 
-def share_rule(mastery: Floats, evidence: Integers) -> tuple[Floats, Floats]:
+def share_rule(mastery: Floats, responses: Integers) -> tuple[Floats, Floats]:
     """The interval until now: as if P(known) were a share seen in 2 + evidence answers (Jeffreys)."""
-    known, unknown = 0.5 + mastery * (2 + evidence), 0.5 + (1 - mastery) * (2 + evidence)
+    known, unknown = 0.5 + mastery * (2 + responses), 0.5 + (1 - mastery) * (2 + responses)
     return np.minimum(betaincinv(known, unknown, 0.05), mastery), np.maximum(betaincinv(known, unknown, 0.95), mastery)
 
 
@@ -387,85 +400,88 @@ def main() -> None:
         seeds = range(FIRST_SEED + 1000 * number, FIRST_SEED + 1000 * number + max(1, learners // COURSE // share))
         abilities[world.name], masteries[world.name] = report(world, seeds, COURSE, PARTICLES // share)
     off = [world.name for world in WORLDS[1:]]
-    everybody = joined(Abilities, [abilities[name] for name in off])
-    every_skill = joined(Masteries, [masteries[name] for name in off])
+    everybody = concatenate(Abilities, [abilities[name] for name in off])
+    every_skill = concatenate(Masteries, [masteries[name] for name in off])
     print(by_answers(everybody), by_level(everybody), by_evidence(every_skill), by_mastery(every_skill), sep="\n\n")
     print("\n" + by_world(abilities, masteries))
 
 
-def by_answers(told: Abilities) -> str:
+def by_answers(reported: Abilities) -> str:
     """Coverage of ability by the number of answers."""
     rows = [
         (
             str(count),
-            *percents(now, held(told, told.filtered), held(told, told.error)),
-            *(f"{np.mean(values[now]):.2f}" for values in (told.filtered, told.error, told.exact_error)),
+            *percentages(now, held(reported, reported.filtered), held(reported, reported.error)),
+            *(f"{np.mean(values[now]):.2f}" for values in (reported.filtered, reported.error, reported.exact_error)),
         )
         for count in CHECKPOINTS
-        for now in [told.answers == count]
+        for now in [reported.total_responses == count]
         if now.any()
     ]
     return table(("answers", "√v, %", "SE, %", "√v", "SE", "exact SE"), rows)
 
 
-def by_level(told: Abilities) -> str:
+def by_level(reported: Abilities) -> str:
     """Coverage of ability after 5 answers and more, by the estimate and by the truth."""
     edges = (0, 0.5, 1, 1.5, 2, np.inf)
     rows = []
     for low, high in pairwise(edges):
-        near = [(told.answers >= 5) & (low <= np.abs(x)) & (np.abs(x) < high) for x in (told.theta, told.true)]
-        rows.append((f"{low:g} to {high:g}", *(percents(now, held(told, told.error))[0] for now in near)))
+        near = [
+            (reported.total_responses >= 5) & (low <= np.abs(x)) & (np.abs(x) < high)
+            for x in (reported.theta, reported.true)
+        ]
+        rows.append((f"{low:g} to {high:g}", *(percentages(now, held(reported, reported.error))[0] for now in near)))
     return table(("θ, either sign", "by the estimate, %", "by the truth, %"), rows)
 
 
-def by_evidence(told: Masteries) -> str:
+def by_evidence(reported: Masteries) -> str:
     """Coverage of mastery by the number of answers on the skill."""
     edges = (0, 1, 2, 3, 4, 6, 11, 21, 41, np.inf)
     return table(
         ("answers on the skill", "as a share, %", "interval, %", "width before", "width"),
-        [rated(told, told.evidence, span) for span in pairwise(edges)],
+        [mastery_row(reported, reported.responses, span) for span in pairwise(edges)],
     )
 
 
-def by_mastery(told: Masteries) -> str:
+def by_mastery(reported: Masteries) -> str:
     """Coverage of mastery by its level, where there are answers."""
     edges = (0, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.95, 0.98, 1.01)
-    answered = np.where(told.evidence > 0, told.mastery, -1.0)
+    answered = np.where(reported.responses > 0, reported.mastery, -1.0)
     return table(
         ("P(known)", "as a share, %", "interval, %", "width before", "width"),
-        [rated(told, answered, span) for span in pairwise(edges)],
+        [mastery_row(reported, answered, span) for span in pairwise(edges)],
     )
 
 
-def rated(told: Masteries, by: "Floats | Integers", span: tuple[float, float]) -> tuple[str, ...]:
+def mastery_row(reported: Masteries, by: "Floats | Integers", span: tuple[float, float]) -> tuple[str, ...]:
     """Coverage and width of both rules where `by` is in a span."""
     now = (span[0] <= by) & (by < span[1])
-    low, high = share_rule(told.mastery, told.evidence)
+    low, high = share_rule(reported.mastery, reported.responses)
     return (
         f"{span[0]:g} to under {span[1]:g}",
-        *percents(now, inside(told, low, high), inside(told, told.low, told.high)),
-        *(f"{np.mean(width[now]):.2f}" for width in (high - low, told.high - told.low)),
+        *percentages(now, inside(reported, low, high), inside(reported, reported.low, reported.high)),
+        *(f"{np.mean(width[now]):.2f}" for width in (high - low, reported.high - reported.low)),
     )
 
 
 def by_world(abilities: dict[str, Abilities], masteries: dict[str, Masteries]) -> str:
     """Coverage in each world; of mastery where there are answers, and how often it is told too high."""
     rows = []
-    for name, told in abilities.items():
-        early, late = (told.answers >= 5) & (told.answers <= 20), told.answers > 20
+    for name, reported in abilities.items():
+        early, late = (reported.total_responses >= 5) & (reported.total_responses <= 20), reported.total_responses > 20
         skills = masteries[name]
-        now = skills.evidence > 0
+        now = skills.responses > 0
         rows.append(
             (
                 name,
-                *(percents(some, held(told, told.error))[0] for some in (early, late)),
-                *percents(now, inside(skills, skills.low, skills.high), skills.exact < skills.low),
+                *(percentages(some, held(reported, reported.error))[0] for some in (early, late)),
+                *percentages(now, inside(skills, skills.low, skills.high), skills.exact < skills.low),
             )
         )
     return table(("world", "θ, 5 to 20 answers, %", "θ, 30 to 100, %", "mastery, %", "too high, %"), rows)
 
 
-def percents(now: Booleans, *cases: Booleans) -> tuple[str, ...]:
+def percentages(now: Booleans, *cases: Booleans) -> tuple[str, ...]:
     """How often each case holds, in per cent, where `now`."""
     return tuple(f"{100 * case[now].mean():.1f}" if now.any() else "–" for case in cases)
 

@@ -13,7 +13,7 @@ from itertools import chain
 import asyncpg
 
 from app.models import Learner, Response
-from benchmarks.rig import COURSE, TENANT
+from benchmarks.harness import COURSE, TENANT
 
 LEARNERS_AT_ONCE = 20_000
 # Ids of answers begin with something like chance, so that they lie all over the index.

@@ -11,18 +11,19 @@ from itertools import pairwise
 
 import numpy as np
 
-from app.adaptive.filter import initial, step
-from app.adaptive.forecast import forecast
-from app.adaptive.policy import CODES, Aim, choose
-from app.adaptive.types import Floats
+from app.adaptive.arrays import Floats
+from app.adaptive.practice.branches import CODES, SelectionCriteria
+from app.adaptive.practice.choose import choose_items
+from app.adaptive.practice.forecast import forecast
+from app.adaptive.tracing.filter import initial_states, update_states
 from benchmarks.coverage import (
     WORLDS,
     World,
-    chances,
     cloud,
     courses,
+    draw_knowledge,
+    p_right,
     pass_time,
-    settle,
     truth_around,
 )
 from benchmarks.report import table
@@ -66,56 +67,58 @@ def practise(world: World, seed: int, learners: int) -> Forecasts:
     believed = courses(world, rng)
     truth = truth_around(world, believed, rng, learners)
     living = cloud(world, believed, truth, rng, 1)
-    settle(living, rng)
-    states, goal = initial(believed, learners), np.arange(believed.skills.count)
-    aims, reached = [Aim(goal=goal, target=TARGET)] * learners, np.full(learners, np.inf)
-    told: list[tuple[int, int, Floats]] = []
+    draw_knowledge(living, rng)
+    states, goal = initial_states(believed, learners), np.arange(believed.skills.count)
+    aims, reached = [SelectionCriteria(goal=goal, target=TARGET)] * learners, np.full(learners, np.inf)
+    reported: list[tuple[int, int, Floats]] = []
     for t in range(LONGEST):
         drawn = rng.integers(0, 1 << 63, learners).astype(np.uint64)
-        found = choose(believed, states, drawn, None, aims)
+        found = choose_items(believed, states, drawn, None, aims)
         reached[(found.code == GOAL_REACHED) & np.isinf(reached)] = t
         if np.isfinite(reached).all():
             break
         for row in np.flatnonzero(np.isinf(reached)).tolist() if t in ASKED_AT else ():
             seen = forecast(believed, states[row : row + 1], goal, TARGET)
-            told.append((t, row, np.full(3, np.inf) if seen is None else np.array([seen.mean, seen.low, seen.high])))
+            reported.append(
+                (t, row, np.full(3, np.inf) if seen is None else np.array([seen.mean, seen.low, seen.high]))
+            )
         # Whoever is done goes on with anything: it is not looked at any more.
         items = np.where(found.item >= 0, found.item, 0)
-        p = chances(believed, truth, living, items)
+        p = p_right(believed, truth, living, items)
         right = rng.random(learners) < (p * living.known).sum(axis=(1, 2))
-        states, _ = step(believed, states, items, right.astype(np.float64), np.zeros(learners))
+        states, _ = update_states(believed, states, items, right.astype(np.float64), np.zeros(learners))
         pass_time(believed, truth, living, items, right, rng)
-        settle(living, rng)
-    asked = np.array([t for t, _, _ in told], dtype=np.float64)
-    values = np.array([value for _, _, value in told]).reshape(-1, 3)
-    left = np.array([reached[row] for _, row, _ in told]) - asked
+        draw_knowledge(living, rng)
+    asked = np.array([t for t, _, _ in reported], dtype=np.float64)
+    values = np.array([value for _, _, value in reported]).reshape(-1, 3)
+    left = np.array([reached[row] for _, row, _ in reported]) - asked
     return Forecasts(asked, values[:, 0], values[:, 1], values[:, 2], left)
 
 
-def of_world(world: World, first: int, learners: int) -> Forecasts:
+def forecast_world(world: World, first: int, learners: int) -> Forecasts:
     """Some courses of a world, one after the other."""
     parts = [practise(world, first + number, COURSE) for number in range(max(1, learners // COURSE))]
-    return joined(parts)
+    return concatenate(parts)
 
 
-def joined(parts: list[Forecasts]) -> Forecasts:
+def concatenate(parts: list[Forecasts]) -> Forecasts:
     """All parts as one."""
     names = Forecasts.__dataclass_fields__
     return Forecasts(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
 
 
-def row_of(name: str, told: Forecasts) -> list[str]:
+def row_of(name: str, reported: Forecasts) -> list[str]:
     """How good the forecasts are: what was left and foreseen, in how many cases it lies below, in and above."""
-    foreseen = np.isfinite(told.mean)
-    known = foreseen & np.isfinite(told.left)
-    below, above = told.left < np.floor(told.low), told.left > np.ceil(told.high)
+    foreseen = np.isfinite(reported.mean)
+    known = foreseen & np.isfinite(reported.left)
+    below, above = reported.left < np.floor(reported.low), reported.left > np.ceil(reported.high)
     share = [100 * np.mean(values[foreseen]) for values in (~below & ~above, below, above)]
-    ratio = np.median(told.mean[known] / np.maximum(told.left[known], 1))
+    ratio = np.median(reported.mean[known] / np.maximum(reported.left[known], 1))
     return [
         name,
-        f"{len(told.left)}",
-        f"{np.median(told.left[known]):.0f}",
-        f"{np.median(told.mean[known]):.0f}",
+        f"{len(reported.left)}",
+        f"{np.median(reported.left[known]):.0f}",
+        f"{np.median(reported.mean[known]):.0f}",
         f"{ratio:.2f}",
         *(f"{each:.0f}" for each in share),
     ]
@@ -130,9 +133,9 @@ def main() -> None:
     found = {}
     for number, name in enumerate(TRIED):
         print(f"{number + 1} of {len(TRIED)}: {name}", file=sys.stderr)
-        found[name] = of_world(replace(worlds[name], chosen=True), first + 1000 * number, learners)
-    print(table(columns, [row_of(name, told) for name, told in found.items()]))
-    everybody = joined(list(found.values()))
+        found[name] = forecast_world(replace(worlds[name], chosen=True), first + 1000 * number, learners)
+    print(table(columns, [row_of(name, reported) for name, reported in found.items()]))
+    everybody = concatenate(list(found.values()))
     edges = [*ASKED_AT, LONGEST]
     rows = []
     for low, high in pairwise(edges):

@@ -24,17 +24,27 @@ from urllib.parse import urlsplit
 import numpy as np
 from sqlalchemy import create_engine
 
-from app.adaptive.policy import choose
-from app.services.banks import read_bank
-from app.services.folding import at, read_page
-from app.services.recommendations import seeds
-from app.times import now
-from benchmarks import rig
+from app.adaptive.practice.choose import choose_items
+from app.core.times import now
+from app.services.course_model import read_course_model
+from app.services.recommendations import choice_seeds
+from app.services.replay import read_states_page, states_at
+from benchmarks import harness
 from benchmarks.filling import fill
+from benchmarks.harness import (
+    COURSE,
+    PATH,
+    TENANT,
+    Server,
+    cpu_us,
+    database_servers,
+    memory_mb,
+    prepare_database,
+    serve,
+)
 from benchmarks.load import need_wrk
 from benchmarks.load import run as load
-from benchmarks.report import paired, publish, table, told
-from benchmarks.rig import COURSE, PATH, TENANT, Server, cpu_us, database_servers, memory_mb, prepared, serving
+from benchmarks.report import paired_ratios, publish, summarise, table
 
 ANSWERS = int(os.environ.get("ANSWERS", "10_000_000"))
 ITEMS = int(os.environ.get("ITEMS", "100_000"))
@@ -46,7 +56,7 @@ SECONDS = int(os.environ.get("SECONDS", "8"))
 
 CLIENTS = 64
 # As many learners come through the service; the others are copies.
-FOLDED, FOLDED_COHORT, COHORT_EACH = 500, 200, 300
+REPLAYED, REPLAYED_COHORT, COHORT_EACH = 500, 200, 300
 IMPORT_EACH = 50
 GROUP, CHOICES = 64, 100
 
@@ -64,19 +74,19 @@ def main() -> None:
             for server in servers if measure is not measure_choosing else servers[-1:]:
                 print(f"{measure.__name__}: {server.name}", file=sys.stderr)
                 measure(server, figures)
-            text = f"{text}\n\n{title}\n\n{tabled(figures)}"
+            text = f"{text}\n\n{title}\n\n{format_figures(figures)}"
     print(text)
     publish("growth", text)
 
 
-def tabled(figures: Figures) -> str:
+def format_figures(figures: Figures) -> str:
     """All figures, with the goals there are."""
     columns = list(dict.fromkeys(column for _, column in figures))
     rows = [
         [
             measure,
             GOALS.get(measure, ""),
-            *(told(figures[measure, c]) if (measure, c) in figures else "" for c in columns),
+            *(summarise(figures[measure, c]) if (measure, c) in figures else "" for c in columns),
         ]
         for measure in dict.fromkeys(measure for measure, _ in figures)
     ]
@@ -89,35 +99,35 @@ LARGE, SMALL = "large log", "small log"
 def measure_log(server: Server, figures: Figures) -> None:
     """The throughput on a large log and on a small one, in turn."""
     databases = {
-        SMALL: (rig.LEARNERS, *prepared(server)),
-        LARGE: (ANSWERS // rig.ANSWERS_EACH, *prepared(server, FOLDED)),
+        SMALL: (harness.LEARNERS, *prepare_database(server)),
+        LARGE: (ANSWERS // harness.ANSWERS_EACH, *prepare_database(server, REPLAYED)),
     }
-    fill(databases[LARGE][1], FOLDED, databases[LARGE][0])
+    fill(databases[LARGE][1], REPLAYED, databases[LARGE][0])
     for number in range(ROUNDS):
         order = list(databases.items())
         for name, (learners, url, key) in order[number % 2 :] + order[: number % 2]:
-            server.settle(url)
-            for measure, value in loaded(server, url, key, learners, f"{number}"):
+            server.vacuum(url)
+            for measure, value in measure_load(server, url, key, learners, f"{number}"):
                 figures[f"{measure}, {name}", server.name].append(value)
     rates = [figures[f"answers/s, {name}", server.name] for name in (LARGE, SMALL)]
-    figures["answers/s: large / small", server.name] = paired(*rates)
+    figures["answers/s: large / small", server.name] = paired_ratios(*rates)
     for _, url, _ in databases.values():
         server.drop(url)
 
 
-def loaded(server: Server, url: str, key: str, learners: int, label: str) -> Iterator[tuple[str, float]]:
+def measure_load(server: Server, url: str, key: str, learners: int, label: str) -> Iterator[tuple[str, float]]:
     """One load of 64 clients on one worker."""
-    shape = (learners, rig.ITEMS)
-    with serving(url) as (address, pid):
+    shape = (learners, harness.ITEMS)
+    with serve(url) as (address, pid):
         load(address + PATH, key, f"{label}w", CLIENTS, 2, shape)
-        cpu, beside = cpu_us(pid), server.cpu_us()
+        cpu, database_cpu = cpu_us(pid), server.cpu_us()
         seen = load(address + PATH, key, f"{label}m", CLIENTS, SECONDS, shape)
         yield "answers/s", seen.rate
         yield "p50 ms", seen.p50
         yield "p99 ms", seen.p99
         yield "CPU of the server, µs an answer", (cpu_us(pid) - cpu) / seen.requests
         if server.cpu_us():
-            yield "CPU of PostgreSQL, µs an answer", (server.cpu_us() - beside) / seen.requests
+            yield "CPU of PostgreSQL, µs an answer", (server.cpu_us() - database_cpu) / seen.requests
 
 
 # How many answers lie behind the late one, in the order of the fold.
@@ -133,22 +143,22 @@ BACK: dict[str, Callable[[Random], int]] = {
 
 def measure_late(server: Server, figures: Figures) -> None:
     """One learner of many answers, and one more that belongs before some of them."""
-    url, key = prepared(server, 1, LONG)
+    url, key = prepare_database(server, 1, LONG)
     chance = Random(4)
-    with serving(url) as (address, pid), closing(Caller(address, key)) as caller:
-        caller.ask("POST", PATH, late("first", rig.NEW_YEAR + 60 * LONG - 31))
+    with serve(url) as (address, pid), closing(Caller(address, key)) as caller:
+        caller.ask("POST", PATH, late_response("first", harness.NEW_YEAR + 60 * LONG - 31))
         for number in range(ROUNDS):
             for where, back in BACK.items():
                 # Half a minute before an answer; those of other rounds are some seconds away.
-                moment = rig.NEW_YEAR + 60 * (LONG - back(chance)) - 30 + number
+                moment = harness.NEW_YEAR + 60 * (LONG - back(chance)) - 30 + number
                 cpu, began = cpu_us(pid), time.perf_counter()
-                caller.ask("POST", PATH, late(f"{where} {number}", moment))
+                caller.ask("POST", PATH, late_response(f"{where} {number}", moment))
                 figures[f"ms, {where}", server.name].append((time.perf_counter() - began) * 1000)
                 figures[f"CPU ms, {where}", server.name].append((cpu_us(pid) - cpu) / 1000)
     server.drop(url)
 
 
-def late(id_: str, moment: int) -> dict[str, Any]:
+def late_response(id_: str, moment: int) -> dict[str, Any]:
     """An answer given at a moment, in seconds."""
     given = datetime.fromtimestamp(moment, UTC).isoformat()
     return {"id": id_, "learner": "learner-0", "item": "item-1", "correct": False, "occurred_at": given}
@@ -156,22 +166,22 @@ def late(id_: str, moment: int) -> dict[str, Any]:
 
 def measure_cohort(server: Server, figures: Figures) -> None:
     """The mastery of everybody as a stream of CSV."""
-    url, key = prepared(server, FOLDED_COHORT, COHORT_EACH)
-    fill(url, FOLDED_COHORT, COHORT, answers=False)
-    server.settle(url)
-    with serving(url) as (address, pid), closing(Caller(address, key)) as caller:
+    url, key = prepare_database(server, REPLAYED_COHORT, COHORT_EACH)
+    fill(url, REPLAYED_COHORT, COHORT, answers=False)
+    server.vacuum(url)
+    with serve(url) as (address, pid), closing(Caller(address, key)) as caller:
         # The worker knows the course then, and nothing of the cohort.
         caller.ask("GET", f"/v1/courses/{COURSE}/learners/learner-0/mastery")
         for _ in range(ROUNDS):
             Path(f"/proc/{pid}/clear_refs").write_text("5")  # the peak begins anew
             figures["memory of the worker before, MB", server.name].append(memory_mb(pid))
-            for measure, value in streamed(address, key):
+            for measure, value in measure_stream(address, key):
                 figures[measure, server.name].append(value)
             figures["its highest meanwhile, MB", server.name].append(memory_mb(pid, "VmHWM"))
     server.drop(url)
 
 
-def streamed(address: str, key: str) -> Iterator[tuple[str, float]]:
+def measure_stream(address: str, key: str) -> Iterator[tuple[str, float]]:
     """Read the whole cohort."""
     with closing(Caller(address, key)) as caller:
         began = time.perf_counter()
@@ -192,15 +202,15 @@ def streamed(address: str, key: str) -> Iterator[tuple[str, float]]:
 
 def measure_import(server: Server, figures: Figures) -> None:
     """The command, on a course without answers."""
-    url, _ = prepared(server, 0, 0)
+    url, _ = prepare_database(server, 0, 0)
     with tempfile.TemporaryDirectory() as folder:
-        file = rig.write_answers(Path(folder) / "many.csv", IMPORT // IMPORT_EACH, IMPORT_EACH, rig.ITEMS)
+        file = harness.write_answers(Path(folder) / "many.csv", IMPORT // IMPORT_EACH, IMPORT_EACH, harness.ITEMS)
         command = [sys.executable, "-m", "app", "import", "responses", str(file), "--course", COURSE]
         began = time.perf_counter()
         with subprocess.Popen(
             command, env={**os.environ, "PROXIMA_DATABASE_URL": url}, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         ) as process:
-            said, peak = watched(process)
+            said, peak = watch_process(process)
             _, status, used = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
     if not said.startswith(f"{IMPORT:,} answers loaded".encode()):
@@ -211,7 +221,7 @@ def measure_import(server: Server, figures: Figures) -> None:
     server.drop(url)
 
 
-def watched(process: "subprocess.Popen[bytes]") -> tuple[bytes, float]:
+def watch_process(process: "subprocess.Popen[bytes]") -> tuple[bytes, float]:
     """What a process says until it ends, and its peak of memory in MB.
 
     The kernel's own account of an ended process, `ru_maxrss`, begins with the memory of whoever started it.
@@ -231,13 +241,13 @@ def watched(process: "subprocess.Popen[bytes]") -> tuple[bytes, float]:
 
 def measure_choosing(server: Server, figures: Figures) -> None:
     """The next exercise in a large course: by the engine alone, and by the service."""
-    for skills in (rig.SKILLS, 5):
+    for skills in (harness.SKILLS, 5):
         name = f"{ITEMS:,} items, {skills} skills"
-        url, key = prepared(server, GROUP, 20, ITEMS, skills)
+        url, key = prepare_database(server, GROUP, 20, ITEMS, skills)
         for learners in (1, GROUP):
-            times = chosen(url, learners)
-            figures[f"`choose`, {learners} at once, CPU ms each", name] += [each / learners for each in times]
-        with serving(url) as (address, pid), closing(Caller(address, key)) as caller:
+            times = measure_choices(url, learners)
+            figures[f"`choose_items`, {learners} at once, CPU ms each", name] += [each / learners for each in times]
+        with serve(url) as (address, pid), closing(Caller(address, key)) as caller:
             path = f"/v1/courses/{COURSE}/learners/learner-{{}}/recommendations"
             began = time.perf_counter()
             caller.ask("GET", path.format(0))
@@ -251,20 +261,20 @@ def measure_choosing(server: Server, figures: Figures) -> None:
         server.drop(url)
 
 
-def chosen(url: str, learners: int) -> list[float]:
+def measure_choices(url: str, learners: int) -> list[float]:
     """CPU times in ms of choices for so many learners at once."""
     engine = create_engine(url)
     with engine.connect() as db:
-        bank = read_bank(db, TENANT, COURSE)
-        _, states = read_page(db, bank, None, GROUP)
+        course_model = read_course_model(db, TENANT, COURSE)
+        _, states = read_states_page(db, course_model, None, GROUP)
     engine.dispose()
-    states = at(bank, states, now())
+    states = states_at(course_model, states, now())
     times = []
     for number in range(CHOICES // learners + 7):
         rows = (number + np.arange(learners)) % GROUP
-        some, drawn = states[rows], seeds(bank, [f"{number}-{row}" for row in rows.tolist()])
+        some, drawn = states[rows], choice_seeds(course_model, [f"{number}-{row}" for row in rows.tolist()])
         began = time.process_time()
-        choose(bank.parameters, some, drawn)
+        choose_items(course_model.parameters, some, drawn)
         times.append((time.process_time() - began) * 1000)
     # The first ones meet cold caches.
     return times[2:]
@@ -281,10 +291,10 @@ class Caller:
         """The body of a reply, which must be a 2xx."""
         self.connection.request(method, path, None if body is None else json.dumps(body), self.headers)
         reply = self.connection.getresponse()
-        told_back = reply.read()
+        content = reply.read()
         if reply.status // 100 != 2:
-            raise RuntimeError(f"{path}: {reply.status} {told_back[:500].decode()}")
-        return told_back
+            raise RuntimeError(f"{path}: {reply.status} {content[:500].decode()}")
+        return content
 
     def close(self) -> None:
         """Hang up."""
@@ -297,27 +307,27 @@ GOALS = {
     "first row, ms": "≤ 100",
     "its highest meanwhile, MB": "flat",
     "wall time, s": "≤ 60",
-    "`choose`, 1 at once, CPU ms each": "≤ 3",
-    f"`choose`, {GROUP} at once, CPU ms each": "≤ 3",
+    "`choose_items`, 1 at once, CPU ms each": "≤ 3",
+    f"`choose_items`, {GROUP} at once, CPU ms each": "≤ 3",
 }
 SECTIONS: dict[Callable[[Server, Figures], None], str] = {
     measure_log: f"""\
-**A log of {ANSWERS:,} answers of {ANSWERS // rig.ANSWERS_EACH:,} learners**, beside one of
-{rig.LEARNERS * rig.ANSWERS_EACH:,} of {rig.LEARNERS:,}: {CLIENTS} clients, one worker, {ROUNDS} rounds of {SECONDS} s,
-both in turn, learners drawn from all there are. {FOLDED} learners came through the service; the others are copies of
-them, answers and states, under ids of their own (`benchmarks/filling.py`). The indexes were kept up; then the tables
-were vacuumed.""",
+**A log of {ANSWERS:,} answers of {ANSWERS // harness.ANSWERS_EACH:,} learners**, beside one of
+{harness.LEARNERS * harness.ANSWERS_EACH:,} of {harness.LEARNERS:,}: {CLIENTS} clients, one worker, {ROUNDS} rounds of
+{SECONDS} s, both in turn, learners drawn from all there are. {REPLAYED} learners came through the service; the others
+are copies of them, answers and states, under ids of their own (`benchmarks/filling.py`). The indexes were kept up; then
+the tables were vacuumed.""",
     measure_late: f"""\
 **A learner of {LONG:,} answers**, and one more that belongs so many answers back, in a request of its own;
 {ROUNDS} rounds.""",
     measure_cohort: f"""\
-**Mastery of {COHORT:,} learners × {rig.SKILLS} skills** as one stream of CSV, {ROUNDS} times, by a worker that knows
-the course.""",
+**Mastery of {COHORT:,} learners × {harness.SKILLS} skills** as one stream of CSV, {ROUNDS} times, by a worker that
+knows the course.""",
     measure_import: f"""\
 **Import of {IMPORT:,} answers** of {IMPORT // IMPORT_EACH:,} learners into a course without answers: `proxima import
 responses`, one run, with its start.""",
     measure_choosing: f"""\
-**The next exercise in a large course**: CPU time of `app.adaptive.policy.choose` alone, and of the service; learners
+**The next exercise in a large course**: CPU time of `policy.choose_items` alone, and of the service; learners
 with 20 answers, {CHOICES} requests, SQLite.""",
 }
 

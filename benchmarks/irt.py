@@ -20,11 +20,11 @@ from typing import Any, TypeVar, get_args
 
 import numpy as np
 
-from app.adaptive.irt import FLAT, Answers, Bank, Calibration, Model, Priors, calibrate
+from app.adaptive.arrays import Floats, Integers
+from app.adaptive.irt import FLAT, ItemBank, ItemCalibration, ItemResponses, Model, Priors, calibrate_items
 from app.adaptive.irt.curves import log_probabilities
-from app.adaptive.irt.design import design, expect
+from app.adaptive.irt.design import build_matrices, expected_counts
 from app.adaptive.irt.marginal import grid
-from app.adaptive.types import Floats, Integers
 
 ROUNDS = int(os.environ.get("ROUNDS", "5"))
 REPEATS = int(os.environ.get("REPEATS", "50"))
@@ -38,7 +38,7 @@ def main() -> None:
     """Measure and print everything, or the parts that are named: speed, large, recovery, coverage."""
     parts = {
         "speed": ("Speed, medians in seconds", speed),
-        "large": ("10,000,000 answers, 10,000 items, 100,000 learners, 2PL", in_its_own_process),
+        "large": ("10,000,000 answers, 10,000 items, 100,000 learners, 2PL", run_in_subprocess),
         "recovery": ("Recovery beside mirt, RMSE", recovery),
         "coverage": ("Coverage of 95 % intervals", coverage),
     }
@@ -52,17 +52,17 @@ def main() -> None:
             print(line, flush=True)
 
 
-def in_its_own_process() -> Iterator[str]:
+def run_in_subprocess() -> Iterator[str]:
     """The large bank, alone in a process."""
     done = subprocess.run([sys.executable, "-m", "benchmarks.irt", "alone"], capture_output=True, text=True, check=True)
     yield done.stdout.rstrip()
 
 
-def random_bank(model: Model, items: int, rng: np.random.Generator) -> Bank:
+def random_bank(model: Model, items: int, rng: np.random.Generator) -> ItemBank:
     """Parameters as the literature finds them; asymptotes from the default priors."""
     steps = 4 if model in POLYTOMOUS else 1
     difficulty = np.sort(rng.normal(0, 1, (items, steps)), axis=1) + 0.25 * np.arange(steps)
-    return Bank(
+    return ItemBank(
         model,
         np.full(items, steps),
         np.ones(items) if model in ("rasch", "pcm") else np.exp(rng.normal(0, 0.3, items)),
@@ -72,23 +72,25 @@ def random_bank(model: Model, items: int, rng: np.random.Generator) -> Bank:
     )
 
 
-def answer(bank: Bank, learners: int, rng: np.random.Generator) -> Integers:
+def draw_categories(bank: ItemBank, learners: int, rng: np.random.Generator) -> Integers:
     """Categories (learners, items) of learners from N(0, 1)."""
     p = np.exp(log_probabilities(bank, rng.normal(0, 1, learners)))
     return np.asarray((rng.random((bank.count, 1, learners)) > np.cumsum(p, axis=1)[:, :-1]).sum(axis=1).T)
 
 
-def long_form(matrix: Integers) -> Answers:
+def long_form(matrix: Integers) -> ItemResponses:
     """Every answer that is not -1."""
     rows, items = np.nonzero(matrix >= 0)
     starts = np.searchsorted(rows, np.arange(len(matrix) + 1))
-    return Answers(starts.astype(np.int64), items.astype(np.int64), matrix[rows, items].astype(np.int64))
+    return ItemResponses(starts.astype(np.int64), items.astype(np.int64), matrix[rows, items].astype(np.int64))
 
 
-def log_likelihood(bank: Bank, answers: Answers) -> float:
+def log_likelihood(bank: ItemBank, answers: ItemResponses) -> float:
     """The marginal log-likelihood of anybody's estimates."""
     nodes, weights = grid(61)
-    return expect(design(answers, bank.count, bank.steps + 1), log_probabilities(bank, nodes), weights)[0]
+    return expected_counts(
+        build_matrices(answers, bank.count, bank.steps + 1), log_probabilities(bank, nodes), weights
+    )[0]
 
 
 def speed() -> Iterator[str]:
@@ -107,19 +109,21 @@ def speed() -> Iterator[str]:
     for name, model, learners, items, peer in peers:
         rng = np.random.default_rng(1)
         truth = random_bank(model, items, rng)
-        matrix = answer(truth, learners, rng)
+        matrix = draw_categories(truth, learners, rng)
         answers, theirs = long_form(matrix), matrix.T + (model == "graded")
         runs = [
-            (timed(partial(calibrate, answers, truth.grades, model, FLAT)), timed(partial(peer, theirs)))
+            (timed(partial(calibrate_items, answers, truth.max_category, model, FLAT)), timed(partial(peer, theirs)))
             for _ in range(ROUNDS)
         ]
         (_, found), (_, reply) = runs[-1]
         b = np.asarray(reply["Difficulty"]).reshape(items, -1)
-        peers_bank = Bank(model, truth.grades, np.asarray(reply["Discrimination"]), b, truth.guessing, truth.upper)
+        peers_bank = ItemBank(
+            model, truth.max_category, np.asarray(reply["Discrimination"]), b, truth.guessing, truth.upper
+        )
         ours, girths = (statistics.median(run[side][0] for run in runs) for side in (0, 1))
         yield (
-            f"| {name} | {ours:.3f} | {girths:.3f} | {girths / ours:.1f} × | {errors(found.bank, truth)}"
-            f" | {errors(peers_bank, truth)} | {found.log_likelihood:.3f} | {log_likelihood(peers_bank, answers):.3f} |"
+            f"| {name} | {ours:.3f} | {girths:.3f} | {girths / ours:.1f} × | {rmses(found.bank, truth)}"
+            f" | {rmses(peers_bank, truth)} | {found.log_likelihood:.3f} | {log_likelihood(peers_bank, answers):.3f} |"
         )
 
 
@@ -130,7 +134,7 @@ def timed(work: Callable[[], T]) -> tuple[float, T]:
     return time.perf_counter() - started, result
 
 
-def errors(found: Bank, truth: Bank) -> str:
+def rmses(found: ItemBank, truth: ItemBank) -> str:
     """RMSE of a and b."""
     return f"{rmse(found.discrimination, truth.discrimination):.4f}, {rmse(found.difficulty, truth.difficulty):.4f}"
 
@@ -150,8 +154,8 @@ def large() -> Iterator[str]:
     met = rng.integers(0, items // each, (learners, each)) + np.arange(each) * (items // each)
     p = 1 / (1 + np.exp(-truth.discrimination[met] * (ability[:, None] - truth.difficulty[met, 0])))
     right = (rng.random(met.shape) < p).astype(np.int64).reshape(-1)
-    answers = Answers(np.arange(learners + 1) * each, met.reshape(-1), right)
-    took, found = timed(partial(calibrate, answers, truth.grades, "2pl"))
+    answers = ItemResponses(np.arange(learners + 1) * each, met.reshape(-1), right)
+    took, found = timed(partial(calibrate_items, answers, truth.max_category, "2pl"))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     covered = [
         np.mean(np.abs(getattr(found.bank, name) - getattr(truth, name)) < 1.96 * getattr(found.standard_errors, name))
@@ -159,7 +163,7 @@ def large() -> Iterator[str]:
     ]
     yield f"{took:.1f} s with standard errors, {found.iterations} iterations, converged: {found.converged}"
     yield f"peak memory of the process {peak:.0f} MiB, the answers included"
-    yield f"RMSE a, b {errors(found.bank, truth)}; coverage of 95 % intervals a, b {covered[0]:.3f}, {covered[1]:.3f}"
+    yield f"RMSE a, b {rmses(found.bank, truth)}; coverage of 95 % intervals a, b {covered[0]:.3f}, {covered[1]:.3f}"
 
 
 def recovery() -> Iterator[str]:
@@ -180,14 +184,15 @@ def recovery() -> Iterator[str]:
         answers = long_form(truth["responses"].astype(np.int64).T)
         highest = int(truth["responses"].max())
         priors = Priors() if reference["prior"] == "gb" else FLAT
-        grades = np.full(len(truth["a"]), highest)
-        took, found = timed(partial(calibrate, answers, grades, models[reference["model"]], priors))
-        yield f"| {file.name.removesuffix('.mirt.json')} | {took:.2f} | {reference['fit_cpu_s']:.2f} | " + beside_mirt(
-            found, reference, truth
+        max_category = np.full(len(truth["a"]), highest)
+        took, found = timed(partial(calibrate_items, answers, max_category, models[reference["model"]], priors))
+        yield (
+            f"| {file.name.removesuffix('.mirt.json')} | {took:.2f} | {reference['fit_cpu_s']:.2f} | "
+            + compare_with_mirt(found, reference, truth)
         )
 
 
-def beside_mirt(found: Calibration, reference: Any, truth: Any) -> str:
+def compare_with_mirt(found: ItemCalibration, reference: Any, truth: Any) -> str:
     """One row of the table of recovery."""
     columns = ["b"] if "b" in truth else [f"b{k}" for k in range(1, truth["bs"].shape[1] + 1)]
     a = np.array([item["a"] for item in reference["items"]])
@@ -218,7 +223,7 @@ def covered(model: Model, learners: int, items: int, priors: Priors | None) -> s
     spread = []
     for _ in range(REPEATS):
         truth = random_bank(model, items, rng)
-        found = calibrate(long_form(answer(truth, learners, rng)), truth.grades, model, priors)
+        found = calibrate_items(long_form(draw_categories(truth, learners, rng)), truth.max_category, model, priors)
         spread.append(abs(found.ability_variance - 1) < 1.96 * found.ability_variance_error)
         for name, hits in inside.items():
             error = getattr(found.standard_errors, name)

@@ -35,10 +35,10 @@ def run(address: str, key: str, label: str, clients: int, seconds: int, shape: t
     learners, items = map(str, shape)
     command = ["wrk", "-t1", f"-c{clients}", f"-d{seconds}s", "--timeout", TIMEOUT, "-s", str(SCRIPT), address]
     seed = str(sum(label.encode()) * 1009 + clients)
-    told = subprocess.run(
+    completed = subprocess.run(
         [*command, "--", key, label, learners, items, seed], capture_output=True, text=True, check=True
     )
-    seen = json.loads(told.stdout.rpartition("RESULT ")[2])
-    if seen["refused"] or seen["broken"] or not seen["requests"]:
-        raise RuntimeError(f"{address}: {seen}")
-    return Load(seen["requests"], seen["requests"] / seen["seconds"], seen["p50_ms"], seen["p99_ms"])
+    result = json.loads(completed.stdout.rpartition("RESULT ")[2])
+    if result["refused"] or result["broken"] or not result["requests"]:
+        raise RuntimeError(f"{address}: {result}")
+    return Load(result["requests"], result["requests"] / result["seconds"], result["p50_ms"], result["p99_ms"])

@@ -7,14 +7,14 @@ from pathlib import Path
 DOCUMENT = Path(__file__).parents[1] / "docs/benchmarks.md"
 
 
-def told(values: Sequence[float]) -> str:
+def summarise(values: Sequence[float]) -> str:
     """Median, lowest and highest."""
     middle = statistics.median(values)
     digits = 0 if middle >= 100 else 1 if middle >= 10 else 2
     return f"{middle:,.{digits}f} ({min(values):,.{digits}f}–{max(values):,.{digits}f})"
 
 
-def paired(over: Sequence[float], under: Sequence[float]) -> list[float]:
+def paired_ratios(over: Sequence[float], under: Sequence[float]) -> list[float]:
     """Ratios, round by round."""
     return [a / b for a, b in zip(over, under, strict=True)]
 

@@ -1,4 +1,4 @@
-"""Run by Alembic: on the connection of `app.migrate`, or on one of its own for a developer's command."""
+"""Run by Alembic: on the connection of `app.core.migrate`, or on one of its own for a developer's command."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -7,9 +7,9 @@ from alembic import context
 from alembic.runtime.migration import MigrationContext, MigrationInfo
 from sqlalchemy import Connection
 
-from app.migrate import after_step, alone
+from app.core.migrate import after_step, run_exclusively
+from app.core.settings import read_settings
 from app.models import Base
-from app.settings import read_settings
 
 
 def run(connection: Connection) -> None:
@@ -47,4 +47,4 @@ def connection_of(ctx: MigrationContext) -> Connection:
 if "connection" in context.config.attributes:
     run(context.config.attributes["connection"])
 else:
-    alone(read_settings().database_url, run)
+    run_exclusively(read_settings().database_url, run)

@@ -14,18 +14,19 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy import Connection
 
-from app.database import Database, open_database
+from app.core.database import Database, open_database
+from app.core.settings import Settings
+from app.core.times import now, to_text
+from app.ims_cat import sections
+from app.jobs.worker import verify_course
 from app.main import create_app
-from app.services import banks, cat
+from app.services import course_model
 from app.services.catalogue import upsert
 from app.services.keys import create_key
-from app.services.responses import NewAnswer
-from app.services.verification import Verified
-from app.settings import Settings
-from app.times import now, to_text
-from app.worker import verify_course
+from app.services.responses import NewResponse
+from app.services.verification import VerificationResult
 
-Trial = Callable[[Callable[[Connection], Any]], Any]
+RunAndUndo = Callable[[Callable[[Connection], Any]], Any]
 
 COURSE = "arithmetic"
 MINUTE_US = 60_000_000
@@ -53,7 +54,7 @@ CATALOGUE: dict[str, Any] = {
 }
 
 
-def at(minute: int) -> str:
+def minute_text(minute: int) -> str:
     """A moment on the first day of 2025 and later, as it is sent."""
     return to_text(NEW_YEAR_US + minute * MINUTE_US)
 
@@ -66,7 +67,7 @@ async def make_key(database: Database, tenant: str = "school", scopes: Sequence[
 @asynccontextmanager
 async def served(database_url: str, **settings: Any) -> AsyncIterator[FastAPI]:
     """A started service, as a process that has just begun."""
-    banks.SHELF = banks.Shelf()
+    course_model.COURSE_MODELS = course_model.LruCache()
     app = create_app(Settings(database_url=database_url, log_level="error", **settings))
     async with app.router.lifespan_context(app):
         yield app
@@ -96,10 +97,10 @@ def encoded(configuration: object) -> str:
 
 
 @contextmanager
-def naming(number: int) -> Iterator[None]:
+def fixed_cat_ids(number: int) -> Iterator[None]:
     """What 1EdTech CAT makes meanwhile has an id that is known beforehand: `s-` or `t-` and 32 digits."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cat, "uuid", SimpleNamespace(uuid4=lambda: UUID(int=number)))
+        patch.setattr(sections, "uuid", SimpleNamespace(uuid4=lambda: UUID(int=number)))
         yield
 
 
@@ -112,12 +113,12 @@ def app_of(client: httpx.AsyncClient) -> FastAPI:
     return app
 
 
-async def differences(database: Database, course: str = COURSE, tenant_id: int = 1) -> list[str]:
+async def find_differences(database: Database, course: str = COURSE, tenant_id: int = 1) -> list[str]:
     """What `replay --verify` finds in a course."""
-    return (await verified(database, course, tenant_id)).differences
+    return (await verify(database, course, tenant_id)).differences
 
 
-async def verified(database: Database, course: str = COURSE, tenant_id: int = 1) -> Verified:
+async def verify(database: Database, course: str = COURSE, tenant_id: int = 1) -> VerificationResult:
     """What `replay --verify` counts and finds."""
     return await verify_course(database, tenant_id, course, lambda _: None)
 
@@ -132,9 +133,9 @@ async def opened(database_url: str, longest_s: float = 10.0) -> AsyncIterator[Da
         await database.close()
 
 
-def right_or_wrong(id_: str, learner: str, item: str, minute: int, *, correct: bool) -> NewAnswer:
+def make_response(id_: str, learner: str, item: str, minute: int, *, correct: bool) -> NewResponse:
     """An answer to the small course, so many minutes into the year."""
-    return NewAnswer(
+    return NewResponse(
         tenant_id=1,
         course_id=COURSE,
         id=id_,
@@ -150,7 +151,7 @@ def right_or_wrong(id_: str, learner: str, item: str, minute: int, *, correct: b
     )
 
 
-class Undo(Exception):
+class RollbackWithResult(Exception):
     """Carries the result out of a transaction that leaves nothing behind."""
 
 
@@ -161,21 +162,21 @@ def small_course(db: Connection) -> None:
 
 
 @contextmanager
-def undoing(database_url: str, prepare: Callable[[Connection], None] = small_course) -> Iterator[Trial]:
+def rolled_back_runs(database_url: str, prepare: Callable[[Connection], None] = small_course) -> Iterator[RunAndUndo]:
     """A way to do something with a prepared database and to undo it."""
     with asyncio.Runner() as runner:
         database = open_database(database_url)
         runner.run(database.write(prepare))
 
-        def once(work: Callable[[Connection], Any]) -> Any:
-            def undone(db: Connection) -> None:
-                raise Undo(work(db))
+        def run_and_undo(work: Callable[[Connection], Any]) -> Any:
+            def work_and_raise(db: Connection) -> None:
+                raise RollbackWithResult(work(db))
 
             # A revision that was undone comes again with other content.
-            banks.SHELF = banks.Shelf()
-            with pytest.raises(Undo) as caught:
-                runner.run(database.write(undone))
+            course_model.COURSE_MODELS = course_model.LruCache()
+            with pytest.raises(RollbackWithResult) as caught:
+                runner.run(database.write(work_and_raise))
             return caught.value.args[0]
 
-        yield once
+        yield run_and_undo
         runner.run(database.close())

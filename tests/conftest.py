@@ -12,8 +12,8 @@ import pytest
 from hypothesis import settings
 from sqlalchemy.engine import make_url
 
-from app.database import Database, open_database
-from app.migrate import migrate
+from app.core.database import Database, open_database
+from app.core.migrate import migrate
 from tests import postgres
 
 SERVER = "TEST_POSTGRES_SERVER"

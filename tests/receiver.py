@@ -12,7 +12,7 @@ LONGEST_S = 60.0
 
 
 @dataclass(frozen=True)
-class Got:
+class ReceivedCall:
     """A call as it came in; the names of the headers are in lower case."""
 
     headers: dict[str, str]
@@ -29,34 +29,34 @@ class Got:
         return json.loads(self.body)
 
 
-Answer = Callable[[Got], Awaitable[bytes]]
+Replier = Callable[[ReceivedCall], Awaitable[bytes]]
 
 
-def status(code: int, *headers: str) -> bytes:
+def status_reply(code: int, *headers: str) -> bytes:
     """An answer without a body."""
     return "\r\n".join([f"HTTP/1.1 {code} Told", "Content-Length: 0", *headers, "", ""]).encode()
 
 
-async def take(_: Got) -> bytes:
-    return status(204)
+async def accept_call(_: ReceivedCall) -> bytes:
+    return status_reply(204)
 
 
-async def refuse(_: Got) -> bytes:
-    return status(500)
+async def refuse_call(_: ReceivedCall) -> bytes:
+    return status_reply(500)
 
 
-async def hang(_: Got) -> bytes:
+async def never_reply(_: ReceivedCall) -> bytes:
     await asyncio.sleep(LONGEST_S)
-    return status(204)
+    return status_reply(204)
 
 
 @dataclass
 class Receiver:
     """What came in: the calls that were understood, and every connection by its first bytes."""
 
-    answer: Answer
+    answer: Replier
     port: int = 0
-    calls: list[Got] = field(default_factory=list)
+    calls: list[ReceivedCall] = field(default_factory=list)
     connections: list[bytes] = field(default_factory=list)
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
@@ -91,7 +91,7 @@ class Receiver:
             line, *rest = (first + await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")[:-2]
             assert line == "POST /hook?of=school HTTP/1.1", line
             headers = {name.lower(): value for name, _, value in (header.partition(": ") for header in rest)}
-            call = Got(headers, await reader.readexactly(int(headers["content-length"])))
+            call = ReceivedCall(headers, await reader.readexactly(int(headers["content-length"])))
             await self.note(self.calls, call)
             writer.write(await self.answer(call))
             await writer.drain()
@@ -104,8 +104,8 @@ class Receiver:
 
 
 @asynccontextmanager
-async def receiving(
-    answer: Answer = take, host: str = "127.0.0.1", tls: SSLContext | None = None, port: int = 0
+async def running_receiver(
+    answer: Replier = accept_call, host: str = "127.0.0.1", tls: SSLContext | None = None, port: int = 0
 ) -> AsyncIterator[Receiver]:
     """A receiver that listens."""
     receiver = Receiver(answer)

@@ -14,29 +14,29 @@ import numpy as np
 from click.testing import CliRunner, Result
 from sqlalchemy import Connection
 
-from app.adaptive.calibration import Fit
-from app.adaptive.types import Population
+from app.adaptive.calibration.fit import CalibrationFit
+from app.adaptive.parameters import Population
 from app.cli import main
-from app.database import Database, open_database
-from app.migrate import migrate
+from app.core.database import Database, open_database
+from app.core.migrate import migrate
 from app.services import calibrations
 from app.services.catalogue import upsert
-from app.services.corrections import correct
+from app.services.corrections import correct_response
 from app.services.keys import create_key
-from app.services.recommendations import offer
-from app.services.responses import Recorded, record
-from app.services.wishes import Wishes
+from app.services.options import RecommendationOptions
+from app.services.recommendations import offer_recommendations
+from app.services.responses import RecordedResponse, record
 from tests import postgres
 from tests.adaptive.worlds import random_head
-from tests.client import CATALOGUE, MINUTE_US, NEW_YEAR_US, right_or_wrong
+from tests.client import CATALOGUE, MINUTE_US, NEW_YEAR_US, make_response
 
 T = TypeVar("T")
 MakeUrl = Callable[..., str]
 
 LATER = NEW_YEAR_US + 1_000_000 * MINUTE_US
 # Composed and decomposed, from right to left, beyond the first plane, separators of lines, quotes, escapes.
-ODD = ["Zoë", "Zoe\u0308", "\u202eabc", "🦊", "a\u2028b", "'; --", '"\\n"', "ﬀ", "a\tb", "\U0010ffff"]
-COURSES = ("arithmetic", ODD[1])
+ODD_IDS = ["Zoë", "Zoe\u0308", "\u202eabc", "🦊", "a\u2028b", "'; --", '"\\n"', "ﬀ", "a\tb", "\U0010ffff"]
+COURSES = ("arithmetic", ODD_IDS[1])
 EXTREME = {
     "skills": [{"id": "add"}],
     "items": [
@@ -46,7 +46,7 @@ EXTREME = {
     ],
 }
 
-numbers = count()
+counter = count()
 
 
 @contextmanager
@@ -55,7 +55,7 @@ def databases(server: str, folder: Path) -> Iterator[MakeUrl]:
     with ExitStack() as stack:
 
         def make(kind: str, *, migrated: bool = True) -> str:
-            name = f"moved_{os.getpid()}_{next(numbers)}"
+            name = f"moved_{os.getpid()}_{next(counter)}"
             if kind == "sqlite":
                 url = f"sqlite:///{folder / name}.db"
             else:
@@ -67,27 +67,27 @@ def databases(server: str, folder: Path) -> Iterator[MakeUrl]:
         yield make
 
 
-def proxima(url: str, *arguments: str | Path) -> Result:
+def run_cli(url: str, *arguments: str | Path) -> Result:
     """Run a command on a database."""
     result = CliRunner().invoke(main, [str(argument) for argument in arguments], env={"PROXIMA_DATABASE_URL": url})
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exc_info
     return result
 
 
-def fine(result: Result) -> str:
+def output_of(result: Result) -> str:
     """What a command printed that went well."""
     assert result.exit_code == 0, result.output
     return result.stdout
 
 
-def refused(result: Result) -> str:
+def error_line(result: Result) -> str:
     """The one line that says why."""
     assert (result.exit_code, result.stdout) == (1, ""), result.output
     [line] = result.stderr.splitlines()
     return line.removeprefix("proxima: ")
 
 
-def within(url: str, work: Callable[[Database], Coroutine[Any, Any, T]]) -> T:
+def run_with_database(url: str, work: Callable[[Database], Coroutine[Any, Any, T]]) -> T:
     """Run something on an open database."""
 
     async def run() -> T:
@@ -100,12 +100,12 @@ def within(url: str, work: Callable[[Database], Coroutine[Any, Any, T]]) -> T:
     return asyncio.run(run())
 
 
-def read(url: str, work: Callable[[Connection], T]) -> T:
+def read_database(url: str, work: Callable[[Connection], T]) -> T:
     """What a transaction finds."""
-    return within(url, lambda database: database.read(work))
+    return run_with_database(url, lambda database: database.read(work))
 
 
-async def furnish(database: Database, tenant: str = "school") -> int:
+async def populate_tenant(database: Database, tenant: str = "school") -> int:
     """Give a tenant all there can be: odd ids, late answers, corrections, calibrations, stale snapshots, offers."""
     await database.write(create_key, tenant, ["admin"], NEW_YEAR_US)
     revoked = await database.write(create_key, tenant, ["learners:read"], NEW_YEAR_US)
@@ -113,56 +113,68 @@ async def furnish(database: Database, tenant: str = "school") -> int:
     for course in COURSES:
         await database.write(upsert, tenant_id, course, CATALOGUE, NEW_YEAR_US)
         await database.write(upsert, tenant_id, course, EXTREME, NEW_YEAR_US + 1)
-        await answer(database, tenant_id, course, 0, 6)
-        await calibrate(database, tenant_id, course, seed=1)
-        await answer(database, tenant_id, course, 6, 3)
-        await database.write(correct, tenant_id, course, "r-0-1", None, "misprint “x”", "key-1", LATER)
-        await database.write(correct, tenant_id, course, "r-1-2", 0.5, "half", "key-1", LATER)
-        await database.write(correct, tenant_id, course, "r-1-2", 0.0, "none", "key-1", LATER + 1)
-        await database.write(offer, tenant_id, course, ODD[2], 2, Wishes(avoid=("i1",), explore=0.5, lease_s=60), LATER)
-        await calibrate(database, tenant_id, course, seed=3)
+        await add_responses(database, tenant_id, course, 0, 6)
+        await add_calibration(database, tenant_id, course, seed=1)
+        await add_responses(database, tenant_id, course, 6, 3)
+        await database.write(correct_response, tenant_id, course, "r-0-1", None, "misprint “x”", "key-1", LATER)
+        await database.write(correct_response, tenant_id, course, "r-1-2", 0.5, "half", "key-1", LATER)
+        await database.write(correct_response, tenant_id, course, "r-1-2", 0.0, "none", "key-1", LATER + 1)
+        await database.write(
+            offer_recommendations,
+            tenant_id,
+            course,
+            ODD_IDS[2],
+            2,
+            RecommendationOptions(avoid=("i1",), explore=0.5, lease_s=60),
+            LATER,
+        )
+        await add_calibration(database, tenant_id, course, seed=3)
         # The learners who answer now are folded under the new calibration, the others are left stale.
-        await answer(database, tenant_id, course, -1, 1, learners=2)
+        await add_responses(database, tenant_id, course, -1, 1, learners=2)
     return tenant_id
 
 
-async def answer(database: Database, tenant_id: int, course: str, first: int, many: int, learners: int = 10) -> None:
-    """Some answers of learners with odd names, from the `first` minute on."""
+async def add_responses(
+    database: Database, tenant_id: int, course: str, first_minute: int, minutes: int, learners: int = 10
+) -> None:
+    """Some answers of learners with odd names, from the `first_minute` minute on."""
     items = ["i1", "i2", "i3", "i4", "i6", "i7", '\\"', "…", "large"]
     answers = [
         replace(
-            right_or_wrong(f"r-{who}-{n}", ODD[who], items[(who + n) % 9], 10 * n, correct=(who * n + who) % 3 > 0),
+            make_response(f"r-{who}-{n}", ODD_IDS[who], items[(who + n) % 9], 10 * n, correct=(who * n + who) % 3 > 0),
             tenant_id=tenant_id,
             course_id=course,
-            next=Wishes(goal=("divide",), target=0.8, language="de", lease_s=60) if n == 1 else None,
+            next=RecommendationOptions(goal=("divide",), target=0.8, language="de", lease_s=60) if n == 1 else None,
         )
         for who in range(learners)
-        for n in range(first, first + many)
+        for n in range(first_minute, first_minute + minutes)
     ]
-    told = await database.write(record, answers)
-    assert all(isinstance(result, Recorded) for result in told), told
+    results = await database.write(record, answers)
+    assert all(isinstance(result, RecordedResponse) for result in results), results
 
 
-async def calibrate(database: Database, tenant_id: int, course: str, seed: int) -> None:
+async def add_calibration(database: Database, tenant_id: int, course: str, seed: int) -> None:
     """Put a made-up calibration with a head in force."""
-    claim = await database.write(calibrations.request, tenant_id, course, LATER + seed)
-    job = await database.read(calibrations.read_job, claim)
+    claim = await database.write(calibrations.request_calibration, tenant_id, course, LATER + seed)
+    job = await database.read(calibrations.read_calibration_job, claim)
     rng = np.random.default_rng(seed)
-    parameters = job.bank.parameters
+    parameters = job.course.parameters
     items = replace(
         parameters.items,
-        easiness=np.where(job.bank.known, parameters.items.easiness, rng.normal(0, 1, parameters.items.count)),
+        intercept=np.where(job.course.known, parameters.items.intercept, rng.normal(0, 1, parameters.items.count)),
     )
     skills = replace(parameters.skills, prior=rng.uniform(0.1, 0.6, parameters.skills.count))
-    head = random_head(rng, parameters.items.count)
-    fitted = replace(parameters, population=Population(ability_variance=1.1), skills=skills, items=items, head=head)
-    fit = Fit(fitted, fitted, 1, 0.6, 0.5, 0.5, 0.6, 0.7)
-    assert await database.write(calibrations.succeed, claim, calibrations.result_of(job, fit), LATER + seed)
+    behaviour_model = random_head(rng, parameters.items.count)
+    fitted = replace(
+        parameters, population=Population(ability_variance=1.1), skills=skills, items=items, behaviour=behaviour_model
+    )
+    fit = CalibrationFit(fitted, fitted, 1, 0.6, 0.5, 0.5, 0.6, 0.7)
+    assert await database.write(calibrations.save_result, claim, calibrations.build_result(job, fit), LATER + seed)
     await database.write(calibrations.activate, tenant_id, course, claim.number, LATER + seed)
 
 
-def rewritten(path: Path, change: Callable[[bytes], bytes]) -> Path:
+def rewrite_backup(path: Path, change: Callable[[bytes], bytes]) -> Path:
     """A copy of an archive with another text in it."""
-    target = path.with_name(f"changed-{next(numbers)}.gz")
+    target = path.with_name(f"changed-{next(counter)}.gz")
     target.write_bytes(gzip.compress(change(gzip.decompress(path.read_bytes())), 1))
     return target

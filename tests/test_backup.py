@@ -17,16 +17,17 @@ import pytest
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, text
 
-from app import archive, database
-from app.archive import Table
-from app.database import PostgresDatabase, sqlite_engine
-from app.errors import Invalid
-from app.migrate import alone, configuration, is_current, upgrade
+from app.core import database
+from app.core.database import PostgresDatabase, sqlite_engine
+from app.core.errors import Invalid
+from app.core.migrate import configuration, is_current, run_exclusively, upgrade
+from app.files import backup_format
+from app.files.backup_format import Table
 from app.queries import transfer as queries
 from app.services import transfer
 from app.services.keys import create_key
 from tests.client import CATALOGUE, COURSE
-from tests.tenants import MakeUrl, databases, fine, proxima, read, refused, within
+from tests.tenants import MakeUrl, databases, error_line, output_of, read_database, run_cli, run_with_database
 from tests.test_migrations import fill
 
 ROOT = Path(__file__).parents[1]
@@ -62,7 +63,7 @@ class Caller:
 @contextmanager
 def serving(url: str) -> Iterator[Caller]:
     """A caller of a service of its own process, with the small course."""
-    key = within(url, lambda opened: opened.write(create_key, "school", ["admin"], 1)).text
+    key = run_with_database(url, lambda opened: opened.write(create_key, "school", ["admin"], 1)).text
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -97,16 +98,16 @@ def wait_for(address: str, process: "subprocess.Popen[bytes]") -> None:
 
 def faults(path: Path, url: str) -> list[str]:
     """Why a backup, restored at `url`, is not a state that the service was ever in."""
-    restored = proxima(url, "restore", path)
+    restored = run_cli(url, "restore", path)
     if restored.exit_code != 0:
         return restored.stderr.splitlines()
-    verified = proxima(url, "replay", "--verify")
+    verified = run_cli(url, "replay", "--verify")
     return verified.stderr.splitlines() if verified.exit_code != 0 else []
 
 
 def answers_in(url: str) -> set[str]:
     """The ids of all answers."""
-    return read(url, lambda db: set(db.scalars(text("SELECT id FROM response"))))
+    return read_database(url, lambda db: set(db.scalars(text("SELECT id FROM response"))))
 
 
 def interrupted(caller: Caller, monkeypatch: pytest.MonkeyPatch) -> set[str]:
@@ -145,11 +146,11 @@ def test_a_backup_is_what_was_acknowledged_when_it_began(
             caller.send(f"l{number % 7}")
         with monkeypatch.context() as patch:
             before = interrupted(caller, patch)
-            fine(proxima(url, "backup", sound))
+            output_of(run_cli(url, "backup", sound))
         with monkeypatch.context() as patch:
             interrupted(caller, patch)
             without_snapshot(patch)
-            fine(proxima(url, "backup", torn))
+            output_of(run_cli(url, "backup", torn))
     restored = make(OTHER[engine_name], migrated=False)
     assert faults(sound, restored) == []
     assert answers_in(restored) == before
@@ -185,7 +186,7 @@ def test_backups_while_clients_write_as_fast_as_they_can(engine_name: str, make:
                 for _ in range(20):
                     await news.get()
                 before = set(done)
-                fine(await asyncio.to_thread(proxima, url, "backup", path))
+                output_of(await asyncio.to_thread(run_cli, url, "backup", path))
                 bounds.append((before, {f"w-{number}" for number in range(next(sent))}))
             running = False
             await asyncio.gather(*writers)
@@ -208,21 +209,23 @@ def test_a_backup_of_an_older_schema_becomes_what_migrating_makes_of_it(
     revision: str, engine_name: str, make: MakeUrl, tmp_path: Path
 ) -> None:
     old, path = make(engine_name, migrated=False), tmp_path / "old.gz"
-    alone(old, lambda db: upgrade(db, revision))
-    within(old, lambda opened: opened.write(fill))
-    fine(proxima(old, "backup", path))
-    assert archive.check(path, lambda *_: None)[0].schema == revision
+    run_exclusively(old, lambda db: upgrade(db, revision))
+    run_with_database(old, lambda opened: opened.write(fill))
+    output_of(run_cli(old, "backup", path))
+    assert backup_format.check_backup(path, lambda *_: None)[0].schema == revision
     restored = make(OTHER[engine_name], migrated=False)
-    fine(proxima(restored, "restore", path))
-    fine(proxima(old, "migrate"))
-    assert read(restored, is_current)
-    assert read(restored, lines) == read(old, lines)
+    output_of(run_cli(restored, "restore", path))
+    output_of(run_cli(old, "migrate"))
+    assert read_database(restored, is_current)
+    assert read_database(restored, lines) == read_database(old, lines)
 
 
 def lines(db: Connection) -> dict[str, list[bytes]]:
     """All rows of a backup."""
     return {
-        table.name: [line for rows in queries.stream_rows(db, table, None) for line in archive.encode(table, rows)]
+        table.name: [
+            line for rows in queries.stream_rows(db, table, None) for line in backup_format.encode_rows(table, rows)
+        ]
         for table in queries.list_tables(db)
     }
 
@@ -231,13 +234,13 @@ def test_a_database_without_tables_or_of_a_newer_program_is_not_backed_up(
     engine_name: str, make: MakeUrl, tmp_path: Path
 ) -> None:
     path = tmp_path / "none.gz"
-    empty = proxima(make(engine_name, migrated=False), "backup", path)
+    empty = run_cli(make(engine_name, migrated=False), "backup", path)
     assert (empty.exit_code, "run `proxima migrate`" in empty.stderr) == (3, True)
     url = make(engine_name)
-    within(
+    run_with_database(
         url, lambda opened: opened.write(lambda db: db.execute(text("UPDATE alembic_version SET version_num = '9'")))
     )
-    newer = proxima(url, "backup", path)
+    newer = run_cli(url, "backup", path)
     assert (newer.exit_code, "version 9 of a newer program" in newer.stderr) == (3, True)
     assert [each.name for each in tmp_path.iterdir() if ".gz" in each.name] == []
 
@@ -249,27 +252,27 @@ def test_a_database_without_tables_or_of_a_newer_program_is_not_backed_up(
 def backup(make: MakeUrl, tmp_path: Path) -> Path:
     """A backup of one row in every table."""
     url = make("sqlite")
-    within(url, lambda opened: opened.write(fill))
-    fine(proxima(url, "backup", tmp_path / "backup.gz"))
+    run_with_database(url, lambda opened: opened.write(fill))
+    output_of(run_cli(url, "backup", tmp_path / "backup.gz"))
     return tmp_path / "backup.gz"
 
 
 def test_only_an_empty_database_takes_a_backup(engine_name: str, make: MakeUrl, backup: Path) -> None:
     for migrated in (False, True):
-        fine(proxima(make(engine_name, migrated=migrated), "restore", backup))
+        output_of(run_cli(make(engine_name, migrated=migrated), "restore", backup))
     older = make(engine_name, migrated=False)
-    alone(older, lambda db: upgrade(db, "0001"))
-    fine(proxima(older, "restore", backup))
-    before = read(older, lines)
-    assert refused(proxima(older, "restore", backup)) == "the database is not empty; restore into an empty one"
-    assert read(older, lines) == before
+    run_exclusively(older, lambda db: upgrade(db, "0001"))
+    output_of(run_cli(older, "restore", backup))
+    before = read_database(older, lines)
+    assert error_line(run_cli(older, "restore", backup)) == "the database is not empty; restore into an empty one"
+    assert read_database(older, lines) == before
 
     keyed = make(engine_name)
-    fine(proxima(keyed, "key", "create", "--tenant", "t", "--scope", "admin"))
-    assert refused(proxima(keyed, "restore", backup)) == "the database is not empty; restore into an empty one"
+    output_of(run_cli(keyed, "key", "create", "--tenant", "t", "--scope", "admin"))
+    assert error_line(run_cli(keyed, "restore", backup)) == "the database is not empty; restore into an empty one"
     foreign = make(engine_name, migrated=False)
-    alone(foreign, strange)
-    assert "tables of something else" in refused(proxima(foreign, "restore", backup))
+    run_exclusively(foreign, strange)
+    assert "tables of something else" in error_line(run_cli(foreign, "restore", backup))
 
 
 def strange(db: Connection) -> None:
@@ -281,11 +284,11 @@ def strange(db: Connection) -> None:
 def test_numbers_of_tenants_go_on_behind_a_restored_one(engine_name: str, make: MakeUrl, tmp_path: Path) -> None:
     url, path = make(engine_name), tmp_path / "two.gz"
     for tenant in ("a", "b"):
-        fine(proxima(url, "key", "create", "--tenant", tenant, "--scope", "admin"))
-    fine(proxima(url, "backup", path))
+        output_of(run_cli(url, "key", "create", "--tenant", tenant, "--scope", "admin"))
+    output_of(run_cli(url, "backup", path))
     restored = make(engine_name)
-    fine(proxima(restored, "restore", path))
-    key = fine(proxima(restored, "key", "create", "--tenant", "c", "--scope", "admin"))
+    output_of(run_cli(restored, "restore", path))
+    key = output_of(run_cli(restored, "key", "create", "--tenant", "c", "--scope", "admin"))
     assert int(key.split("_")[1]) > 2
 
 
@@ -294,16 +297,16 @@ def test_a_restore_that_fails_leaves_the_database_empty(
 ) -> None:
     """Everything was loaded, and then the database does not give it back: a value changed on the way in."""
     url = make(engine_name, migrated=False)
-    insert = queries.insert_rows
+    insert = queries.insert_table_rows
 
     def lossy(db: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
         insert(db, table, [row | ({"theta": 0.25} if table.name == "learner" else {}) for row in rows])
 
     with monkeypatch.context() as patch:
-        patch.setattr(queries, "insert_rows", lossy)
-        assert "does not give back" in refused(proxima(url, "restore", backup))
-    assert read(url, queries.all_names) == []
-    fine(proxima(url, "restore", backup))
+        patch.setattr(queries, "insert_table_rows", lossy)
+        assert "does not give back" in error_line(run_cli(url, "restore", backup))
+    assert read_database(url, queries.list_table_names) == []
+    output_of(run_cli(url, "restore", backup))
 
 
 # The file
@@ -315,20 +318,20 @@ def test_a_file_is_replaced_only_when_told_and_only_by_a_whole_one(
     url, folder = make(engine_name), tmp_path / "backups"
     folder.mkdir()
     path = folder / "backup.gz"
-    within(url, lambda opened: opened.write(fill))
+    run_with_database(url, lambda opened: opened.write(fill))
     for command in ("backup", "export"):
         path.write_text("precious")
-        assert refused(proxima(url, command, path)).endswith("say --overwrite if it is to be replaced")
+        assert error_line(run_cli(url, command, path)).endswith("say --overwrite if it is to be replaced")
         assert path.read_text() == "precious"
         with monkeypatch.context() as patch:
             patch.setattr(queries, "stream_rows", broken)
-            assert refused(proxima(url, command, path, "--overwrite")) == "out of patience"
+            assert error_line(run_cli(url, command, path, "--overwrite")) == "out of patience"
         assert path.read_text() == "precious"
-        told = fine(proxima(url, command, path, "--overwrite"))
+        told = output_of(run_cli(url, command, path, "--overwrite"))
         assert "1 tenant, 1 course, 1 learner, 1 answer, " in told
         assert path.stat().st_mode & 0o777 == 0o600
         assert [each.name for each in folder.iterdir()] == ["backup.gz"]
-    refused(proxima(url, "backup", folder / "missing" / "x.gz"))
+    error_line(run_cli(url, "backup", folder / "missing" / "x.gz"))
 
 
 def broken(db: Connection, table: Table, tenant_id: int | None) -> Iterator[Any]:
@@ -344,7 +347,7 @@ LIMITED = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 4
 def test_a_full_disk_is_told_in_one_line_and_leaves_nothing(engine_name: str, make: MakeUrl, tmp_path: Path) -> None:
     url, folder = make(engine_name), tmp_path / "backups"
     folder.mkdir()
-    within(url, lambda opened: opened.write(long_names))
+    run_with_database(url, lambda opened: opened.write(long_names))
     done = subprocess.run(
         [sys.executable, "-c", LIMITED, "backup", folder / "backup.gz"],
         env={**os.environ, "PROXIMA_DATABASE_URL": url},
@@ -362,7 +365,7 @@ def long_names(db: Connection) -> None:
     """Tenants whose names do not compress."""
     [table] = [table for table in queries.list_tables(db) if table.name == "tenant"]
     names = [os.urandom(100).hex() for _ in range(2000)]
-    queries.insert_rows(db, table, [{"id": n + 1, "name": name, "created_at": 1} for n, name in enumerate(names)])
+    queries.insert_table_rows(db, table, [{"id": n + 1, "name": name, "created_at": 1} for n, name in enumerate(names)])
 
 
 def test_progress_is_told_to_the_end(engine_name: str, make: MakeUrl, backup: Path, tmp_path: Path) -> None:
@@ -372,10 +375,10 @@ def test_progress_is_told_to_the_end(engine_name: str, make: MakeUrl, backup: Pa
         told.setdefault(stage, []).append(done / whole)
 
     url, target = make(engine_name, migrated=False), tmp_path / "again.gz"
-    _, contents = archive.check(backup, tell)
+    _, contents = backup_format.check_backup(backup, tell)
     run: Callable[[Connection], None] = lambda db: transfer.restore(db, backup, contents, tell)  # noqa: E731
-    alone(url, run)
+    run_exclusively(url, run)
     with target.open("wb") as file:
-        within(url, lambda opened: opened.read(transfer.dump, file, 1, tell))
+        run_with_database(url, lambda opened: opened.read(transfer.dump_database, file, 1, tell))
     assert list(told) == ["checking the file", "loading", "reading back", "writing"]
     assert all(shares == sorted(shares) and shares[-1] == 1 for shares in told.values())

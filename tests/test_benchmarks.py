@@ -13,16 +13,16 @@ import pytest
 from sqlalchemy import Connection, select
 from starlette.types import ASGIApp, Message
 
-from app.database import Database
+from app.core.database import Database
+from app.core.settings import Settings
+from app.core.times import now
 from app.main import create_app
 from app.models import Learner, Recommendation, Response
 from app.services.catalogue import upsert
-from app.settings import Settings
-from app.times import now
 from benchmarks.__main__ import CLIENTS, check_rows
+from benchmarks.harness import TENANT, make_catalogue
 from benchmarks.load import Load
 from benchmarks.report import publish
-from benchmarks.rig import TENANT, catalogue
 from benchmarks.servers import SERVERS, orm, rows
 from tests.client import make_key
 
@@ -98,7 +98,7 @@ async def after_answers(
     """What a server leaves behind after the same answers as every other, what it told, and the mean length of that."""
     course = f"course-{name}"
     key = await make_key(database)
-    await database.write(upsert, TENANT, course, catalogue(ITEMS, 5), now())
+    await database.write(upsert, TENANT, course, make_catalogue(ITEMS, 5), now())
     # All items, so that the state of everybody is as long as it gets and no server can make it longer.
     known = [answer(f"k{n}-{item}", n, item) for n in range(LEARNERS) for item in range(ITEMS)]
     ours = proxima(url, course)

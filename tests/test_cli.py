@@ -19,9 +19,9 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
 from app.cli import main
-from app.database import open_database
+from app.core.database import open_database
 from app.queries.responses import count_responses
-from tests.client import CATALOGUE, at, opened
+from tests.client import CATALOGUE, minute_text, opened
 
 Run = Callable[..., Result]
 KEY = re.compile(r"prx_\d+_[A-Za-z0-9_-]{49}\n")
@@ -73,7 +73,7 @@ def course(proxima: Run, tmp_path: Path) -> Path:
 
 def answers(path: Path, extra: Sequence[str] = ()) -> Path:
     rows = [
-        f"l{who},i{item},,{(who * item + who) % 3 % 2},{at(20 * item + who)}"
+        f"l{who},i{item},,{(who * item + who) % 3 % 2},{minute_text(20 * item + who)}"
         for who in range(20)
         for item in range(1, 8)
     ]

@@ -17,17 +17,18 @@ import httpx
 import pytest
 from sqlalchemy import Connection, select
 
-from app import times, worker
-from app.database import Database
+from app.core import times
+from app.core.database import Database
+from app.core.times import DAY_US, to_text
+from app.http.auth import Caller, KnownKeys
+from app.jobs import worker
 from app.models import Response
 from app.queries.calibrations import find_calibration, list_lapsed
 from app.routers import calibrations as calibration_routes
-from app.routers.deps import Caller, KnownKeys
 from app.services import calibrations
-from app.services.calibrations import by_database_clock, renew, request, take_over
-from app.times import DAY_US, to_text
-from tests.client import COURSE, opened, school, verified
-from tests.faults.harness import PROXIMA, Service, clients_of, furnish, serving
+from app.services.calibrations import call_at_database_time, renew_lease, request_calibration, take_over
+from tests.client import COURSE, opened, school, verify
+from tests.faults.harness import PROXIMA, Service, clients_of, create_courses, serving
 
 DAY_S = 86_400
 YEAR_S = 365 * DAY_S
@@ -35,9 +36,9 @@ LIBRARY = next(iter(Path("/usr/lib").glob("*/faketime/libfaketime.so.1")), None)
 # A server whose own clock is wrong by so many seconds.
 MOVED = """
 import sys, time, types
-import app.times
+import app.core.times
 moved = int(sys.argv.pop(1)) * 10**9
-app.times.time = types.SimpleNamespace(time_ns=lambda: time.time_ns() + moved)
+app.core.times.time = types.SimpleNamespace(time_ns=lambda: time.time_ns() + moved)
 from app.cli import main
 main(["serve", *sys.argv[1:]])
 """
@@ -90,7 +91,7 @@ async def test_states_are_the_fold_whatever_the_clocks_of_the_servers(
     database_url: str, tmp_path: Path, start: Start
 ) -> None:
     """Two servers, one a day behind and one a year ahead; every other pair of answers says when it was given."""
-    key = await furnish(database_url)
+    key = await create_courses(database_url)
     past = times.now() - 2 * DAY_US
 
     async def send(client: httpx.AsyncClient, first: int) -> None:
@@ -114,7 +115,7 @@ async def test_states_are_the_fold_whatever_the_clocks_of_the_servers(
             assert min(measured) >= 0
         assert [await tell_of_times_ahead(slow, -DAY_S), await tell_of_times_ahead(fast, YEAR_S)] == [AHEAD] * 2
     async with opened(database_url) as database:
-        found = await verified(database)
+        found = await verify(database)
         assert (found.responses, found.differences) == (ANSWERS + 4, [])
         dated, undated = await database.read(orders)
     assert dated == sorted(dated)
@@ -165,10 +166,10 @@ def moved_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 @pytest.fixture
 async def claimed(database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Database]:
     """A course of which a host that is right is making the first calibration."""
-    monkeypatch.setattr(calibrations, "LEAST_RESPONSES", 1)
+    monkeypatch.setattr(calibrations, "MIN_RESPONSES", 1)
     async with school(database_url) as client, opened(database_url) as database:
         await client.post("responses", json=answer(1))
-        await database.write(by_database_clock, request, 1, COURSE)
+        await database.write(call_at_database_time, request_calibration, 1, COURSE)
         yield database
 
 
@@ -178,8 +179,8 @@ async def test_a_host_with_a_wrong_clock_takes_nothing_over(
     claimed: Database, moved_clock: Callable[[int], None], skew_s: int
 ) -> None:
     moved_clock(skew_s)
-    assert await claimed.read(by_database_clock, list_lapsed) == []
-    assert await claimed.write(by_database_clock, take_over, 1, COURSE, 1) is None
+    assert await claimed.read(call_at_database_time, list_lapsed) == []
+    assert await claimed.write(call_at_database_time, take_over, 1, COURSE, 1) is None
 
 
 @pytest.mark.anyio
@@ -197,7 +198,7 @@ async def test_a_host_with_a_wrong_clock_holds_a_lease_no_longer_and_no_shorter(
     real = times.now()
     moved_clock(skew_s)
     claim = calibrations.Claim(1, COURSE, 1, 1)
-    assert await claimed.write(by_database_clock, renew, claim)
+    assert await claimed.write(call_at_database_time, renew_lease, claim)
     row = await claimed.read(find_calibration, 1, COURSE, 1)
     assert row is not None
     assert real < row.leased_until < real + calibrations.LEASE_US + 60_000_000
@@ -208,9 +209,9 @@ async def test_a_host_with_a_wrong_clock_holds_a_lease_no_longer_and_no_shorter(
 async def test_a_lease_from_a_clock_that_was_wrong_holds_nobody_up(claimed: Database) -> None:
     """The database's own clock was a year ahead when the host died, and was set right."""
     claim = calibrations.Claim(1, COURSE, 1, 1)
-    assert await claimed.write(renew, claim, times.now() + YEAR_S * 1_000_000)
-    assert await claimed.read(by_database_clock, list_lapsed) == [(1, COURSE, 1)]
-    taken = await claimed.write(by_database_clock, take_over, 1, COURSE, 1)
+    assert await claimed.write(renew_lease, claim, times.now() + YEAR_S * 1_000_000)
+    assert await claimed.read(call_at_database_time, list_lapsed) == [(1, COURSE, 1)]
+    taken = await claimed.write(call_at_database_time, take_over, 1, COURSE, 1)
     assert taken is not None
     assert taken.attempt == 2
 
@@ -221,9 +222,16 @@ def test_everybody_who_works_at_calibrations_asks_the_database_for_the_time() ->
         text = Path(str(module.__file__)).read_text()
         calls = [part.split(")")[0] for part in text.split("database.write(")[1:]]
         for call in calls:
-            named = {"take_over", "renew", "release", "hand_back", "succeed", "services.request"}
+            named = {
+                "take_over",
+                "renew_lease",
+                "release_lease",
+                "return_claim",
+                "save_result",
+                "services.request_calibration",
+            }
             if named & set(call.replace(",", " ").split()):
-                assert "by_database_clock" in call, call
+                assert "call_at_database_time" in call, call
 
 
 # Keys

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]  # publishes no types
 
-from app.settings import PREFIX, Settings
+from app.core.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parents[1]
 LOCK = (ROOT / "requirements/runtime.lock").read_text()

@@ -18,21 +18,21 @@ import structlog
 from sqlalchemy import Connection, func, select
 from structlog.testing import capture_logs
 
-from app import delivery
-from app.database import Database
-from app.delivery import deliver, make_call, read_target, sign
-from app.errors import Invalid
+from app.core.database import Database
+from app.core.errors import Invalid
+from app.core.times import now
+from app.jobs import webhook_delivery
+from app.jobs.webhook_delivery import deliver, make_call, read_target, sign
 from app.models import Outbox
 from app.queries import webhooks as rows_of
 from app.services import calibrations, webhooks
 from app.services.catalogue import upsert
 from app.services.keys import create_key
 from app.services.responses import record
-from app.services.webhooks import EVENTS, Call, make
-from app.times import now
-from tests.client import CATALOGUE, COURSE, app_of, make_key, right_or_wrong, school, served
-from tests.contract.document import current
-from tests.receiver import Answer, Got, hang, receiving, refuse, status, take
+from app.services.webhooks import EVENTS, WebhookCall, create_webhook
+from tests.client import CATALOGUE, COURSE, app_of, make_key, make_response, school, served
+from tests.contract.document import current_document
+from tests.receiver import ReceivedCall, Replier, accept_call, never_reply, refuse_call, running_receiver, status_reply
 
 pytestmark = pytest.mark.anyio
 
@@ -46,13 +46,13 @@ CANARY = "canary-ann"
 # A process that delivers until it is killed; `harm` may spoil how.
 DELIVERER = """
 import asyncio, sys
-from app import delivery
-from app.database import open_database
+from app.jobs import webhook_delivery as delivery
+from app.core.database import open_database
 from app.services import webhooks
 from sqlalchemy import delete
 from app.models import Outbox
 
-delivery.LOOK_S = delivery.IDLE_S = 0.05
+delivery.POLL_S = delivery.IDLE_S = 0.05
 webhooks.LEASE_US = 2_000_000
 webhooks.CLAIMED_AT_ONCE = 4
 {harm}
@@ -64,18 +64,18 @@ asyncio.run(main())
 """
 # At most once: what is claimed is forgotten.
 FORGETS = """
-claim = delivery.claim
+claim = delivery.claim_calls
 def claim_and_forget(db, *rest):
     calls = claim(db, *rest)
     for call in calls:
         db.execute(delete(Outbox).where(Outbox.id == call.id))
     return calls
-delivery.claim = claim_and_forget
+delivery.claim_calls = claim_and_forget
 """
 # A service that dies when an answer is committed, before anybody can have been called.
 RECORDER = """
 import asyncio, os, signal, sys
-from app.database import open_database
+from app.core.database import open_database
 from app.services import responses
 from tests.test_delivery import mastering
 
@@ -91,13 +91,13 @@ async def main():
 
 asyncio.run(main())
 """
-PUBLISHES_LATER = "publish = responses.publish; responses.publish = lambda db, *rest: later.append(rest)"
+PUBLISHES_LATER = "publish = responses.publish_events; responses.publish_events = lambda db, *rest: later.append(rest)"
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("LOOK_S", "IDLE_S"):
-        monkeypatch.setattr(delivery, name, 0.02)
+    for name in ("POLL_S", "IDLE_S"):
+        monkeypatch.setattr(webhook_delivery, name, 0.02)
     monkeypatch.setattr(webhooks, "FIRST_PAUSE_US", 20_000)
     monkeypatch.setattr(webhooks, "PAUSE_GROWTH", 1)
     structlog.reset_defaults()
@@ -105,14 +105,14 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def mastering(*learners: str) -> list[Any]:
     """Three right answers each: with the third the skill is mastered."""
-    return [right_or_wrong(f"{who}-{n}", who, "i1", n, correct=True) for who in learners for n in range(3)]
+    return [make_response(f"{who}-{n}", who, "i1", n, correct=True) for who in learners for n in range(3)]
 
 
 async def prepare(database: Database, url: str) -> str:
     """The small course, and a webhook; its secret."""
     await database.write(create_key, "school", ["admin"], 1)
     await database.write(upsert, 1, COURSE, CATALOGUE, 1)
-    return str((await database.write(make, 1, url, EVENTS, None, now()))["secret"])
+    return str((await database.write(create_webhook, 1, url, EVENTS, None, now()))["secret"])
 
 
 @asynccontextmanager
@@ -148,7 +148,7 @@ async def emptied(database: Database) -> None:
     await until(database, lambda left: not left)
 
 
-def verified(secret: str, call: Got) -> bool:
+def verified(secret: str, call: ReceivedCall) -> bool:
     """What the documents tell receivers to do."""
     example = re.findall(r"^```py\n(.*?)^```$", (ROOT / "docs/webhooks.md").read_text(), re.MULTILINE | re.DOTALL)[0]
     names: dict[str, Any] = {}
@@ -171,7 +171,7 @@ async def kill(*processes: asyncio.subprocess.Process) -> None:
 
 
 async def test_what_was_committed_is_told_though_the_service_died(database: Database, database_url: str) -> None:
-    async with receiving() as receiver:
+    async with running_receiver() as receiver:
         secret = await prepare(database, receiver.url)
         assert await (await start(RECORDER.format(harm=""), database_url)).wait() == -signal.SIGKILL
         assert receiver.calls == []
@@ -185,7 +185,7 @@ async def test_what_was_committed_is_told_though_the_service_died(database: Data
 @pytest.mark.parametrize("engine_name", ["sqlite"])
 async def test_without_an_outbox_it_would_be_lost(database: Database, database_url: str) -> None:
     """The control: published after the commit."""
-    async with receiving() as receiver:
+    async with running_receiver() as receiver:
         await prepare(database, receiver.url)
         assert await (await start(RECORDER.format(harm=PUBLISHES_LATER), database_url)).wait() == -signal.SIGKILL
         async with served(database_url, webhook_hosts=HOSTS):
@@ -205,7 +205,7 @@ def record_and_fail(db: Connection) -> None:
 
 async def test_what_was_rolled_back_is_not_told(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control tells what happens without waiting for the commit."""
-    async with receiving() as receiver:
+    async with running_receiver() as receiver:
         await prepare(database, receiver.url)
         async with delivering(database):
             with pytest.raises(Undo):
@@ -234,11 +234,11 @@ async def test_two_processes_lose_nothing_though_one_is_killed(database: Databas
     """Both have calls open when one dies; the other makes them again when the claim of the dead has lapsed."""
     killed = asyncio.Event()
 
-    async def answer(_: Got) -> bytes:
+    async def answer(_: ReceivedCall) -> bytes:
         await killed.wait()
-        return status(204)
+        return status_reply(204)
 
-    async with receiving(answer) as receiver:
+    async with running_receiver(answer) as receiver:
         secret = await prepare(database, receiver.url)
         await database.write(record, mastering(*(f"l{n:02d}" for n in range(LEARNERS))))
         wanted = {row.id for row in await database.read(rows)}
@@ -263,7 +263,7 @@ async def test_calls_in_flight_would_be_lost_if_they_were_forgotten_when_claimed
     database: Database, database_url: str
 ) -> None:
     """The control: the process that is killed is the only one, and in the middle of its call."""
-    async with receiving(hang) as receiver:
+    async with running_receiver(never_reply) as receiver:
         await prepare(database, receiver.url)
         await database.write(record, mastering("ann"))
         process = await start(DELIVERER.format(harm=FORGETS), database_url)
@@ -271,7 +271,7 @@ async def test_calls_in_flight_would_be_lost_if_they_were_forgotten_when_claimed
             await receiver.until(lambda: len(receiver.calls) == 1)
         finally:
             await kill(process)
-        receiver.answer = take
+        receiver.answer = accept_call
         async with delivering(database):
             await emptied(database)
     assert len(receiver.calls) == 1
@@ -280,25 +280,25 @@ async def test_calls_in_flight_would_be_lost_if_they_were_forgotten_when_claimed
 # Again later
 
 
-def failing(first: Answer, times: int) -> Answer:
+def failing(first: Replier, times: int) -> Replier:
     """A receiver that gets well after some calls."""
     left = times
 
-    async def answer(call: Got) -> bytes:
+    async def answer(call: ReceivedCall) -> bytes:
         nonlocal left
         left -= 1
-        return await (first if left >= 0 else take)(call)
+        return await (first if left >= 0 else accept_call)(call)
 
     return answer
 
 
-async def endless(_: Got) -> bytes:
+async def endless(_: ReceivedCall) -> bytes:
     return b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n"
 
 
-REFUSALS: dict[str, tuple[Answer, str]] = {
-    "500": (refuse, "answered 500"),
-    "hangs": (hang, "no answer within 0.5 seconds"),
+REFUSALS: dict[str, tuple[Replier, str]] = {
+    "500": (refuse_call, "answered 500"),
+    "hangs": (never_reply, "no answer within 0.5 seconds"),
     "redirects": (lambda _: told(302, "Location: /elsewhere"), "answered 302"),
     "switches": (lambda _: told(101), "the connection failed: RemoteProtocolError"),
     "speaks no HTTP": (lambda _: raw(b"SSH-2.0-OpenSSH\r\n\r\n"), "the connection failed: RemoteProtocolError"),
@@ -307,7 +307,7 @@ REFUSALS: dict[str, tuple[Answer, str]] = {
 
 
 async def told(code: int, *headers: str) -> bytes:
-    return status(code, *headers)
+    return status_reply(code, *headers)
 
 
 async def raw(answer: bytes) -> bytes:
@@ -317,9 +317,9 @@ async def raw(answer: bytes) -> bytes:
 @pytest.mark.parametrize("refusal", REFUSALS)
 @pytest.mark.parametrize("engine_name", ["sqlite"])
 async def test_what_is_not_taken_comes_again(database: Database, monkeypatch: pytest.MonkeyPatch, refusal: str) -> None:
-    monkeypatch.setattr(delivery, "LONGEST_CALL_S", 0.5)
+    monkeypatch.setattr(webhook_delivery, "LONGEST_CALL_S", 0.5)
     answer, reason = REFUSALS[refusal]
-    async with receiving(failing(answer, 2)) as receiver:
+    async with running_receiver(failing(answer, 2)) as receiver:
         secret = await prepare(database, receiver.url)
         await database.write(record, mastering("ann"))
         reasons = set()
@@ -334,8 +334,8 @@ async def test_what_is_not_taken_comes_again(database: Database, monkeypatch: py
 
 
 async def test_it_is_given_up_at_last_and_said_so(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(webhooks, "MOST_ATTEMPTS", 3)
-    async with receiving(refuse) as receiver, school(database_url, webhook_hosts=HOSTS) as client:
+    monkeypatch.setattr(webhooks, "MAX_ATTEMPTS", 3)
+    async with running_receiver(refuse_call) as receiver, school(database_url, webhook_hosts=HOSTS) as client:
         address = client.base_url.join("/v1/webhooks")
         await client.post(address, json={"url": receiver.url, "events": ["skill.mastered"]})
         for n in range(3):
@@ -348,10 +348,10 @@ async def test_it_is_given_up_at_last_and_said_so(database_url: str, monkeypatch
 
 @pytest.mark.parametrize("engine_name", ["sqlite"])
 async def test_a_long_answer_is_not_read_to_its_end(database: Database) -> None:
-    async def flood(_: Got) -> bytes:
+    async def flood(_: ReceivedCall) -> bytes:
         return b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n" + bytes(1 << 20)
 
-    async with receiving(flood) as receiver:
+    async with running_receiver(flood) as receiver:
         await prepare(database, receiver.url)
         await database.write(record, mastering("ann"))
         async with delivering(database):
@@ -361,9 +361,9 @@ async def test_a_long_answer_is_not_read_to_its_end(database: Database) -> None:
 
 @pytest.mark.parametrize("engine_name", ["sqlite"])
 async def test_a_receiver_that_hangs_holds_up_no_other(database: Database) -> None:
-    async with receiving(hang) as slow, receiving() as quick:
+    async with running_receiver(never_reply) as slow, running_receiver() as quick:
         await prepare(database, slow.url)
-        await database.write(make, 1, quick.url, EVENTS, None, now())
+        await database.write(create_webhook, 1, quick.url, EVENTS, None, now())
         async with delivering(database):
             for who in ("ann", "bob", "eve"):
                 await database.write(record, mastering(who))
@@ -373,7 +373,7 @@ async def test_a_receiver_that_hangs_holds_up_no_other(database: Database) -> No
 
 
 async def test_who_stops_hands_its_calls_back(database: Database) -> None:
-    async with receiving(hang) as receiver:
+    async with running_receiver(never_reply) as receiver:
         await prepare(database, receiver.url)
         await database.write(record, mastering("ann"))
         async with delivering(database):
@@ -387,9 +387,9 @@ async def test_who_stops_hands_its_calls_back(database: Database) -> None:
 
 
 async def test_calls_are_what_the_document_says(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibrations, "LEAST_RESPONSES", 1)
-    document = current()
-    async with receiving() as receiver, school(database_url, webhook_hosts=HOSTS) as client:
+    monkeypatch.setattr(calibrations, "MIN_RESPONSES", 1)
+    document = current_document()
+    async with running_receiver() as receiver, school(database_url, webhook_hosts=HOSTS) as client:
         made = await client.post(
             client.base_url.join("/v1/webhooks"), json={"url": receiver.url, "events": list(EVENTS), "course": COURSE}
         )
@@ -400,8 +400,8 @@ async def test_calls_are_what_the_document_says(database_url: str, monkeypatch: 
         assert (await client.post("responses/r-1/void", json={"reason": "misprint"})).status_code == 200
         assert (await client.post("responses/r-2/regrade", json={"score": 0.5, "reason": "half"})).status_code == 200
         database = app_of(client).state.database
-        claim = await database.write(calibrations.request, 1, COURSE, now())
-        await database.write(calibrations.fail, claim, "no luck", now())
+        claim = await database.write(calibrations.request_calibration, 1, COURSE, now())
+        await database.write(calibrations.save_failure, claim, "no luck", now())
         await receiver.until(lambda: len(receiver.ids) == 4)
     for call in receiver.calls:
         assert call.headers["host"] == f"127.0.0.1:{receiver.port}"
@@ -415,7 +415,7 @@ async def test_calls_are_what_the_document_says(database_url: str, monkeypatch: 
 
 
 async def test_no_learner_and_no_secret_is_logged(database: Database) -> None:
-    async with receiving(failing(refuse, 1)) as receiver:
+    async with running_receiver(failing(refuse_call, 1)) as receiver:
         secret = await prepare(database, receiver.url)
         with capture_logs() as lines:
             async with delivering(database):
@@ -486,20 +486,20 @@ def look_up(host: Any, port: Any, family: int = 0, kind: int = 0, proto: int = 0
 
 async def try_out(url: str, hosts: str = "") -> str | None:
     """Call an address: why it failed, none if it was taken."""
-    async with httpx.AsyncHTTPTransport(verify=delivery.tls()) as transport:
-        return await make_call(transport, hosts, Call(1, "wh-0", "msg_1", 1, url, "whsec_AAAA", b"{}"))
+    async with httpx.AsyncHTTPTransport(verify=webhook_delivery.tls()) as transport:
+        return await make_call(transport, hosts, WebhookCall(1, "wh-0", "msg_1", 1, url, "whsec_AAAA", b"{}"))
 
 
 async def test_no_trick_reaches_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """The control takes addresses of this machine for public ones: then many do."""
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
     assert len(TRICKS) >= 40
-    async with receiving(host="0.0.0.0") as receiver:  # noqa: S104 (whatever leads here is to be seen)
+    async with running_receiver(host="0.0.0.0") as receiver:  # noqa: S104 (whatever leads here is to be seen)
         errors = {trick: await try_out(trick.format(port=receiver.port)) for trick in TRICKS}
         assert receiver.connections == []
         assert [trick for trick, error in errors.items() if not (error or "").startswith("the url ")] == []
 
-        monkeypatch.setattr(delivery, "is_public", lambda text: text.startswith("127."))
+        monkeypatch.setattr(webhook_delivery, "is_public", lambda text: text.startswith("127."))
         for trick in TRICKS:
             await try_out(trick.format(port=receiver.port))
         assert len(receiver.connections) > 5
@@ -551,18 +551,18 @@ async def test_the_address_that_was_looked_at_is_the_one_that_is_called(
     monkeypatch: pytest.MonkeyPatch, *, pinned: bool
 ) -> None:
     """127.0.0.1 counts as public here, 127.0.0.2 as private. The control calls by the name."""
-    monkeypatch.setattr(delivery, "is_public", lambda text: text == "127.0.0.1")
+    monkeypatch.setattr(webhook_delivery, "is_public", lambda text: text == "127.0.0.1")
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
     monkeypatch.setitem(globals(), "NAMES", Rebinding({"rebind.test": ["127.0.0.1", "127.0.0.2"]}))
     if not pinned:
-        find = delivery.find_addresses
+        find = webhook_delivery.find_addresses
 
-        async def by_name(target: delivery.Target) -> list[str]:
+        async def by_name(target: webhook_delivery.Target) -> list[str]:
             await find(target)
             return [target.host]
 
-        monkeypatch.setattr(delivery, "find_addresses", by_name)
-    async with receiving() as public, receiving(host="127.0.0.2", port=public.port) as private:
+        monkeypatch.setattr(webhook_delivery, "find_addresses", by_name)
+    async with running_receiver() as public, running_receiver(host="127.0.0.2", port=public.port) as private:
         assert await try_out(f"https://rebind.test:{public.port}/") is not None
     assert (len(public.connections), len(private.connections)) == ((1, 0) if pinned else (0, 1))
 
@@ -570,12 +570,12 @@ async def test_the_address_that_was_looked_at_is_the_one_that_is_called(
 async def test_the_certificate_is_that_of_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """The certificate of the test names receiver.test, and trusts itself. The control calls another name there."""
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
-    monkeypatch.setattr(delivery, "is_public", lambda text: text == "127.0.0.1")
+    monkeypatch.setattr(webhook_delivery, "is_public", lambda text: text == "127.0.0.1")
     trusting = ssl.create_default_context(cafile=CERTIFICATE)
-    monkeypatch.setattr(delivery, "tls", lambda: trusting)
+    monkeypatch.setattr(webhook_delivery, "tls", lambda: trusting)
     shown = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     shown.load_cert_chain(CERTIFICATE)
-    async with receiving(tls=shown) as receiver:
+    async with running_receiver(tls=shown) as receiver:
         url = f"https://receiver.test:{receiver.port}/hook?of=school"
         assert await try_out(url) is None
         assert receiver.calls[0].headers["host"] == f"receiver.test:{receiver.port}"
@@ -587,7 +587,7 @@ async def test_the_certificate_is_that_of_the_name(monkeypatch: pytest.MonkeyPat
 async def test_the_next_address_is_tried_where_one_takes_no_connections(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(NAMES, "two.test", ["127.0.0.2", "127.0.0.1"])
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
-    async with receiving() as receiver:
+    async with running_receiver() as receiver:
         assert await try_out(f"http://two.test:{receiver.port}/hook?of=school", "two.test") is None
     assert len(receiver.calls) == 1
 

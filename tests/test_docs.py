@@ -34,9 +34,9 @@ from fastapi.routing import iter_route_contexts
 from sqlalchemy.engine import make_url
 
 from app.cli import main
+from app.core.settings import PREFIX, Settings
+from app.http.auth import permits_of
 from app.main import create_app
-from app.routers.deps import permits_of
-from app.settings import PREFIX, Settings
 from tests import postgres
 
 ROOT = Path(__file__).parents[1]

@@ -13,14 +13,15 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app import evaluation
-from app.adaptive import calibration
-from app.adaptive.metrics import METRICS
-from app.adaptive.replay import Log
-from app.adaptive.types import Floats, Integers, Parameters
+from app.adaptive.arrays import Floats, Integers
+from app.adaptive.assess.metrics import METRICS
+from app.adaptive.calibration import fit
+from app.adaptive.parameters import Parameters
+from app.adaptive.response_log import Log
+from app.analysis import evaluate as evaluation
+from app.analysis.evaluate import as_json, as_table, evaluate, hashed_groups, hashed_together, read_sample, split_groups
 from app.cli import main
-from app.errors import InvalidFile
-from app.evaluation import as_json, as_table, evaluate, hashed_groups, hashed_together, read_sample, split_groups
+from app.core.errors import InvalidFile
 
 HEADER = "learner_id,item_id,skill_ids,correct"
 MODELS = ["item", "irt", "bkt", "pfa", "best_lr", *evaluation.ENGINES]
@@ -55,10 +56,10 @@ def rows_of(
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """The engine is not calibrated: what it is fitted to is tested elsewhere."""
 
-    def uncalibrated(skills: Integers, *_: Any) -> Parameters:
-        return evaluation.uncalibrated(skills)
+    def uncalibrated_parameters(skills: Integers, *_: Any) -> Parameters:
+        return evaluation.uncalibrated_parameters(skills)
 
-    monkeypatch.setattr(evaluation, "calibrated", uncalibrated)
+    monkeypatch.setattr(evaluation, "calibrate_engine", uncalibrated_parameters)
     monkeypatch.setattr(evaluation, "RESAMPLES", 40)
 
 
@@ -210,7 +211,7 @@ def test_folds_depend_on_ids_alone(learners: list[str], folds: int, chance: Any)
 
 def test_the_command_prints_json_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a real calibration, whose search is cut short."""
-    monkeypatch.setattr(calibration, "SEARCH_EVALUATIONS", 8)
+    monkeypatch.setattr(fit, "SEARCH_EVALUATIONS", 8)
     path = write(tmp_path, [*rows_of(), "x,i1,,many"])
     result = CliRunner().invoke(main, ["evaluate", str(path), "--folds", "2", "--json"])
     assert result.exit_code == 0, result.output
@@ -268,16 +269,16 @@ def test_nobody_is_predicted_whose_twin_was_trained_on(
     path = write(tmp_path, rows_with_twins(split), HEADER + ",split")
     report = evaluate(path, None, None, silent)
     assert report.models["memory"].figures["auc"] < 0.6
-    assert report.twins == evaluation.Twins(10 if split else 20, 10)
-    assert as_json(report)["twins"] == {"learners": report.twins.learners, "left_out": report.twins.left_out}
+    assert report.duplicates == evaluation.DuplicateCounts(10 if split else 20, 10)
+    assert as_json(report)["twins"] == {"learners": report.duplicates.learners, "left_out": report.duplicates.left_out}
     said = (
         "Predicted learners who repeat the log of another: {learners}; left out of training because of them: {left_out}"
     )
-    assert as_table(report).endswith("\n\n" + said.format(**vars(report.twins)))
-    monkeypatch.setattr(evaluation, "twins", lambda log: np.arange(log.learners))
+    assert as_table(report).endswith("\n\n" + said.format(**vars(report.duplicates)))
+    monkeypatch.setattr(evaluation, "find_duplicates", lambda log: np.arange(log.learners))
     deceived = evaluate(path, None, None, silent)
     assert deceived.models["memory"].figures["auc"] > (0.85 if split else 0.65)
-    assert deceived.twins == evaluation.Twins(0, 0)
+    assert deceived.duplicates == evaluation.DuplicateCounts(0, 0)
     assert "repeat" not in as_table(deceived)
     assert (deceived.responses, deceived.learners) == (report.responses, report.learners)
 

@@ -19,16 +19,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app import sample
-from app.errors import InvalidFile
-from app.files import (
+from app.core.errors import InvalidFile
+from app.files.responses import (
     COLUMNS,
     LONGEST_LINE,
-    Answer,
     Rejection,
-    digest,
-    read_answers,
-    read_catalogue,
+    ResponseRecord,
+    hash_file,
+    read_catalogue_file,
     read_new_items,
+    read_responses,
     write_rejections,
 )
 
@@ -75,28 +75,28 @@ def save(folder: Path, name: str, table: list[Any]) -> Path:
     return write(folder, name, text.getvalue())
 
 
-def answers(path: Path) -> list[Answer]:
-    read = list(read_answers(path))
+def answers(path: Path) -> list[ResponseRecord]:
+    read = list(read_responses(path))
     assert [row for row in read if isinstance(row, Rejection)] == []
-    return [row for row in read if isinstance(row, Answer)]
+    return [row for row in read if isinstance(row, ResponseRecord)]
 
 
-def values(answer: Answer) -> tuple[Any, ...]:
-    return tuple(getattr(answer, name) for name in Answer.__slots__ if name != "line")
+def values(answer: ResponseRecord) -> tuple[Any, ...]:
+    return tuple(getattr(answer, name) for name in ResponseRecord.__slots__ if name != "line")
 
 
-def one_row(folder: Path, **cells: Any) -> Answer | Rejection:
+def one_row(folder: Path, **cells: Any) -> ResponseRecord | Rejection:
     """What becomes of one good row after these cells were changed, read from NDJSON."""
     record = {"learner_id": "ann", "item_id": "i", "skill_ids": ["a"], "correct": 1} | cells
-    (row,) = read_answers(write(folder, "one.ndjson", json.dumps(record)))
+    (row,) = read_responses(write(folder, "one.ndjson", json.dumps(record)))
     return row
 
 
-def one_csv_row(folder: Path, **cells: str) -> Answer | Rejection:
+def one_csv_row(folder: Path, **cells: str) -> ResponseRecord | Rejection:
     record = {"learner_id": "ann", "item_id": "i", "skill_ids": "a", "correct": "1"} | cells
     text = io.StringIO()
     csv.writer(text).writerows([record.keys(), record.values()])
-    (row,) = read_answers(write(folder, "one.csv", text.getvalue()))
+    (row,) = read_responses(write(folder, "one.csv", text.getvalue()))
     return row
 
 
@@ -126,7 +126,7 @@ def test_no_bytes_do_worse_than_a_rejection(
     path = tmp_path_factory.mktemp("bytes") / name
     path.write_bytes(content)
     with suppress(InvalidFile):
-        assert all(isinstance(row, Answer | Rejection) for row in read_answers(path))
+        assert all(isinstance(row, ResponseRecord | Rejection) for row in read_responses(path))
 
 
 @given(row=st.lists(st.text("ab\"',;\r\n=", max_size=6), min_size=4, max_size=4))
@@ -134,7 +134,7 @@ def test_text_that_is_nearly_csv_is_read_or_rejected_whole(
     tmp_path_factory: pytest.TempPathFactory, row: list[str]
 ) -> None:
     path = write(tmp_path_factory.mktemp("csv"), "a.csv", "learner_id,item_id,skill_ids,correct\n" + ",".join(row))
-    assert all(isinstance(result, Answer | Rejection) for result in read_answers(path))
+    assert all(isinstance(result, ResponseRecord | Rejection) for result in read_responses(path))
 
 
 def test_byte_order_mark_and_carriage_returns_are_tolerated(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_parquet_may_hold_numbers_and_instants(tmp_path: Path) -> None:
 def test_parquet_instants_without_a_zone_are_rejected(tmp_path: Path) -> None:
     columns = {name: ["1"] for name in ("learner_id", "item_id", "skill_ids", "correct")}
     pq.write_table(pa.table(columns | {"attempted_at": pa.array([0], pa.timestamp("us"))}), tmp_path / "a.parquet")
-    (rejection,) = read_answers(tmp_path / "a.parquet")
+    (rejection,) = read_responses(tmp_path / "a.parquet")
     assert isinstance(rejection, Rejection)
     assert rejection.reason == "attempted_at has no offset from UTC"
 
@@ -177,7 +177,7 @@ def test_new_items_are_those_of_the_first_good_rows(name: str, tmp_path: Path) -
         text = "".join(json.dumps({**keys, "item_id": item, "correct": score}) + "\n" for item, score in rows)
     path, told = write(tmp_path, name, text), []
     new = list(read_new_items(path, {"i2"}, lambda *read: told.append(read)))
-    first = {row.item: row for row in reversed(list(read_answers(path))) if isinstance(row, Answer)}
+    first = {row.item: row for row in reversed(list(read_responses(path))) if isinstance(row, ResponseRecord)}
     assert {row.item: row for row in reversed(new)} == {item: row for item, row in first.items() if item != "i2"}
     assert [row.line - (name == "a.csv") for row in new if row.item == "i1"] == [2]
     assert told[-1] == (path.stat().st_size,) * 2
@@ -247,7 +247,7 @@ def test_a_broken_rule_is_named(tmp_path: Path, cells: dict[str, Any], reason: s
 )
 def test_scores_as_people_write_them(tmp_path: Path, text: str, score: float) -> None:
     answer = one_csv_row(tmp_path, correct=text)
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, ResponseRecord)
     assert answer.score == score
 
 
@@ -265,7 +265,7 @@ def test_scores_as_people_write_them(tmp_path: Path, text: str, score: float) ->
 )
 def test_times_are_microseconds_in_utc(tmp_path: Path, text: str, instant: int) -> None:
     answer = one_csv_row(tmp_path, attempted_at=text)
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, ResponseRecord)
     assert answer.occurred_at == instant
 
 
@@ -274,13 +274,13 @@ def test_times_are_microseconds_in_utc(tmp_path: Path, text: str, instant: int) 
 )
 def test_whole_numbers_are_exact(tmp_path: Path, text: str, order: int | None) -> None:
     answer = one_csv_row(tmp_path, order=text)
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, ResponseRecord)
     assert answer.order == order
 
 
 def test_a_skill_named_twice_counts_once(tmp_path: Path) -> None:
     answer = one_csv_row(tmp_path, skill_ids="b;a;b")
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, ResponseRecord)
     assert answer.skills == ("b", "a")
 
 
@@ -296,14 +296,14 @@ def test_rejections_know_their_line_and_never_stop_the_reading(tmp_path: Path) -
         "cy,i,a,0\n"  # 11
         'cy,"i,a,0\ncy,i,a,0\n'  # 12 to 13, never closed
     )
-    read = list(read_answers(write(tmp_path, "a.csv", text)))
+    read = list(read_responses(write(tmp_path, "a.csv", text)))
     assert [(row.line, type(row)) for row in read] == [
-        (2, Answer),
+        (2, ResponseRecord),
         (5, Rejection),
         (7, Rejection),
         (8, Rejection),
         (9, Rejection),
-        (11, Answer),
+        (11, ResponseRecord),
         (12, Rejection),
     ]
     rejected = [row for row in read if isinstance(row, Rejection)]
@@ -317,8 +317,12 @@ def test_rejections_know_their_line_and_never_stop_the_reading(tmp_path: Path) -
 def test_lines_of_ndjson_are_strict_json_objects(tmp_path: Path) -> None:
     good = '{"learner_id": "ann", "item_id": 7, "skill_ids": "a;b", "correct": true, "other": [{}]}'
     lines = [good, "", "[1]", "{", '{"a": NaN}', '{"a": 1, "a": 2}', "[" * 100_000, good]
-    read = list(read_answers(write(tmp_path, "a.ndjson", "\n".join(lines))))
-    assert [(row.line, type(row)) for row in read] == [(1, Answer), *((n, Rejection) for n in range(3, 8)), (8, Answer)]
+    read = list(read_responses(write(tmp_path, "a.ndjson", "\n".join(lines))))
+    assert [(row.line, type(row)) for row in read] == [
+        (1, ResponseRecord),
+        *((n, Rejection) for n in range(3, 8)),
+        (8, ResponseRecord),
+    ]
     assert [row.reason for row in read if isinstance(row, Rejection)][:4] == [
         "not a JSON object",
         "not valid JSON: Expecting property name enclosed in double quotes",
@@ -356,7 +360,7 @@ def test_lines_of_ndjson_are_strict_json_objects(tmp_path: Path) -> None:
 def test_a_file_that_is_no_good_says_why(tmp_path: Path, name: str, content: bytes, sentence: str) -> None:
     path = write(tmp_path, name, content)
     with pytest.raises(InvalidFile) as caught:
-        list(read_answers(path))
+        list(read_responses(path))
     assert sentence in caught.value.detail
 
 
@@ -365,28 +369,28 @@ def test_broken_gzip(tmp_path: Path, damage: Any) -> None:
     path = tmp_path / "a.csv.gz"
     path.write_bytes(damage(sample.responses().read_bytes()))
     with pytest.raises(InvalidFile, match="not a whole gzip file"):
-        list(read_answers(path))
+        list(read_responses(path))
 
 
 def test_missing_parquet_columns_are_named(tmp_path: Path) -> None:
     pq.write_table(pa.table({"learner_id": ["a"], "correct": [1]}), tmp_path / "a.parquet")
     with pytest.raises(InvalidFile, match="no column item_id, skill_ids; its columns are learner_id, correct"):
-        read_answers(tmp_path / "a.parquet")
+        read_responses(tmp_path / "a.parquet")
 
 
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(tmp_path, "a.parquet", [FULL])
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(InvalidFile, match=r"install `proxima\[parquet\]`"):
-        read_answers(path)
+        read_responses(path)
 
 
 def test_an_absent_file_and_a_folder_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(InvalidFile, match="No such file"):
-        read_answers(tmp_path / "a.csv")
+        read_responses(tmp_path / "a.csv")
     (tmp_path / "b.csv").mkdir()
     with pytest.raises(InvalidFile, match="directory"):
-        read_answers(tmp_path / "b.csv")
+        read_responses(tmp_path / "b.csv")
 
 
 # Progress, digest, rejected rows
@@ -395,7 +399,7 @@ def test_an_absent_file_and_a_folder_are_told_apart(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a.csv", "a.ndjson.gz", "a.parquet"])
 def test_the_position_grows_from_the_start_to_the_size(tmp_path: Path, name: str) -> None:
     path = save(tmp_path, name, [[f"learner-{hash((n, 1))}", *FULL[1:]] for n in range(30_000)])
-    reading = read_answers(path)
+    reading = read_responses(path)
     positions = [reading.position for _ in reading]
     assert reading.size == path.stat().st_size
     assert positions == sorted(positions)
@@ -406,7 +410,7 @@ def test_the_position_grows_from_the_start_to_the_size(tmp_path: Path, name: str
 
 def test_digest_is_that_of_the_bytes(tmp_path: Path) -> None:
     path = write(tmp_path, "a.csv", "abc")
-    assert digest(path) == hashlib.sha256(b"abc").hexdigest()
+    assert hash_file(path) == hashlib.sha256(b"abc").hexdigest()
 
 
 def test_rejected_rows_are_inert_in_a_spreadsheet(tmp_path: Path) -> None:
@@ -424,7 +428,7 @@ def test_rejected_rows_are_inert_in_a_spreadsheet(tmp_path: Path) -> None:
 
 def test_a_catalogue_in_json_is_taken_as_it_is(tmp_path: Path) -> None:
     body = json.dumps(sample.catalogue(), ensure_ascii=False)
-    assert read_catalogue(write(tmp_path, "c.json.gz", "\ufeff" + body)) == sample.catalogue()
+    assert read_catalogue_file(write(tmp_path, "c.json.gz", "\ufeff" + body)) == sample.catalogue()
 
 
 def test_items_in_csv_and_ndjson_make_the_same_catalogue(tmp_path: Path) -> None:
@@ -432,9 +436,9 @@ def test_items_in_csv_and_ndjson_make_the_same_catalogue(tmp_path: Path) -> None
     first: dict[str, Any] = {"id": "i1", "skills": ["b", "a"], "title": "1 + 1", "kind": "short", "tags": ["t", "u"]}
     first |= {"url": "https://example.org/1", "max_score": 2.0}
     expected: dict[str, Any] = {"skills": [{"id": "b"}, {"id": "a"}], "items": [first, {"id": "i2", "skills": ["a"]}]}
-    assert read_catalogue(write(tmp_path, "c.csv", text)) == expected
+    assert read_catalogue_file(write(tmp_path, "c.csv", text)) == expected
     lines = "".join(json.dumps(item) + "\n" for item in expected["items"])
-    assert read_catalogue(write(tmp_path, "c.ndjson.gz", lines)) == expected
+    assert read_catalogue_file(write(tmp_path, "c.ndjson.gz", lines)) == expected
 
 
 @pytest.mark.parametrize(
@@ -455,7 +459,7 @@ def test_items_in_csv_and_ndjson_make_the_same_catalogue(tmp_path: Path) -> None
 def test_a_catalogue_that_is_no_good_says_why(tmp_path: Path, name: str, content: str | bytes, sentence: str) -> None:
     path = write(tmp_path, name, content)
     with pytest.raises(InvalidFile) as caught:
-        read_catalogue(path)
+        read_catalogue_file(path)
     assert sentence in caught.value.detail
 
 

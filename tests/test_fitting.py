@@ -12,16 +12,17 @@ from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app import cli, fitting
+from app import cli
 from app.adaptive import bkt
-from app.adaptive.irt import FLAT, Answers, Model, Priors, calibrate
-from app.adaptive.replay import Log
+from app.adaptive.irt import FLAT, ItemResponses, Model, Priors, calibrate_items
+from app.adaptive.response_log import Log
+from app.analysis import fit as fitting
+from app.analysis.evaluate import ResponseSample, read_sample
 from app.cli import main
-from app.errors import InvalidFile
-from app.evaluation import Sample, read_sample
+from app.core.errors import InvalidFile
 from app.schemas.catalogue import CatalogueIn
-from app.services.banks import build_items
 from app.services.catalogue import Catalogue, apply_change
+from app.services.course_model import build_items
 from tests.adaptive.irt_worlds import lsat, mirt, random_bank, sample
 
 HEADER = "learner_id,item_id,skill_ids,correct"
@@ -41,7 +42,9 @@ def write(folder: Path, rows: Sequence[str], name: str = "answers.csv") -> Path:
     return path
 
 
-def answers_file(folder: Path, answers: Answers, grade: int = 1, skills: Callable[[int], str] = lambda _: "s") -> Path:
+def answers_file(
+    folder: Path, answers: ItemResponses, grade: int = 1, skills: Callable[[int], str] = lambda _: "s"
+) -> Path:
     given = zip(answers.rows.tolist(), answers.items.tolist(), answers.categories.tolist(), strict=True)
     return write(folder, [f"l{who},i{item},{skills(item)},{got / grade}" for who, item, got in given])
 
@@ -121,7 +124,7 @@ def test_it_tells_what_calibrate_finds(graded: Path, lsat7: Path, model: Model, 
         path, grade, given = lsat7, 1, lsat("lsat7")
     found = told(path, model, *options)
     count = int(given.items.max()) + 1
-    expected = calibrate(given, np.full(count, grade), model, FLAT if options else Priors())
+    expected = calibrate_items(given, np.full(count, grade), model, FLAT if options else Priors())
     assert found["log_likelihood"] == pytest.approx(expected.log_likelihood, abs=1e-4)
     assert column(found, "calibrated") == expected.calibrated.tolist()
     name = fitting.STEPS.get(model, "b")
@@ -158,8 +161,8 @@ def test_categories_are_found_from_rounded_scores(grade: int, digits: int) -> No
 def grades_of(scores: np.ndarray[Any, np.dtype[np.float64]], model: Model, categories: int | None) -> int:
     log = Log(np.array([0, len(scores)]), np.zeros(len(scores), dtype=np.int64), scores, np.zeros(len(scores)))
     one = np.full((1, 1), -1)
-    file = fitting.File(Sample("f.csv", one, log, ("l",), (None,), ("i",), (), None, ()), ("i",), ())
-    return int(fitting.highest_categories(file, model, categories)[0])
+    file = fitting.ResponseFile(ResponseSample("f.csv", one, log, ("l",), (None,), ("i",), (), None, ()), ("i",), ())
+    return int(fitting.max_categories(file, model, categories)[0])
 
 
 def test_a_category_that_nobody_reached_stays_one() -> None:
@@ -206,7 +209,7 @@ def test_first_answers_are_those_that_come_first(given: list[tuple[int, int]]) -
     seen: dict[tuple[int, int], int] = {}
     for place, pair in enumerate(given):
         seen.setdefault(pair, place)
-    assert fitting.first_answers(log, 5).tolist() == sorted(seen.values())
+    assert fitting.first_responses(log, 5).tolist() == sorted(seen.values())
 
 
 def test_answers_given_again_change_nothing(tmp_path: Path, lsat7: Path) -> None:
@@ -229,7 +232,7 @@ def test_tracing_finds_what_was_simulated(traced: Path) -> None:
     assert (read["identified"], read["converged"], read["forget"]) == (True, True, 0)
     assert (coin["skill"], coin["identified"]) == ("coin", False)
     found = read_sample(traced, "split", silent)
-    expected = bkt.fit(found.skills, found.log, bkt.Setup(), np.random.default_rng(0))
+    expected = bkt.fit_bkt(found.skills, found.log, bkt.Setup(), np.random.default_rng(0))
     assert [skill["slip"] for skill in report["skills"]] == pytest.approx(expected.rates.slip.tolist(), abs=1e-6)
     line = fit(traced, "bkt").stdout.splitlines()[4]
     shown = [f"{read[name]:.3f}" for name in ("prior", "learn", "forget", "guess", "slip")]
@@ -328,7 +331,7 @@ def test_what_a_model_has_no_use_for_is_wrong_usage(lsat7: Path, model: str, opt
 # Into a course
 
 
-@pytest.mark.parametrize("model", list(fitting.IN_CATALOGUES))
+@pytest.mark.parametrize("model", list(fitting.CATALOGUE_MODELS))
 def test_calibrated_items_can_be_imported(lsat7: Path, graded: Path, tmp_path: Path, model: Model) -> None:
     """As the schema takes them, and with the very numbers that were told."""
     target = tmp_path / "fitted.json"
@@ -342,7 +345,7 @@ def test_calibrated_items_can_be_imported(lsat7: Path, graded: Path, tmp_path: P
     for item, shown in zip(body["items"], told_items, strict=True):
         assert (item["id"], item["skills"]) == (shown["item"], ["s"])
         given = item["parameters"]
-        assert given.pop("model") == fitting.IN_CATALOGUES[model]
+        assert given.pop("model") == fitting.CATALOGUE_MODELS[model]
         assert given == {name: shown[name] for name in shown["standard_errors"]}
     url = f"sqlite:///{tmp_path / 'proxima.db'}"
     loaded = [
@@ -357,7 +360,7 @@ def imported(path: Path) -> list[str]:
     return ["import", "catalogue", str(path)]
 
 
-@pytest.mark.parametrize("model", list(fitting.IN_CATALOGUES))
+@pytest.mark.parametrize("model", list(fitting.CATALOGUE_MODELS))
 def test_the_engine_reads_the_curves_that_were_fitted(lsat7: Path, graded: Path, tmp_path: Path, model: Model) -> None:
     target = tmp_path / "fitted.json"
     report = told(graded if model == "graded" else lsat7, model, "--catalogue", str(target))
@@ -370,7 +373,7 @@ def test_the_engine_reads_the_curves_that_were_fitted(lsat7: Path, graded: Path,
     if model == "graded":
         np.testing.assert_allclose(items.thresholds, a[:, None] * column(report, "thresholds"))
     else:
-        np.testing.assert_allclose(items.easiness, -a * column(report, "b"))
+        np.testing.assert_allclose(items.intercept, -a * column(report, "b"))
         np.testing.assert_allclose(items.guessing, [item.get("c", 0.0) for item in report["items"]])
         np.testing.assert_allclose(items.upper, [item.get("d", 1.0) for item in report["items"]])
 
@@ -406,7 +409,7 @@ def test_what_cannot_be_carried_over_is_refused_and_nothing_written(
         assert result.exit_code == 1
         assert result.stdout.startswith("rasch: ")
         assert said in result.stderr
-    monkeypatch.setattr(fitting, "calibrate", partial(calibrate, most=1))
+    monkeypatch.setattr(fitting, "calibrate_items", partial(calibrate_items, most=1))
     result = fit(lsat7, "2pl", "--catalogue", str(target))
     assert "NOT converged" in result.stdout
     assert (result.exit_code, "has not converged" in result.stderr) == (1, True)

@@ -10,20 +10,20 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, event, select
 
-from app import intake
-from app.adaptive.states import pack
-from app.database import Database, SqliteDatabase
-from app.errors import Overloaded, ProximaError, Unavailable
-from app.intake import LARGEST_GROUP, Intake
+from app import group_commit
+from app.adaptive.tracing.state_codec import encode_states
+from app.core.database import Database, SqliteDatabase
+from app.core.errors import Overloaded, ProximaError, Unavailable
+from app.group_commit import MAX_GROUP, GroupCommit
 from app.models import Response
 from app.queries.learners import find_learners
 from app.services import responses
-from app.services.banks import read_bank
 from app.services.catalogue import upsert
-from app.services.folding import refold
+from app.services.course_model import read_course_model
 from app.services.keys import create_key
-from app.services.responses import NewAnswer, Recorded, record
-from tests.client import CATALOGUE, COURSE, differences, opened, right_or_wrong
+from app.services.replay import rebuild
+from app.services.responses import NewResponse, RecordedResponse, record
+from tests.client import CATALOGUE, COURSE, find_differences, make_response, opened
 
 pytestmark = pytest.mark.anyio
 
@@ -35,8 +35,8 @@ async def begin(database: Database) -> Database:
     return database
 
 
-def answer(number: int, learner: str = "ann", item: str = "i1", *, correct: bool = True) -> NewAnswer:
-    return right_or_wrong(f"r-{number:04d}", learner, item, number, correct=correct)
+def answer(number: int, learner: str = "ann", item: str = "i1", *, correct: bool = True) -> NewResponse:
+    return make_response(f"r-{number:04d}", learner, item, number, correct=correct)
 
 
 class Counting:
@@ -68,11 +68,11 @@ class Counting:
         await self.database.close()
 
 
-def outcomes(results: Sequence[Recorded | ProximaError]) -> list[bytes]:
+def outcomes(results: Sequence[RecordedResponse | ProximaError]) -> list[bytes]:
     """Of answers that were all taken."""
     told = []
     for result in results:
-        assert isinstance(result, Recorded), result
+        assert isinstance(result, RecordedResponse), result
         told.append(result.outcome)
     return told
 
@@ -83,16 +83,16 @@ def stored_ids(db: Connection) -> list[str]:
 
 async def state_is_the_fold(database: Database, learner: str) -> bool:
     def compare(db: Connection) -> bool:
-        bank = read_bank(db, 1, COURSE)
+        course_model = read_course_model(db, 1, COURSE)
         row = find_learners(db, 1, COURSE, [learner])[learner]
-        return row.state == pack(bank.parameters, refold(db, bank, [learner]).states)[0]
+        return row.state == encode_states(course_model.parameters, rebuild(db, course_model, [learner]).states)[0]
 
     return await database.read(compare)
 
 
 async def test_answers_that_arrive_together_share_transactions(database: Database) -> None:
     counting = Counting(await begin(database))
-    door = Intake(counting, 1000)
+    door = GroupCommit(counting, 1000)
     results = await asyncio.gather(*(door.submit([answer(n, f"learner-{n % 7}")]) for n in range(64)))
     assert sum(counting.sizes) == 64
     assert len(counting.sizes) <= 2
@@ -104,7 +104,7 @@ async def test_answers_that_arrive_together_share_transactions(database: Databas
 
 async def test_a_lone_answer_waits_for_nobody(database: Database) -> None:
     counting = Counting(await begin(database))
-    door = Intake(counting, 1000)
+    door = GroupCommit(counting, 1000)
     for number in range(3):
         outcomes(await door.submit([answer(number)]))
     assert counting.sizes == [1, 1, 1]
@@ -112,28 +112,28 @@ async def test_a_lone_answer_waits_for_nobody(database: Database) -> None:
 
 async def test_a_group_is_bounded_and_its_results_are_in_order(database: Database) -> None:
     counting = Counting(await begin(database))
-    door = Intake(counting, 1000)
-    many = [answer(n, f"learner-{n % 50}") for n in range(LARGEST_GROUP + 10)]
+    door = GroupCommit(counting, 1000)
+    many = [answer(n, f"learner-{n % 50}") for n in range(MAX_GROUP + 10)]
     told = outcomes(await door.submit(many))
-    assert counting.sizes == [LARGEST_GROUP, 10]
+    assert counting.sizes == [MAX_GROUP, 10]
     assert all(f'"id":"{each.id}"'.encode() in outcome for each, outcome in zip(many, told, strict=True))
 
 
 async def test_duplicates_sent_together_are_one_row_and_equal_bodies(database: Database) -> None:
-    door = Intake(await begin(database), 1000)
+    door = GroupCommit(await begin(database), 1000)
     results = await asyncio.gather(*(door.submit([answer(n % 8)]) for n in range(64)))
     told = [outcomes(result)[0] for result in results]
     assert len(set(told)) == 8
-    statuses = [result[0].status for result in results if isinstance(result[0], Recorded)]
+    statuses = [result[0].status for result in results if isinstance(result[0], RecordedResponse)]
     assert (statuses.count("created"), statuses.count("duplicate")) == (8, 56)
     assert await database.read(stored_ids) == [f"r-{n:04d}" for n in range(8)]
-    assert await differences(database) == []
+    assert await find_differences(database) == []
 
 
 async def test_duplicates_at_two_workers_are_one_row_and_equal_bodies(database_url: str, database: Database) -> None:
     await begin(database)
     async with opened(database_url) as other:
-        doors = [Intake(database, 1000), Intake(other, 1000)]
+        doors = [GroupCommit(database, 1000), GroupCommit(other, 1000)]
         for start in range(0, 40, 8):
             sent = [answer(start + n % 8, f"learner-{n % 8 % 3}") for n in range(32)]
             results = await asyncio.gather(*(doors[n % 2].submit([each]) for n, each in enumerate(sent)))
@@ -142,13 +142,13 @@ async def test_duplicates_at_two_workers_are_one_row_and_equal_bodies(database_u
                 by_id.setdefault(each.id, set()).update(outcomes(result))
             assert all(len(bodies) == 1 for bodies in by_id.values())
     assert len(await database.read(stored_ids)) == 40
-    assert await differences(database) == []
+    assert await find_differences(database) == []
 
 
 async def test_two_workers_lose_nothing_of_one_learner(database_url: str, database: Database) -> None:
     await begin(database)
     async with opened(database_url) as other:
-        doors = [Intake(database, 1000), Intake(other, 1000)]
+        doors = [GroupCommit(database, 1000), GroupCommit(other, 1000)]
 
         async def client(number: int) -> None:
             for step in range(6):
@@ -160,28 +160,33 @@ async def test_two_workers_lose_nothing_of_one_learner(database_url: str, databa
     row = (await database.read(find_learners, 1, COURSE, ["ann"]))["ann"]
     assert row.position == 48
     assert await state_is_the_fold(database, "ann")
-    assert await differences(database) == []
+    assert await find_differences(database) == []
 
 
 async def test_a_bad_answer_does_not_fail_its_neighbours(database: Database) -> None:
-    door = Intake(await begin(database), 1000)
+    door = GroupCommit(await begin(database), 1000)
     elsewhere = replace(answer(2), course_id="nowhere")
     results = await asyncio.gather(
         *(door.submit([each]) for each in (answer(0), answer(1, item="unheard of"), elsewhere, answer(3)))
     )
-    assert [type(result[0]).__name__ for result in results] == ["Recorded", "UnknownItem", "UnknownCourse", "Recorded"]
+    assert [type(result[0]).__name__ for result in results] == [
+        "RecordedResponse",
+        "UnknownItem",
+        "UnknownCourse",
+        "RecordedResponse",
+    ]
     assert await database.read(stored_ids) == ["r-0000", "r-0003"]
 
 
 async def test_an_unforeseen_error_fails_alone(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    def poisoned(db: Connection, answers: Sequence[NewAnswer]) -> list[Recorded | ProximaError]:
+    def poisoned(db: Connection, answers: Sequence[NewResponse]) -> list[RecordedResponse | ProximaError]:
         results = record(db, answers)
         if any(each.id == "r-0005" for each in answers):
             raise ZeroDivisionError
         return results
 
-    monkeypatch.setattr(intake, "record", poisoned)
-    door = Intake(await begin(database), 1000)
+    monkeypatch.setattr(group_commit, "record", poisoned)
+    door = GroupCommit(await begin(database), 1000)
     results = await asyncio.gather(*(door.submit([answer(n, f"learner-{n % 3}")]) for n in range(10)))
     failed = [number for number, [result] in enumerate(results) if isinstance(result, ProximaError)]
     assert failed == [5]
@@ -192,7 +197,7 @@ async def test_an_unforeseen_error_fails_alone(database: Database, monkeypatch: 
 
 async def test_whoever_goes_away_before_the_transaction_leaves_nothing(database: Database) -> None:
     counting = Counting(await begin(database))
-    door = Intake(counting, 20)
+    door = GroupCommit(counting, 20)
     counting.free.clear()
     first = asyncio.create_task(door.submit([answer(0)]))
     await asyncio.sleep(0)
@@ -212,7 +217,7 @@ async def test_whoever_goes_away_before_the_transaction_leaves_nothing(database:
 
 async def test_whoever_goes_away_during_the_transaction_is_recorded(database: Database) -> None:
     counting = Counting(await begin(database))
-    door = Intake(counting, 20)
+    door = GroupCommit(counting, 20)
     counting.free.clear()
     gone, stays = (asyncio.create_task(door.submit([answer(n)])) for n in (0, 1))
     await counting.begun.wait()
@@ -224,7 +229,7 @@ async def test_whoever_goes_away_during_the_transaction_is_recorded(database: Da
 
 async def test_too_many_are_refused_at_once_and_nothing_of_them_is_taken(database: Database) -> None:
     counting = Counting(await begin(database))
-    door = Intake(counting, 10)
+    door = GroupCommit(counting, 10)
     counting.free.clear()
     first = asyncio.create_task(door.submit([answer(0)]))
     await counting.begun.wait()
@@ -241,7 +246,7 @@ async def test_too_many_are_refused_at_once_and_nothing_of_them_is_taken(databas
 
 async def test_a_database_that_does_not_answer_is_told_to_all_and_tried_once(database: Database) -> None:
     counting = Counting(await begin(database))
-    door = Intake(counting, 100)
+    door = GroupCommit(counting, 100)
     counting.broken = Unavailable("gone")
     results = await asyncio.gather(*(door.submit([answer(n)]) for n in range(9)))
     assert all(isinstance(result[0], Unavailable) for result in results)
@@ -251,7 +256,7 @@ async def test_a_database_that_does_not_answer_is_told_to_all_and_tried_once(dat
 
 
 async def test_closing_waits_for_what_was_taken(database: Database) -> None:
-    door = Intake(await begin(database), 100)
+    door = GroupCommit(await begin(database), 100)
     task = asyncio.create_task(door.submit([answer(n, f"learner-{n}") for n in range(9)]))
     await asyncio.sleep(0)
     await door.close()
@@ -278,7 +283,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, name: str, interlude: Coroutine[A
 async def test_a_change_of_the_catalogue_in_between_mixes_no_banks(
     function: str, known: bool, database_url: str, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    door = Intake(await begin(database), 100)
+    door = GroupCommit(await begin(database), 100)
     if known:
         outcomes(await door.submit([answer(0)]))
 
@@ -286,7 +291,7 @@ async def test_a_change_of_the_catalogue_in_between_mixes_no_banks(
         async with opened(database_url) as other:
             change = {"skills": [{"id": "new"}], "items": [{"id": "i1", "skills": ["new", "add"]}]}
             await other.write(upsert, 1, COURSE, change, 2)
-            outcomes(await Intake(other, 100).submit([answer(1)]))
+            outcomes(await GroupCommit(other, 100).submit([answer(1)]))
 
     interrupt(monkeypatch, function, interlude())
     [result] = await door.submit([answer(2)])
@@ -294,12 +299,12 @@ async def test_a_change_of_the_catalogue_in_between_mixes_no_banks(
         assert isinstance(result, Unavailable)
         [result] = await door.submit([answer(2)])
     outcomes([result])
-    assert await differences(database) == []
+    assert await find_differences(database) == []
 
 
 @pytest.mark.parametrize("engine_name", ["postgresql"], indirect=True)
 async def test_a_learner_who_stays_locked_is_unavailable_not_an_error(database_url: str, database: Database) -> None:
-    door = Intake(await begin(database), 100)
+    door = GroupCommit(await begin(database), 100)
     outcomes(await door.submit([answer(0)]))
     locked, done = threading.Event(), threading.Event()
 

@@ -11,19 +11,19 @@ from fastapi import FastAPI
 from fastapi.routing import RouteContext, iter_route_contexts
 from sqlalchemy import Connection, select
 
-from app.adaptive.calibration import Fit
+from app.adaptive.calibration.fit import CalibrationFit
+from app.core.security import SCOPES
+from app.core.settings import Settings
+from app.core.times import now
+from app.http import ims_status
+from app.http.auth import permits_of
 from app.main import create_app
 from app.models import Base
 from app.queries.responses import count_responses
-from app.routers import imsx
-from app.routers.deps import permits_of
-from app.security import SCOPES
 from app.services import calibrations
 from app.services.keys import create_key
-from app.settings import Settings
-from app.times import now
-from tests.client import CATALOGUE, COURSE, client_of, encoded, make_key, naming, served
-from tests.contract.course import HOOKS, keep_webhooks
+from tests.client import CATALOGUE, COURSE, client_of, encoded, fixed_cat_ids, make_key, served
+from tests.contract.course import HOOKS, insert_webhooks
 
 pytestmark = pytest.mark.anyio
 
@@ -50,7 +50,7 @@ class Request:
 
 
 LIST = Request()
-SECTIONS = f"{imsx.PREFIX}/sections"
+SECTIONS = f"{ims_status.PREFIX}/sections"
 SECTION = f"{SECTIONS}/{{sectionIdentifier}}"
 SITTING = f"{SECTION}/sessions/{{sessionIdentifier}}"
 SECTION_ID, SITTING_ID = (f"{kind}-{'0' * 31}1" for kind in "st")
@@ -187,22 +187,22 @@ async def world(database_url: str) -> AsyncIterator[World]:
         test = {"id": "t-1", "stop": {"max_items": 2}, "selection": {"first": ["i7"]}}
         assert (await owner.post(f"courses/{COURSE}/sessions", json=test)).status_code == 201
         section = {"sectionConfiguration": encoded({"pool": COURSE})}
-        with naming(1):
+        with fixed_cat_ids(1):
             assert (await owner.post(f"http://service{SECTIONS}", json=section)).status_code == 201
             assert (await owner.post(f"http://service{SECTIONS}/{SECTION_ID}/sessions", json={})).status_code == 201
         await database.write(calibrate_course, 1)
-        await database.write(keep_webhooks)
+        await database.write(insert_webhooks)
         yield World(app, keys, told["next"]["id"])
 
 
 def calibrate_course(db: Connection, tenant_id: int) -> None:
     """A calibration that changes nothing."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(calibrations, "LEAST_RESPONSES", 1)
-        claim = calibrations.request(db, tenant_id, COURSE, now())
-    job = calibrations.read_job(db, claim)
-    fit = Fit(job.bank.parameters, job.bank.parameters, 1, 0.6, 0.6, 0.5, 0.5, 0.6)
-    calibrations.succeed(db, claim, calibrations.result_of(job, fit), now())
+        patch.setattr(calibrations, "MIN_RESPONSES", 1)
+        claim = calibrations.request_calibration(db, tenant_id, COURSE, now())
+    job = calibrations.read_calibration_job(db, claim)
+    fit = CalibrationFit(job.course.parameters, job.course.parameters, 1, 0.6, 0.6, 0.5, 0.5, 0.6)
+    calibrations.save_result(db, claim, calibrations.build_result(job, fit), now())
 
 
 def everything_of(db: Connection, tenant_id: int) -> dict[str, list[Any]]:

@@ -9,22 +9,22 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from app.adaptive.cat import Bound
+from app.adaptive.cat.pool import MODELS
 from app.adaptive.irt import Model
-from app.adaptive.testing import Bound
-from app.adaptive.testing.pool import MODELS
-from app.errors import InvalidFile
-from app.itembanks import ItemBank, read_bank, read_constraints
+from app.core.errors import InvalidFile
+from app.files.item_parameters import ItemFile, read_constraints, read_item_file
 
 KNOWN = ("rasch", "2pl", "3pl", "4pl", "graded", "gpcm", "pcm")
 
 
-def bank(folder: Path, text: str, scaling: float = 1.0) -> ItemBank:
+def bank(folder: Path, text: str, scaling: float = 1.0) -> ItemFile:
     path = folder / "bank.csv"
     path.write_text(text)
-    return read_bank(path, scaling)
+    return read_item_file(path, scaling)
 
 
-def models(read: ItemBank) -> dict[str, int]:
+def models(read: ItemFile) -> dict[str, int]:
     return dict(Counter(MODELS[model] for model in read.pool.models.tolist()))
 
 
@@ -44,7 +44,7 @@ def test_every_model_has_its_parameters_in_its_order(tmp_path: Path) -> None:
     pool = read.pool
     assert [MODELS[model] for model in pool.models.tolist()] == list(KNOWN)
     assert read.ids == tuple(f"x{place}" for place in range(1, 8))
-    assert pool.grades.tolist() == [1, 1, 1, 1, 3, 2, 2]
+    assert pool.max_category.tolist() == [1, 1, 1, 1, 3, 2, 2]
     assert pool.discrimination.tolist() == [1, 1.2, 1.1, 0.9, 1.5, 0.8, 1]
     assert pool.difficulty[:, 0].tolist() == [0.5, -0.3, 0.2, 0, -1, 1, 0.4]
     assert pool.difficulty[4].tolist() == [-1, 0, 1.5]
@@ -133,7 +133,7 @@ def test_what_was_written_is_read(tmp_path: Path, items: list[tuple[Model, float
         assert MODELS[pool.models[item]] == model
         assert pool.discrimination[item] == a
         assert pool.difficulty[item, : len(steps)].tolist() == steps
-        assert pool.grades[item] == len(steps)
+        assert pool.max_category[item] == len(steps)
 
 
 CONSTRAINTS = '''CONSTRAINT_ID,TYPE,WHAT,CONDITION,LB,UB,ONOFF
@@ -234,12 +234,12 @@ def real(name: str) -> Path:
 
 @pytest.mark.parametrize("name", REAL)
 def test_real_banks(name: str) -> None:
-    assert models(read_bank(real(name))) == REAL[name]
+    assert models(read_item_file(real(name))) == REAL[name]
 
 
 @pytest.mark.parametrize("name", KEPT)
 def test_real_constraints(name: str) -> None:
-    read, found = read_constraints(real(f"{name}_constraints"), read_bank(real(name)))
+    read, found = read_constraints(real(f"{name}_constraints"), read_item_file(real(name)))
     assert (len(found.bounds), len(read.pool.enemies), len(found.left_out)) == KEPT[name]
     assert all(len(group) for group in read.pool.groups)
 
@@ -247,4 +247,4 @@ def test_real_constraints(name: str) -> None:
 @pytest.mark.parametrize("name", NO_BANKS)
 def test_real_files_that_are_no_banks(name: str) -> None:
     with pytest.raises(InvalidFile):
-        read_bank(real(name))
+        read_item_file(real(name))

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from app import lab
+from app.analysis import practice_study
+from app.analysis.practice_study import REPORTING_SEED, TUNING_SEEDS, mean_over_courses, run_practice_study
 from app.cli import main
-from app.lab import REPORTING_SEED, TUNING_SEEDS, mean_of, simulate
 
 
 def silent(_stage: str, _done: float, _whole: float) -> None:
@@ -25,18 +25,18 @@ def test_the_error_of_a_mean() -> None:
     """Without courses the usual one; with courses what differs between them, however many learners they have."""
     rng = np.random.default_rng(1)
     values = rng.normal(5, 2, 400)
-    alone = mean_of(values, np.zeros(400, dtype=np.int64))
+    alone = mean_over_courses(values, np.zeros(400, dtype=np.int64))
     assert abs(alone.mean - values.mean()) < 1e-12
     np.testing.assert_allclose(alone.error, values.std(ddof=1) / 20)
     level = np.repeat(rng.normal(0, 3, 20), 20)
-    together = mean_of(level, np.repeat(np.arange(20), 20))
+    together = mean_over_courses(level, np.repeat(np.arange(20), 20))
     np.testing.assert_allclose(together.error, level[::20].std(ddof=1) / np.sqrt(20))
 
 
 def test_nobody_beats_the_oracle() -> None:
     """Nor does anybody waste nothing, or is never early, but the oracle."""
     names = ["service", "linear_target", "lowest", "oracle"]
-    report = simulate(["binary", "growth"], names, 40, 11, silent)
+    report = run_practice_study(["binary", "growth"], names, 40, 11, silent)
     for world, row in report.results.items():
         taken = report.exercises[world]
         for name in names[:-1]:
@@ -50,8 +50,8 @@ def test_nobody_beats_the_oracle() -> None:
 
 
 def test_the_comparison_is_of_the_same_learners() -> None:
-    report = simulate(["binary"], ["service"], 12, 3, silent)
-    again = simulate(["binary"], ["linear", "service"], 12, 3, silent)
+    report = run_practice_study(["binary"], ["service"], 12, 3, silent)
+    again = run_practice_study(["binary"], ["linear", "service"], 12, 3, silent)
     taken = again.exercises["binary"]
     assert (report.exercises["binary"]["service"] == taken["service"]).all()
     less = report.results["binary"]["service"].less
@@ -60,7 +60,7 @@ def test_the_comparison_is_of_the_same_learners() -> None:
     less = again.results["binary"]["linear"].less
     assert less is not None
     np.testing.assert_allclose(less.mean, 1 - taken["service"].mean() / taken["linear"].mean())
-    apart = simulate(["binary"], ["linear"], 12, 3, silent)
+    apart = run_practice_study(["binary"], ["linear"], 12, 3, silent)
     assert apart.results["binary"]["linear"].less is None
 
 
@@ -95,7 +95,7 @@ def test_plots(tmp_path: Path) -> None:
 
 def test_plots_without_matplotlib_are_refused_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    monkeypatch.setattr(lab, "simulate", None)
+    monkeypatch.setattr(practice_study, "run_practice_study", None)
     result = CliRunner().invoke(main, ["simulate", "practice", "--plots", str(tmp_path)])
     assert result.exit_code == 3
     assert "proxima[plots]" in result.stderr

@@ -19,15 +19,15 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, func, insert, select
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from app.database import Database
-from app.errors import RateLimited, Unavailable
-from app.limits import Bucket, Policy, Taken, exact, frequent
+from app.core.database import Database
+from app.core.errors import RateLimited, Unavailable
+from app.core.rate_limits import Bucket, CounterReading, Policy, exact_policy, sliced_policy
+from app.core.settings import Settings
+from app.http import rate_limits as edge
+from app.http.rate_limits import Limits, address_subject
 from app.models import QuotaUse
 from app.queries.clock import read_clock
-from app.queries.limits import take
-from app.routers import limits as edge
-from app.routers.limits import Limits, address_subject
-from app.settings import Settings
+from app.queries.limits import count_use
 from tests.client import CATALOGUE, COURSE, client_of, make_key, served
 
 WORKERS = 4
@@ -51,10 +51,10 @@ class Counters:
     def window(self) -> int:
         return int(self.now // self.policy.window_s)
 
-    def take(self, amount: int) -> Taken:
+    def take(self, amount: int) -> CounterReading:
         self.used[self.window] += amount
         left = (self.window + 1) * self.policy.window_s - self.now
-        return Taken(self.window, left, self.used[self.window])
+        return CounterReading(self.window, left, self.used[self.window])
 
 
 Send = Callable[[Counters, Bucket, float, int], bool]
@@ -65,11 +65,11 @@ def send(counters: Counters, bucket: Bucket, skew: float, cost: int, latency: fl
     while not bucket.spend(cost, counters.now + skew):
         if bucket.exhausted:
             return False
-        amount, asked_at = bucket.lack(cost), counters.now + skew
+        amount, asked_at = bucket.amount_to_fetch(cost), counters.now + skew
         counters.now += latency
         taken = counters.take(amount)
         counters.now += latency
-        bucket.fetched(amount, taken, asked_at, counters.now + skew)
+        bucket.add_grant(amount, taken, asked_at, counters.now + skew)
     return True
 
 
@@ -99,7 +99,7 @@ def passed(policy: Policy, events: list[tuple[int, float, int]], skews: list[flo
 
 
 policies = st.builds(
-    lambda often, quota: frequent("p", quota, 60) if often else exact("p", quota, 60),
+    lambda often, quota: sliced_policy("p", quota, 60) if often else exact_policy("p", quota, 60),
     st.booleans(),
     st.one_of(st.integers(1, 300), st.just(2000)),
 )
@@ -126,14 +126,14 @@ def test_a_lone_worker_gives_all_of_the_quota(policy: Policy, cost: int, skew: f
 
 def test_workers_that_count_for_themselves_multiply_the_quota() -> None:
     events = [(number % WORKERS, 0.0, 1) for number in range(2000)]
-    policy = frequent("p", 300, 60)
+    policy = sliced_policy("p", 300, 60)
     assert passed(policy, events, [0.0] * WORKERS, send_by_memory)[0] == WORKERS * policy.quota
     assert passed(policy, events, [0.0] * WORKERS, send)[0] <= 1.1 * policy.quota
 
 
 def test_most_of_the_quota_can_be_had_from_all_workers_together() -> None:
     events = [(number % WORKERS, 0.0, 1) for number in range(2000)]
-    policy = frequent("p", 1000, 60)
+    policy = sliced_policy("p", 1000, 60)
     assert passed(policy, events, [0.0] * WORKERS, send_at_once)[0] == policy.quota
 
 
@@ -142,18 +142,18 @@ def test_most_of_the_quota_can_be_had_from_all_workers_together() -> None:
 
 RACER = """
 import asyncio, sys, time, types
-import app.times
-app.times.time = types.SimpleNamespace(time_ns=lambda: time.time_ns() + int(sys.argv[2]) * 10**9)
-from app.database import open_database
-from app.errors import RateLimited
-from app.limits import frequent
-from app.routers.limits import Limits
-from app.settings import Settings
+import app.core.times
+app.core.times.time = types.SimpleNamespace(time_ns=lambda: time.time_ns() + int(sys.argv[2]) * 10**9)
+from app.core.database import open_database
+from app.core.errors import RateLimited
+from app.core.rate_limits import sliced_policy
+from app.http.rate_limits import Limits
+from app.core.settings import Settings
 
 async def main():
     database = open_database(sys.argv[1], pool_size=2)
     limits = Limits(database, Settings())
-    bucket = limits.bucket(frequent("requests", 1000, 10_000_000), 1, "key-1")
+    bucket = limits.bucket(sliced_policy("requests", 1000, 10_000_000), 1, "key-1")
     through = 0
     print("ready", flush=True)
     sys.stdin.readline()
@@ -172,9 +172,9 @@ async def main():
 asyncio.run(main())
 """
 BY_MEMORY = """
-import app.routers.limits
-from app.limits import Taken
-app.routers.limits.take = lambda db, tenant, subject, window_s, amount: Taken(1, 1e6, 0)
+import app.http.rate_limits
+from app.core.rate_limits import CounterReading
+app.http.rate_limits.count_use = lambda db, tenant, subject, window_s, amount: CounterReading(1, 1e6, 0)
 """
 YEAR_S = 365 * 86_400
 
@@ -214,12 +214,12 @@ def test_processes_that_do_not_share_a_counter_do_not(database_url: str) -> None
 
 @pytest.mark.anyio
 async def test_a_counter_is_of_one_caller_and_one_window(database: Database) -> None:
-    first = await database.write(take, 1, "requests:k", LONG_S, 5)
-    again = await database.write(take, 1, "requests:k", LONG_S, 7)
+    first = await database.write(count_use, 1, "requests:k", LONG_S, 5)
+    again = await database.write(count_use, 1, "requests:k", LONG_S, 7)
     assert (first.used, again.used, again.window) == (5, 12, first.window)
-    assert 0 < again.left_s <= first.left_s <= LONG_S
-    assert (await database.write(take, 1, "requests:l", LONG_S, 5)).used == 5
-    assert (await database.write(take, 2, "requests:k", LONG_S, 5)).used == 5
+    assert 0 < again.remaining_s <= first.remaining_s <= LONG_S
+    assert (await database.write(count_use, 1, "requests:l", LONG_S, 5)).used == 5
+    assert (await database.write(count_use, 2, "requests:k", LONG_S, 5)).used == 5
 
 
 @pytest.mark.anyio
@@ -235,9 +235,9 @@ async def test_windows_that_have_ended_are_forgotten(database: Database) -> None
         return dict(list(rows))
 
     await database.write(leave)
-    await database.write(take, 1, "requests:k", 60, 1)
+    await database.write(count_use, 1, "requests:k", 60, 1)
     assert await database.read(count) == {0: 1, 1: 2}
-    await database.write(take, 0, "failed-keys:a", 60, 1)
+    await database.write(count_use, 0, "failed-keys:a", 60, 1)
     assert await database.read(count) == {0: 1, 1: 2}
 
 
@@ -245,19 +245,21 @@ async def test_windows_that_have_ended_are_forgotten(database: Database) -> None
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize(("policy", "most"), [(frequent("p", 100_000, LONG_S), 2), (exact("p", 100_000, LONG_S), 200)])
+@pytest.mark.parametrize(
+    ("policy", "most"), [(sliced_policy("p", 100_000, LONG_S), 2), (exact_policy("p", 100_000, LONG_S), 200)]
+)
 async def test_most_requests_touch_memory_only(
     database: Database, monkeypatch: pytest.MonkeyPatch, policy: Policy, most: int
 ) -> None:
     """The second policy is the control: a counter that is asked every time."""
     asked = 0
 
-    def counted(*arguments: Any) -> Taken:
+    def counted(*arguments: Any) -> CounterReading:
         nonlocal asked
         asked += 1
-        return take(*arguments)
+        return count_use(*arguments)
 
-    monkeypatch.setattr(edge, "take", counted)
+    monkeypatch.setattr(edge, "count_use", counted)
     limits = Limits(database, Settings())
     bucket = limits.bucket(policy, 1, "k")
     for _ in range(200 if policy.slice == 1 else 2000):
@@ -281,7 +283,7 @@ def down() -> Any:
 @pytest.mark.anyio
 async def test_credit_lasts_a_little_longer_than_the_database() -> None:
     limits = Limits(down(), Settings())
-    bucket = limits.bucket(frequent("p", 1000, LONG_S), 1, "k")
+    bucket = limits.bucket(sliced_policy("p", 1000, LONG_S), 1, "k")
     for _ in range(5):
         await limits.spend(bucket, 1)
     with pytest.raises(Unavailable):
@@ -292,7 +294,7 @@ async def test_credit_lasts_a_little_longer_than_the_database() -> None:
 @pytest.mark.anyio
 async def test_one_who_goes_away_takes_nothing_from_those_who_wait(database: Database) -> None:
     limits = Limits(database, Settings())
-    bucket = limits.bucket(frequent("p", 100, LONG_S), 1, "k")
+    bucket = limits.bucket(sliced_policy("p", 100, LONG_S), 1, "k")
     waiting = [asyncio.create_task(limits.spend(bucket, 1)) for _ in range(3)]
     await asyncio.sleep(0)
     waiting[0].cancel()
@@ -304,7 +306,7 @@ async def test_one_who_goes_away_takes_nothing_from_those_who_wait(database: Dat
 @pytest.mark.anyio
 async def test_more_than_a_quota_costs_the_quota(database: Database) -> None:
     limits = Limits(database, Settings())
-    bucket = limits.bucket(frequent("p", 10, LONG_S), 1, "k")
+    bucket = limits.bucket(sliced_policy("p", 10, LONG_S), 1, "k")
     await limits.spend(bucket, 1000)
     with pytest.raises(RateLimited):
         await limits.spend(bucket, 1)
@@ -316,7 +318,7 @@ async def test_what_is_remembered_is_bounded_and_forgetting_gives_nothing_away(
 ) -> None:
     monkeypatch.setattr(edge, "KNOWN_BUCKETS", 2)
     limits = Limits(database, Settings())
-    policy = frequent("p", 3, LONG_S)
+    policy = sliced_policy("p", 3, LONG_S)
     for _ in range(3):
         await limits.spend(limits.bucket(policy, 1, "a"), 1)
     for other in "bc":

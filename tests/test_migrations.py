@@ -32,19 +32,19 @@ from sqlalchemy import (
     text,
 )
 
-from app.errors import Invalid, NotMigrated
-from app.migrate import (
+from app.core.errors import Invalid, NotMigrated
+from app.core.migrate import (
     FIRST_TO_DECLARE,
-    alone,
     compatible_from,
     configuration,
-    current,
+    current_revision,
     downgrade,
-    head,
+    head_revision,
     is_current,
     keeps_data,
     migrate,
     oldest_served,
+    run_exclusively,
     upgrade,
 )
 from app.models import Base
@@ -60,8 +60,8 @@ T = TypeVar("T")
 
 RACER = """
 import os, sys, time
-import app.migrate
-from app.database import sqlite_engine
+import app.core.migrate
+from app.core.database import sqlite_engine
 from sqlalchemy import Engine, event
 
 {preparation}
@@ -78,12 +78,14 @@ def watch(connection, cursor, statement, *_):
 
 print("ready", flush=True)
 sys.stdin.readline()
-app.migrate.migrate(sys.argv[1])
+app.core.migrate.migrate(sys.argv[1])
 print(runs)
 """
 WITHOUT_LOCK = {
-    "sqlite": "app.migrate.sqlite_engine = lambda url, **options: sqlite_engine(url, **options | {'begin': 'BEGIN'})",
-    "postgresql": "app.migrate.ADVISORY_LOCK = os.getpid()",
+    "sqlite": (
+        "app.core.migrate.sqlite_engine = lambda url, **options: sqlite_engine(url, **options | {'begin': 'BEGIN'})"
+    ),
+    "postgresql": "app.core.migrate.ADVISORY_LOCK = os.getpid()",
 }
 
 
@@ -93,24 +95,24 @@ def test_up_down_up_on_a_filled_database(empty_database_url: str, before: str, r
         return within(empty_database_url, work)
 
     if before != "base":
-        alone(empty_database_url, partial(upgrade, revision=before))
+        run_exclusively(empty_database_url, partial(upgrade, revision=before))
     do(fill)
     old_schema, old_rows = do(schema), do(rows)
 
-    alone(empty_database_url, partial(upgrade, revision=revision))
+    run_exclusively(empty_database_url, partial(upgrade, revision=revision))
     do(fill)
     new_schema, new_rows = do(schema), do(rows)
     assert all(new_rows.values())
 
     if not keeps_data(SCRIPT, revision):
         with pytest.raises(Invalid, match="lose-data"):
-            alone(empty_database_url, partial(downgrade, revision=before))
+            run_exclusively(empty_database_url, partial(downgrade, revision=before))
         assert (do(schema), do(rows)) == (new_schema, new_rows)
 
-    alone(empty_database_url, partial(downgrade, revision=before, lose_data=not keeps_data(SCRIPT, revision)))
+    run_exclusively(empty_database_url, partial(downgrade, revision=before, lose_data=not keeps_data(SCRIPT, revision)))
     assert (do(schema), do(rows)) == (old_schema, old_rows)
 
-    alone(empty_database_url, partial(upgrade, revision=revision))
+    run_exclusively(empty_database_url, partial(upgrade, revision=revision))
     do(fill)
     assert do(schema) == new_schema
     assert do(rows).keys() == new_rows.keys()
@@ -120,9 +122,9 @@ def test_up_down_up_on_a_filled_database(empty_database_url: str, before: str, r
 def test_migrate_goes_to_a_revision_up_and_down(empty_database_url: str) -> None:
     for revision in ("0004", REVISIONS[-1], "0005"):
         migrate(empty_database_url, revision, lose_data=True)
-        assert within(empty_database_url, current) == revision
+        assert within(empty_database_url, current_revision) == revision
     migrate(empty_database_url, "0004")  # 0005 says that its way down loses nothing
-    assert within(empty_database_url, current) == "0004"
+    assert within(empty_database_url, current_revision) == "0004"
     migrate(empty_database_url, "base", lose_data=True)
     assert within(empty_database_url, tables) == []
     migrate(empty_database_url, "base")
@@ -135,7 +137,7 @@ def test_migrate_changes_nothing_if_a_later_step_down_loses_data(empty_database_
     migrate(empty_database_url, "0005")
     with pytest.raises(Invalid, match="down to 0002 loses data of revision 0004; make a backup"):
         migrate(empty_database_url, "0002")
-    assert within(empty_database_url, current) == "0005"
+    assert within(empty_database_url, current_revision) == "0005"
 
 
 def test_migrate_refuses_a_revision_that_does_not_exist(empty_database_url: str) -> None:
@@ -160,7 +162,7 @@ def test_the_comparison_of_rows_can_fail(empty_database_url: str) -> None:
 
 def test_the_command_of_alembic_loses_data_only_when_told_to(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'a.db'}"
-    alone(url, partial(upgrade, revision="0002"))
+    run_exclusively(url, partial(upgrade, revision="0002"))
 
     def alembic(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "alembic", *arguments]
@@ -185,7 +187,7 @@ def test_every_revision_says_which_programs_it_serves(revision: str) -> None:
 
 def test_the_database_says_which_programs_it_serves(empty_database_url: str) -> None:
     for revision in (revision for revision in REVISIONS if revision >= FIRST_TO_DECLARE):
-        alone(empty_database_url, partial(upgrade, revision=revision))
+        run_exclusively(empty_database_url, partial(upgrade, revision=revision))
         assert within(empty_database_url, oldest_served) == compatible_from(SCRIPT, revision)
 
 
@@ -194,7 +196,7 @@ def test_a_program_works_with_a_newer_database_that_serves_it(
     database_url: str, oldest: str | None, works: bool
 ) -> None:
     """The rule itself; real revisions under a real service: tests/test_upgrading.py."""
-    said = f"'{head() if oldest == 'mine' else oldest}'" if oldest else "NULL"
+    said = f"'{head_revision() if oldest == 'mine' else oldest}'" if oldest else "NULL"
     statement = text(f"UPDATE alembic_version SET version_num = '9001', compatible_from = {said}")
     within(database_url, lambda db: db.execute(statement))
     assert within(database_url, is_current) == works
@@ -204,7 +206,7 @@ def test_a_program_works_with_a_newer_database_that_serves_it(
 
 
 def test_a_program_never_works_with_an_older_database(empty_database_url: str) -> None:
-    alone(empty_database_url, partial(upgrade, revision=REVISIONS[-2]))
+    run_exclusively(empty_database_url, partial(upgrade, revision=REVISIONS[-2]))
     assert not within(empty_database_url, is_current)
 
 
@@ -223,7 +225,7 @@ def test_an_empty_database_is_not_current(empty_database_url: str) -> None:
 def test_processes_that_start_together_migrate_once(empty_database_url: str, before: str) -> None:
     steps = len(REVISIONS)
     if before != "base":
-        alone(empty_database_url, partial(upgrade, revision=before))
+        run_exclusively(empty_database_url, partial(upgrade, revision=before))
         steps -= REVISIONS.index(before) + 1
     outcomes = race(empty_database_url, "")
     assert [error for _, error in outcomes if error] == []
@@ -259,7 +261,7 @@ def within(url: str, work: Callable[[Connection], T]) -> T:
         with nullcontext() if connection.in_transaction() else connection.begin():
             results.append(work(connection))
 
-    alone(url, transaction)
+    run_exclusively(url, transaction)
     return results[0]
 
 

@@ -7,15 +7,15 @@ import secrets
 import jsonschema_rs
 import pytest
 
+from app.core.settings import Settings
 from app.main import create_app
-from app.services import banks
-from app.settings import Settings
+from app.services import course_model
 from tests.client import client_of, make_key, served
-from tests.contract.conformance import ROLES, Role, explore, show
-from tests.contract.course import calibrate, fill, keep_calibrating, keep_webhooks, open_sections
-from tests.contract.document import PATH, current, render
+from tests.contract.conformance import ROLES, Role, explore, format_findings
+from tests.contract.course import calibrate, fill, insert_running_calibration, insert_webhooks, open_sections
+from tests.contract.document import PATH, current_document, render
 
-DOCUMENT = current()
+DOCUMENT = current_document()
 OPERATIONS = {operation["operationId"]: operation for path in DOCUMENT["paths"].values() for operation in path.values()}
 READS = {"list_skills", "list_items", "get_recommendations", "post_recommendations", "get_mastery", "get_session"}
 # Nobody guesses a key; a session that is in the section is hardly met.
@@ -28,18 +28,18 @@ async def prepare(database_url: str, role: Role) -> str | None:
         await calibrate(client)
         await open_sections(client)
         # So that a run does not spend its time on fits.
-        await keep_calibrating(app.state.database)
-        await app.state.database.write(keep_webhooks)
+        await insert_running_calibration(app.state.database)
+        await app.state.database.write(insert_webhooks)
         return None if role.scopes is None else await make_key(app.state.database, scopes=role.scopes)
 
 
 @pytest.mark.parametrize("role", ROLES, ids=[role.name for role in ROLES])
 def test_schemathesis_finds_nothing(database_url: str, role: Role) -> None:
     key = asyncio.run(prepare(database_url, role))
-    banks.SHELF = banks.Shelf()
+    course_model.COURSE_MODELS = course_model.LruCache()
     app = create_app(Settings(database_url=database_url, log_level="error", failed_keys_per_minute=1_000_000))
     run = explore(app, key, role)
-    assert not run.findings, show(run.findings)
+    assert not run.findings, format_findings(run.findings)
     answered = {name for name, status in run.statuses if status < 300}
     match role.name:
         case "admin":
@@ -60,14 +60,14 @@ def test_schemathesis_finds_nothing(database_url: str, role: Role) -> None:
 def test_schemathesis_finds_nothing_in_a_long_run(database_url: str) -> None:
     role, seed = Role("admin", ("admin",), 400), secrets.randbits(32)
     key = asyncio.run(prepare(database_url, role))
-    banks.SHELF = banks.Shelf()
+    course_model.COURSE_MODELS = course_model.LruCache()
     run = explore(
         create_app(Settings(database_url=database_url, log_level="error", failed_keys_per_minute=1_000_000)),
         key,
         role,
         seed,
     )
-    assert not run.findings, f"CONTRACT_SEED={seed} CONTRACT_EXAMPLES={role.examples}: {show(run.findings)}"
+    assert not run.findings, f"CONTRACT_SEED={seed} CONTRACT_EXAMPLES={role.examples}: {format_findings(run.findings)}"
 
 
 def test_the_committed_document_is_current() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.security import SCOPES, allows, make_key, parse_key
+from app.core.security import SCOPES, allows, make_key, parse_key
 
 TENANTS = st.integers(min_value=1, max_value=10**18 - 1)
 LETTERS = string.ascii_letters + string.digits + "-_"

@@ -16,18 +16,28 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, text
 
-from app import archive
-from app.archive import Contents, Header, Reading, Table, Tally, Writer, decode, encode
-from app.database import Database, open_database
-from app.errors import InvalidFile, ProximaError
-from app.migrate import alone, head
+from app.core.database import Database, open_database
+from app.core.errors import InvalidFile, ProximaError
+from app.core.migrate import head_revision, run_exclusively
+from app.core.security import parse_key
+from app.files import backup_format
+from app.files.backup_format import BackupReader, BackupWriter, Contents, Header, Table, Tally, decode_rows, encode_rows
 from app.models import Base
 from app.queries import transfer as queries
 from app.queries.keys import list_tenants
-from app.security import parse_key
 from app.services import calibrations, transfer
 from app.services.keys import create_key
-from tests.tenants import MakeUrl, databases, fine, furnish, proxima, read, refused, rewritten, within
+from tests.tenants import (
+    MakeUrl,
+    databases,
+    error_line,
+    output_of,
+    populate_tenant,
+    read_database,
+    rewrite_backup,
+    run_cli,
+    run_with_database,
+)
 from tests.test_migrations import fill
 
 T = TypeVar("T")
@@ -36,7 +46,7 @@ OTHER = {"sqlite": "postgresql", "postgresql": "sqlite"}
 
 @pytest.fixture(autouse=True)
 def _small_calibrations(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibrations, "LEAST_RESPONSES", 1)
+    monkeypatch.setattr(calibrations, "MIN_RESPONSES", 1)
 
 
 @pytest.fixture
@@ -53,20 +63,20 @@ def quiet(*_: object) -> None:
 async def second_tenant(database: Database) -> int:
     """A furnished tenant that is not the first of its database."""
     await database.write(create_key, "first", ["admin"], 1)
-    return await furnish(database)
+    return await populate_tenant(database)
 
 
 def export(url: str, path: Path, tenant: str = "school") -> Contents:
     """Export a tenant; what the file says it holds."""
-    told = fine(proxima(url, "export", "--tenant", tenant, path, "--overwrite"))
-    contents = archive.check(path, quiet)[1]
+    told = output_of(run_cli(url, "export", "--tenant", tenant, path, "--overwrite"))
+    contents = backup_format.check_backup(path, quiet)[1]
     assert f"state {contents.state}" in told
     return contents
 
 
 def verified(url: str) -> tuple[int, str]:
     """How `replay --verify` ends, and what it says."""
-    result = proxima(url, "replay", "--verify")
+    result = run_cli(url, "replay", "--verify")
     return result.exit_code, result.stdout
 
 
@@ -81,15 +91,15 @@ def counted(db: Connection) -> dict[str, int]:
 def kept_and_left(db: Connection) -> tuple[set[str], set[str]]:
     """The tables a backup holds with those it leaves out, and all there are."""
     moved = {table.name for table in queries.list_tables(db)}
-    assert not moved & queries.LEFT_OUT.keys()
-    return moved | queries.LEFT_OUT.keys(), {*queries.all_names(db)} - {"alembic_version"}
+    assert not moved & queries.EXCLUDED_TABLES.keys()
+    return moved | queries.EXCLUDED_TABLES.keys(), {*queries.list_table_names(db)} - {"alembic_version"}
 
 
 @pytest.mark.anyio
 async def test_every_table_is_moved_or_left_out_for_a_reason(database: Database) -> None:
     kept, there = await database.read(kept_and_left)
     assert kept == there == set(Base.metadata.tables)
-    assert all(queries.LEFT_OUT.values())
+    assert all(queries.EXCLUDED_TABLES.values())
     await database.write(lambda db: db.execute(text("CREATE TABLE forgotten (id INTEGER)")))
     assert await database.read(kept_and_left) == (kept, there | {"forgotten"})
 
@@ -97,7 +107,7 @@ async def test_every_table_is_moved_or_left_out_for_a_reason(database: Database)
 def rows_of(db: Connection) -> dict[str, list[bytes]]:
     """All rows that can be moved, as lines."""
     return {
-        table.name: sorted(line for rows in queries.stream_rows(db, table, None) for line in encode(table, rows))
+        table.name: sorted(line for rows in queries.stream_rows(db, table, None) for line in encode_rows(table, rows))
         for table in queries.list_tables(db)
     }
 
@@ -105,14 +115,14 @@ def rows_of(db: Connection) -> dict[str, list[bytes]]:
 @pytest.mark.parametrize("target", ["sqlite", "postgresql"])
 def test_a_row_of_every_table_comes_back(engine_name: str, target: str, make: MakeUrl, tmp_path: Path) -> None:
     source, path = make(engine_name), tmp_path / "all.gz"
-    within(source, lambda database: database.write(fill))
-    fine(proxima(source, "backup", path))
+    run_with_database(source, lambda database: database.write(fill))
+    output_of(run_cli(source, "backup", path))
     restored = make(target, migrated=False)
-    fine(proxima(restored, "restore", path))
-    before = read(source, rows_of)
+    output_of(run_cli(restored, "restore", path))
+    before = read_database(source, rows_of)
     assert all(before.values())
-    assert read(restored, rows_of) == before
-    assert read(restored, lambda db: db.scalar(text("SELECT count(*) FROM quota_use"))) == 0
+    assert read_database(restored, rows_of) == before
+    assert read_database(restored, lambda db: db.scalar(text("SELECT count(*) FROM quota_use"))) == 0
 
 
 # Moves
@@ -121,14 +131,14 @@ def test_a_row_of_every_table_comes_back(engine_name: str, target: str, make: Ma
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_there_and_back_nothing_changes(kind: str, make: MakeUrl, tmp_path: Path) -> None:
     urls = [make(kind), make(OTHER[kind]), make(kind)]
-    assert within(urls[0], second_tenant) == 2
-    key = within(urls[0], lambda database: database.write(create_key, "school", ["admin"], 1))
+    assert run_with_database(urls[0], second_tenant) == 2
+    key = run_with_database(urls[0], lambda database: database.write(create_key, "school", ["admin"], 1))
     for url in urls[1:]:
-        fine(proxima(url, "key", "create", "--tenant", "elsewhere", "--scope", "admin"))
+        output_of(run_cli(url, "key", "create", "--tenant", "elsewhere", "--scope", "admin"))
     path = tmp_path / "school.gz"
     contents = [export(urls[0], path)]
     for url in urls[1:]:
-        told = fine(proxima(url, "import", "tenant", path))
+        told = output_of(run_cli(url, "import", "tenant", path))
         assert told.startswith("tenant school imported: 1 tenant, 2 courses, 20 learners, ")
         contents.append(export(url, path))
     assert contents[0].rows["response"] == 184
@@ -141,35 +151,35 @@ def test_there_and_back_nothing_changes(kind: str, make: MakeUrl, tmp_path: Path
         assert code == 0, said
         assert said.count("school/arithmetic: 10 learners, 92 answers, ") == 1
         assert " 0 snapshots to be folded again" not in said
-        assert read(url, lambda db: queries.find_namesake(db, 2, "")) == (2, "school")
+        assert read_database(url, lambda db: queries.find_namesake(db, 2, "")) == (2, "school")
         assert parse_key(key.text) is not None
-        assert key.id in fine(proxima(url, "key", "list", "--tenant", "school"))
+        assert key.id in output_of(run_cli(url, "key", "list", "--tenant", "school"))
         assert (
-            within(url, lambda database: database.write(create_key, "next", ["admin"], 1)).text.split("_")[1]
+            run_with_database(url, lambda database: database.write(create_key, "next", ["admin"], 1)).text.split("_")[1]
             not in "12"
         )
 
 
 def test_only_the_named_tenant_is_exported(engine_name: str, make: MakeUrl, tmp_path: Path) -> None:
     url, path = make(engine_name), tmp_path / "one.gz"
-    within(url, second_tenant)
-    within(url, lambda database: furnish(database, "third"))
+    run_with_database(url, second_tenant)
+    run_with_database(url, lambda database: populate_tenant(database, "third"))
     assert export(url, path).rows["response"] == 184
     assert b"third" not in gzip.decompress(path.read_bytes())
-    assert refused(proxima(url, "export", tmp_path / "x.gz")) == "say --tenant with one of: first, school, third"
-    assert refused(proxima(url, "export", "--tenant", "fourth", tmp_path / "x.gz")).startswith("say --tenant")
+    assert error_line(run_cli(url, "export", tmp_path / "x.gz")) == "say --tenant with one of: first, school, third"
+    assert error_line(run_cli(url, "export", "--tenant", "fourth", tmp_path / "x.gz")).startswith("say --tenant")
 
 
 def test_the_state_tells_databases_apart(engine_name: str, make: MakeUrl, tmp_path: Path) -> None:
     url, path = make(engine_name), tmp_path / "school.gz"
-    within(url, second_tenant)
+    run_with_database(url, second_tenant)
     seen = {export(url, path).state}
     for change in (
         "UPDATE learner SET theta = theta + 1e-15 WHERE id = '🦊'",
         "UPDATE response SET outcome = outcome || ' ' WHERE id = 'r-1-1' AND course_id = 'arithmetic'",
         "DELETE FROM correction WHERE score = 0.5",
     ):
-        within(url, lambda database, change=change: database.write(lambda db: db.execute(text(change))))  # type: ignore[misc]
+        run_with_database(url, lambda database, change=change: database.write(lambda db: db.execute(text(change))))  # type: ignore[misc]
         seen.add(export(url, path).state)
     assert len(seen) == 4
 
@@ -178,7 +188,7 @@ def test_a_tenant_keeps_its_number_and_its_name_or_stays_where_it_is(
     engine_name: str, make: MakeUrl, tmp_path: Path
 ) -> None:
     source, path = make("sqlite"), tmp_path / "school.gz"
-    within(source, second_tenant)
+    run_with_database(source, second_tenant)
     export(source, path)
     for names, said in (
         (["a", "b"], "there is a tenant 2, b; a tenant keeps its number and its name"),
@@ -186,22 +196,22 @@ def test_a_tenant_keeps_its_number_and_its_name_or_stays_where_it_is(
     ):
         url = make(engine_name)
         for name in names:
-            fine(proxima(url, "key", "create", "--tenant", name, "--scope", "admin"))
-        before = read(url, counted)
-        told = refused(proxima(url, "import", "tenant", path))
+            output_of(run_cli(url, "key", "create", "--tenant", name, "--scope", "admin"))
+        before = read_database(url, counted)
+        told = error_line(run_cli(url, "import", "tenant", path))
         assert told == f"the file holds tenant 2, school, and {said}"
-        assert read(url, counted) == before
+        assert read_database(url, counted) == before
 
 
 def test_an_imported_tenant_is_not_imported_again(engine_name: str, make: MakeUrl, tmp_path: Path) -> None:
     source, path = make("sqlite"), tmp_path / "school.gz"
-    within(source, second_tenant)
+    run_with_database(source, second_tenant)
     export(source, path)
     url = make(engine_name)
-    fine(proxima(url, "import", "tenant", path))
-    before = read(url, rows_of)
-    assert "there is a tenant 2, school" in refused(proxima(url, "import", "tenant", path))
-    assert read(url, rows_of) == before
+    output_of(run_cli(url, "import", "tenant", path))
+    before = read_database(url, rows_of)
+    assert "there is a tenant 2, school" in error_line(run_cli(url, "import", "tenant", path))
+    assert read_database(url, rows_of) == before
 
 
 def resealed(path: Path, change: Callable[[bytes], bytes]) -> Path:
@@ -219,9 +229,9 @@ def resealed(path: Path, change: Callable[[bytes], bytes]) -> Path:
             elif table:
                 tally.add(table, [line[:-1]])
         contents = Contents(tally.rows, tally.state, digest.hexdigest())
-        return b"".join(lines) + archive._closing_line(contents) + b"\n"
+        return b"".join(lines) + backup_format._closing_line(contents) + b"\n"
 
-    return rewritten(path, again)
+    return rewrite_backup(path, again)
 
 
 def renumbered(plain: bytes) -> bytes:
@@ -244,9 +254,9 @@ def renumbered(plain: bytes) -> bytes:
 def test_a_tenant_under_another_number_is_found_out(engine_name: str, make: MakeUrl, tmp_path: Path) -> None:
     """The control of all verifications here: ids and chance derive from the number, so it must not change."""
     source, path, url = make("sqlite"), tmp_path / "school.gz", make(engine_name)
-    within(source, second_tenant)
+    run_with_database(source, second_tenant)
     export(source, path)
-    fine(proxima(url, "import", "tenant", resealed(path, renumbered)))
+    output_of(run_cli(url, "import", "tenant", resealed(path, renumbered)))
     code, said = verified(url)
     assert code == 1
     assert re.search(r", [1-9]\d* differences", said), said
@@ -254,12 +264,12 @@ def test_a_tenant_under_another_number_is_found_out(engine_name: str, make: Make
 
 def test_rows_of_another_tenant_are_refused(engine_name: str, make: MakeUrl, tmp_path: Path) -> None:
     source, path, url = make("sqlite"), tmp_path / "school.gz", make(engine_name)
-    within(source, second_tenant)
+    run_with_database(source, second_tenant)
     export(source, path)
     forged = resealed(path, lambda plain: plain.replace(b'"tenant_id":2', b'"tenant_id":7', 1))
-    before = read(url, counted)
-    assert "rows of another tenant" in refused(proxima(url, "import", "tenant", forged))
-    assert read(url, counted) == before
+    before = read_database(url, counted)
+    assert "rows of another tenant" in error_line(run_cli(url, "import", "tenant", forged))
+    assert read_database(url, counted) == before
 
 
 # Files that are not whole
@@ -276,7 +286,7 @@ def trial(database_url: str) -> Iterator[Callable[[Path], Contents]]:
         database = open_database(database_url)
 
         def attempt(path: Path) -> Contents:
-            header, contents = archive.check(path, quiet)
+            header, contents = backup_format.check_backup(path, quiet)
 
             def work(db: Connection) -> None:
                 transfer.import_tenant(db, path, contents, quiet)
@@ -300,8 +310,8 @@ def school(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     (folder / "school.db").write_bytes(sqlite_template.read_bytes())
     url = f"sqlite:///{folder / 'school.db'}"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(calibrations, "LEAST_RESPONSES", 1)
-        within(url, furnish)
+        patch.setattr(calibrations, "MIN_RESPONSES", 1)
+        run_with_database(url, populate_tenant)
     export(url, folder / "school.gz")
     return folder / "school.gz"
 
@@ -323,7 +333,7 @@ def test_a_changed_byte_changes_nothing_or_is_refused(
     changed = tmp_path / "changed.gz"
     changed.write_bytes(whole[:place] + bytes([whole[place] ^ data.draw(st.integers(1, 255))]) + whole[place + 1 :])
     try:
-        assert trial(changed) == archive.check(school, quiet)[1]
+        assert trial(changed) == backup_format.check_backup(school, quiet)[1]
     except InvalidFile:
         return
     assert gzip.decompress(changed.read_bytes()) == gzip.decompress(whole)
@@ -400,14 +410,14 @@ def test_without_the_closing_line_a_change_would_pass(
         [first, *_] = [place for place, line in enumerate(lines) if b'"correction"' in line]
         return b"".join([*lines[: first + 1], *lines[first + 2 :]])
 
-    path = rewritten(school, without_one)
+    path = rewrite_backup(school, without_one)
     with pytest.raises(InvalidFile):
         trial(path)
 
-    def believe(self: Reading, _: bytes) -> None:
+    def believe(self: BackupReader, _: bytes) -> None:
         self.contents = Contents(self._tally.rows, self._tally.state, "")
 
-    monkeypatch.setattr(Reading, "_end", believe)
+    monkeypatch.setattr(BackupReader, "_check_end", believe)
     assert trial(path).total == trial(school).total - 1
 
 
@@ -416,11 +426,11 @@ def test_what_is_no_archive_is_refused_in_one_line(engine_name: str, make: MakeU
     plain = school.with_name("plain.gz")
     for content in (b"", b"x" * 100, gzip.compress(b""), gzip.compress(b"[]\n"), gzip.compress(b'{"a":1}\n{"b":2}\n')):
         plain.write_bytes(content)
-        assert "plain.gz cannot be used" in refused(proxima(url, "import", "tenant", plain))
-        assert "plain.gz cannot be used" in refused(proxima(url, "restore", plain))
-    deep = rewritten(school, lambda whole: b"[" * 100_000 + whole)
-    assert "cannot be used" in refused(proxima(url, "restore", deep))
-    assert not any(read(url, counted).values())
+        assert "plain.gz cannot be used" in error_line(run_cli(url, "import", "tenant", plain))
+        assert "plain.gz cannot be used" in error_line(run_cli(url, "restore", plain))
+    deep = rewrite_backup(school, lambda whole: b"[" * 100_000 + whole)
+    assert "cannot be used" in error_line(run_cli(url, "restore", deep))
+    assert not any(read_database(url, counted).values())
 
 
 def with_header(**changes: Any) -> Callable[[bytes], bytes]:
@@ -444,21 +454,21 @@ def test_the_file_of_a_newer_program_is_refused(
         ({"format": 2}, "has the format 2, and this program knows 1"),
     ):
         newer = resealed(school, with_header(**changes))
-        assert said in refused(proxima(url, *command, newer))
-    assert not any(read(url, counted).values())
+        assert said in error_line(run_cli(url, *command, newer))
+    assert not any(read_database(url, counted).values())
 
 
 def test_backups_and_tenants_are_told_apart(engine_name: str, make: MakeUrl, school: Path, tmp_path: Path) -> None:
     source = make(engine_name)
-    fine(proxima(source, "import", "tenant", school))
-    fine(proxima(source, "backup", tmp_path / "backup.gz"))
+    output_of(run_cli(source, "import", "tenant", school))
+    output_of(run_cli(source, "backup", tmp_path / "backup.gz"))
     url = make(engine_name)
-    assert "`proxima restore` takes it" in refused(proxima(url, "import", "tenant", tmp_path / "backup.gz"))
+    assert "`proxima restore` takes it" in error_line(run_cli(url, "import", "tenant", tmp_path / "backup.gz"))
     older = resealed(school, with_header(schema="0002"))
-    assert "`proxima restore` it into an empty database" in refused(proxima(url, "import", "tenant", older))
-    fine(proxima(url, "restore", school))
-    assert read(url, rows_of) == read(source, rows_of)
-    assert [id_ for id_, _ in read(url, list_tenants)] == [1]
+    assert "`proxima restore` it into an empty database" in error_line(run_cli(url, "import", "tenant", older))
+    output_of(run_cli(url, "restore", school))
+    assert read_database(url, rows_of) == read_database(source, rows_of)
+    assert [id_ for id_, _ in read_database(url, list_tenants)] == [1]
 
 
 # Values
@@ -481,18 +491,18 @@ def rounded(value: Any) -> Any:
         return {name: rounded(child) for name, child in value.items()}
     if isinstance(value, (list, tuple)):
         return [rounded(child) for child in value]
-    return float(value) if isinstance(value, int) and abs(value) >= archive.LARGE else value
+    return float(value) if isinstance(value, int) and abs(value) >= backup_format.LARGE else value
 
 
 @given(rows=st.lists(st.tuples(reals, texts, st.binary(max_size=9), documents, integers, st.booleans())))
 def test_values_come_back_as_they_were(rows: list[tuple[Any, ...]]) -> None:
-    lines = encode(TABLE, rows)
+    lines = encode_rows(TABLE, rows)
     assert not any(b"\n" in line for line in lines)
-    back = [tuple(row.values()) for row in decode(TABLE, lines)]
+    back = [tuple(row.values()) for row in decode_rows(TABLE, lines)]
     assert [rounded(row) for row in back] == [rounded(row) for row in rows]
-    assert encode(TABLE, back) == lines
+    assert encode_rows(TABLE, back) == lines
     nothing = [(None,) * 6]
-    assert [tuple(row.values()) for row in decode(TABLE, encode(TABLE, nothing))] == nothing
+    assert [tuple(row.values()) for row in decode_rows(TABLE, encode_rows(TABLE, nothing))] == nothing
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
@@ -523,10 +533,10 @@ def stored(database_url: str) -> Iterator[Callable[[str, dict[str, Any]], None]]
             def work(db: Connection) -> None:
                 [table] = [table for table in queries.list_tables(db) if table.name == name]
                 full = {"tenant_id": 1, "course_id": "c", **row}
-                queries.insert_rows(db, table, [full])
+                queries.insert_table_rows(db, table, [full])
                 [[found]] = queries.stream_rows(db, table, 1)
-                [given] = encode(table, [[full[column] for column in table.columns]])
-                assert encode(table, [found]) == [given]
+                [given] = encode_rows(table, [[full[column] for column in table.columns]])
+                assert encode_rows(table, [found]) == [given]
                 raise Undo
 
             with pytest.raises(Undo):
@@ -552,15 +562,15 @@ def stored(database_url: str) -> Iterator[Callable[[str, dict[str, Any]], None]]
     ],
 )
 def test_a_row_that_the_table_cannot_have_is_refused(line: bytes) -> None:
-    decode(TABLE, [b'[1.0,"","",{},1,true]'])
+    decode_rows(TABLE, [b'[1.0,"","",{},1,true]'])
     with pytest.raises(InvalidFile):
-        decode(TABLE, [line])
+        decode_rows(TABLE, [line])
 
 
 def test_what_is_not_finite_is_not_written() -> None:
     for value in (float("nan"), float("inf")):
         with pytest.raises(ProximaError, match="not finite"):
-            encode(TABLE, [(value, None, None, None, None, None)])
+            encode_rows(TABLE, [(value, None, None, None, None, None)])
 
 
 # Memory
@@ -584,9 +594,9 @@ def filled(url: str, answers: int) -> str:
         [table] = [table for table in queries.list_tables(db) if table.name == "response"]
         [[row]] = queries.stream_rows(db, table, None)
         rows = [{**row._mapping, "id": f"r-{n}", "outcome": f"{n} " * 20} for n in range(answers)]
-        queries.insert_rows(db, table, rows)
+        queries.insert_table_rows(db, table, rows)
 
-    within(url, lambda database: database.write(work))
+    run_with_database(url, lambda database: database.write(work))
     return url
 
 
@@ -598,12 +608,16 @@ def test_memory_does_not_grow_with_the_log(
 
     def dumped(many: int) -> int:
         with paths[many].open("wb") as file:
-            return peak(lambda: within(sources[many], lambda database: database.read(transfer.dump, file, 1, quiet)))
+            return peak(
+                lambda: run_with_database(
+                    sources[many], lambda database: database.read(transfer.dump_database, file, 1, quiet)
+                )
+            )
 
     def restored(many: int) -> int:
         target = make(engine_name, migrated=False)
-        contents = archive.check(paths[many], quiet)[1]
-        return peak(lambda: alone(target, lambda db: transfer.restore(db, paths[many], contents, quiet)))
+        contents = backup_format.check_backup(paths[many], quiet)[1]
+        return peak(lambda: run_exclusively(target, lambda db: transfer.restore(db, paths[many], contents, quiet)))
 
     few, lots = paths
     dumped(few)  # what is loaded once
@@ -626,16 +640,19 @@ def test_a_writer_says_what_a_reader_finds(tmp_path: Path) -> None:
     path, header = tmp_path / "t.gz", Header("0001", 1, "0", "now", 3, "Zoë")
     rows: list[tuple[Any, ...]] = [(n / 7, str(n), b"\n" * n, {"n": n}, n, n % 2 == 0) for n in range(2500)]
     with path.open("wb") as file:
-        writer = Writer(file, header)
+        writer = BackupWriter(file, header)
         writer.begin(TABLE)
-        writer.add(TABLE, encode(TABLE, rows))
+        writer.add(TABLE, encode_rows(TABLE, rows))
         contents = writer.close()
-    with archive.reading(path) as found:
+    with backup_format.open_backup(path) as found:
         assert found.header == header
-        back = [row for table, lines in found for row in decode(table, lines)]
+        back = [row for table, lines in found for row in decode_rows(table, lines)]
         assert (found.contents, found.position) == (contents, found.size)
     assert [tuple(row.values()) for row in back] == rows
     assert (contents.rows, contents.total) == ({"t": 2500}, 2500)
-    with suppress(ProximaError), archive.replacing(tmp_path / "no" / "t.gz", overwrite=False, progress=quiet):
+    with (
+        suppress(ProximaError),
+        backup_format.replace_atomically(tmp_path / "no" / "t.gz", overwrite=False, progress=quiet),
+    ):
         pytest.fail("a folder that is not there")
-    assert head() is not None
+    assert head_revision() is not None

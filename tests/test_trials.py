@@ -9,13 +9,21 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from app import trials
-from app.adaptive.testing import Bound
-from app.adaptive.testing.simulate import Records
+from app.adaptive.cat import Bound
+from app.adaptive.cat.simulate import Records
+from app.analysis import cat_study
+from app.analysis.cat_study import (
+    CALIBRATION_SEED_OFFSET,
+    Z_90,
+    CatStudyOptions,
+    overlap_of,
+    plan_for_rule,
+    run_cat_study,
+    summarise_tests,
+)
 from app.cli import main
-from app.errors import InvalidSetting
-from app.itembanks import Constraints, ItemBank
-from app.trials import APART, NINETY, Wanted, judge, overlap_of, plan_of, run
+from app.core.errors import InvalidSetting
+from app.files.item_parameters import Constraints, ItemFile
 from tests.adaptive import testing_laws as laws
 
 
@@ -23,14 +31,14 @@ def silent(_stage: str, _done: float, _whole: float) -> None:
     """For whoever does not want to know."""
 
 
-def bank(items: int = 60) -> ItemBank:
+def bank(items: int = 60) -> ItemFile:
     topics = tuple("abc"[item % 3] for item in range(items))
     pool = replace(laws.plain_pool(items), groups=(np.arange(0, items, 3), np.arange(1, items, 3)))
-    return ItemBank("plain.csv", pool, tuple(map(str, range(items))), {"topic": topics})
+    return ItemFile("plain.csv", pool, tuple(map(str, range(items))), {"topic": topics})
 
 
 CONSTRAINTS = Constraints((Bound(0, 6, 8), Bound(1, 0, 1)), 10, 10, ())
-WANTED = Wanted(("max_information", "random"), 40, 2026)
+WANTED = CatStudyOptions(("max_information", "random"), 40, 2026)
 
 
 def test_figures_by_hand() -> None:
@@ -47,8 +55,8 @@ def test_figures_by_hand() -> None:
         relaxed=np.array([0, 2]),
     )
     kept = Constraints((Bound(0, 1, 1),), 0, 2, ())
-    plan = plan_of(pool, "max_information", kept, replace(WANTED, cuts=(0.5,)))
-    found = judge(pool, plan, kept, records)
+    plan = plan_for_rule(pool, "max_information", kept, replace(WANTED, cuts=(0.5,)))
+    found = summarise_tests(pool, plan, kept, records)
     assert (found.items.mean, found.items.error) == (1.5, 0.5)
     assert found.bias.mean == pytest.approx(0.1)
     assert found.bias.error == pytest.approx(0.2)
@@ -81,8 +89,8 @@ def test_the_error_of_an_overlap() -> None:
 
 def test_ninety_of_a_hundred_intervals_hold() -> None:
     """The truth comes from the prior and the items are those of the model, so an interval of the posterior holds."""
-    assert abs(NINETY - 1.645) < 1e-3
-    report = run([bank(150)], [None], replace(WANTED, learners=300, max_items=15), silent)
+    assert abs(Z_90 - 1.645) < 1e-3
+    report = run_cat_study([bank(150)], [None], replace(WANTED, learners=300, max_items=15), silent)
     for result in report.results["plain.csv"].values():
         assert abs(result.covered.mean - 0.9) < 3 * (0.09 / 300) ** 0.5
         assert abs(result.bias.mean) < 4 * result.bias.error
@@ -90,7 +98,7 @@ def test_ninety_of_a_hundred_intervals_hold() -> None:
 
 
 def test_maximum_information_needs_fewer_items_and_gives_the_same_ones() -> None:
-    row = run([bank()], [None], replace(WANTED, standard_error=0.5), silent).results["plain.csv"]
+    row = run_cat_study([bank()], [None], replace(WANTED, standard_error=0.5), silent).results["plain.csv"]
     best, random = row["max_information"], row["random"]
     assert best.items.mean < random.items.mean - 3 * random.items.error
     assert best.exposure.mean == 1
@@ -98,9 +106,11 @@ def test_maximum_information_needs_fewer_items_and_gives_the_same_ones() -> None
 
 
 def test_constraints_are_counted_and_with_shadow_tests_kept() -> None:
-    wanted = replace(WANTED, rules=("max_information",), learners=12)
-    free = run([bank()], [CONSTRAINTS], wanted, silent).results["plain.csv"]["max_information"]
-    held = run([bank()], [CONSTRAINTS], replace(wanted, shadow=True), silent).results["plain.csv"]["max_information"]
+    options = replace(WANTED, rules=("max_information",), learners=12)
+    free = run_cat_study([bank()], [CONSTRAINTS], options, silent).results["plain.csv"]["max_information"]
+    held = run_cat_study([bank()], [CONSTRAINTS], replace(options, shadow=True), silent).results["plain.csv"][
+        "max_information"
+    ]
     assert free.broken is not None
     assert held.broken is not None
     assert free.broken.mean > 1
@@ -109,27 +119,27 @@ def test_constraints_are_counted_and_with_shadow_tests_kept() -> None:
 
 
 def test_content_is_given_in_its_shares() -> None:
-    wanted = replace(WANTED, rules=("max_information",), learners=5, max_items=9, content="Topic")
-    records = run([bank()], [None], wanted, silent).records["plain.csv"]["max_information"]
+    options = replace(WANTED, rules=("max_information",), learners=5, max_items=9, content="Topic")
+    records = run_cat_study([bank()], [None], options, silent).records["plain.csv"]["max_information"]
     for items in records.items:
         assert np.bincount(np.array(items) % 3).tolist() == [3, 3, 3]
     with pytest.raises(InvalidSetting, match="no column colour"):
-        run([bank()], [None], replace(wanted, content="colour"), silent)
+        run_cat_study([bank()], [None], replace(options, content="colour"), silent)
 
 
 def test_exposure_control_is_one_more_row() -> None:
-    wanted = replace(WANTED, learners=100, max_items=5, target=0.5)
-    row = run([bank()], [None], wanted, silent).results["plain.csv"]
+    options = replace(WANTED, learners=100, max_items=5, target=0.5)
+    row = run_cat_study([bank()], [None], options, silent).results["plain.csv"]
     assert list(row) == ["max_information", "max_information, exposure 0.5", "random"]
     held = row["max_information, exposure 0.5"].exposure
     assert row["max_information"].exposure.mean == 1
     assert held.mean < 0.5 + 3 * held.error
     with pytest.raises(InvalidSetting, match=r"plain\.csv, max_information, exposure 0\.01: tests of this length"):
-        run([bank()], [None], replace(wanted, target=0.01), silent)
+        run_cat_study([bank()], [None], replace(options, target=0.01), silent)
 
 
 def test_what_is_told_was_not_calibrated_on() -> None:
-    assert APART > 100_000
+    assert CALIBRATION_SEED_OFFSET > 100_000
 
 
 def write(folder: Path) -> Path:
@@ -215,7 +225,7 @@ def test_a_file_that_is_no_bank(tmp_path: Path) -> None:
 
 def test_plots_without_matplotlib_are_refused_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    monkeypatch.setattr(trials, "run", None)
+    monkeypatch.setattr(cat_study, "run_cat_study", None)
     result = call(write(tmp_path), "--plots", str(tmp_path))
     assert result.exit_code == 3
     assert "proxima[plots]" in result.stderr

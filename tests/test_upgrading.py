@@ -22,9 +22,9 @@ import pytest
 from alembic.script import ScriptDirectory
 from sqlalchemy import Column, Connection, Engine, Table, UniqueConstraint, event, inspect, select, text
 
-from app import migrate
-from app.database import Database, open_database
-from tests.faults.harness import Service, answer_of, clients_of, furnish, serving, until
+from app.core import migrate
+from app.core.database import Database, open_database
+from tests.faults.harness import Service, clients_of, create_courses, response_of, serving, wait_until
 from tests.test_migrations import fill, tables, within
 
 SCRIPT = ScriptDirectory.from_config(migrate.configuration())
@@ -97,7 +97,7 @@ async def go_on(database: Database, table: Table | None, done: Counter[str], fai
     for number in count():
         try:
             if table is None:
-                await database.read(migrate.current)
+                await database.read(migrate.current_revision)
             else:
                 await database.write(use, table, number)
         except Exception as error:  # noqa: BLE001 (whatever it is, an older program would have met it)
@@ -122,7 +122,7 @@ async def upgrade_beside_a_reader(url: str, revision: str, reads_on_s: float = R
     """Migrate while somebody reads on."""
     async with a_long_reader(url):
         upgrading = asyncio.create_task(
-            asyncio.to_thread(migrate.alone, url, partial(migrate.upgrade, revision=revision))
+            asyncio.to_thread(migrate.run_exclusively, url, partial(migrate.upgrade, revision=revision))
         )
         await asyncio.wait([upgrading], timeout=reads_on_s)
     await asyncio.wait_for(upgrading, LONGEST_S)
@@ -130,7 +130,7 @@ async def upgrade_beside_a_reader(url: str, revision: str, reads_on_s: float = R
 
 async def failures(url: str, before: str, revision: str, reads_on_s: float = READS_ON_S) -> Counter[str]:
     """What failed for programs of the revision before, while a filled database was migrated and afterwards."""
-    await asyncio.to_thread(migrate.alone, url, partial(migrate.upgrade, revision=before))
+    await asyncio.to_thread(migrate.run_exclusively, url, partial(migrate.upgrade, revision=before))
     await asyncio.to_thread(within, url, fill)
     known: list[Table | None] = [None, *await asyncio.to_thread(within, url, tables)]
     done: Counter[str] = Counter()
@@ -147,13 +147,13 @@ async def failures(url: str, before: str, revision: str, reads_on_s: float = REA
                 task.cancel()
     finally:
         await database.close()
-    assert await asyncio.to_thread(within, url, migrate.current) == revision
+    assert await asyncio.to_thread(within, url, migrate.current_revision) == revision
     return failed
 
 
 async def worked(done: Counter[str], count_: int) -> None:
     """Wait until each has worked twice: once from its beginning on."""
-    await until(lambda: len(done) == count_ and min(done.values()) > 1)
+    await wait_until(lambda: len(done) == count_ and min(done.values()) > 1)
 
 
 def promises(before: str, revision: str) -> bool:
@@ -189,14 +189,14 @@ def future(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder of revisions to which more can be added: while it is there, this process is the newer program."""
     folder = tmp_path / "migrations"
     shutil.copytree(migrate.MIGRATIONS, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    newest = migrate.head()
+    newest = migrate.head_revision()
     write_revision(folder, "9001", str(newest), f'compatible_from = "{newest}"', SAFE)
     write_revision(folder, "9002", "9001", f'compatible_from = "{newest}"', UNSAFE)
     monkeypatch.setattr(migrate, "MIGRATIONS", folder)
-    migrate.head.cache_clear()
+    migrate.head_revision.cache_clear()
     yield folder
     monkeypatch.undo()
-    migrate.head.cache_clear()
+    migrate.head_revision.cache_clear()
 
 
 def write_revision(folder: Path, revision: str, before: str, declared: str, body: str) -> None:
@@ -207,7 +207,7 @@ def write_revision(folder: Path, revision: str, before: str, declared: str, body
 async def keep_answering(client: httpx.AsyncClient, name: str, tally: Counter[int]) -> None:
     """Send answers and look at what became of them, until cancelled; counts the statuses."""
     for number in count():
-        answer = answer_of(f"{name}-{number}")
+        answer = response_of(f"{name}-{number}")
         for reply in (
             await client.post("responses", json=answer),
             await client.get(f"learners/{answer['learner']}/mastery"),
@@ -222,7 +222,7 @@ async def statuses_during(service: Service, revision: str) -> Counter[int]:
 
     async def more(count_: int) -> None:
         goal = tally.total() + count_
-        await until(lambda: tally.total() >= goal)
+        await wait_until(lambda: tally.total() >= goal)
 
     async with clients_of(service) as client, asyncio.TaskGroup() as group:
         tasks = [group.create_task(keep_answering(client, f"{revision}-{n}", tally)) for n in range(4)]
@@ -239,7 +239,7 @@ async def statuses_during(service: Service, revision: str) -> Counter[int]:
 async def test_a_service_goes_on_while_a_newer_program_migrates(
     database_url: str, tmp_path: Path, future: Path
 ) -> None:
-    key = await furnish(database_url)
+    key = await create_courses(database_url)
     with serving(database_url, key, tmp_path / "service") as service:
         await service.ready(1)
         assert (await statuses_during(service, "9001")).keys() == {200, 201}
@@ -261,7 +261,7 @@ async def test_a_service_says_when_a_newer_program_left_it_behind(
     database_url: str, tmp_path: Path, future: Path
 ) -> None:
     write_revision(future, "9001", str(REVISIONS[-1]), "", SAFE)
-    key = await furnish(database_url)
+    key = await create_courses(database_url)
     with serving(database_url, key, tmp_path / "service") as service:
         await service.ready(1)
         async with clients_of(service) as client:
@@ -311,7 +311,7 @@ def statements_of(url: str, revision: str) -> list[str]:
 
     event.listen(Engine, "before_cursor_execute", note)
     try:
-        migrate.alone(url, partial(migrate.upgrade, revision=revision))
+        migrate.run_exclusively(url, partial(migrate.upgrade, revision=revision))
     finally:
         event.remove(Engine, "before_cursor_execute", note)
     return sent
@@ -319,7 +319,7 @@ def statements_of(url: str, revision: str) -> list[str]:
 
 @only_postgres
 def test_no_revision_stops_a_table_that_is_in_use(empty_database_url: str) -> None:
-    migrate.alone(empty_database_url, partial(migrate.upgrade, revision="0002"))
+    migrate.run_exclusively(empty_database_url, partial(migrate.upgrade, revision="0002"))
     for before, revision in STEPS:
         existing = set(within(empty_database_url, lambda db: inspect(db).get_table_names()))
         sent = statements_of(empty_database_url, revision)

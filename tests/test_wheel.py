@@ -17,8 +17,8 @@ import httpx
 import pytest
 
 import app
-from app.migrate import head
-from app.settings import PREFIX
+from app.core.migrate import head_revision
+from app.core.settings import PREFIX
 
 pytestmark = pytest.mark.release
 
@@ -118,7 +118,7 @@ def test_installed_program_migrates_up_and_down(installed: Installation) -> None
     assert installed.run("proxima", "migrate") == "the database is up to date\n"
     assert "make a backup" in installed.run("proxima", "migrate", "--to", "0003", code=1)
     config = str(next(installed.programs.parent.glob("lib/python*/site-packages/app/alembic.ini")))
-    assert f"{head()} (head)" in installed.run("alembic", "-c", config, "current")
+    assert f"{head_revision()} (head)" in installed.run("alembic", "-c", config, "current")
     for revision in ("0003", "base"):
         printed = installed.run("proxima", "migrate", "--to", revision, "--lose-data")
         assert printed == f"the database is at revision {revision}\n"

@@ -13,23 +13,24 @@ import numpy as np
 import pytest
 from sqlalchemy import Connection, func, select, update
 
-from app import main, worker
-from app.adaptive import calibration
-from app.adaptive.calibration import silent
-from app.adaptive.types import Head
-from app.database import Database
+from app import main
+from app.adaptive.calibration import fit
+from app.adaptive.calibration.fit import ignore_progress
+from app.adaptive.parameters import BehaviourModel
+from app.core.database import Database
+from app.core.times import now
+from app.jobs import worker
+from app.jobs.worker import finish_calibration, fit_claimed, rebuild_course, run_calibration
 from app.models import Course, Learner
 from app.queries.calibrations import find_calibration, find_parameters
 from app.services import calibrations
-from app.services.calibrations import Claim, activate, request, take_over
+from app.services.calibration_codec import decode_calibration
+from app.services.calibrations import Claim, activate, request_calibration, take_over
 from app.services.catalogue import upsert
-from app.services.folding import count_stale
 from app.services.keys import create_key
-from app.services.packing import unpack_fit
-from app.services.responses import Recorded, record
-from app.times import now
-from app.worker import finish_calibration, fit_claimed, refold_course, run_calibration
-from tests.client import CATALOGUE, COURSE, app_of, differences, opened, right_or_wrong, school, served
+from app.services.replay import count_stale
+from app.services.responses import RecordedResponse, record
+from tests.client import CATALOGUE, COURSE, app_of, find_differences, make_response, opened, school, served
 
 pytestmark = pytest.mark.anyio
 
@@ -40,8 +41,8 @@ LONGEST_S = 60.0
 # A process that fits as ours does, only quicker, and does what `harm` says.
 QUICK = """
 import os, signal, sys, time
-from app import worker
-from app.adaptive import calibration
+from app.jobs import worker
+from app.adaptive.calibration import fit as calibration
 from app.services import calibrations
 
 calibration.ROUNDS, calibration.SEARCH_EVALUATIONS = 1, 8
@@ -59,30 +60,30 @@ def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
 {harm}
-worker.fit_piped()
+worker.run_fit_process()
 """
 HARMS = {
-    "before it reads": "around('read_job', before=die)",
+    "before it reads": "around('read_calibration_job', before=die)",
     "while it fits": "calibration.fit_rates = lambda *_: die()",
-    "when it has fitted": "around('result_of', before=die)",
-    "between its write and the commit": "around('succeed', after=die)",
+    "when it has fitted": "around('build_result', before=die)",
+    "between its write and the commit": "around('save_result', after=die)",
 }
 AFTER_ALL = "os._exit = lambda _: die()"
 
 # A service that dies while it fits, killed by its own child, which then has nobody to work for.
 SERVICE = """
 import asyncio, sys
-from app import worker
-from app.database import open_database
+from app.jobs import worker
+from app.core.database import open_database
 from app.services import calibrations
-from app.times import now
+from app.core.times import now
 
 calibrations.LEASE_US = 200_000
 worker.FIT = sys.argv[2]
 
 async def main():
     database = open_database(sys.argv[1])
-    claim = await database.write(calibrations.request, 1, "arithmetic", now())
+    claim = await database.write(calibrations.request_calibration, 1, "arithmetic", now())
     await worker.run_calibration(database, sys.argv[1], claim)
 
 asyncio.run(main())
@@ -99,14 +100,14 @@ async def prepare(database: Database, course: str = COURSE) -> None:
         await database.write(create_key, "school", ["admin"], 1)
     await database.write(upsert, 1, course, CATALOGUE, 1)
     answers = [
-        right_or_wrong(f"r-{who}-{n}", f"l{who}", item, 10 * who + n, correct=(who * n + who) % 3 > 0)
+        make_response(f"r-{who}-{n}", f"l{who}", item, 10 * who + n, correct=(who * n + who) % 3 > 0)
         for who in range(LEARNERS)
         for n, item in enumerate(ITEMS)
     ]
     told = await database.write(
         record, [answer.__class__(**{**vars_of(answer), "course_id": course}) for answer in answers]
     )
-    assert all(isinstance(result, Recorded) for result in told)
+    assert all(isinstance(result, RecordedResponse) for result in told)
 
 
 def vars_of(answer: Any) -> dict[str, Any]:
@@ -125,11 +126,11 @@ def state(db: Connection, number: int = 1, course: str = COURSE) -> tuple[str, b
 def values(db: Connection, course: str = COURSE, number: int = 1) -> list[Any]:
     packed = find_parameters(db, 1, course, number)
     assert packed is not None
-    found = [unpack_fit(packed, trained=trained) for trained in (False, True)]
+    found = [decode_calibration(packed, trained=trained) for trained in (False, True)]
     row = find_calibration(db, 1, course, number)
     assert row is not None
-    heads = [getattr(part.head, name, None) for part in found for name in Head.__dataclass_fields__]
-    plain = [name for name in found[0].__dataclass_fields__ if name != "head"]
+    heads = [getattr(part.behaviour, name, None) for part in found for name in BehaviourModel.__dataclass_fields__]
+    plain = [name for name in found[0].__dataclass_fields__ if name != "behaviour"]
     return [row.report, *heads, *(getattr(part, name) for part in found for name in plain)]
 
 
@@ -141,9 +142,9 @@ async def undisturbed(database: Database, patch: pytest.MonkeyPatch) -> list[Any
     """The result of the same answers in another course, where nothing happened."""
     await prepare(database, "twin")
     with patch.context() as quick:
-        quick.setattr(calibration, "ROUNDS", 1)
-        quick.setattr(calibration, "SEARCH_EVALUATIONS", 8)
-        await fit_claimed(database, await database.write(request, 1, "twin", now()), silent)
+        quick.setattr(fit, "ROUNDS", 1)
+        quick.setattr(fit, "SEARCH_EVALUATIONS", 8)
+        await fit_claimed(database, await database.write(request_calibration, 1, "twin", now()), ignore_progress)
     return list(await database.read(values, "twin"))
 
 
@@ -160,8 +161,8 @@ async def test_a_fit_killed_at_any_step_ends_with_the_same_result(
 ) -> None:
     await prepare(database)
     expected = await undisturbed(database, monkeypatch)
-    monkeypatch.setattr(calibrations, "MOST_ATTEMPTS", len(HARMS) + 1)
-    claim: Claim | None = await database.write(request, 1, COURSE, now())
+    monkeypatch.setattr(calibrations, "MAX_ATTEMPTS", len(HARMS) + 1)
+    claim: Claim | None = await database.write(request_calibration, 1, COURSE, now())
     for step, harm in HARMS.items():
         assert claim is not None, step
         monkeypatch.setattr(worker, "FIT", QUICK.format(harm=harm))
@@ -184,11 +185,11 @@ async def test_a_fit_killed_at_twenty_random_moments_ends_with_the_same_result(
 ) -> None:
     await prepare(database)
     expected = await undisturbed(database, monkeypatch)
-    monkeypatch.setattr(calibrations, "MOST_ATTEMPTS", 100)
+    monkeypatch.setattr(calibrations, "MAX_ATTEMPTS", 100)
     monkeypatch.setattr(worker, "FIT", QUICK.format(harm=""))
     start = asyncio.create_subprocess_exec
     started = time.monotonic()
-    await finish_calibration(database, database_url, await database.write(request, 1, COURSE, now()))
+    await finish_calibration(database, database_url, await database.write(request_calibration, 1, COURSE, now()))
     longest = time.monotonic() - started
     assert equal(await database.read(values), expected)
 
@@ -201,7 +202,7 @@ async def test_a_fit_killed_at_twenty_random_moments_ends_with_the_same_result(
         return process
 
     for number in range(2, 22):
-        claim: Claim | None = await database.write(request, 1, COURSE, now())
+        claim: Claim | None = await database.write(request_calibration, 1, COURSE, now())
         monkeypatch.setattr(asyncio, "create_subprocess_exec", start_and_kill)
         assert claim is not None
         await run_calibration(database, database_url, claim)
@@ -242,7 +243,7 @@ def is_alive(pid: int) -> bool:
 
 @pytest.fixture
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "LOOK_S", 0.1)
+    monkeypatch.setattr(worker, "POLL_S", 0.1)
 
 
 @pytest.mark.usefixtures("_quick")
@@ -299,7 +300,7 @@ async def test_an_attempt_that_lost_its_lease_ends(
     await prepare(database)
     monkeypatch.setattr(worker, "HEARTBEAT_S", 0.1)
     monkeypatch.setattr(worker, "FIT", "import time; time.sleep(60)")
-    claim = await database.write(request, 1, COURSE, now())
+    claim = await database.write(request_calibration, 1, COURSE, now())
     running = asyncio.create_task(run_calibration(database, database_url, claim))
     other = await database.write(take_over, 1, COURSE, 1, now() + 2 * calibrations.LEASE_US)
     assert other is not None
@@ -317,7 +318,7 @@ async def test_a_lease_is_renewed_while_the_fit_lasts(
     monkeypatch.setattr(worker, "HEARTBEAT_S", 0.1)
     monkeypatch.setattr(calibrations, "LEASE_US", 1_000_000)
     monkeypatch.setattr(worker, "FIT", "import time; time.sleep(2.5)")
-    claim = await database.write(request, 1, COURSE, now())
+    claim = await database.write(request_calibration, 1, COURSE, now())
     running = asyncio.create_task(run_calibration(database, database_url, claim))
     while not running.done():
         assert await database.write(take_over, 1, COURSE, 1, now()) is None or running.done()
@@ -334,8 +335,8 @@ async def test_what_would_go_wrong_again_is_not_tried_again(
         raise ValueError("l7 answered 3")
 
     monkeypatch.setattr(worker, "fit_job", broken)
-    claim = await database.write(request, 1, COURSE, now())
-    await fit_claimed(database, claim, silent)
+    claim = await database.write(request_calibration, 1, COURSE, now())
+    await fit_claimed(database, claim, ignore_progress)
     row = await database.read(find_calibration, 1, COURSE, 1)
     assert row is not None
     assert (row.status, row.error) == ("failed", "the fit failed: ValueError")
@@ -344,8 +345,8 @@ async def test_what_would_go_wrong_again_is_not_tried_again(
 async def activated_and_killed(database: Database) -> None:
     """A course whose pointer was moved by a process that died before it folded anybody again."""
     await prepare(database)
-    claim = await database.write(request, 1, COURSE, now())
-    await fit_claimed(database, claim, silent)
+    claim = await database.write(request_calibration, 1, COURSE, now())
+    await fit_claimed(database, claim, ignore_progress)
     await database.write(activate_anyway)
     assert await database.read(count_stale, 1, COURSE) == LEARNERS
 
@@ -363,13 +364,13 @@ async def test_a_service_that_starts_folds_again_what_was_left(
         return await database.read(count_stale, 1, COURSE) == 0
 
     with monkeypatch.context() as patch:
-        patch.setattr(worker, "refold_courses", nothing)
+        patch.setattr(worker, "rebuild_courses", nothing)
         async with served(database_url):
             with pytest.raises(AssertionError, match="it did not happen"):
                 await until(done, 0.5)
     async with served(database_url):
         await until(done)
-    assert await differences(database) == []
+    assert await find_differences(database) == []
 
 
 async def test_folding_again_takes_less_at_a_time_where_it_is_slow(
@@ -382,9 +383,9 @@ async def test_folding_again_takes_less_at_a_time_where_it_is_slow(
         time.sleep(0.06 if len(taken) < 6 else 0)
         return limit if len(taken) < 16 else 0
 
-    monkeypatch.setattr(worker, "refold_stale", slow)
+    monkeypatch.setattr(worker, "rebuild_stale", slow)
     started = time.monotonic()
-    assert await refold_course(database, 1, COURSE) == sum(taken[:-1])
+    assert await rebuild_course(database, 1, COURSE) == sum(taken[:-1])
     assert taken[:6] == [8, 4, 2, 1, 1, 1]
     assert taken[6:] == [2, 4, 8, 16, 32, 64, 128, 200, 200, 200]
     # It rests as long as it works.
@@ -394,20 +395,20 @@ async def test_folding_again_takes_less_at_a_time_where_it_is_slow(
 async def test_two_services_fold_the_same_course_again(database: Database, database_url: str) -> None:
     await activated_and_killed(database)
     async with opened(database_url) as other:
-        await asyncio.gather(refold_course(database, 1, COURSE), refold_course(other, 1, COURSE))
+        await asyncio.gather(rebuild_course(database, 1, COURSE), rebuild_course(other, 1, COURSE))
     assert await database.read(count_stale, 1, COURSE) == 0
-    assert await differences(database) == []
+    assert await find_differences(database) == []
 
 
 async def test_courses_left_behind_are_found(database: Database) -> None:
     await prepare(database)
-    assert await database.read(calibrations.stale_courses) == []
+    assert await database.read(calibrations.list_stale_courses) == []
 
     def age(db: Connection) -> None:
         db.execute(update(Learner).where(Learner.id == "l3").values(engine=Learner.engine - 1))
 
     await database.write(age)
-    assert await database.read(calibrations.stale_courses) == [(1, COURSE)]
+    assert await database.read(calibrations.list_stale_courses) == [(1, COURSE)]
     assert await database.read(lambda db: db.scalar(select(func.count()).select_from(Learner))) == LEARNERS
 
 
@@ -420,5 +421,5 @@ async def test_background_work_goes_on_after_a_failure(monkeypatch: pytest.Monke
         raise ValueError if calls == 1 else asyncio.CancelledError
 
     with pytest.raises(asyncio.CancelledError):
-        await worker.again_and_again(work, 0)
+        await worker.repeat_forever(work, 0)
     assert calls == 2

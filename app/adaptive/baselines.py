@@ -16,14 +16,14 @@ from scipy.sparse import csc_array, csr_array, eye_array, hstack
 from scipy.sparse.linalg import splu
 from scipy.special import expit, log_expit
 
-from app.adaptive.bkt import Fit as Tracing
+from app.adaptive.arrays import Booleans, Floats, Integers
+from app.adaptive.assess.metrics import total_loss
+from app.adaptive.bkt import BktFit as Tracing
 from app.adaptive.bkt import Setup
-from app.adaptive.bkt import fit as fit_tracing
-from app.adaptive.bkt import predict as predict_tracing
-from app.adaptive.calibration import EASINESS_LIMIT, take
-from app.adaptive.metrics import total_loss
-from app.adaptive.replay import Log
-from app.adaptive.types import Booleans, Floats, Integers
+from app.adaptive.bkt import fit_bkt as fit_tracing
+from app.adaptive.bkt import predict_bkt as predict_tracing
+from app.adaptive.calibration.fit import INTERCEPT_LIMIT, select_learners
+from app.adaptive.response_log import Log
 
 CERTAIN = 1e-9
 VALIDATION_SHARE = 5
@@ -32,7 +32,7 @@ SEED = 0
 # From much to little trust in the prior; the search stops where held-out learners are predicted worse again.
 PSEUDO_ANSWERS = (64.0, 32.0, 16.0, 8.0, 4.0, 2.0, 1.0)
 RIDGES = (30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03)
-EASINESS_VARIANCES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+INTERCEPT_VARIANCES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 # Keeps logs with only one kind of answers finite.
 INTERCEPT_RIDGE = 0.1
 
@@ -53,16 +53,17 @@ NEGLIGIBLE = -200.0
 def item_only(skills: Integers, training: Log, unseen: Log) -> Floats:
     """How easy the item is and nothing else: its mean score, shrunk to the mean of all answers."""
 
-    def fit(log: Log, weight: float) -> Floats:
+    def fit_bkt(log: Log, weight: float) -> Floats:
         mean = (log.scores.sum() + 1) / (len(log.scores) + 2)
         count = np.bincount(log.items, minlength=len(skills))
         return np.asarray((np.bincount(log.items, log.scores, len(skills)) + weight * mean) / (count + weight))
 
-    fitted, aside = split(training)
-    weight = best(
-        (weight, total_loss(bounded(fit(fitted, weight)[aside.items]), aside.scores)) for weight in PSEUDO_ANSWERS
+    fitted, validation = split(training)
+    weight = best_choice(
+        (weight, total_loss(clip_probabilities(fit_bkt(fitted, weight)[validation.items]), validation.scores))
+        for weight in PSEUDO_ANSWERS
     )
-    return bounded(fit(training, weight)[unseen.items])
+    return clip_probabilities(fit_bkt(training, weight)[unseen.items])
 
 
 def pfa(skills: Integers, training: Log, unseen: Log) -> Floats:
@@ -70,14 +71,16 @@ def pfa(skills: Integers, training: Log, unseen: Log) -> Floats:
 
     The counts enter as log(1 + n): plain ones predicted worse on both data sets where they were tried.
     """
-    return logistic(pfa_features, skills, training, unseen)
+    return fit_and_predict_logistic(pfa_features, skills, training, unseen)
 
 
 def pfa_features(skills: Integers, log: Log) -> csr_array:
     """One row an answer: intercept, and for each skill itself, wins and fails on it before."""
-    tags = tagged(skills)[log.items]
-    wins, fails = earlier(tags, log)
-    return joined(np.ones(len(log.items)), [tags, filled(tags, np.log1p(wins)), filled(tags, np.log1p(fails))])
+    tags = skill_matrix(skills)[log.items]
+    wins, fails = prior_counts(tags, log)
+    return join_columns(
+        np.ones(len(log.items)), [tags, with_values(tags, np.log1p(wins)), with_values(tags, np.log1p(fails))]
+    )
 
 
 def best_lr(skills: Integers, training: Log, unseen: Log) -> Floats:
@@ -86,22 +89,22 @@ def best_lr(skills: Integers, training: Log, unseen: Log) -> Floats:
     The logit is the item's, plus the skills', plus log(1 + wins) and log(1 + fails) over all answers, plus the same for
     each skill with weights of its own.
     """
-    return logistic(best_lr_features, skills, training, unseen)
+    return fit_and_predict_logistic(best_lr_features, skills, training, unseen)
 
 
 def best_lr_features(skills: Integers, log: Log) -> csr_array:
     """One row an answer: intercept, item, skills, both counts over all answers, and both for each skill."""
-    tags, count = tagged(skills)[log.items], len(log.items)
-    wins, fails = earlier(tags, log)
-    totals = earlier(one_hot(np.zeros(count, dtype=np.int64), 1), log)
+    tags, count = skill_matrix(skills)[log.items], len(log.items)
+    wins, fails = prior_counts(tags, log)
+    totals = prior_counts(one_hot(np.zeros(count, dtype=np.int64), 1), log)
     parts = [
         one_hot(log.items, len(skills)),
         tags,
         csr_array(np.log1p(np.column_stack(totals))),
-        filled(tags, np.log1p(wins)),
-        filled(tags, np.log1p(fails)),
+        with_values(tags, np.log1p(wins)),
+        with_values(tags, np.log1p(fails)),
     ]
-    return joined(np.ones(count), parts)
+    return join_columns(np.ones(count), parts)
 
 
 def irt(skills: Integers, training: Log, unseen: Log) -> Floats:
@@ -109,17 +112,17 @@ def irt(skills: Integers, training: Log, unseen: Log) -> Floats:
 
     Easiness has the prior N(mean of the item's skills, τ²); ability is N(0, σ²) and does not change.
     """
-    tags = tagged(skills)
-    fitted, aside = split(training)
-    curves = Curves(np.zeros(len(skills)), 1.0)
+    tags = skill_matrix(skills)
+    fitted, validation = split(training)
+    curves = RaschCurves(np.zeros(len(skills)), 1.0)
 
     def losses() -> Iterator[tuple[float, float]]:
         nonlocal curves
-        for variance in EASINESS_VARIANCES:
+        for variance in INTERCEPT_VARIANCES:
             curves = fit_rasch(tags, fitted, variance, curves)
-            yield variance, total_loss(predict_irt(curves, aside), aside.scores)
+            yield variance, total_loss(predict_irt(curves, validation), validation.scores)
 
-    variance = best(losses())
+    variance = best_choice(losses())
     return predict_irt(fit_rasch(tags, training, variance, curves), unseen)
 
 
@@ -128,23 +131,26 @@ def bkt(skills: Integers, training: Log, unseen: Log) -> Floats:
 
     An answer to an item with several skills is expected to be the mean of what each of them says.
     """
-    named = with_none(skills)
+    named = with_null_skill(skills)
 
-    def fit(log: Log, forgets: float) -> Tracing:
+    def fit_bkt(log: Log, forgets: float) -> Tracing:
         return fit_tracing(named, log, Setup(forgets=bool(forgets)), np.random.default_rng(SEED))
 
-    fitted, aside = split(training)
-    forgets = best(
-        (forgets, total_loss(bounded(predict_tracing(fit(fitted, forgets), aside)), aside.scores))
+    fitted, validation = split(training)
+    forgets = best_choice(
+        (
+            forgets,
+            total_loss(clip_probabilities(predict_tracing(fit_bkt(fitted, forgets), validation)), validation.scores),
+        )
         for forgets in (0.0, 1.0)
     )
-    return bounded(predict_tracing(fit(training, forgets), unseen))
+    return clip_probabilities(predict_tracing(fit_bkt(training, forgets), unseen))
 
 
 # What the models share
 
 
-def bounded(p: Floats) -> Floats:
+def clip_probabilities(p: Floats) -> Floats:
     """Probabilities within 1e-9 and 1 - 1e-9."""
     return np.clip(p, CERTAIN, 1 - CERTAIN)
 
@@ -154,11 +160,11 @@ def split(log: Log) -> tuple[Log, Log]:
     if log.learners < 2:  # noqa: PLR2004
         return log, log
     order = np.random.default_rng(SEED).permutation(log.learners)
-    aside = order < max(log.learners // VALIDATION_SHARE, 1)
-    return take(log, ~aside), take(log, aside)
+    validation = order < max(log.learners // VALIDATION_SHARE, 1)
+    return select_learners(log, ~validation), select_learners(log, validation)
 
 
-def best(losses: Iterator[tuple[float, float]]) -> float:
+def best_choice(losses: Iterator[tuple[float, float]]) -> float:
     """The choice before the loss first rises."""
     chosen, least = next(losses)
     for choice, loss in losses:
@@ -168,7 +174,7 @@ def best(losses: Iterator[tuple[float, float]]) -> float:
     return chosen
 
 
-def with_none(skills: Integers) -> Integers:
+def with_null_skill(skills: Integers) -> Integers:
     """The same skills (I, K), at least one an item: those without have the number after the last."""
     skills = skills if skills.shape[1] else np.full((len(skills), 1), -1)
     named = skills.copy()
@@ -176,12 +182,12 @@ def with_none(skills: Integers) -> Integers:
     return named
 
 
-def tagged(skills: Integers) -> csr_array:
-    """(I, S): 1 where an item asks for a skill, with `with_none`."""
-    skills = with_none(skills)
-    items, places = np.nonzero(skills >= 0)
+def skill_matrix(skills: Integers) -> csr_array:
+    """(I, S): 1 where an item asks for a skill, with `with_null_skill`."""
+    skills = with_null_skill(skills)
+    items, columns = np.nonzero(skills >= 0)
     shape = (len(skills), int(skills.max(initial=-1)) + 1)
-    return csr_array((np.ones(len(items)), (items, skills[items, places])), shape=shape)
+    return csr_array((np.ones(len(items)), (items, skills[items, columns])), shape=shape)
 
 
 def one_hot(columns: Integers, count: int) -> csr_array:
@@ -190,7 +196,7 @@ def one_hot(columns: Integers, count: int) -> csr_array:
     return csr_array((np.ones(rows), columns, np.arange(rows + 1)), shape=(rows, count))
 
 
-def earlier(tags: csr_array, log: Log) -> tuple[Floats, Floats]:
+def prior_counts(tags: csr_array, log: Log) -> tuple[Floats, Floats]:
     """How much of its learner's answers with the same tag was right and wrong before, for each entry of `tags` (N, T).
 
     An answer does not count for itself.
@@ -208,12 +214,12 @@ def earlier(tags: csr_array, log: Log) -> tuple[Floats, Floats]:
     return wins, fails
 
 
-def filled(tags: csr_array, values: Floats) -> csr_array:
+def with_values(tags: csr_array, values: Floats) -> csr_array:
     """The same places with other values."""
     return csr_array((values, tags.indices, tags.indptr), shape=tags.shape)
 
 
-def joined(intercept: Floats, parts: Sequence[csr_array]) -> csr_array:
+def join_columns(intercept: Floats, parts: Sequence[csr_array]) -> csr_array:
     """The columns of all parts side by side, after the intercept."""
     return csr_array(hstack([csr_array(intercept[:, None]), *parts], format="csr"))
 
@@ -221,21 +227,23 @@ def joined(intercept: Floats, parts: Sequence[csr_array]) -> csr_array:
 # Logistic regression
 
 
-def logistic(features: Callable[[Integers, Log], csr_array], skills: Integers, training: Log, unseen: Log) -> Floats:
+def fit_and_predict_logistic(
+    features: Callable[[Integers, Log], csr_array], skills: Integers, training: Log, unseen: Log
+) -> Floats:
     """Fit a logistic regression with a ridge chosen on held-out learners; its predictions."""
-    fitted, aside = split(training)
-    rows, other = features(skills, fitted), features(skills, aside)
+    fitted, validation = split(training)
+    rows, other = features(skills, fitted), features(skills, validation)
     weights = np.zeros(rows.shape[1])
 
     def losses() -> Iterator[tuple[float, float]]:
         nonlocal weights
         for ridge in RIDGES:
             weights = fit_logistic(rows, fitted.scores, ridge, weights)
-            yield ridge, total_loss(bounded(expit(other @ weights)), aside.scores)
+            yield ridge, total_loss(clip_probabilities(expit(other @ weights)), validation.scores)
 
-    ridge = best(losses())
+    ridge = best_choice(losses())
     weights = fit_logistic(features(skills, training), training.scores, ridge, weights)
-    return bounded(expit(features(skills, unseen) @ weights))
+    return clip_probabilities(expit(features(skills, unseen) @ weights))
 
 
 def fit_logistic(rows: csr_array, scores: Floats, ridge: float, start: Floats) -> Floats:
@@ -254,28 +262,28 @@ def fit_logistic(rows: csr_array, scores: Floats, ridge: float, start: Floats) -
         value = -(scores @ log_expit(logit) + (1 - scores) @ log_expit(-logit)) + 0.5 * (penalty @ weights**2)
         return float(value), scale * (columns @ (expit(logit) - scores) + penalty * weights)
 
-    found = minimize(
+    solution = minimize(
         loss,
         start / scale,
         jac=True,
         method="L-BFGS-B",
         options={"maxiter": STEPS, "maxfun": 2 * STEPS, "gtol": GRADIENT, "ftol": RELATIVE_CHANGE, "maxcor": 20},
     )
-    return np.asarray(scale * found.x)
+    return np.asarray(scale * solution.x)
 
 
 # Item response theory
 
 
 @dataclass(frozen=True)
-class Curves:
+class RaschCurves:
     """The logit of item i is easiness_i (I,) + discrimination × ability, the ability N(0, 1)."""
 
-    easiness: Floats
+    intercept: Floats
     discrimination: float
 
 
-def fit_rasch(tags: csr_array, log: Log, variance: float, start: Curves) -> Curves:
+def fit_rasch(tags: csr_array, log: Log, variance: float, start: RaschCurves) -> RaschCurves:
     """Marginal maximum likelihood by EM (Bock & Aitkin 1981), a Newton step in every M-step.
 
     The one discrimination is the spread of ability. The E-step is two sparse products, learners × items with items ×
@@ -288,19 +296,21 @@ def fit_rasch(tags: csr_array, log: Log, variance: float, start: Curves) -> Curv
     centre = centring(tags, np.bincount(log.items, minlength=shape[1]) > 0, variance)
     curves = start
     for _ in range(EM_STEPS):
-        logit = curves.easiness[:, None] + curves.discrimination * FIT_NODES
-        posterior = normalised(-0.5 * FIT_NODES**2 + right @ log_expit(logit) + wrong @ log_expit(-logit))
+        logit = curves.intercept[:, None] + curves.discrimination * FIT_NODES
+        posterior = normalise(-0.5 * FIT_NODES**2 + right @ log_expit(logit) + wrong @ log_expit(-logit))
         hits, misses = right.T @ posterior, wrong.T @ posterior
-        prior = (centre(curves.easiness) - curves.easiness) / variance
-        moved = newton(curves, expit(logit), hits, hits + misses, prior, 1 / variance)
-        change = np.abs(moved.easiness - curves.easiness).max(initial=0.0)
+        prior = (centre(curves.intercept) - curves.intercept) / variance
+        moved = newton_step(curves, expit(logit), hits, hits + misses, prior, 1 / variance)
+        change = np.abs(moved.intercept - curves.intercept).max(initial=0.0)
         curves = moved
         if change < EM_CHANGE:
             break
     return curves
 
 
-def newton(curves: Curves, p: Floats, hits: Floats, chances: Floats, prior: Floats, precision: float) -> Curves:
+def newton_step(
+    curves: RaschCurves, p: Floats, hits: Floats, chances: Floats, prior: Floats, precision: float
+) -> RaschCurves:
     """One step for easiness and discrimination together.
 
     The successes and the answers expected at each node are (I, Q), `prior` is the gradient of the prior (I,).
@@ -313,9 +323,9 @@ def newton(curves: Curves, p: Floats, hits: Floats, chances: Floats, prior: Floa
     slope = float((surprise @ FIT_NODES).sum()) + 1 - curves.discrimination - float(cross @ (gradient / information))
     bend = float((curvature @ FIT_NODES**2).sum()) + 1 - float(cross @ (cross / information))
     move = float(np.clip(slope / bend, -0.2, 0.2))
-    easiness = curves.easiness + np.clip((gradient - cross * move) / information, -1, 1)
-    easiness = np.clip(easiness, -EASINESS_LIMIT, EASINESS_LIMIT)
-    return Curves(easiness, float(np.clip(curves.discrimination + move, 0.1, 4.0)))
+    intercept = curves.intercept + np.clip((gradient - cross * move) / information, -1, 1)
+    intercept = np.clip(intercept, -INTERCEPT_LIMIT, INTERCEPT_LIMIT)
+    return RaschCurves(intercept, float(np.clip(curves.discrimination + move, 0.1, 4.0)))
 
 
 def centring(tags: csr_array, answered: Booleans, variance: float) -> Callable[[Floats], Floats]:
@@ -325,39 +335,39 @@ def centring(tags: csr_array, answered: Booleans, variance: float) -> Callable[[
     most likely given the items that were `answered`.
     """
     shares = csr_array(tags.multiply(1 / np.diff(tags.indptr)[:, None]))
-    told = csr_array(shares.multiply(answered[:, None]))
-    solve = splu(csc_array(told.T @ told / variance + eye_array(tags.shape[1]))).solve
+    weighted = csr_array(shares.multiply(answered[:, None]))
+    solve = splu(csc_array(weighted.T @ weighted / variance + eye_array(tags.shape[1]))).solve
     free = solve(np.ones(tags.shape[1]))
 
-    def centre(easiness: Floats) -> Floats:
-        levels = solve(told.T @ easiness / variance)
-        overall = levels.mean() / max(1 - free.mean(), CERTAIN)
-        return np.asarray(shares @ (levels + overall * free))
+    def centre(intercept: Floats) -> Floats:
+        skill_levels = solve(weighted.T @ intercept / variance)
+        overall = skill_levels.mean() / max(1 - free.mean(), CERTAIN)
+        return np.asarray(shares @ (skill_levels + overall * free))
 
     return centre
 
 
-def predict_irt(curves: Curves, log: Log) -> Floats:
+def predict_irt(curves: RaschCurves, log: Log) -> Floats:
     """The expected score of each answer over the posterior of the learner's ability before it; (N,).
 
     Exact on the nodes: P(y | earlier answers) = Σ_q P(q | earlier answers) P(y | q).
     """
     p = np.empty(len(log.items))
-    for first, last in blocks(log.starts):
+    for first, last in learner_blocks(log.starts):
         starts = log.starts[first : last + 1]
-        place = slice(starts[0], starts[-1])
-        logit = curves.easiness[log.items[place], None] + curves.discrimination * NODES
-        score = log.scores[place, None]
+        span = slice(starts[0], starts[-1])
+        logit = curves.intercept[log.items[span], None] + curves.discrimination * NODES
+        score = log.scores[span, None]
         gain = score * log_expit(logit) + (1 - score) * log_expit(-logit)
         before = np.cumsum(gain, axis=0) - gain
         lengths = np.diff(starts)
         before -= np.repeat(before[(starts[:-1] - starts[0])[lengths > 0]], lengths[lengths > 0], axis=0)
-        posterior = normalised(before - 0.5 * NODES**2)
-        p[place] = (posterior * expit(logit)).sum(axis=1)
-    return bounded(p)
+        posterior = normalise(before - 0.5 * NODES**2)
+        p[span] = (posterior * expit(logit)).sum(axis=1)
+    return clip_probabilities(p)
 
 
-def blocks(starts: Integers) -> Iterator[tuple[int, int]]:
+def learner_blocks(starts: Integers) -> Iterator[tuple[int, int]]:
     """Learners in a row with about `BLOCK_ANSWERS` answers together, as `(first, last + 1)`; none without answers."""
     first, learners = 0, len(starts) - 1
     while first < learners:
@@ -367,7 +377,7 @@ def blocks(starts: Integers) -> Iterator[tuple[int, int]]:
         first = last
 
 
-def normalised(logs: Floats) -> Floats:
+def normalise(logs: Floats) -> Floats:
     """Probabilities along the last axis from their logarithms up to a constant."""
     peak = logs - logs.max(axis=1, keepdims=True)
     p = np.exp(np.maximum(peak, NEGLIGIBLE))

@@ -15,8 +15,8 @@ from functools import cached_property
 import numpy as np
 from scipy.special import expm1, log1p, xlog1py, xlogy
 
-from app.adaptive.replay import Log
-from app.adaptive.types import Booleans, Floats, Integers
+from app.adaptive.arrays import Booleans, Floats, Integers
+from app.adaptive.response_log import Log
 
 # Beyond this and its inverse, odds could leave the range of numbers; it takes hundreds of answers to notice.
 LARGEST_ODDS = 1e200
@@ -74,7 +74,7 @@ class Setup:
 
 
 @dataclass(frozen=True)
-class Fit:
+class BktFit:
     """Fitted rates, and per skill (S,) whether they are identified, their log likelihood and the steps they took.
 
     `skills` and `classes` (I, K) name the skill and the class of every item's answers, padded with -1. `share` is the
@@ -91,7 +91,7 @@ class Fit:
 
 
 @dataclass(frozen=True)
-class Chains:
+class ResponseChains:
     """The answers of one learner on one skill, in order: C chains, from the longest to the shortest.
 
     `starts` and `lengths` are (C,) places in `answer`, which names the answers of the log; `skill` is (C,). `place`
@@ -111,7 +111,7 @@ class Chains:
         return np.asarray(np.searchsorted(-self.lengths, -np.arange(longest), side="left"), dtype=np.int64)
 
 
-def link(skills: Integers, log: Log) -> Chains:
+def link_response_chains(skills: Integers, log: Log) -> ResponseChains:
     """Sort a log into chains; `skills` (I, K) are the skills of each item, padded with -1."""
     asked = skills[log.items]
     answer, place = np.nonzero(asked >= 0)
@@ -127,7 +127,7 @@ def link(skills: Integers, log: Log) -> Chains:
     first = np.flatnonzero(begins)
     lengths = np.diff(first, append=len(answer))
     longest = np.argsort(-lengths, kind="stable")
-    return Chains(first[longest], lengths[longest], skill[first[longest]], answer, place)
+    return ResponseChains(first[longest], lengths[longest], skill[first[longest]], answer, place)
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class Codes:
     score: Floats
 
 
-def encode(skills: Integers, classes: Integers, log: Log, chains: Chains) -> tuple[Codes, Integers]:
+def encode_responses(skills: Integers, classes: Integers, log: Log, chains: ResponseChains) -> tuple[Codes, Integers]:
     """The kinds of answers of a log, sorted by skill, and the kind of every entry of `chains.answer`."""
     items, scores = log.items[chains.answer], log.scores[chains.answer]
     group, skill = classes[items, chains.place], skills[items, chains.place]
@@ -149,7 +149,7 @@ def encode(skills: Integers, classes: Integers, log: Log, chains: Chains) -> tup
     else:
         values, value = np.unique(scores, return_inverse=True)
     size = (int(group.max(initial=0)) + 1) * len(values)
-    kind, found = number(group * len(values) + value, size)
+    kind, found = number_keys(group * len(values) + value, size)
     belongs = np.empty(len(found), dtype=np.int64)
     belongs[kind] = skill
     order = np.argsort(belongs, kind="stable")
@@ -159,7 +159,7 @@ def encode(skills: Integers, classes: Integers, log: Log, chains: Chains) -> tup
     return Codes(found // len(values), belongs[order], values[found % len(values)]), place[kind]
 
 
-def number(keys: Integers, size: int) -> tuple[Integers, Integers]:
+def number_keys(keys: Integers, size: int) -> tuple[Integers, Integers]:
     """The place of every key among the distinct ones, and these in ascending order; all are below `size`."""
     if size > SPARSEST * len(keys) + SPARSEST:
         distinct, places = np.unique(keys, return_inverse=True)
@@ -191,7 +191,7 @@ class Tree:
         return np.flatnonzero(self.ending)
 
 
-def grow(chains: Chains, codes: Codes, code: Integers, skills: int) -> tuple[Tree, Integers]:
+def build_tree(chains: ResponseChains, codes: Codes, code: Integers, skills: int) -> tuple[Tree, Integers]:
     """Merge chains that begin with the same codes; `code` stands in the order of `chains.answer`.
 
     Returns the tree and the node of every entry of `chains.answer`.
@@ -204,7 +204,7 @@ def grow(chains: Chains, codes: Codes, code: Integers, skills: int) -> tuple[Tre
     parents, kinds, counts = [], [], []
     for t, active in enumerate(chains.active.tolist()):
         places = chains.starts[:active] + t
-        above, distinct = number(above[:active] * width + local[places], size * width)
+        above, distinct = number_keys(above[:active] * width + local[places], size * width)
         size = len(distinct)
         kind = np.empty(size, dtype=np.int64)
         kind[above] = code[places]
@@ -295,11 +295,11 @@ def backward(tree: Tree, odds: Floats, learn: Floats, forget: Floats) -> tuple[F
         np.maximum(share, TINY, out=share)
         known[here] = share
         if t:
-            coming = total(tree.parent[here], share, bounds[t] - bounds[t - 1])
+            coming = sum_by_index(tree.parent[here], share, bounds[t] - bounds[t - 1])
     return known, learnt, forgot
 
 
-def fit(skills: Integers, log: Log, setup: Setup, rng: np.random.Generator) -> Fit:
+def fit_bkt(skills: Integers, log: Log, setup: Setup, rng: np.random.Generator) -> BktFit:
     """Fit every skill by EM to the answers of a log.
 
     `skills` (I, K) are the skills of each item, padded with -1. An answer to an item with several counts for each, in
@@ -311,24 +311,26 @@ def fit(skills: Integers, log: Log, setup: Setup, rng: np.random.Generator) -> F
     1978). One with fewer learners, or with right or with wrong answers only, keeps the values of `setup`.
     """
     count = int(skills.max(initial=-1)) + 1
-    chains = link(skills, log)
-    codes, code = encode(skills, skills, log, chains)
-    tree, _ = grow(chains, codes, code, count)
+    chains = link_response_chains(skills, log)
+    codes, code = encode_responses(skills, skills, log, chains)
+    tree, _ = build_tree(chains, codes, code, count)
     enough = is_enough(chains, codes, code, count)
-    goal = around(count, setup)
-    found = best_of(prune(tree, codes, enough), codes, goal, enough, setup, rng)
-    worth = found.log_likelihood - constant_likelihood(codes, total(code, np.ones(len(code)), len(codes.skill)), count)
+    goal = shared_prior(count, setup)
+    found = best_start(prune(tree, codes, enough), codes, goal, enough, setup, rng)
+    worth = found.log_likelihood - constant_likelihood(
+        codes, sum_by_index(code, np.ones(len(code)), len(codes.skill)), count
+    )
     price = EXTRA_PARAMETERS / 2 * xlogy(1.0, np.maximum(np.bincount(chains.skill, minlength=count), 1))
     identified = enough & (worth > price) & (found.chances >= LEAST_CHANCES)
     classes, places = skills, np.arange(skills.size, dtype=np.int64)
     if setup.per_item:
         classes = np.where(skills >= 0, places.reshape(skills.shape), -1)
-        codes, code = encode(skills, classes, log, chains)
-        tree, _ = grow(chains, codes, code, count)
-        goal = refine(goal, found.rates, skills.reshape(-1), setup)
+        codes, code = encode_responses(skills, classes, log, chains)
+        tree, _ = build_tree(chains, codes, code, count)
+        goal = per_item_prior(goal, found.rates, skills.reshape(-1), setup)
         start = replace(found.rates, guess=goal.centre.guess, slip=goal.centre.slip)
-        found = maximise(prune(tree, codes, enough), codes, goal, start, enough, setup)
-    return Fit(
+        found = maximise_rates(prune(tree, codes, enough), codes, goal, start, enough, setup)
+    return BktFit(
         rates=found.rates,
         skills=skills,
         classes=classes,
@@ -339,22 +341,24 @@ def fit(skills: Integers, log: Log, setup: Setup, rng: np.random.Generator) -> F
     )
 
 
-def predict(fitted: Fit, log: Log) -> Floats:
+def predict_bkt(fitted: BktFit, log: Log) -> Floats:
     """P(right) of every answer of a log given the earlier ones of its learner, (N,): one, whatever skills it has.
 
     It is the mean over the skills of the item, and the overall share of right answers for an item without.
     """
-    chains = link(fitted.skills, log)
-    codes, code = encode(fitted.skills, fitted.classes, log, chains)
-    tree, node = grow(chains, codes, code, len(fitted.rates.prior))
-    before, _ = forward(tree, *loadings(tree, codes, fitted.rates))
+    chains = link_response_chains(fitted.skills, log)
+    codes, code = encode_responses(fitted.skills, fitted.classes, log, chains)
+    tree, node = build_tree(chains, codes, code, len(fitted.rates.prior))
+    before, _ = forward(tree, *forward_inputs(tree, codes, fitted.rates))
     guess, slip = fitted.rates.guess[codes.group], fitted.rates.slip[codes.group]
     p = (before * (1 - slip)[tree.code] + guess[tree.code]) / (1 + before)
     asked = np.bincount(chains.answer, minlength=len(log.items))
-    return np.where(asked > 0, total(chains.answer, p[node], len(log.items)) / np.maximum(asked, 1), fitted.share)
+    return np.where(
+        asked > 0, sum_by_index(chains.answer, p[node], len(log.items)) / np.maximum(asked, 1), fitted.share
+    )
 
 
-def is_enough(chains: Chains, codes: Codes, code: Integers, count: int) -> Booleans:
+def is_enough(chains: ResponseChains, codes: Codes, code: Integers, count: int) -> Booleans:
     """Which skills (S,) have twenty learners with three answers, and both right and wrong ones."""
     learners = np.bincount(chains.skill[chains.lengths >= LEAST_LENGTH], minlength=count)
     answers = np.bincount(code, minlength=len(codes.skill))
@@ -366,10 +370,10 @@ def is_enough(chains: Chains, codes: Codes, code: Integers, count: int) -> Boole
 def constant_likelihood(codes: Codes, answers: Floats, count: int) -> Floats:
     """The log likelihood of every skill (S,) if each class had its constant share of right answers."""
     groups = int(codes.group.max(initial=-1)) + 1
-    right = total(codes.group, answers * codes.score, groups)
-    share = ((right + 0.5) / (total(codes.group, answers, groups) + 1))[codes.group]
+    right = sum_by_index(codes.group, answers * codes.score, groups)
+    share = ((right + 0.5) / (sum_by_index(codes.group, answers, groups) + 1))[codes.group]
     likelihood = xlogy(codes.score, share) + xlog1py(1 - codes.score, -share)
-    return total(codes.skill, answers * likelihood, count)
+    return sum_by_index(codes.skill, answers * likelihood, count)
 
 
 @dataclass(frozen=True)
@@ -387,24 +391,24 @@ class Goal:
     def by_skill(self, values: Floats) -> Floats:
         """The sums of values of the classes (G,) over each skill, (S,)."""
         held = self.owner >= 0
-        return total(self.owner[held], values[held], len(self.centre.prior))
+        return sum_by_index(self.owner[held], values[held], len(self.centre.prior))
 
 
-def around(count: int, setup: Setup) -> Goal:
+def shared_prior(count: int, setup: Setup) -> Goal:
     """The prior of skills whose items share guess and slip."""
     forget = setup.forget if setup.forgets else 0.0
     values = (setup.prior, setup.learn, forget, setup.guess, setup.slip)
     return Goal(Rates(*(np.full(count, value) for value in values)), setup.pseudo, setup.pseudo, np.arange(count))
 
 
-def refine(goal: Goal, rates: Rates, owner: Integers, setup: Setup) -> Goal:
+def per_item_prior(goal: Goal, rates: Rates, owner: Integers, setup: Setup) -> Goal:
     """The prior of skills whose items have their own guess and slip, around those of `rates`."""
     centre = replace(goal.centre, guess=rates.guess[owner], slip=rates.slip[owner])
     return Goal(centre, setup.pseudo, setup.item_pseudo, owner)
 
 
 @dataclass(frozen=True)
-class Found:
+class EmResult:
     """Where EM came to: the rates, and per skill (S,) the log posterior and likelihood, and the steps it took.
 
     `chances` is how often the parameter that showed least was expected to have been able to show.
@@ -417,43 +421,45 @@ class Found:
     iterations: Integers
 
 
-def best_of(tree: Tree, codes: Codes, goal: Goal, traced: Booleans, setup: Setup, rng: np.random.Generator) -> Found:
+def best_start(
+    tree: Tree, codes: Codes, goal: Goal, traced: Booleans, setup: Setup, rng: np.random.Generator
+) -> EmResult:
     """EM from the centre of the prior and from further starts; for every skill the best."""
-    best = maximise(tree, codes, goal, goal.centre, traced, setup)
+    best = maximise_rates(tree, codes, goal, goal.centre, traced, setup)
     for _ in range(setup.starts - 1):
-        other = maximise(tree, codes, goal, draw(goal, setup, rng), traced, setup)
+        other = maximise_rates(tree, codes, goal, draw_start(goal, setup, rng), traced, setup)
         better = other.log_posterior > best.log_posterior
-        rates = choose(better, goal.owner, other.rates, best.rates)
-        rest = {f.name: np.where(better, getattr(other, f.name), getattr(best, f.name)) for f in fields(Found)[1:]}
-        best = Found(rates, **rest)
+        rates = merge_rates(better, goal.owner, other.rates, best.rates)
+        rest = {f.name: np.where(better, getattr(other, f.name), getattr(best, f.name)) for f in fields(EmResult)[1:]}
+        best = EmResult(rates, **rest)
     return best
 
 
-def draw(goal: Goal, setup: Setup, rng: np.random.Generator) -> Rates:
+def draw_start(goal: Goal, setup: Setup, rng: np.random.Generator) -> Rates:
     """A start anywhere where learning is plausible."""
     low, high = np.array([[0.05, 0.02, 0.005, 0.05, 0.02], [0.95, 0.4, 0.1, 0.4, 0.3]])
     values = low[:, None] + (high - low)[:, None] * rng.random((5, len(goal.centre.prior)))
-    return limited(Rates(values[0], values[1], values[2] * setup.forgets, values[3], values[4]), setup)
+    return limit_rates(Rates(values[0], values[1], values[2] * setup.forgets, values[3], values[4]), setup)
 
 
-def maximise(tree: Tree, codes: Codes, goal: Goal, start: Rates, traced: Booleans, setup: Setup) -> Found:
+def maximise_rates(tree: Tree, codes: Codes, goal: Goal, start: Rates, traced: Booleans, setup: Setup) -> EmResult:
     """EM for the skills that are `traced` (S,), each until it has converged; the others stay at the centre.
 
     Two steps are followed by a leap along their direction, and a third (SQUAREM, Varadhan & Roland 2008, scheme S3);
     where the leap leads down, the third step is not taken. So the log posterior never falls.
     """
-    rates = choose(traced, goal.owner, limited(start, setup), goal.centre)
+    rates = merge_rates(traced, goal.owner, limit_rates(start, setup), goal.centre)
     going, size = traced.copy(), len(tree.code)
     steps = np.zeros(len(traced), dtype=np.int64)
     posterior, likelihood, chances = np.zeros((3, len(traced)))
     while going.any():
-        first, before = step(tree, codes, goal, rates, setup)
-        second, middle = step(tree, codes, goal, first, setup)
+        first, before = em_step(tree, codes, goal, rates, setup)
+        second, middle = em_step(tree, codes, goal, first, setup)
         steps[going] += 2
         arrived = going & (
             (middle.log_posterior - before.log_posterior < setup.tolerance) | (steps >= setup.iterations)
         )
-        rates = choose(arrived, goal.owner, first, rates)
+        rates = merge_rates(arrived, goal.owner, first, rates)
         posterior[arrived] = middle.log_posterior[arrived]
         likelihood[arrived] = middle.log_likelihood[arrived]
         chances[arrived] = middle.chances[arrived]
@@ -464,15 +470,15 @@ def maximise(tree: Tree, codes: Codes, goal: Goal, start: Rates, traced: Boolean
         if idle.sum() > IDLE * size:
             tree = prune(tree, codes, going)
             size = len(tree.code)
-        far = leap(rates, first, second, goal, setup)
-        third, after = step(tree, codes, goal, far, setup)
+        far = extrapolate_rates(rates, first, second, goal, setup)
+        third, after = em_step(tree, codes, goal, far, setup)
         steps[going] += 1
         rises = after.log_posterior >= middle.log_posterior
-        rates = choose(going & rises, goal.owner, third, choose(going, goal.owner, second, rates))
-    return Found(rates, posterior, likelihood, chances, steps)
+        rates = merge_rates(going & rises, goal.owner, third, merge_rates(going, goal.owner, second, rates))
+    return EmResult(rates, posterior, likelihood, chances, steps)
 
 
-def choose(which: Booleans, owner: Integers, one: Rates, other: Rates) -> Rates:
+def merge_rates(which: Booleans, owner: Integers, one: Rates, other: Rates) -> Rates:
     """The rates of `one` for some skills (S,) and of `other` for the rest."""
     classes = which[owner] & (owner >= 0)
     return Rates(
@@ -484,7 +490,7 @@ def choose(which: Booleans, owner: Integers, one: Rates, other: Rates) -> Rates:
     )
 
 
-def limited(rates: Rates, setup: Setup) -> Rates:
+def limit_rates(rates: Rates, setup: Setup) -> Rates:
     """The rates within their limits; what is never forgotten stays 0."""
     low, high = setup.rate_limits
     return Rates(
@@ -496,7 +502,7 @@ def limited(rates: Rates, setup: Setup) -> Rates:
     )
 
 
-def leap(start: Rates, first: Rates, second: Rates, goal: Goal, setup: Setup) -> Rates:
+def extrapolate_rates(start: Rates, first: Rates, second: Rates, goal: Goal, setup: Setup) -> Rates:
     """Where two steps of EM point to, within the limits; one length for all parameters of a skill."""
     moves, bends = np.zeros((2, len(start.prior)))
     for field in fields(Rates):
@@ -511,11 +517,11 @@ def leap(start: Rates, first: Rates, second: Rates, goal: Goal, setup: Setup) ->
         zero, one, two = (getattr(rates, field.name) for rates in (start, first, second))
         by = length[goal.owner] if field.name in OF_CLASSES else length
         far[field.name] = zero + 2 * by * (one - zero) + by**2 * (two - 2 * one + zero)
-    return limited(Rates(**far), setup)
+    return limit_rates(Rates(**far), setup)
 
 
 @dataclass(frozen=True)
-class Value:
+class StepValue:
     """What a step of EM saw at the rates it started from, per skill (S,)."""
 
     log_posterior: Floats
@@ -523,7 +529,7 @@ class Value:
     chances: Floats
 
 
-def loadings(tree: Tree, codes: Codes, rates: Rates) -> tuple[Floats, Floats, Floats, Floats]:
+def forward_inputs(tree: Tree, codes: Codes, rates: Rates) -> tuple[Floats, Floats, Floats, Floats]:
     """What `forward` needs: the odds at the start of each skill, and ratio, P(T), P(F) of every node."""
     known, unknown = log_emissions(codes, rates)
     learn, forget = rates.learn[codes.skill][tree.code], rates.forget[codes.skill][tree.code]
@@ -537,11 +543,11 @@ def log_emissions(codes: Codes, rates: Rates) -> tuple[Floats, Floats]:
     return known, xlogy(score, guess) + xlog1py(1 - score, -guess)
 
 
-def step(tree: Tree, codes: Codes, goal: Goal, rates: Rates, setup: Setup) -> tuple[Rates, Value]:
+def em_step(tree: Tree, codes: Codes, goal: Goal, rates: Rates, setup: Setup) -> tuple[Rates, StepValue]:
     """One step of EM: the next rates, and the value of those it started from. Skills without nodes go to the centre."""
-    start, ratio, learn, forget = loadings(tree, codes, rates)
+    start, ratio, learn, forget = forward_inputs(tree, codes, rates)
     _, odds = forward(tree, start, ratio, learn, forget)
-    chances = expect(tree, codes, goal, odds, learn, forget)
+    chances = e_step_counts(tree, codes, goal, odds, learn, forget)
     likelihood = log_likelihood(tree, codes, rates, odds)
     following, penalty = {}, np.zeros(len(rates.prior))
     for name, (happened, possible) in chances.items():
@@ -555,32 +561,32 @@ def step(tree: Tree, codes: Codes, goal: Goal, rates: Rates, setup: Setup) -> tu
     least = np.minimum(chances["learn"][1], chances["prior"][1])
     for name in OF_CLASSES:
         least = np.minimum(least, goal.by_skill(chances[name][1]))
-    return limited(Rates(**following), setup), Value(likelihood + penalty, likelihood, least)
+    return limit_rates(Rates(**following), setup), StepValue(likelihood + penalty, likelihood, least)
 
 
-def expect(
+def e_step_counts(
     tree: Tree, codes: Codes, goal: Goal, odds: Floats, learn: Floats, forget: Floats
 ) -> dict[str, tuple[Floats, Floats]]:
     """The E-step: how often what each rate is about is expected to have happened, and could have; (S,) or (G,)."""
     skills, kinds = len(goal.centre.prior), len(codes.skill)
     node_known, node_learnt, node_forgot = backward(tree, odds, learn, forget)
-    known = total(tree.code, node_known, kinds)
-    unknown = np.maximum(total(tree.code, tree.count, kinds) - known, 0)
+    known = sum_by_index(tree.code, node_known, kinds)
+    unknown = np.maximum(sum_by_index(tree.code, tree.count, kinds) - known, 0)
     roots = slice(0, int(tree.starts[:2][-1]))
-    learners = total(tree.parent[roots], tree.count[roots], skills)
-    first = total(tree.parent[roots], node_known[roots], skills)
-    learnt = total(codes.skill, total(tree.code, node_learnt, kinds), skills)
-    forgot = total(codes.skill, total(tree.code, node_forgot, kinds), skills)
+    learners = sum_by_index(tree.parent[roots], tree.count[roots], skills)
+    first = sum_by_index(tree.parent[roots], node_known[roots], skills)
+    learnt = sum_by_index(codes.skill, sum_by_index(tree.code, node_learnt, kinds), skills)
+    forgot = sum_by_index(codes.skill, sum_by_index(tree.code, node_forgot, kinds), skills)
     # Who knows at any answer but the first knew before or has learnt; who does not, did not or has forgotten.
-    then_known = total(codes.skill, known, skills) - first
-    then_unknown = np.maximum(total(codes.skill, unknown, skills) - (learners - first), 0)
+    then_known = sum_by_index(codes.skill, known, skills) - first
+    then_unknown = np.maximum(sum_by_index(codes.skill, unknown, skills) - (learners - first), 0)
     classes, score = len(goal.owner), codes.score
     return {
         "prior": (first, learners),
         "learn": (learnt, learnt + np.maximum(then_unknown - forgot, 0)),
         "forget": (forgot, forgot + np.maximum(then_known - learnt, 0)),
-        "guess": (total(codes.group, unknown * score, classes), total(codes.group, unknown, classes)),
-        "slip": (total(codes.group, known * (1 - score), classes), total(codes.group, known, classes)),
+        "guess": (sum_by_index(codes.group, unknown * score, classes), sum_by_index(codes.group, unknown, classes)),
+        "slip": (sum_by_index(codes.group, known * (1 - score), classes), sum_by_index(codes.group, known, classes)),
     }
 
 
@@ -592,20 +598,20 @@ def log_likelihood(tree: Tree, codes: Codes, rates: Rates, odds: Floats) -> Floa
     """
     skills, kinds = len(rates.prior), len(codes.skill)
     _, unknown = log_emissions(codes, rates)
-    sums = unknown * total(tree.code, tree.count, kinds)
+    sums = unknown * sum_by_index(tree.code, tree.count, kinds)
     ends = tree.ends
-    sums += total(tree.code[ends], tree.ending[ends] * log1p(odds[ends]), kinds)
+    sums += sum_by_index(tree.code[ends], tree.ending[ends] * log1p(odds[ends]), kinds)
     going = tree.count - tree.ending
     if rates.forget.any():
         learn, forget = rates.learn[codes.skill][tree.code], rates.forget[codes.skill][tree.code]
-        sums += total(tree.code, going * log1p(odds * forget - learn), kinds)
+        sums += sum_by_index(tree.code, going * log1p(odds * forget - learn), kinds)
     else:
-        sums += total(tree.code, going, kinds) * log1p(-rates.learn[codes.skill])
+        sums += sum_by_index(tree.code, going, kinds) * log1p(-rates.learn[codes.skill])
     roots = slice(0, int(tree.starts[:2][-1]))
-    learners = total(tree.parent[roots], tree.count[roots], skills)
-    return np.asarray(total(codes.skill, sums, skills) + learners * log1p(-rates.prior))
+    learners = sum_by_index(tree.parent[roots], tree.count[roots], skills)
+    return np.asarray(sum_by_index(codes.skill, sums, skills) + learners * log1p(-rates.prior))
 
 
-def total(index: Integers, values: Floats, size: int) -> Floats:
+def sum_by_index(index: Integers, values: Floats, size: int) -> Floats:
     """The sums of the values with the same index, in order; (size,)."""
     return np.asarray(np.bincount(index, weights=values, minlength=size), dtype=np.float64)

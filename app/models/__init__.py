@@ -7,7 +7,7 @@ from app.models.checkpoint import Checkpoint
 from app.models.learner import Learner
 from app.models.limit import QuotaUse
 from app.models.response import Correction, ImportRun, Recommendation, Response
-from app.models.section import Section, SectionSession, SectionTurn
+from app.models.section import Section, SectionExchange, SectionSession
 from app.models.session import Session, SessionResponse
 from app.models.tenant import AccessToken, ApiKey, Tenant
 from app.models.webhook import Outbox, Webhook
@@ -31,8 +31,8 @@ __all__ = [
     "Recommendation",
     "Response",
     "Section",
+    "SectionExchange",
     "SectionSession",
-    "SectionTurn",
     "Session",
     "SessionResponse",
     "Skill",

@@ -11,8 +11,8 @@ class Learner(Base):
     """One learner in one course.
 
     `position` counts the entries of the learner's log. `state` is what the engine knows after them, packed by
-    `app.adaptive.states`, by that `engine`, under `calibration` (none: the defaults) and the catalogue of `revision`;
-    `last_occurred_at` and `last_response_id` are the place of the latest answer in the order of the fold.
+    `app.adaptive.tracing.state_codec`, by that `engine`, under `calibration` (none: the defaults) and the catalogue of
+    `revision`; `last_occurred_at` and `last_response_id` are the place of the latest answer in the order of the fold.
     """
 
     __tablename__ = "learner"

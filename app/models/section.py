@@ -50,7 +50,7 @@ class SectionSession(Base):
     ended_at: Mapped[int | None] = mapped_column(Instant)
 
 
-class SectionTurn(Base):
+class SectionExchange(Base):
     """What a platform was told: `answer` byte for byte, `offered` the items in it, best first.
 
     `version` counts the turns of a session, and `sessionState` names it. `digest` is that of the results that led to

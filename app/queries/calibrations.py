@@ -51,7 +51,7 @@ def page_calibrations(db: Connection, tenant_id: int, course_id: str, below: int
     return list(db.execute(statement.order_by(Calibration.number.desc()).limit(limit)))
 
 
-def last_number(db: Connection, tenant_id: int, course_id: str) -> int:
+def last_calibration_number(db: Connection, tenant_id: int, course_id: str) -> int:
     """The highest number given so far, 0 before the first."""
     statement = select(func.max(Calibration.number)).where(
         Calibration.tenant_id == tenant_id, Calibration.course_id == course_id
@@ -116,7 +116,7 @@ def list_stale_courses(db: Connection, engine: int) -> list[tuple[int, str]]:
     return [(tenant_id, course_id) for tenant_id, course_id in db.execute(statement)]
 
 
-def received_after(db: Connection, tenant_id: int, course_id: str, moment: int) -> set[str]:
+def ids_received_after(db: Connection, tenant_id: int, course_id: str, moment: int) -> set[str]:
     """The ids of answers that came in later."""
     statement = select(Response.id).where(
         Response.tenant_id == tenant_id, Response.course_id == course_id, Response.received_at > moment
@@ -124,11 +124,11 @@ def received_after(db: Connection, tenant_id: int, course_id: str, moment: int) 
     return set(db.execute(statement).scalars())
 
 
-def scores_at(db: Connection, tenant_id: int, course_id: str, moment: int) -> dict[str, float | None]:
+def scores_as_of(db: Connection, tenant_id: int, course_id: str, moment: int) -> dict[str, float | None]:
     """What counted then of the answers that were corrected later: the score, none if it was voided already."""
     mine = (Correction.tenant_id == tenant_id, Correction.course_id == course_id)
     later = select(Correction.response_id).where(*mine, Correction.made_at > moment)
-    told = select(Response.id, Response.score).where(
+    original = select(Response.id, Response.score).where(
         Response.tenant_id == tenant_id, Response.course_id == course_id, Response.id.in_(later)
     )
     corrected = (
@@ -136,7 +136,7 @@ def scores_at(db: Connection, tenant_id: int, course_id: str, moment: int) -> di
         .where(*mine, Correction.made_at <= moment, Correction.response_id.in_(later))
         .order_by(Correction.learner_id, Correction.position)
     )
-    scores: dict[str, float | None] = dict(list(db.execute(told)))
+    scores: dict[str, float | None] = dict(list(db.execute(original)))
     return {**scores, **dict(list(db.execute(corrected)))}
 
 

@@ -143,35 +143,35 @@ def save_items(
 ) -> None:
     """Add the new items and rewrite the changed ones, with their skills."""
     key = {"tenant_id": tenant_id, "course_id": course_id}
-    insert_many(db, Item, ({**key, "id": r["id"], "number": r["number"], **columns_of(r)} for r in new))
+    insert_many(db, Item, ({**key, "id": r["id"], "number": r["number"], **item_columns(r)} for r in new))
     if len(new) >= MANY:
         refresh_statistics(db)
     if changed:
         mine = (Item.tenant_id == tenant_id, Item.course_id == course_id, Item.id == bindparam("key"))
         statement = update(Item).where(*mine).values({column: bindparam(column) for column in ITEM_COLUMNS})
-        db.execute(statement, [{"key": row["id"], **columns_of(row)} for row in changed])
+        db.execute(statement, [{"key": row["id"], **item_columns(row)} for row in changed])
         old = delete(ItemSkill).where(
             ItemSkill.tenant_id == tenant_id, ItemSkill.course_id == course_id, ItemSkill.item_id == bindparam("key")
         )
         db.execute(old, [{"key": row["id"]} for row in changed])
     rows = (
-        {**key, "item_id": row["id"], "skill_id": skill_id, "place": place}
+        {**key, "item_id": row["id"], "skill_id": skill_id, "place": index}
         for row in (*new, *changed)
-        for place, skill_id in enumerate(row["skills"])
+        for index, skill_id in enumerate(row["skills"])
     )
     insert_many(db, ItemSkill, rows)
 
 
-def columns_of(item: Mapping[str, Any]) -> dict[str, Any]:
+def item_columns(item: Mapping[str, Any]) -> dict[str, Any]:
     """The columns of an item that an upsert may change."""
     return {column: item[column] for column in ITEM_COLUMNS}
 
 
 def insert_many(db: Connection, table: type[Any], rows: Iterable[dict[str, Any]]) -> None:
     """Insert rows that carry their own tenant_id."""
-    listed = list(rows)
-    if listed:
-        db.execute(insert(table), listed)
+    by_id = list(rows)
+    if by_id:
+        db.execute(insert(table), by_id)
 
 
 def insert_change(
@@ -216,10 +216,10 @@ def page_skills(db: Connection, tenant_id: int, course_id: str, after: str | Non
         )
         .order_by(Prerequisite.skill_id, Prerequisite.prerequisite_id)
     )
-    listed: dict[str, list[str]] = {}
+    by_id: dict[str, list[str]] = {}
     for skill_id, prerequisite_id in db.execute(edges):
-        listed.setdefault(skill_id, []).append(prerequisite_id)
-    return [{"id": row.id, "title": row.title, "prerequisites": listed.get(row.id, [])} for row in rows]
+        by_id.setdefault(skill_id, []).append(prerequisite_id)
+    return [{"id": row.id, "title": row.title, "prerequisites": by_id.get(row.id, [])} for row in rows]
 
 
 def page_items(db: Connection, tenant_id: int, course_id: str, after: str | None, limit: int) -> list[dict[str, Any]]:
@@ -242,10 +242,10 @@ def page_items(db: Connection, tenant_id: int, course_id: str, after: str | None
         )
         .order_by(ItemSkill.item_id, ItemSkill.place)
     )
-    listed: dict[str, list[str]] = {}
+    by_id: dict[str, list[str]] = {}
     for item_id, skill_id in db.execute(tags):
-        listed.setdefault(item_id, []).append(skill_id)
-    return [{**row, "skills": listed.get(row["id"], [])} for row in rows]
+        by_id.setdefault(item_id, []).append(skill_id)
+    return [{**row, "skills": by_id.get(row["id"], [])} for row in rows]
 
 
 def list_courses(db: Connection, tenant_id: int) -> list[str]:

@@ -8,15 +8,15 @@ from sqlalchemy import ColumnElement, Connection, Select, bindparam, delete, sel
 from app.models import Checkpoint, Response
 from app.models.base import Identifier, Instant
 from app.queries.bulk import insert_rows
-from app.queries.matching import among
+from app.queries.matching import matches_any
 from app.queries.responses import Entry, read_corrected
 
 # Where an answer stands in the order of the fold: when it was given, and its id.
-Place = tuple[int, str]
-BEGINNING: Place = (-(1 << 63), "")
+SortKey = tuple[int, str]
+BEGINNING: SortKey = (-(1 << 63), "")
 
 
-class Start(NamedTuple):
+class CheckpointKey(NamedTuple):
     """The place of a checkpoint."""
 
     learner_id: str
@@ -24,7 +24,7 @@ class Start(NamedTuple):
     response_id: str
 
 
-class Kept(NamedTuple):
+class StoredCheckpoint(NamedTuple):
     """A checkpoint with its state."""
 
     learner_id: str
@@ -33,38 +33,38 @@ class Kept(NamedTuple):
     state: bytes
 
 
-def list_starts(
+def list_checkpoint_keys(
     db: Connection, tenant_id: int, course_id: str, version: tuple[int | None, int, int], learner_ids: Collection[str]
-) -> list[Start]:
+) -> list[CheckpointKey]:
     """Where the checkpoints of some learners are that are of this version, each learner's in the order of the fold.
 
     A version is a calibration, the oldest good revision of the catalogue, and an engine.
     """
-    statement = in_order(db, tenant_id, course_id, version, learner_ids)
-    return [Start(*row) for row in db.execute(statement)]
+    statement = ordered_checkpoints(db, tenant_id, course_id, version, learner_ids)
+    return [CheckpointKey(*row) for row in db.execute(statement)]
 
 
 def list_checkpoints(
     db: Connection, tenant_id: int, course_id: str, version: tuple[int | None, int, int], learner_ids: Collection[str]
-) -> list[Kept]:
-    """`list_starts` with the states."""
-    statement = in_order(db, tenant_id, course_id, version, learner_ids).add_columns(Checkpoint.state)
-    return [Kept(*row) for row in db.execute(statement)]
+) -> list[StoredCheckpoint]:
+    """`list_checkpoint_keys` with the states."""
+    statement = ordered_checkpoints(db, tenant_id, course_id, version, learner_ids).add_columns(Checkpoint.state)
+    return [StoredCheckpoint(*row) for row in db.execute(statement)]
 
 
-def in_order(
+def ordered_checkpoints(
     db: Connection, tenant_id: int, course_id: str, version: tuple[int | None, int, int], learner_ids: Collection[str]
 ) -> Select[str, int, str]:
-    """The statement of `list_starts`."""
+    """The statement of `list_checkpoint_keys`."""
     return (
         select(Checkpoint.learner_id, Checkpoint.occurred_at, Checkpoint.response_id)
-        .where(Checkpoint.tenant_id == tenant_id, Checkpoint.course_id == course_id, *of_version(version))
-        .where(among(db, Checkpoint.learner_id, learner_ids))
+        .where(Checkpoint.tenant_id == tenant_id, Checkpoint.course_id == course_id, *matches_version(version))
+        .where(matches_any(db, Checkpoint.learner_id, learner_ids))
         .order_by(Checkpoint.learner_id, Checkpoint.occurred_at, Checkpoint.response_id)
     )
 
 
-def of_version(version: tuple[int | None, int, int]) -> tuple[ColumnElement[bool], ...]:
+def matches_version(version: tuple[int | None, int, int]) -> tuple[ColumnElement[bool], ...]:
     """Whether a checkpoint is of a version."""
     calibration, revision, engine = version
     return (
@@ -74,19 +74,19 @@ def of_version(version: tuple[int | None, int, int]) -> tuple[ColumnElement[bool
     )
 
 
-def find_states(db: Connection, tenant_id: int, course_id: str, starts: Collection[Start]) -> dict[str, bytes]:
+def find_states(db: Connection, tenant_id: int, course_id: str, starts: Collection[CheckpointKey]) -> dict[str, bytes]:
     """The states kept at some checkpoints, one for each learner."""
     statement = select(Checkpoint.learner_id, Checkpoint.state).where(
         Checkpoint.tenant_id == tenant_id,
         Checkpoint.course_id == course_id,
-        among(db, Checkpoint.learner_id, [start.learner_id for start in starts]),
-        among(db, Checkpoint.response_id, [start.response_id for start in starts]),
+        matches_any(db, Checkpoint.learner_id, [start.learner_id for start in starts]),
+        matches_any(db, Checkpoint.response_id, [start.response_id for start in starts]),
     )
     return dict(list(db.execute(statement)))
 
 
 def read_entries_after(
-    db: Connection, tenant_id: int, course_id: str, learner_id: str, after: Place, until: int | None = None
+    db: Connection, tenant_id: int, course_id: str, learner_id: str, after: SortKey, until: int | None = None
 ) -> list[Entry]:
     """The answers of one learner after a place, corrected and in the order of the fold; up to a time, if given."""
     statement = select(Response.learner_id, Response.id, Response.item_id, Response.score, Response.occurred_at).where(
@@ -104,7 +104,7 @@ def read_entries_after(
     ]
 
 
-def drop_checkpoints(db: Connection, tenant_id: int, course_id: str, after: Mapping[str, Place]) -> None:
+def drop_checkpoints(db: Connection, tenant_id: int, course_id: str, after: Mapping[str, SortKey]) -> None:
     """Drop the checkpoints of some learners after a place each."""
     moment, response = bindparam("moment", type_=Instant), bindparam("response", type_=Identifier)
     statement = delete(Checkpoint).where(
@@ -113,7 +113,9 @@ def drop_checkpoints(db: Connection, tenant_id: int, course_id: str, after: Mapp
         Checkpoint.learner_id == bindparam("learner"),
         tuple_(Checkpoint.occurred_at, Checkpoint.response_id) > tuple_(moment, response),
     )
-    db.execute(statement, [{"learner": id_, "moment": place[0], "response": place[1]} for id_, place in after.items()])
+    db.execute(
+        statement, [{"learner": id_, "moment": sort_key[0], "response": sort_key[1]} for id_, sort_key in after.items()]
+    )
 
 
 def insert_checkpoints(db: Connection, rows: list[dict[str, Any]]) -> None:

@@ -27,8 +27,8 @@ def connections_allowed(db: Connection) -> int | None:
     """How many connections the database has for all of us together; none where it does not count them."""
     if db.dialect.name != "postgresql":
         return None
-    whole, *kept = (
+    total, *reserved = (
         int(db.execute(text(f"SHOW {name}")).scalar_one())
         for name in ("max_connections", "superuser_reserved_connections", "reserved_connections")
     )
-    return whole - sum(kept)
+    return total - sum(reserved)

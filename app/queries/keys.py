@@ -45,12 +45,12 @@ def insert_key(db: Connection, tenant_id: int, key_id: str, key_hash: bytes, sco
 
 def find_key(db: Connection, tenant_id: int, key_hash: bytes) -> KeyRow | None:
     """The key with that hash, unless it was revoked."""
-    found = db.execute(
+    row = db.execute(
         select(ApiKey.id, ApiKey.scopes, ApiKey.created_at, ApiKey.revoked_at).where(
             ApiKey.tenant_id == tenant_id, ApiKey.hash == key_hash, ApiKey.revoked_at.is_(None)
         )
     ).one_or_none()
-    return None if found is None else KeyRow(*found)
+    return None if row is None else KeyRow(*row)
 
 
 def insert_token(
@@ -69,7 +69,7 @@ def delete_expired_tokens(db: Connection, tenant_id: int, now: int) -> None:
 def find_token(db: Connection, tenant_id: int, token_hash: bytes, now: int) -> TokenRow | None:
     """The token with that hash, unless it has expired or its key was revoked."""
     its_key = and_(ApiKey.tenant_id == AccessToken.tenant_id, ApiKey.id == AccessToken.key_id)
-    found = db.execute(
+    row = db.execute(
         select(AccessToken.key_id, AccessToken.scopes, AccessToken.expires_at)
         .join(ApiKey, its_key)
         .where(
@@ -79,7 +79,7 @@ def find_token(db: Connection, tenant_id: int, token_hash: bytes, now: int) -> T
             ApiKey.revoked_at.is_(None),
         )
     ).one_or_none()
-    return None if found is None else TokenRow(*found)
+    return None if row is None else TokenRow(*row)
 
 
 def list_keys(db: Connection, tenant_id: int) -> list[KeyRow]:

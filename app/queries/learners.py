@@ -9,7 +9,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from app.models import Learner
 from app.queries.bulk import execute_many
-from app.queries.matching import among_these
+from app.queries.matching import matches_any_parameter
 
 
 class LearnerRow(NamedTuple):
@@ -62,8 +62,8 @@ def find_learners(
     db: Connection, tenant_id: int, course_id: str, ids: Collection[str], *, lock: bool = False
 ) -> dict[str, LearnerRow]:
     """Those of the learners that exist; `lock` holds their rows, taken in the order of their ids."""
-    given = {"tenant_id": tenant_id, "course_id": course_id, "ids": list(ids)}
-    return {row[0]: LearnerRow._make(row) for row in db.execute(learners_by_id(db.dialect.name, lock=lock), given)}
+    parameters = {"tenant_id": tenant_id, "course_id": course_id, "ids": list(ids)}
+    return {row[0]: LearnerRow._make(row) for row in db.execute(learners_by_id(db.dialect.name, lock=lock), parameters)}
 
 
 @cache
@@ -74,7 +74,7 @@ def learners_by_id(dialect: str, *, lock: bool) -> Select[*tuple[Any, ...]]:
         .where(
             Learner.tenant_id == bindparam("tenant_id"),
             Learner.course_id == bindparam("course_id"),
-            among_these(dialect, Learner.id, "ids"),
+            matches_any_parameter(dialect, Learner.id, "ids"),
         )
         .order_by(Learner.id)
     )
@@ -86,11 +86,11 @@ def insert_learners(
 ) -> None:
     """Add learners with the snapshot `blank`; one that another transaction has just added stays as it is."""
     rows = [{"tenant_id": tenant_id, "course_id": course_id, "id": id_, **blank} for id_ in sorted(ids)]
-    execute_many(db, addition(db.dialect.name), rows)
+    execute_many(db, learner_insert_statement(db.dialect.name), rows)
 
 
 @cache
-def addition(dialect: str) -> Insert:
+def learner_insert_statement(dialect: str) -> Insert:
     """The statement of `insert_learners`."""
     make = postgresql.insert if dialect == "postgresql" else sqlite.insert
     return make(Learner).on_conflict_do_nothing()

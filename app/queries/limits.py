@@ -3,12 +3,12 @@
 from sqlalchemy import Connection, delete
 from sqlalchemy.dialects import postgresql, sqlite
 
-from app.limits import Taken
+from app.core.rate_limits import CounterReading
 from app.models import QuotaUse
 from app.queries.clock import MICROSECONDS, read_clock
 
 
-def take(db: Connection, tenant_id: int, subject: str, window_s: int, amount: int) -> Taken:
+def count_use(db: Connection, tenant_id: int, subject: str, window_s: int, amount: int) -> CounterReading:
     """Count so much as given out to `subject` in the window that is running by the database's clock."""
     now, window_us = read_clock(db), window_s * MICROSECONDS
     ends_at = (now // window_us + 1) * window_us
@@ -21,4 +21,4 @@ def take(db: Connection, tenant_id: int, subject: str, window_s: int, amount: in
     used: int = db.execute(statement.returning(QuotaUse.used)).scalar_one()
     if used == amount:  # the first of its window: a good moment to forget those that have ended
         db.execute(delete(QuotaUse).where(QuotaUse.tenant_id == tenant_id, QuotaUse.ends_at <= now))
-    return Taken(ends_at, (ends_at - now) / MICROSECONDS, used)
+    return CounterReading(ends_at, (ends_at - now) / MICROSECONDS, used)

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Connection, select
 
 from app.models import ItemSkill, Learner, Response
-from app.queries.matching import among
+from app.queries.matching import matches_any
 
 
-class Outcome(NamedTuple):
+class PredictionRow(NamedTuple):
     """An answer with the prediction made before it. `score` is the one that was sent."""
 
     id: str
@@ -35,7 +35,7 @@ def page_log_sizes(
     return [(id_, size) for id_, size in db.execute(statement.order_by(Learner.id).limit(limit))]
 
 
-def list_outcomes(
+def list_predictions(
     db: Connection,
     tenant_id: int,
     course_id: str,
@@ -45,7 +45,7 @@ def list_outcomes(
     skill: str | None,
     since: int | None,
     until: int | None,
-) -> list[Outcome]:
+) -> list[PredictionRow]:
     """The answers of some learners that fit, in no order; `calibration` 0 are the defaults, `until` is excluded."""
     statement = select(
         Response.id,
@@ -58,20 +58,20 @@ def list_outcomes(
     ).where(
         Response.tenant_id == tenant_id,
         Response.course_id == course_id,
-        among(db, Response.learner_id, learner_ids),
+        matches_any(db, Response.learner_id, learner_ids),
     )
     if calibration is not None:
         statement = statement.where(Response.calibration.is_not_distinct_from(calibration or None))
     if skill is not None:
-        statement = statement.where(asks_for(tenant_id, course_id, skill))
+        statement = statement.where(has_skill(tenant_id, course_id, skill))
     if since is not None:
         statement = statement.where(Response.occurred_at >= since)
     if until is not None:
         statement = statement.where(Response.occurred_at < until)
-    return [Outcome(*row) for row in db.execute(statement)]
+    return [PredictionRow(*row) for row in db.execute(statement)]
 
 
-def asks_for(tenant_id: int, course_id: str, skill: str) -> ColumnElement[bool]:
+def has_skill(tenant_id: int, course_id: str, skill: str) -> ColumnElement[bool]:
     """Whether the item of an answer asks for a skill."""
     items: Any = select(ItemSkill.item_id).where(
         ItemSkill.tenant_id == tenant_id, ItemSkill.course_id == course_id, ItemSkill.skill_id == skill

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Row, Select, bindparam, exists, func, insert,
 
 from app.models import Correction, ImportRun, Recommendation, Response
 from app.queries.bulk import insert_rows
-from app.queries.matching import among, among_these
+from app.queries.matching import matches_any, matches_any_parameter
 
 
 class Entry(NamedTuple):
@@ -23,8 +23,8 @@ class Entry(NamedTuple):
 
 def find_responses(db: Connection, tenant_id: int, course_id: str, ids: Collection[str]) -> dict[str, Row[Any]]:
     """Those of the answers that exist, with what tells a repetition from a conflict, and the outcome told."""
-    given = {"tenant_id": tenant_id, "course_id": course_id, "ids": list(ids)}
-    return {row.id: row for row in db.execute(responses_by_id(db.dialect.name), given)}
+    parameters = {"tenant_id": tenant_id, "course_id": course_id, "ids": list(ids)}
+    return {row.id: row for row in db.execute(responses_by_id(db.dialect.name), parameters)}
 
 
 @cache
@@ -49,7 +49,7 @@ def responses_by_id(dialect: str) -> Select[*tuple[Any, ...]]:
     ).where(
         Response.tenant_id == bindparam("tenant_id"),
         Response.course_id == bindparam("course_id"),
-        among_these(dialect, Response.id, "ids"),
+        matches_any_parameter(dialect, Response.id, "ids"),
     )
 
 
@@ -72,7 +72,9 @@ def read_entries(
 ) -> list[Entry]:
     """All answers of some learners, corrected, by learner and in the order of the fold; up to a time, if given."""
     statement = select(Response.learner_id, Response.id, Response.item_id, Response.score, Response.occurred_at).where(
-        Response.tenant_id == tenant_id, Response.course_id == course_id, among(db, Response.learner_id, learner_ids)
+        Response.tenant_id == tenant_id,
+        Response.course_id == course_id,
+        matches_any(db, Response.learner_id, learner_ids),
     )
     if until is not None:
         statement = statement.where(Response.occurred_at <= until)
@@ -106,10 +108,10 @@ def read_recent(
         )
         .order_by(Response.occurred_at.desc(), Response.id.desc())
     )
-    found = list(db.execute(statement.limit(count)))
+    rows = list(db.execute(statement.limit(count)))
     if since is not None:
-        found = max(found, list(db.execute(statement.where(Response.occurred_at > since))), key=len)
-    return [Entry(*row) for row in reversed(found)]
+        rows = max(rows, list(db.execute(statement.where(Response.occurred_at > since))), key=len)
+    return [Entry(*row) for row in reversed(rows)]
 
 
 def read_all_entries(db: Connection, tenant_id: int, course_id: str) -> list[Entry]:
@@ -134,7 +136,7 @@ def read_corrected(
         Correction.tenant_id == tenant_id, Correction.course_id == course_id
     )
     if learner_ids is not None:
-        statement = statement.where(among(db, Correction.learner_id, learner_ids))
+        statement = statement.where(matches_any(db, Correction.learner_id, learner_ids))
     statement = statement.order_by(Correction.learner_id, Correction.position)
     return dict(list(db.execute(statement)))
 
@@ -146,7 +148,7 @@ def list_corrections(db: Connection, tenant_id: int, course_id: str, learner_ids
         .where(
             Correction.tenant_id == tenant_id,
             Correction.course_id == course_id,
-            among(db, Correction.learner_id, learner_ids),
+            matches_any(db, Correction.learner_id, learner_ids),
         )
         .order_by(Correction.learner_id, Correction.position)
     )
@@ -166,7 +168,9 @@ def insert_recommendations(db: Connection, rows: list[dict[str, Any]]) -> None:
 def find_recommendations(db: Connection, tenant_id: int, course_id: str, ids: Collection[str]) -> dict[str, Row[Any]]:
     """Those of the recommendations that exist."""
     statement = select(*Recommendation.__table__.columns).where(
-        Recommendation.tenant_id == tenant_id, Recommendation.course_id == course_id, among(db, Recommendation.id, ids)
+        Recommendation.tenant_id == tenant_id,
+        Recommendation.course_id == course_id,
+        matches_any(db, Recommendation.id, ids),
     )
     return {row.id: row for row in db.execute(statement)}
 
@@ -184,7 +188,7 @@ def read_log(db: Connection, tenant_id: int, course_id: str, learner_ids: Collec
         .where(
             Response.tenant_id == tenant_id,
             Response.course_id == course_id,
-            among(db, Response.learner_id, learner_ids),
+            matches_any(db, Response.learner_id, learner_ids),
         )
         .order_by(Response.learner_id, Response.position)
     )

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, select, update
 
-from app.models import Section, SectionSession, SectionTurn
+from app.models import Section, SectionExchange, SectionSession
 from app.queries.bulk import insert_rows
 
 
@@ -31,7 +31,7 @@ class SectionSessionRow(NamedTuple):
     ended_at: int | None
 
 
-class TurnRow(NamedTuple):
+class ExchangeRow(NamedTuple):
     """What was told in one turn of a session."""
 
     tenant_id: int
@@ -45,7 +45,7 @@ class TurnRow(NamedTuple):
 LAST = 2**31 - 1
 SECTION = [getattr(Section, name) for name in SectionRow._fields]
 SECTION_SESSION = [getattr(SectionSession, name) for name in SectionSessionRow._fields]
-TURN = [getattr(SectionTurn, name) for name in TurnRow._fields]
+EXCHANGE = [getattr(SectionExchange, name) for name in ExchangeRow._fields]
 
 
 def find_section(db: Connection, tenant_id: int, section_id: str) -> SectionRow | None:
@@ -106,20 +106,28 @@ def end_section_session(db: Connection, tenant_id: int, session_id: str, now: in
     db.execute(update(SectionSession).where(*mine).values(ended_at=now))
 
 
-def insert_turn(db: Connection, row: TurnRow) -> None:
+def insert_exchange(db: Connection, row: ExchangeRow) -> None:
     """Keep what was told."""
-    insert_rows(db, SectionTurn, [row._asdict()])
+    insert_rows(db, SectionExchange, [row._asdict()])
 
 
-def find_turn(db: Connection, tenant_id: int, session_id: str, version: int) -> TurnRow | None:
+def find_exchange(db: Connection, tenant_id: int, session_id: str, version: int) -> ExchangeRow | None:
     """One turn of a session, if it has come."""
-    mine = (SectionTurn.tenant_id == tenant_id, SectionTurn.session_id == session_id, SectionTurn.version == version)
-    row = db.execute(select(*TURN).where(*mine)).one_or_none()
-    return None if row is None else TurnRow(*row)
+    mine = (
+        SectionExchange.tenant_id == tenant_id,
+        SectionExchange.session_id == session_id,
+        SectionExchange.version == version,
+    )
+    row = db.execute(select(*EXCHANGE).where(*mine)).one_or_none()
+    return None if row is None else ExchangeRow(*row)
 
 
-def need_turn(db: Connection, tenant_id: int, session_id: str, latest: int = LAST) -> TurnRow:
+def need_exchange(db: Connection, tenant_id: int, session_id: str, latest: int = LAST) -> ExchangeRow:
     """The latest turn of a session, or the latest up to a version."""
-    mine = (SectionTurn.tenant_id == tenant_id, SectionTurn.session_id == session_id, SectionTurn.version <= latest)
-    statement = select(*TURN).where(*mine).order_by(SectionTurn.version.desc()).limit(1)
-    return TurnRow(*db.execute(statement).one())
+    mine = (
+        SectionExchange.tenant_id == tenant_id,
+        SectionExchange.session_id == session_id,
+        SectionExchange.version <= latest,
+    )
+    statement = select(*EXCHANGE).where(*mine).order_by(SectionExchange.version.desc()).limit(1)
+    return ExchangeRow(*db.execute(statement).one())

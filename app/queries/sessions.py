@@ -30,7 +30,7 @@ class SessionRow(NamedTuple):
     active_at: int
 
 
-class AnswerRow(NamedTuple):
+class SessionResponseRow(NamedTuple):
     """An answer of a session as it is stored."""
 
     tenant_id: int
@@ -48,7 +48,7 @@ class AnswerRow(NamedTuple):
 
 
 SESSION = [getattr(Session, name) for name in SessionRow._fields]
-ANSWER = [getattr(SessionResponse, name) for name in AnswerRow._fields]
+SESSION_RESPONSE = [getattr(SessionResponse, name) for name in SessionResponseRow._fields]
 
 
 def find_session(db: Connection, tenant_id: int, session_id: str, *, lock: bool = False) -> SessionRow | None:
@@ -69,19 +69,19 @@ def update_session(db: Connection, tenant_id: int, session_id: str, values: Mapp
     db.execute(update(Session).where(*mine).values(**values))
 
 
-def insert_session_response(db: Connection, row: AnswerRow) -> None:
+def insert_session_response(db: Connection, row: SessionResponseRow) -> None:
     """Append an answer that carries its own tenant_id."""
     insert_rows(db, SessionResponse, [row._asdict()])
 
 
-def list_session_responses(db: Connection, tenant_id: int, session_id: str) -> list[AnswerRow]:
+def list_session_responses(db: Connection, tenant_id: int, session_id: str) -> list[SessionResponseRow]:
     """All answers of a session in order."""
     statement = (
-        select(*ANSWER)
+        select(*SESSION_RESPONSE)
         .where(SessionResponse.tenant_id == tenant_id, SessionResponse.session_id == session_id)
         .order_by(SessionResponse.position)
     )
-    return [AnswerRow(*row) for row in db.execute(statement)]
+    return [SessionResponseRow(*row) for row in db.execute(statement)]
 
 
 def page_sessions(db: Connection, tenant_id: int, course_id: str, after: str, limit: int) -> list[SessionRow]:

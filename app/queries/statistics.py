@@ -2,7 +2,7 @@
 
 from sqlalchemy import Connection, text
 
-GROWING = ("item", "item_skill", "learner", "response")
+GROWING_TABLES = ("item", "item_skill", "learner", "response")
 
 
 def refresh_statistics(db: Connection) -> None:
@@ -13,4 +13,4 @@ def refresh_statistics(db: Connection) -> None:
     would see to it a minute later; an import is over by then. SQLite chooses by the shape of the index.
     """
     if db.dialect.name == "postgresql":
-        db.execute(text(f"ANALYZE {', '.join(GROWING)}"))
+        db.execute(text(f"ANALYZE {', '.join(GROWING_TABLES)}"))

@@ -12,14 +12,14 @@ from sqlalchemy import Connection, Row, TableClause, func, inspect, select, text
 from sqlalchemy.exc import StatementError
 from sqlalchemy.types import TypeEngine
 
-from app.archive import Kind, Table
-from app.database import is_unavailable
-from app.errors import Invalid, InvalidFile, Unavailable
+from app.core.database import is_unavailable
+from app.core.errors import Invalid, InvalidFile, Unavailable
+from app.files.backup_format import ColumnKind, Table
 from app.models.base import Json
 
 OWNER = "tenant"
-BATCH = 200
-KINDS: dict[type[TypeEngine[Any]], Kind] = {
+BATCH_SIZE = 200
+KINDS: dict[type[TypeEngine[Any]], ColumnKind] = {
     sa.Boolean: "boolean",
     sa.JSON: "json",
     sa.LargeBinary: "bytes",
@@ -27,7 +27,7 @@ KINDS: dict[type[TypeEngine[Any]], Kind] = {
     sa.Float: "real",
     sa.String: "text",
 }
-TYPES: dict[Kind, TypeEngine[Any]] = {
+TYPES: dict[ColumnKind, TypeEngine[Any]] = {
     "boolean": sa.Boolean(),
     "json": Json,
     "bytes": sa.LargeBinary(),
@@ -36,19 +36,23 @@ TYPES: dict[Kind, TypeEngine[Any]] = {
     "text": sa.Text(),
 }
 # table → why neither a backup nor an export holds it; a table that older files hold cannot be added
-LEFT_OUT = {"quota_use": "it counts within windows of seconds, which are over when a file is read"}
+EXCLUDED_TABLES = {"quota_use": "it counts within windows of seconds, which are over when a file is read"}
 
 
 def list_tables(db: Connection) -> list[Table]:
     """The tables of tenants, each after those it refers to, but for those left out."""
-    look = inspect(db)
-    names = [name for name, _ in look.get_sorted_table_and_fkc_names() if name is not None and name not in LEFT_OUT]
-    found = [Table(name, {c["name"]: kind_of(c["type"]) for c in look.get_columns(name)}) for name in names]
-    ours = [table for table in found if table.name == OWNER or "tenant_id" in table.columns]
+    inspector = inspect(db)
+    names = [
+        name
+        for name, _ in inspector.get_sorted_table_and_fkc_names()
+        if name is not None and name not in EXCLUDED_TABLES
+    ]
+    tables = [Table(name, {c["name"]: column_kind(c["type"]) for c in inspector.get_columns(name)}) for name in names]
+    ours = [table for table in tables if table.name == OWNER or "tenant_id" in table.columns]
     return [Table(table.name, dict(sorted(table.columns.items()))) for table in ours]
 
 
-def kind_of(type_: TypeEngine[Any]) -> Kind:
+def column_kind(type_: TypeEngine[Any]) -> ColumnKind:
     """What a column holds. Raises `Invalid` for a type that no table of ours has."""
     for known, kind in KINDS.items():
         if isinstance(type_, known):
@@ -78,7 +82,7 @@ def count_rows(db: Connection, table: Table, tenant_id: int | None) -> int:
 def stream_rows(db: Connection, table: Table, tenant_id: int | None) -> Iterator[Sequence[Row[Any]]]:
     """The rows of a table in batches, in no order; those of one tenant, if given."""
     clause = as_clause(table)
-    statement = select(clause).execution_options(yield_per=BATCH)
+    statement = select(clause).execution_options(yield_per=BATCH_SIZE)
     if tenant_id is not None:
         statement = statement.where(owner_column(clause) == tenant_id)
     yield from db.execute(statement).partitions()
@@ -90,7 +94,7 @@ def close_streams(db: Connection) -> None:
         db.execute(text("CLOSE ALL"))
 
 
-def insert_rows(db: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
+def insert_table_rows(db: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
     """Store rows as they are. Raises `InvalidFile` for what the table refuses."""
     try:
         db.execute(sa.insert(as_clause(table)), rows)
@@ -102,7 +106,7 @@ def insert_rows(db: Connection, table: Table, rows: list[dict[str, Any]]) -> Non
         raise Unavailable("the database is busy or its disk is full; try again") from error
 
 
-def settle(db: Connection, tables: Sequence[Table]) -> None:
+def finish_load(db: Connection, tables: Sequence[Table]) -> None:
     """After rows were stored: numbers go on behind theirs, and the planner knows the tables."""
     if db.dialect.name == "postgresql":
         last = select(func.max(sa.column("id"))).select_from(sa.table(OWNER)).scalar_subquery()
@@ -121,20 +125,20 @@ def analyze(db: Connection, tables: Sequence[Table]) -> None:
 def drop_tables(db: Connection) -> None:
     """Leave no table of ours, whatever it holds."""
     quote = db.dialect.identifier_preparer.quote
-    there = {*all_names(db)}
-    ours = [*(table.name for table in list_tables(db)), *LEFT_OUT, "alembic_version"]
-    for name in reversed([name for name in ours if name in there]):
+    existing = {*list_table_names(db)}
+    ours = [*(table.name for table in list_tables(db)), *EXCLUDED_TABLES, "alembic_version"]
+    for name in reversed([name for name in ours if name in existing]):
         db.execute(text(f"DROP TABLE {quote(name)}"))
 
 
-def dangling(db: Connection) -> int:
+def count_dangling(db: Connection) -> int:
     """How many rows refer to nothing, where the database does not see to that by itself."""
     if db.dialect.name == "postgresql":
         return 0
     return len(db.execute(text("PRAGMA foreign_key_check")).all())
 
 
-def all_names(db: Connection) -> list[str]:
+def list_table_names(db: Connection) -> list[str]:
     """The names of all tables, ours or not."""
     return inspect(db).get_table_names()
 
@@ -142,6 +146,6 @@ def all_names(db: Connection) -> list[str]:
 def find_namesake(db: Connection, tenant_id: int, name: str) -> tuple[int, str] | None:
     """A tenant that has this number or this name: its number and name."""
     tenant = sa.table(OWNER, sa.column("id", sa.BigInteger()), sa.column("name", sa.Text()))
-    found = db.execute(select(tenant.c.id, tenant.c.name).where((tenant.c.id == tenant_id) | (tenant.c.name == name)))
-    first = found.first()
+    tables = db.execute(select(tenant.c.id, tenant.c.name).where((tenant.c.id == tenant_id) | (tenant.c.name == name)))
+    first = tables.first()
     return None if first is None else (first.id, first.name)

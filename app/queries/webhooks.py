@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Connection, Row, bindparam, delete, exists, func, insert, or_, select, update
 
 from app.models import Course, Outbox, Webhook
-from app.queries.matching import among
+from app.queries.matching import matches_any
 
 # Whether anybody wants to hear of a course: a column for the statement that reads its row anyway.
 IS_WATCHED: ColumnElement[bool] = exists().where(
@@ -84,7 +84,7 @@ def list_webhooks(db: Connection, now: int) -> list[tuple[int, str, bool]]:
     return [(tenant_id, webhook_id, is_due) for tenant_id, webhook_id, is_due in db.execute(statement)]
 
 
-def lock_due(db: Connection, tenant_id: int, webhook_id: str, now: int, limit: int) -> list[Row[Any]]:
+def lock_due_calls(db: Connection, tenant_id: int, webhook_id: str, now: int, limit: int) -> list[Row[Any]]:
     """Up to `limit` calls that are due and that nobody else has locked, the longest due first: id, attempt, body."""
     statement = (
         select(Outbox.id, Outbox.attempt, Outbox.body)
@@ -96,10 +96,12 @@ def lock_due(db: Connection, tenant_id: int, webhook_id: str, now: int, limit: i
     return list(db.execute(statement))
 
 
-def move(db: Connection, tenant_id: int, webhook_id: str, ids: Collection[str], due_at: int, attempts: int) -> None:
+def reschedule_calls(
+    db: Connection, tenant_id: int, webhook_id: str, ids: Collection[str], due_at: int, attempts: int
+) -> None:
     """Let calls be due at another time, and count so many attempts more."""
     statement = update(Outbox).where(
-        Outbox.tenant_id == tenant_id, Outbox.webhook_id == webhook_id, among(db, Outbox.id, ids)
+        Outbox.tenant_id == tenant_id, Outbox.webhook_id == webhook_id, matches_any(db, Outbox.id, ids)
     )
     db.execute(statement.values(due_at=due_at, attempt=Outbox.attempt + attempts))
 
@@ -116,10 +118,12 @@ def save_failures(db: Connection, tenant_id: int, webhook_id: str, failures: Seq
 def delete_calls(db: Connection, tenant_id: int, webhook_id: str, ids: Collection[str]) -> None:
     """Forget calls that were taken."""
     db.execute(
-        delete(Outbox).where(Outbox.tenant_id == tenant_id, Outbox.webhook_id == webhook_id, among(db, Outbox.id, ids))
+        delete(Outbox).where(
+            Outbox.tenant_id == tenant_id, Outbox.webhook_id == webhook_id, matches_any(db, Outbox.id, ids)
+        )
     )
 
 
-def delete_given_up(db: Connection, before: int) -> None:
+def delete_failed_calls(db: Connection, before: int) -> None:
     """Forget calls that failed for the last time before a moment."""
     db.execute(delete(Outbox).where(Outbox.due_at.is_(None), Outbox.failed_at < before))

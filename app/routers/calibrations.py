@@ -7,11 +7,10 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Request, Response
 from pydantic import ValidationError
 
-from app.errors import Invalid
-from app.routers.body import StrictRequest, StrictRoute
-from app.routers.deps import Caller, require
-from app.routers.limits import charge
-from app.routers.parameters import (
+from app.core.errors import Invalid
+from app.http.auth import Caller, require
+from app.http.json_body import StrictRequest, StrictRoute
+from app.http.paging import (
     LINK,
     NO_PARAMETERS,
     TEXT_HEADER,
@@ -22,10 +21,11 @@ from app.routers.parameters import (
     reply,
     write_cursor,
 )
-from app.routers.problems import faults_in, responses_for
+from app.http.problems import faults_in, responses_for
+from app.http.rate_limits import charge
+from app.jobs.worker import rebuild_course, run_calibration
 from app.schemas.calibrations import ActivationIn, CalibrationId, CalibrationOut, CalibrationPage
 from app.services import calibrations as services
-from app.worker import refold_course, run_calibration
 
 router = APIRouter(prefix="/v1/courses/{course}/calibrations", tags=["calibrations"], route_class=StrictRoute)
 
@@ -63,28 +63,28 @@ async def post_calibration(course: PathId, caller: Writer, request: Request) -> 
     """Start a calibration; watch it at the address in `Location`."""
     database, tenant_id = request.app.state.database, caller.tenant_id
     await charge(request, request.app.state.limits.calibrations, tenant_id, caller.key_id)
-    claim = await database.write(services.by_database_clock, services.request, tenant_id, course)
-    in_background(request, run_calibration(database, request.app.state.settings.database_url, claim))
-    told = await database.read(services.describe, tenant_id, course, claim.number)
-    return reply(told, 202, {"Location": f"{request.scope['raw_path'].decode('ascii')}/{told['id']}"})
+    claim = await database.write(services.call_at_database_time, services.request_calibration, tenant_id, course)
+    run_in_background(request, run_calibration(database, request.app.state.settings.database_url, claim))
+    details = await database.read(services.describe_calibration, tenant_id, course, claim.number)
+    return reply(details, 202, {"Location": f"{request.scope['raw_path'].decode('ascii')}/{details['id']}"})
 
 
 @router.get("", response_model=CalibrationPage, responses=LIST)
 async def list_calibrations(course: PathId, query: Paging, caller: Analyst, request: Request) -> Response:
     """The calibrations of a course, the newest first."""
-    place = read_cursor(query.cursor, (int,))
+    position = read_cursor(query.cursor, (int,))
     data = await request.app.state.database.read(
-        services.page, caller.tenant_id, course, place[0] if place else None, query.limit
+        services.page_of_calibrations, caller.tenant_id, course, position[0] if position else None, query.limit
     )
     full = len(data) == query.limit
-    return page_reply(request, data, write_cursor(number_of(data[-1]["id"])) if full else None)
+    return page_reply(request, data, write_cursor(calibration_number(data[-1]["id"])) if full else None)
 
 
 @router.get("/{calibration}", response_model=CalibrationOut, responses=READ, dependencies=NO_PARAMETERS)
 async def get_calibration(course: PathId, calibration: NumberedId, caller: Analyst, request: Request) -> Response:
     """One calibration."""
-    number = number_of(calibration)
-    return reply(await request.app.state.database.read(services.describe, caller.tenant_id, course, number))
+    number = calibration_number(calibration)
+    return reply(await request.app.state.database.read(services.describe_calibration, caller.tenant_id, course, number))
 
 
 @router.post(
@@ -96,13 +96,13 @@ async def get_calibration(course: PathId, calibration: NumberedId, caller: Analy
 )
 async def post_activation(course: PathId, calibration: NumberedId, caller: Writer, request: Request) -> Response:
     """Put a calibration in force; activating an older one is the way back."""
-    database, tenant_id, number = request.app.state.database, caller.tenant_id, number_of(calibration)
-    given = await read_activation(request)
-    told = await database.write(
-        services.by_database_clock, services.activate, tenant_id, course, number, force=given.force
+    database, tenant_id, number = request.app.state.database, caller.tenant_id, calibration_number(calibration)
+    activation = await read_activation(request)
+    details = await database.write(
+        services.call_at_database_time, services.activate, tenant_id, course, number, force=activation.force
     )
-    in_background(request, refold_course(database, tenant_id, course))
-    return reply(told)
+    run_in_background(request, rebuild_course(database, tenant_id, course))
+    return reply(details)
 
 
 async def read_activation(request: Request) -> ActivationIn:
@@ -110,19 +110,19 @@ async def read_activation(request: Request) -> ActivationIn:
     headers = request.headers
     if headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers:
         return ActivationIn()
-    given = await StrictRequest(request.scope, request.receive).json()
+    activation = await StrictRequest(request.scope, request.receive).json()
     try:
-        return ActivationIn.model_validate(given)
+        return ActivationIn.model_validate(activation)
     except ValidationError as error:
-        raise Invalid("the request is not valid; errors lists each place", faults_in(error, given)) from error
+        raise Invalid("the request is not valid; errors lists each place", faults_in(error, activation)) from error
 
 
-def number_of(calibration: str) -> int:
+def calibration_number(calibration: str) -> int:
     """The number in a calibration's id."""
     return int(calibration.removeprefix("c-"))
 
 
-def in_background(request: Request, work: Coroutine[object, object, object]) -> None:
+def run_in_background(request: Request, work: Coroutine[object, object, object]) -> None:
     """Let work go on after the reply; it is waited for when the service stops."""
     tasks: set[asyncio.Task[object]] = request.app.state.tasks
     task = asyncio.create_task(work)

@@ -4,9 +4,9 @@ import asyncio
 
 from fastapi import APIRouter, Request, Response
 
-from app.errors import NotMigrated, Stopping, Unavailable
-from app.migrate import is_current
-from app.telemetry import METRICS_MEDIA_TYPE, render_metrics
+from app.core.errors import NotMigrated, Stopping, Unavailable
+from app.core.migrate import is_current
+from app.core.telemetry import METRICS_MEDIA_TYPE, render_metrics
 
 READY_TIMEOUT_S = 2.0
 

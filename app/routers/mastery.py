@@ -11,16 +11,16 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.errors import InvalidCursor, NotAcceptable, UnknownLearner
-from app.routers.body import StrictRoute
-from app.routers.deps import Caller, require
-from app.routers.limits import charge
-from app.routers.parameters import LINK, PageQuery, PathId, page, read_cursor, reply
-from app.routers.problems import responses_for
+from app.core.errors import InvalidCursor, NotAcceptable, UnknownLearner
+from app.core.times import now
+from app.http.auth import Caller, require
+from app.http.json_body import StrictRoute
+from app.http.paging import LINK, PageQuery, PathId, read_cursor, reply, sorted_page_reply
+from app.http.problems import responses_for
+from app.http.rate_limits import charge
 from app.schemas.common import Absent, Identifier, Moment
 from app.schemas.mastery import CohortPage, LearnerMastery
 from app.services.mastery import cohort_mastery, learner_mastery
-from app.times import now
 
 CSV, JSON = "text/csv", "application/json"
 WEIGHT = re.compile(r"(?:^|;)\s*q=([01](?:\.[0-9]{0,3})?)\s*(?:;|$)", re.IGNORECASE | re.ASCII)
@@ -56,8 +56,10 @@ async def get_mastery(
     course: PathId, learner: PathId, query: Annotated[AsOf, Query()], caller: Reader, request: Request
 ) -> Response:
     """One learner's ability and mastery of every skill."""
-    told = await request.app.state.database.read(learner_mastery, caller.tenant_id, course, learner, query.as_of, now())
-    return reply(told)
+    mastery = await request.app.state.database.read(
+        learner_mastery, caller.tenant_id, course, learner, query.as_of, now()
+    )
+    return reply(mastery)
 
 
 @router.get(
@@ -69,72 +71,80 @@ async def get_cohort(
     course: PathId, query: Annotated[CohortQuery, Query()], caller: Analyst, request: Request
 ) -> Response:
     """The mastery of a cohort, a row for each learner and skill met; as CSV, all rows unless a limit is given."""
-    place = read_cursor(query.cursor, (str, str))
+    position = read_cursor(query.cursor, (str, str))
     wants_csv = negotiate(request.headers.get("accept", "*/*"))
     if wants_csv and "limit" not in request.query_params:
         await charge(request, request.app.state.limits.exports, caller.tenant_id, caller.key_id)
-        first = await read_rows(request, caller, course, query.skill, place, CSV_ROWS_AT_ONCE)
-        return StreamingResponse(stream(request, caller, course, query.skill, first), headers=CSV_HEADERS)
-    data = await read_rows(request, caller, course, query.skill, place, query.limit)
+        first = await read_cohort_rows(request, caller, course, query.skill, position, CSV_ROWS_AT_ONCE)
+        return StreamingResponse(stream_csv(request, caller, course, query.skill, first), headers=CSV_HEADERS)
+    data = await read_cohort_rows(request, caller, course, query.skill, position, query.limit)
     if wants_csv:
-        return Response(lines([COLUMNS]) + lines(map(cells, data)), headers=CSV_HEADERS)
-    return page(request, data, query.limit, "learner", "skill")
+        return Response(to_csv([COLUMNS]) + to_csv(map(to_csv_cells, data)), headers=CSV_HEADERS)
+    return sorted_page_reply(request, data, query.limit, "learner", "skill")
 
 
-async def read_rows(
-    request: Request, caller: Caller, course: str, skill: str | None, place: tuple[Any, ...] | None, limit: int
+async def read_cohort_rows(
+    request: Request, caller: Caller, course: str, skill: str | None, position: tuple[Any, ...] | None, limit: int
 ) -> list[dict[str, Any]]:
     """A page of cohort rows."""
     try:
         rows: list[dict[str, Any]] = await request.app.state.database.read(
-            cohort_mastery, caller.tenant_id, course, skill, place, limit, now()
+            cohort_mastery, caller.tenant_id, course, skill, position, limit, now()
         )
     except UnknownLearner:
         raise InvalidCursor("this cursor was not given by us; use the one of the page before") from None
     return rows
 
 
-async def stream(
+async def stream_csv(
     request: Request, caller: Caller, course: str, skill: str | None, rows: list[dict[str, Any]]
 ) -> AsyncIterator[str]:
     """All rows from a first page on, a page at a time, so that memory stays flat."""
-    yield lines([COLUMNS])
+    yield to_csv([COLUMNS])
     while rows:
-        yield lines(map(cells, rows))
-        place = (rows[-1]["learner"], rows[-1]["skill"])
-        rows = await read_rows(request, caller, course, skill, place, CSV_ROWS_AT_ONCE)
+        yield to_csv(map(to_csv_cells, rows))
+        position = (rows[-1]["learner"], rows[-1]["skill"])
+        rows = await read_cohort_rows(request, caller, course, skill, position, CSV_ROWS_AT_ONCE)
 
 
 def negotiate(accept: str) -> bool:
     """Whether CSV is wanted rather than JSON. Raises `NotAcceptable` if neither is."""
-    ranges = sorted(map(weigh, accept.split(",")), key=itemgetter(1), reverse=True)
+    ranges = sorted(map(parse_media_range, accept.split(",")), key=itemgetter(1), reverse=True)
     refused = {kind for kind, weight in ranges if weight <= 0}
     for kind, weight in ranges:
-        for offer, family in ((JSON, "application/*"), (CSV, "text/*")):
-            if weight > 0 and offer not in refused and kind in (offer, family, "*/*", ""):
-                return offer == CSV
+        for offered, family in ((JSON, "application/*"), (CSV, "text/*")):
+            if weight > 0 and offered not in refused and kind in (offered, family, "*/*", ""):
+                return offered == CSV
     raise NotAcceptable("this is to be had as application/json or text/csv")
 
 
-def weigh(asked: str) -> tuple[str, float]:
+def parse_media_range(media_range: str) -> tuple[str, float]:
     """A media range and its weight (RFC 9110); a weight that cannot be read counts as none given."""
-    kind, _, rest = asked.partition(";")
-    found = WEIGHT.search(rest)
-    return kind.strip().lower(), float(found[1]) if found else 1.0
+    kind, _, rest = media_range.partition(";")
+    match = WEIGHT.search(rest)
+    return kind.strip().lower(), float(match[1]) if match else 1.0
 
 
-def cells(row: dict[str, Any]) -> tuple[Any, ...]:
+def to_csv_cells(row: dict[str, Any]) -> tuple[Any, ...]:
     """A row of the cohort as cells; a text that a spreadsheet could run is made plain."""
     low, high = row["interval"]
-    return guard(row["learner"]), guard(row["skill"]), row["mastery"], low, high, row["evidence"], row["status"]
+    return (
+        escape_formula(row["learner"]),
+        escape_formula(row["skill"]),
+        row["mastery"],
+        low,
+        high,
+        row["evidence"],
+        row["status"],
+    )
 
 
-def guard(text: str) -> str:
+def escape_formula(text: str) -> str:
     """A text that no spreadsheet takes for a formula."""
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
-def lines(rows: Any) -> str:
+def to_csv(rows: Any) -> str:
     """Rows as CSV (RFC 4180)."""
     buffer = io.StringIO()
     csv.writer(buffer).writerows(rows)

@@ -6,15 +6,24 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 
-from app.database import Database
-from app.errors import Fault, Invalid, InvalidCursor
-from app.routers.body import StrictRoute
-from app.routers.deps import Caller, require
-from app.routers.parameters import LINK, PageQuery, PathId, page_reply, read_cursor, write_cursor
-from app.routers.problems import responses_for
+from app.core.database import Database
+from app.core.errors import Fault, Invalid, InvalidCursor
+from app.http.auth import Caller, require
+from app.http.json_body import StrictRoute
+from app.http.paging import LINK, PageQuery, PathId, page_reply, read_cursor, write_cursor
+from app.http.problems import responses_for
 from app.schemas.common import Absent, Identifier, Moment
 from app.schemas.quality import QualityPage
-from app.services.quality import Asked, Outcomes, Sample, draw, pieces, prepare, read_outcomes, report
+from app.services.quality import (
+    LearnerSample,
+    QualityFilter,
+    ScoredPredictions,
+    draw_learners,
+    quality_report,
+    read_predictions,
+    split_sample,
+    start_sample,
+)
 
 router = APIRouter(prefix="/v1/courses/{course}", tags=["calibrations"], route_class=StrictRoute)
 
@@ -42,37 +51,41 @@ async def get_quality(
     course: PathId, query: Annotated[QualityQuery, Query()], caller: Analyst, request: Request
 ) -> Response:
     """How good the predictions made before the answers were: log loss, AUC, Brier score, calibration."""
-    after = place_of(query)
-    asked = asked_of(query)
+    after = last_group_number(query)
+    criteria = to_filters(query)
     database: Database = request.app.state.database
-    sample = await database.read(prepare, caller.tenant_id, course, asked)
-    sample, parts = await collect(database, sample, asked)
-    data, last = await asyncio.to_thread(report, sample, parts, query.by, after, query.limit)
+    sample = await database.read(start_sample, caller.tenant_id, course, criteria)
+    sample, parts = await collect_outcomes(database, sample, criteria)
+    data, last = await asyncio.to_thread(quality_report, sample, parts, query.by, after, query.limit)
     return page_reply(request, data, None if last is None else write_cursor(str(query.by), last))
 
 
-async def collect(database: Database, sample: Sample, asked: Asked) -> tuple[Sample, list[Outcomes]]:
+async def collect_outcomes(
+    database: Database, sample: LearnerSample, criteria: QualityFilter
+) -> tuple[LearnerSample, list[ScoredPredictions]]:
     """The learners that are looked at, and their answers: piece by piece, as other requests want their turn too."""
     while not sample.complete:
-        sample = await database.read(draw, sample, asked)
-    return sample, [await database.read(read_outcomes, sample.bank, asked, piece) for piece in pieces(sample)]
+        sample = await database.read(draw_learners, sample, criteria)
+    return sample, [
+        await database.read(read_predictions, sample.course, criteria, piece) for piece in split_sample(sample)
+    ]
 
 
-def place_of(query: QualityQuery) -> int:
+def last_group_number(query: QualityQuery) -> int:
     """The number of the last group of the page before, -1 if this is the first."""
-    place = read_cursor(query.cursor, (str, int))
-    if place is None:
+    position = read_cursor(query.cursor, (str, int))
+    if position is None:
         return -1
-    by, number = place
+    by, number = position
     if by != query.by:
         raise InvalidCursor("this cursor belongs to another list; use the one of the page before")
     return int(number)
 
 
-def asked_of(query: QualityQuery) -> Asked:
+def to_filters(query: QualityQuery) -> QualityFilter:
     """The filters. Raises `Invalid` for a span of time that holds nothing."""
     if query.since is not None and query.until is not None and query.since >= query.until:
         raise Invalid("the span of time is empty", [Fault("?until", "must be later than since")])
     calibration = query.calibration
     number = None if calibration is None else 0 if calibration == DEFAULTS else int(calibration.removeprefix("c-"))
-    return Asked(number, query.skill, query.since, query.until)
+    return QualityFilter(number, query.skill, query.since, query.until)

@@ -4,14 +4,14 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
-from app.routers.body import StrictRoute
-from app.routers.deps import Caller, require
-from app.routers.parameters import PathId, reply
-from app.routers.problems import responses_for
+from app.core.times import now
+from app.http.auth import Caller, require
+from app.http.json_body import StrictRoute
+from app.http.paging import PathId, reply
+from app.http.problems import responses_for
 from app.schemas.mastery import Recommendations
-from app.schemas.wishes import OfferQuery, PreviewQuery, to_wishes
-from app.services.recommendations import offer, preview
-from app.times import now
+from app.schemas.options import OfferQuery, PreviewQuery, to_options
+from app.services.recommendations import offer_recommendations, preview_recommendations
 
 router = APIRouter(prefix="/v1/courses/{course}/learners/{learner}", tags=["recommendations"], route_class=StrictRoute)
 
@@ -26,7 +26,7 @@ async def get_recommendations(
     """A preview of the next exercises; nothing is stored."""
     return reply(
         await request.app.state.database.read(
-            preview, caller.tenant_id, course, learner, query.limit, to_wishes(query), now()
+            preview_recommendations, caller.tenant_id, course, learner, query.limit, to_options(query), now()
         )
     )
 
@@ -36,7 +36,7 @@ async def post_recommendations(
     course: PathId, learner: PathId, query: Annotated[OfferQuery, Query()], caller: Reader, request: Request
 ) -> Response:
     """Offer the next exercises: stored, with the chance that each had."""
-    told = await request.app.state.database.write(
-        offer, caller.tenant_id, course, learner, query.limit, to_wishes(query), now()
+    offered = await request.app.state.database.write(
+        offer_recommendations, caller.tenant_id, course, learner, query.limit, to_options(query), now()
     )
-    return reply(told, 201)
+    return reply(offered, 201)

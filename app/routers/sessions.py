@@ -5,14 +5,14 @@ from typing import Annotated
 
 from fastapi import APIRouter, Request, Response
 
-from app.routers.body import StrictRoute
-from app.routers.deps import Caller, require
-from app.routers.parameters import LINK, NO_PARAMETERS, Paging, PathId, page, raw_reply, read_cursor, reply
-from app.routers.problems import responses_for
-from app.routers.responses import STATUS, IdempotencyKey, need_past, one_id
+from app.core.times import now
+from app.http.auth import Caller, require
+from app.http.json_body import StrictRoute
+from app.http.paging import LINK, NO_PARAMETERS, Paging, PathId, raw_reply, read_cursor, reply, sorted_page_reply
+from app.http.problems import responses_for
+from app.routers.responses import STATUS, IdempotencyKey, check_not_in_future, resolve_id
 from app.schemas.sessions import SessionIn, SessionOut, SessionOutcome, SessionPage, SessionResponseIn
 from app.services import sessions as services
-from app.times import now
 
 router = APIRouter(prefix="/v1", tags=["sessions"], route_class=StrictRoute)
 
@@ -44,19 +44,23 @@ READ = responses_for("unknown_session")
 )
 async def post_session(course: PathId, body: SessionIn, caller: Sender, request: Request) -> Response:
     """Begin an adaptive test: its first item."""
-    given = body.model_dump(exclude_none=True, exclude={"id"})
+    plan = body.model_dump(exclude_none=True, exclude={"id"})
     id_ = body.id or f"t-{uuid.uuid4().hex}"
-    done, told = await request.app.state.database.write(services.start, caller.tenant_id, course, id_, given, now())
-    return reply(told, STATUS[done])
+    status, details = await request.app.state.database.write(
+        services.start_session, caller.tenant_id, course, id_, plan, now()
+    )
+    return reply(details, STATUS[status])
 
 
 @router.get("/courses/{course}/sessions", response_model=SessionPage, responses=LIST)
 async def list_sessions(course: PathId, query: Paging, caller: Analyst, request: Request) -> Response:
     """The tests of a course by id."""
-    place = read_cursor(query.cursor, (str,))
-    after = place[0] if place else ""
-    data = await request.app.state.database.read(services.page, caller.tenant_id, course, after, query.limit, now())
-    return page(request, data, query.limit, "id")
+    position = read_cursor(query.cursor, (str,))
+    after = position[0] if position else ""
+    data = await request.app.state.database.read(
+        services.page_of_sessions, caller.tenant_id, course, after, query.limit, now()
+    )
+    return sorted_page_reply(request, data, query.limit, "id")
 
 
 @router.post(
@@ -71,9 +75,9 @@ async def post_session_response(
 ) -> Response:
     """Answer the item that is offered: the ability after it, and the next item or the end."""
     moment = now()
-    need_past(body.occurred_at, moment)
-    given = services.NewSessionAnswer(
-        id=one_id(body.id, idempotency_key) or f"a-{uuid.uuid4().hex}",
+    check_not_in_future(body.occurred_at, moment)
+    response = services.NewSessionResponse(
+        id=resolve_id(body.id, idempotency_key) or f"a-{uuid.uuid4().hex}",
         item=body.item,
         score=body.score,
         correct=body.correct,
@@ -82,17 +86,19 @@ async def post_session_response(
         received_at=moment,
         duration_ms=body.duration_ms,
     )
-    result = await request.app.state.database.write(services.answer, caller.tenant_id, session, given)
+    result = await request.app.state.database.write(
+        services.record_session_response, caller.tenant_id, session, response
+    )
     return raw_reply(result.outcome, STATUS[result.status])
 
 
 @router.get("/sessions/{session}", response_model=SessionOut, responses=READ, dependencies=NO_PARAMETERS)
 async def get_session(session: PathId, caller: Reader, request: Request) -> Response:
     """A test as a whole: every answer, the ability after it, and where it stands."""
-    return reply(await request.app.state.database.read(services.describe, caller.tenant_id, session, now()))
+    return reply(await request.app.state.database.read(services.describe_session, caller.tenant_id, session, now()))
 
 
 @router.post("/sessions/{session}/end", response_model=SessionOut, responses=READ, dependencies=NO_PARAMETERS)
 async def post_session_end(session: PathId, caller: Sender, request: Request) -> Response:
     """End a test before its time."""
-    return reply(await request.app.state.database.write(services.end, caller.tenant_id, session, now()))
+    return reply(await request.app.state.database.write(services.end_session, caller.tenant_id, session, now()))

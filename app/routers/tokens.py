@@ -14,15 +14,15 @@ from urllib.parse import parse_qsl, unquote_plus
 from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 
-from app.errors import Malformed, ProximaError, RateLimited, TooLarge, TooSlow, Unauthenticated, Unavailable
-from app.routers.body import receive_body
-from app.routers.deps import Caller, caller_of_key, charged
-from app.routers.parameters import reply
-from app.routers.problems import headers_of, status_of, tell_problem
+from app.core.errors import Malformed, ProximaError, RateLimited, TooLarge, TooSlow, Unauthenticated, Unavailable
+from app.core.security import SCOPES, allows, parse_key
+from app.core.times import now
+from app.http.auth import Caller, caller_of_key, charge_caller
+from app.http.json_body import receive_body
+from app.http.paging import reply
+from app.http.problems import handle_problem, headers_of, status_of
 from app.schemas.tokens import TokenError, TokenOut, TokenRequest
-from app.security import SCOPES, allows, parse_key
 from app.services.keys import TOKEN_LIFETIME_S, issue_token
-from app.times import now
 
 MOST_BYTES = 16_384
 FORM = "application/x-www-form-urlencoded"
@@ -55,39 +55,39 @@ class TokenRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
 
-        async def told(request: Request) -> Response:
+        async def handle_errors(request: Request) -> Response:
             try:
                 return await handle(request)
             except (ProximaError, Refusal) as error:
-                return await tell_error(request, error)
+                return await to_oauth_response(request, error)
 
-        return told
+        return handle_errors
 
 
 router = APIRouter(tags=["tokens"], route_class=TokenRoute)
 
 
-async def tell_error(request: Request, error: ProximaError | Refusal) -> Response:
+async def to_oauth_response(request: Request, error: ProximaError | Refusal) -> Response:
     """An error as RFC 6749 tells it; one that is ours as any other."""
     if isinstance(error, Refusal):
-        return refusal(HTTPStatus.BAD_REQUEST, error.error, error.detail, {})
+        return error_reply(HTTPStatus.BAD_REQUEST, error.error, error.detail, {})
     status = status_of(type(error))
     match error:
         case Unauthenticated():
-            return refusal(status, "invalid_client", error.detail, CHALLENGE)
+            return error_reply(status, "invalid_client", error.detail, CHALLENGE)
         case RateLimited() | Unavailable():
-            return refusal(status, "temporarily_unavailable", error.detail, headers_of(error))
+            return error_reply(status, "temporarily_unavailable", error.detail, headers_of(error))
         case Malformed() | TooLarge() | TooSlow():
-            return refusal(status, "invalid_request", error.detail, headers_of(error))
-    return await tell_problem(request, error)
+            return error_reply(status, "invalid_request", error.detail, headers_of(error))
+    return await handle_problem(request, error)
 
 
-def refusal(status: int, error: str, detail: str, headers: Mapping[str, str]) -> Response:
+def error_reply(status: int, error: str, detail: str, headers: Mapping[str, str]) -> Response:
     """A reply that gives no token."""
-    return reply({"error": error, "error_description": printable(detail)}, status, {**headers, **NO_STORE})
+    return reply({"error": error, "error_description": to_printable(detail)}, status, {**headers, **NO_STORE})
 
 
-def printable(text: str) -> str:
+def to_printable(text: str) -> str:
     """A text in the characters that RFC 6749 allows in a description."""
     plain = text.replace("…", "...").replace('"', "'").replace("\\", "/")
     return "".join(sign if " " <= sign <= "~" else "?" for sign in plain)
@@ -108,15 +108,15 @@ async def post_token(request: Request) -> Response:
     """Get a token that stands for a key for an hour."""
     form = await read_form(request)
     client_id, secret = read_client(request, form)
-    caller = await charged(request, find_client(request, client_id, secret))
+    caller = await charge_caller(request, find_client(request, client_id, secret))
     if form.get("grant_type") is None:
         raise Refusal("invalid_request", "give grant_type=client_credentials")
     if form["grant_type"] != "client_credentials":
         raise Refusal("unsupported_grant_type", "the grant_type is client_credentials")
-    scopes = granted(caller, form.get("scope", ""))
+    scopes = grant_scopes(caller, form.get("scope", ""))
     token = await request.app.state.database.write(issue_token, caller.tenant_id, caller.key_id, scopes, now())
-    told = {"access_token": token, "token_type": "Bearer", "expires_in": TOKEN_LIFETIME_S, "scope": " ".join(scopes)}
-    return reply(told, headers=NO_STORE)
+    body = {"access_token": token, "token_type": "Bearer", "expires_in": TOKEN_LIFETIME_S, "scope": " ".join(scopes)}
+    return reply(body, headers=NO_STORE)
 
 
 async def read_form(request: Request) -> Mapping[str, str]:
@@ -162,12 +162,12 @@ async def find_client(request: Request, client_id: str, secret: str) -> Caller:
     return caller
 
 
-def granted(caller: Caller, wanted: str) -> Sequence[str]:
+def grant_scopes(caller: Caller, requested: str) -> Sequence[str]:
     """The scopes of the token: those asked for, or all of the key. Raises `Refusal`.
 
     Scopes that are URIs are those of other vocabularies: they narrow nothing, and grant nothing.
     """
-    ours = [scope for scope in wanted.split() if "://" not in scope]
+    ours = [scope for scope in requested.split() if "://" not in scope]
     lacking = [scope for scope in ours if scope not in SCOPES or not allows(caller.scopes, scope)]
     if lacking:
         raise Refusal("invalid_scope", f"the key has the scopes {', '.join(sorted(caller.scopes))}")

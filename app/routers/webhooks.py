@@ -4,11 +4,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
 
-from app.delivery import read_target
-from app.routers.body import StrictRoute
-from app.routers.deps import Caller, require
-from app.routers.parameters import LINK, NO_PARAMETERS, Paging, page, read_cursor, reply
-from app.routers.problems import responses_for
+from app.core.times import now
+from app.http.auth import Caller, require
+from app.http.json_body import StrictRoute
+from app.http.paging import LINK, NO_PARAMETERS, Paging, read_cursor, reply, sorted_page_reply
+from app.http.problems import responses_for
+from app.jobs.webhook_delivery import read_target
 from app.schemas.webhooks import (
     WEBHOOK_ID,
     CalibrationFinished,
@@ -19,7 +20,6 @@ from app.schemas.webhooks import (
     WebhookPage,
 )
 from app.services import webhooks as services
-from app.times import now
 
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"], route_class=StrictRoute)
 # What we call rather than what is called: only for the document.
@@ -37,25 +37,25 @@ REMOVE = responses_for("unknown_webhook")
 async def post_webhook(body: WebhookIn, caller: Admin, request: Request) -> Response:
     """Have an address called at some events; the secret that signs the calls is shown this once."""
     read_target(body.url, request.app.state.settings.webhook_hosts)
-    told = await request.app.state.database.write(
-        services.make, caller.tenant_id, body.url, body.events, body.course, now()
+    created = await request.app.state.database.write(
+        services.create_webhook, caller.tenant_id, body.url, body.events, body.course, now()
     )
-    return reply(told, 201)
+    return reply(created, 201)
 
 
 @router.get("", response_model=WebhookPage, responses=LIST)
 async def list_webhooks(query: Paging, caller: Admin, request: Request) -> Response:
     """The webhooks by id, and how their calls fare."""
-    place = read_cursor(query.cursor, (str,))
-    after = place[0] if place else None
-    data = await request.app.state.database.read(services.page, caller.tenant_id, after, query.limit)
-    return page(request, data, query.limit, "id")
+    position = read_cursor(query.cursor, (str,))
+    after = position[0] if position else None
+    data = await request.app.state.database.read(services.page_of_webhooks, caller.tenant_id, after, query.limit)
+    return sorted_page_reply(request, data, query.limit, "id")
 
 
 @router.delete("/{webhook}", status_code=204, responses=REMOVE, dependencies=NO_PARAMETERS)
 async def delete_webhook(webhook: WebhookId, caller: Admin, request: Request) -> Response:
     """Call an address no more, also not with what was still to be told."""
-    await request.app.state.database.write(services.remove, caller.tenant_id, webhook)
+    await request.app.state.database.write(services.remove_webhook, caller.tenant_id, webhook)
     return Response(status_code=204, headers={"X-Content-Type-Options": "nosniff"})
 
 

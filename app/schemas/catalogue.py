@@ -12,7 +12,7 @@ MAX_SKILLS = 16
 MAX_THRESHOLDS = 20
 
 # Which parameters a model has: those it needs and those it may have.
-NEEDED: dict[str, tuple[str, ...]] = {
+REQUIRED_PARAMETERS: dict[str, tuple[str, ...]] = {
     "1PL": ("b",),
     "2PL": ("a", "b"),
     "3PL": ("a", "b", "c"),
@@ -21,18 +21,18 @@ NEEDED: dict[str, tuple[str, ...]] = {
     "GPCM": ("thresholds",),
     "PCM": ("thresholds",),
 }
-OPTIONAL = {"graded": ("a",), "GPCM": ("a",)}
+OPTIONAL_PARAMETERS = {"graded": ("a",), "GPCM": ("a",)}
 PARAMETERS = ("a", "b", "c", "d", "thresholds")
 
 
-def no_repetition(values: list[Any]) -> list[Any]:
+def check_unique(values: list[Any]) -> list[Any]:
     """A list in which nothing stands twice."""
-    if first_repeated(values) is not None:
+    if first_duplicate(values) is not None:
         raise ValueError("nothing may stand twice")
     return values
 
 
-def first_repeated(values: Iterable[Hashable]) -> Hashable | None:
+def first_duplicate(values: Iterable[Hashable]) -> Hashable | None:
     """The first value that stood before."""
     seen: set[Hashable] = set()
     for value in values:
@@ -42,9 +42,9 @@ def first_repeated(values: Iterable[Hashable]) -> Hashable | None:
     return None
 
 
-def complete(model: str) -> JsonValue:
-    """What `Parameters._complete` says of one model, as JSON schema."""
-    needed, allowed = NEEDED[model], {*NEEDED[model], *OPTIONAL.get(model, ())}
+def required_parameters_schema(model: str) -> JsonValue:
+    """What `ItemParameters._complete` says of one model, as JSON schema."""
+    needed, allowed = REQUIRED_PARAMETERS[model], {*REQUIRED_PARAMETERS[model], *OPTIONAL_PARAMETERS.get(model, ())}
     properties: dict[str, JsonValue] = {"model": {"const": model}}
     properties |= {name: {"type": "array" if name == "thresholds" else "number"} for name in needed}
     properties |= {name: {"type": "null"} for name in PARAMETERS if name not in allowed}
@@ -55,14 +55,17 @@ Unique = Field(json_schema_extra={"uniqueItems": True})
 Address = Annotated[str, StringConstraints(max_length=2000, strict=True, pattern=r"^https?://[^\x00-\x20]+$")]
 
 
-class Parameters(Request):
+class ItemParameters(Request):
     """Known item parameters on the logistic scale (D = 1) of an ability with mean 0.
 
     1PL: b. 2PL: a, b. 3PL: a, b, c. 4PL: a, b, c, d. graded (Samejima 1969): a and increasing thresholds. GPCM (Muraki
     1992): a and the difficulty of each step, as thresholds in any order; PCM (Masters 1982): the same with a = 1.
     """
 
-    model_config = examples({"model": "2PL", "a": 1.2, "b": -0.4}, oneOf=[complete(model) for model in NEEDED])
+    model_config = examples(
+        {"model": "2PL", "a": 1.2, "b": -0.4},
+        oneOf=[required_parameters_schema(model) for model in REQUIRED_PARAMETERS],
+    )
 
     model: Literal["1PL", "2PL", "3PL", "4PL", "graded", "GPCM", "PCM"]
     a: Annotated[float, Field(ge=0.01, le=6)] | None = Field(default=None, description="discrimination, default 1")
@@ -74,15 +77,15 @@ class Parameters(Request):
     ) = Field(default=None, description="between m categories the m - 1 boundaries, increasing, or steps")
 
     @model_validator(mode="after")
-    def _complete(self) -> "Parameters":
-        needed = set(NEEDED[self.model])
-        allowed = needed.union(OPTIONAL.get(self.model, ()))
-        given = {name for name in PARAMETERS if getattr(self, name) is not None}
-        missing = needed - given
+    def _complete(self) -> "ItemParameters":
+        needed = set(REQUIRED_PARAMETERS[self.model])
+        allowed = needed.union(OPTIONAL_PARAMETERS.get(self.model, ()))
+        present = {name for name in PARAMETERS if getattr(self, name) is not None}
+        missing = needed - present
         if missing:
             raise ValueError(f"{self.model} needs {', '.join(sorted(missing))}")
-        if given - allowed:
-            raise ValueError(f"{self.model} has no {', '.join(sorted(given - allowed))}")
+        if present - allowed:
+            raise ValueError(f"{self.model} has no {', '.join(sorted(present - allowed))}")
         thresholds = self.thresholds or []
         if self.model == "graded" and any(low >= high for low, high in pairwise(thresholds)):
             raise ValueError("the thresholds must increase")
@@ -94,7 +97,7 @@ class SkillIn(Request):
 
     id: Identifier
     title: Title | None = None
-    prerequisites: Annotated[list[Identifier], AfterValidator(no_repetition), Field(max_length=100), Unique] | None = (
+    prerequisites: Annotated[list[Identifier], AfterValidator(check_unique), Field(max_length=100), Unique] | None = (
         Field(default=None, description="the skills to know before, all of this course; no cycles")
     )
 
@@ -103,15 +106,15 @@ class ItemIn(Request):
     """An item; what is left out is empty afterwards."""
 
     id: Identifier
-    skills: Annotated[list[Identifier], AfterValidator(no_repetition), Field(max_length=MAX_SKILLS), Unique]
+    skills: Annotated[list[Identifier], AfterValidator(check_unique), Field(max_length=MAX_SKILLS), Unique]
     title: Title | None = None
     kind: Label | None = None
-    tags: Annotated[list[Label], AfterValidator(no_repetition), Field(max_length=50), Unique] | None = None
+    tags: Annotated[list[Label], AfterValidator(check_unique), Field(max_length=50), Unique] | None = None
     url: Address | None = Field(default=None, description="where the item is shown")
     max_score: Annotated[float, Field(gt=0, le=LARGEST_SCORE)] | None = Field(
         default=None, description="default 1; of a graded item the number of its thresholds"
     )
-    parameters: Parameters | None = None
+    parameters: ItemParameters | None = None
     exposure: Annotated[float, Field(gt=0, le=1)] | None = Field(
         default=None, description="exposure parameter in adaptive tests (Sympson & Hetter); default 1"
     )
@@ -142,8 +145,8 @@ class CatalogueIn(Request):
     @model_validator(mode="after")
     def _ids_once(self) -> "CatalogueIn":
         for records in (self.skills, self.items):
-            repeated = first_repeated(record.id for record in records or ())
-            if repeated is not None:
+            duplicate = first_duplicate(record.id for record in records or ())
+            if duplicate is not None:
                 raise ValueError("an id stands twice in one list")
         return self
 

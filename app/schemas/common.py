@@ -16,7 +16,7 @@ from pydantic import (
 )
 from pydantic.json_schema import SkipJsonSchema
 
-from app.times import from_datetime
+from app.core.times import from_datetime
 
 FIRST_YEAR, LAST_YEAR = 1970, 2199
 LONGEST_ID = 255
@@ -60,12 +60,12 @@ def cut_to_microseconds(text: str) -> str:
     return re.sub(r"(\.\d{6})\d+", r"\1", text)
 
 
-def whole(value: object) -> object:
+def to_whole_number(value: object) -> object:
     """A whole number written as 1.0 is whole in JSON too."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def storable(id_: str) -> str:
+def check_storable(id_: str) -> str:
     """An id of which three fit into one entry of an index of PostgreSQL (2,704 bytes)."""
     if len(id_) * 4 > MOST_BYTES and len(id_.encode()) > MOST_BYTES:
         raise ValueError(f"must have at most {MOST_BYTES} bytes in UTF-8")
@@ -75,7 +75,7 @@ def storable(id_: str) -> str:
 Identifier = Annotated[
     str,
     StringConstraints(min_length=1, max_length=LONGEST_ID, strict=True, pattern=TEXT),
-    AfterValidator(storable),
+    AfterValidator(check_storable),
 ]
 Title = Annotated[str, StringConstraints(max_length=1000, strict=True, pattern=TEXT)]
 Label = Annotated[str, StringConstraints(min_length=1, max_length=64, strict=True, pattern=TEXT)]
@@ -98,6 +98,6 @@ class Page(Reply):
     next: str | None = Field(description="give it as `cursor` to get the next page")
 
 
-def examples(*given: dict[str, JsonValue], **more: JsonValue) -> ConfigDict:
+def examples(*bodies: dict[str, JsonValue], **more: JsonValue) -> ConfigDict:
     """For the `model_config` of a body: examples that the tests send, and what a field alone cannot say."""
-    return ConfigDict(json_schema_extra={"examples": list(given), **more})
+    return ConfigDict(json_schema_extra={"examples": list(bodies), **more})

@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from app.schemas.common import Absent, Page, Reply
-from app.schemas.responses import Ability, Forecast, NotChosen, RecommendationOut, SkillMastery, Why
+from app.schemas.responses import Ability, Forecast, NotChosen, ReasonOut, RecommendationOut, SkillMastery
 
 
 class LearnerMastery(Reply):
@@ -32,6 +32,6 @@ class Recommendations(Reply):
     """Exercises, the best first; none is an answer too, with its reason."""
 
     recommendations: list[RecommendationOut]
-    reason: Why | Absent = Field(default=None, description="only where there is none: why")
+    reason: ReasonOut | Absent = Field(default=None, description="only where there is none: why")
     forecast: Forecast | None = Field(default=None, description="only if wanted; null: no end can be foreseen")
     why_not: list[NotChosen] | Absent = Field(default=None, description="only if asked")

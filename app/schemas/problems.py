@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, Field
 
-from app.errors import Fault
+from app.core.errors import Fault
 
 
 class Problem(BaseModel):

@@ -15,10 +15,10 @@ from app.schemas.common import (
     Request,
     Timestamp,
     examples,
-    whole,
+    to_whole_number,
 )
+from app.schemas.options import NextIn
 from app.schemas.problems import Problem
-from app.schemas.wishes import NextIn
 
 MAX_BATCH = 1000
 LONGEST_MS = 366 * 24 * 3600 * 1000
@@ -31,7 +31,7 @@ ONE_RESULT: list[JsonValue] = [
 
 
 # What an answer of a batch may be: anything, but only this one is recorded.
-EACH: JsonValue = {
+BATCH_ITEM: JsonValue = {
     "anyOf": [
         {"$ref": "#/components/schemas/ResponseIn"},
         {"description": "anything else is not recorded; its result has the status `invalid`"},
@@ -58,7 +58,7 @@ class ResponseIn(Request):
     occurred_at: Moment | None = Field(
         default=None, description="when it was given, at most five minutes ahead; if absent: now"
     )
-    duration_ms: Annotated[int, Field(ge=0, le=LONGEST_MS), BeforeValidator(whole)] | None = None
+    duration_ms: Annotated[int, Field(ge=0, le=LONGEST_MS), BeforeValidator(to_whole_number)] | None = None
     recommendation: Identifier | None = Field(default=None, description="the id of the recommendation that led to it")
     next: NextIn | None = Field(default=None, description="what is wanted of the exercise that follows")
 
@@ -74,7 +74,7 @@ class BatchIn(Request):
 
     model_config = examples({"responses": [{"id": "r-2", "learner": "ann", "item": "i2", "score": 1}]})
 
-    responses: Annotated[list[Any], Field(min_length=1, max_length=MAX_BATCH, json_schema_extra={"items": EACH})]
+    responses: Annotated[list[Any], Field(min_length=1, max_length=MAX_BATCH, json_schema_extra={"items": BATCH_ITEM})]
 
 
 class VoidIn(Request):
@@ -118,7 +118,7 @@ class SkillChange(SkillMastery):
     change: Annotated[float, Field(ge=-1, le=1, description="what this answer changed")]
 
 
-class Why(Reply):
+class ReasonOut(Reply):
     """A reason: a stable code, a plain sentence, and the terms that were weighed."""
 
     code: str
@@ -129,22 +129,24 @@ class Why(Reply):
     of: int | Absent = Field(default=None, description="only with rank: how many there were")
 
 
-class Following(Reply):
+class RecommendedItem(Reply):
     """An exercise that would come next."""
 
     item: str
     skill: str | None
     p_correct: Probability
-    reason: Why
+    reason: ReasonOut
 
 
-class RecommendationOut(Following):
+class RecommendationOut(RecommendedItem):
     """An exercise to do next."""
 
     id: str
     expires_at: Timestamp | Absent = Field(default=None, description="only of an offer: until when it holds")
-    if_correct: Following | None = Field(default=None, description="only if prefetched; null: nothing would follow")
-    if_wrong: Following | None = Field(default=None, description="only if prefetched; null: nothing would follow")
+    if_correct: RecommendedItem | None = Field(
+        default=None, description="only if prefetched; null: nothing would follow"
+    )
+    if_wrong: RecommendedItem | None = Field(default=None, description="only if prefetched; null: nothing would follow")
 
 
 class NotChosen(Reply):
@@ -153,7 +155,7 @@ class NotChosen(Reply):
     item: str
     skill: str | None = Field(default=None, description="the skill that is spoken of, if it was weighed")
     p_correct: Probability | Absent = None
-    reason: Why
+    reason: ReasonOut
 
 
 class Forecast(Reply):
@@ -163,7 +165,7 @@ class Forecast(Reply):
     interval: Annotated[list[int], Field(min_length=2, max_length=2, description="90 %")]
 
 
-class OfferCompared(Reply):
+class OfferMatch(Reply):
     """Whether an answer fits the recommendation it names."""
 
     matches: bool = Field(description="whether it is an answer to the item that was offered")
@@ -181,7 +183,7 @@ class ResponseOut(Reply):
     position: int = Field(ge=1, description="its place in the learner's log, in the order of arrival")
 
 
-class Outcome(Reply):
+class ResponseOutcome(Reply):
     """What one answer did."""
 
     response: ResponseOut
@@ -190,13 +192,13 @@ class Outcome(Reply):
     mastery: list[SkillChange] = Field(description="the skills of the item")
     next: RecommendationOut | None
     calibration: str | None
-    reason: Why | Absent = Field(default=None, description="only where next is null: why")
-    offer: OfferCompared | Absent = Field(default=None, description="only where a recommendation was named")
+    reason: ReasonOut | Absent = Field(default=None, description="only where next is null: why")
+    offer: OfferMatch | Absent = Field(default=None, description="only where a recommendation was named")
     forecast: Forecast | None = Field(default=None, description="only if wanted; null: no end can be foreseen")
     why_not: list[NotChosen] | Absent = Field(default=None, description="only if asked")
 
 
-class BatchRecorded(Outcome):
+class BatchRecorded(ResponseOutcome):
     """An answer of a batch that is in the log: now, or since an earlier request."""
 
     status: Literal["created", "duplicate"]

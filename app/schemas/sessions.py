@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, model_validator
 
-from app.schemas.catalogue import first_repeated, no_repetition
+from app.schemas.catalogue import check_unique, first_duplicate
 from app.schemas.common import (
     LARGEST_SCORE,
     Absent,
@@ -17,9 +17,9 @@ from app.schemas.common import (
     Request,
     Timestamp,
     examples,
-    whole,
+    to_whole_number,
 )
-from app.schemas.responses import LONGEST_MS, ONE_RESULT, Ability, Score, SkillMastery, Why
+from app.schemas.responses import LONGEST_MS, ONE_RESULT, Ability, ReasonOut, Score, SkillMastery
 
 MOST_ITEMS = 1000
 MOST_GROUPS = 50
@@ -29,12 +29,12 @@ LONGEST_LIFE_S = 365 * DAY_S
 # What JavaScript and JSON keep exactly.
 LARGEST_SEED = 2**53 - 1
 
-Items = Annotated[list[Identifier], AfterValidator(no_repetition), Field(max_length=MOST_ITEMS)]
+Items = Annotated[list[Identifier], AfterValidator(check_unique), Field(max_length=MOST_ITEMS)]
 Theta = Annotated[float, Field(ge=-6, le=6)]
 Share = Annotated[float, Field(gt=0, le=1)]
-Whole = BeforeValidator(whole)
-Count = Annotated[int, Field(ge=1, le=MOST_ITEMS), Whole]
-CountOrNone = Annotated[int, Field(ge=0, le=MOST_ITEMS), Whole]
+WholeNumber = BeforeValidator(to_whole_number)
+Count = Annotated[int, Field(ge=1, le=MOST_ITEMS), WholeNumber]
+CountOrNone = Annotated[int, Field(ge=0, le=MOST_ITEMS), WholeNumber]
 Risk = Annotated[float, Field(gt=0, lt=0.5)]
 
 ONE_GROUP: JsonValue = [
@@ -43,7 +43,7 @@ ONE_GROUP: JsonValue = [
 ]
 
 
-class Group(Request):
+class ItemGroup(Request):
     """The items that ask for a skill, have a tag, or are of a kind: exactly one of the three."""
 
     skill: Identifier | None = None
@@ -57,19 +57,19 @@ class Group(Request):
         return self
 
 
-class Scale(Group):
+class Scale(ItemGroup):
     """One of several abilities, and the items that measure it."""
 
     id: Label
 
 
-class ContentShare(Group):
+class ContentShare(ItemGroup):
     """The share of the test that these items should have."""
 
     share: Annotated[float, Field(ge=0, le=100)]
 
 
-class Constraint(Group):
+class Constraint(ItemGroup):
     """How many of these items a test has, at least and at most."""
 
     min: CountOrNone = 0
@@ -89,7 +89,7 @@ class Prior(Request):
     sd: Annotated[float, Field(ge=0.1, le=10)] = 1.0
 
 
-class Pool(Request):
+class PoolFilter(Request):
     """Which items of the course the test draws on: those that fit all lists that are given."""
 
     items: Annotated[Items, Field(min_length=1)] | None = None
@@ -102,7 +102,7 @@ class Pilot(Request):
     """Items that are tried out: they are answered, and do not count. They need no parameters."""
 
     items: Annotated[Items, Field(min_length=1)]
-    places: Annotated[list[Count], AfterValidator(no_repetition), Field(min_length=1, max_length=50)] = Field(
+    places: Annotated[list[Count], AfterValidator(check_unique), Field(min_length=1, max_length=50)] = Field(
         description="the places in the test, from 1, at which one of them comes"
     )
 
@@ -113,7 +113,7 @@ class Selection(Request):
     rule: Literal["max_information", "min_expected_posterior_variance", "kullback_leibler", "random"] = (
         "max_information"
     )
-    randomesque: Annotated[int, Field(ge=1, le=50), Whole] = Field(
+    randomesque: Annotated[int, Field(ge=1, le=50), WholeNumber] = Field(
         default=1, description="chance decides among so many of the best"
     )
     exposure_control: bool = Field(default=False, description="heed the `exposure` of the items (Sympson & Hetter)")
@@ -141,10 +141,10 @@ class Selection(Request):
         return self
 
 
-class Classification(Request):
+class ClassificationRule(Request):
     """Stop as soon as it is clear on which side of each cut score the ability lies."""
 
-    cuts: Annotated[list[Theta], AfterValidator(no_repetition), Field(min_length=1, max_length=10)]
+    cuts: Annotated[list[Theta], AfterValidator(check_unique), Field(min_length=1, max_length=10)]
     method: Literal["interval", "sprt"] = "interval"
     confidence: Annotated[float, Field(ge=0.5, le=0.999)] = Field(default=0.95, description="of the interval")
     alpha: Risk = Field(default=0.05, description="sprt: the chance to place somebody too high")
@@ -159,10 +159,10 @@ class Stop(Request):
     standard_error_change: Annotated[float, Field(gt=0, le=1)] | None = Field(
         default=None, description="the last answer changed the standard error by less"
     )
-    classification: Classification | None = None
+    classification: ClassificationRule | None = None
     max_items: Count | None = None
     min_items: Count = 1
-    max_seconds: Annotated[int, Field(ge=1, le=LONGEST_LIFE_S), Whole] | None = None
+    max_seconds: Annotated[int, Field(ge=1, le=LONGEST_LIFE_S), WholeNumber] | None = None
 
     @model_validator(mode="after")
     def _sound(self) -> Self:
@@ -176,11 +176,11 @@ class Stop(Request):
         return self
 
 
-def need_sound(selection: Selection, stop: Stop, scales: list[Scale] | None) -> None:
+def check_plan_parts(selection: Selection, stop: Stop, scales: list[Scale] | None) -> None:
     """Raise `ValueError` for parts of a plan that do not go together."""
     if selection.constraints is not None and stop.max_items is None:
         raise ValueError("constraints need stop.max_items: they say how a test of that length is made up")
-    if first_repeated(scale.id for scale in scales or []) is not None:
+    if first_duplicate(scale.id for scale in scales or []) is not None:
         raise ValueError("two scales have the same id")
 
 
@@ -196,7 +196,7 @@ class SessionIn(Request):
     learner: Identifier | None = Field(default=None, description="who is tested; a test may be anonymous")
     stop: Stop
     selection: Selection = Selection()
-    pool: Pool = Pool()
+    pool: PoolFilter = PoolFilter()
     scales: Annotated[list[Scale], Field(min_length=1, max_length=MOST_SCALES)] | None = Field(
         default=None, description="several abilities, each measured by its own items; one of all items if absent"
     )
@@ -207,10 +207,10 @@ class SessionIn(Request):
     informs_practice: bool = Field(
         default=False, description="every answer that counts is recorded as an answer of the learner in the course too"
     )
-    seed: Annotated[int, Field(ge=0, le=LARGEST_SEED), Whole] | None = Field(
+    seed: Annotated[int, Field(ge=0, le=LARGEST_SEED), WholeNumber] | None = Field(
         default=None, description="fixes what is left to chance; drawn if absent"
     )
-    lifetime_s: Annotated[int, Field(ge=60, le=LONGEST_LIFE_S), Whole] = Field(
+    lifetime_s: Annotated[int, Field(ge=60, le=LONGEST_LIFE_S), WholeNumber] = Field(
         default=DAY_S, description="how long after the last answer it can be gone on with"
     )
 
@@ -218,7 +218,7 @@ class SessionIn(Request):
     def _sound(self) -> Self:
         if self.learner is None and (self.prior_from_practice or self.informs_practice):
             raise ValueError("prior_from_practice and informs_practice need a learner")
-        need_sound(self.selection, self.stop, self.scales)
+        check_plan_parts(self.selection, self.stop, self.scales)
         return self
 
 
@@ -234,7 +234,7 @@ class SessionResponseIn(Request):
         default=None, description="from 0 to the item's max_score"
     )
     occurred_at: Moment | None = Field(default=None, description="when it was given; if absent: now")
-    duration_ms: Annotated[int, Field(ge=0, le=LONGEST_MS), Whole] | None = None
+    duration_ms: Annotated[int, Field(ge=0, le=LONGEST_MS), WholeNumber] | None = None
 
     @model_validator(mode="after")
     def _one_result(self) -> Self:
@@ -249,7 +249,7 @@ class ScaleAbility(Ability):
     scale: str
 
 
-class SelectionWhy(Why):
+class SelectionReason(ReasonOut):
     """Why an item was chosen, and what of the plan could not be kept."""
 
     relaxed: list[Literal["max_exposure", "content_shares", "bounds"]] | Absent = None
@@ -265,7 +265,7 @@ class SessionNext(Reply):
         description="the expected score at the ability so far, as a fraction; null for an item that is tried out"
     )
     propensity: Probability = Field(description="the chance this item had to be chosen")
-    reason: SelectionWhy
+    reason: SelectionReason
 
 
 class SessionResponseOut(Reply):
@@ -297,7 +297,7 @@ class SessionState(Reply):
     ability: Ability | None = Field(description="null where there are several scales")
     abilities: list[ScaleAbility] | Absent = Field(default=None, description="only where there are several scales")
     next: SessionNext | None
-    stop: Why | None = Field(description="why it ended; null while it goes on")
+    stop: ReasonOut | None = Field(description="why it ended; null while it goes on")
     classification: list[CutOut] | Absent = Field(default=None, description="only where there are cut scores")
 
 

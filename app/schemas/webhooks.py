@@ -60,7 +60,7 @@ class WebhookPage(Page):
     data: list[WebhookOut]
 
 
-class Mastered(Reply):
+class SkillMasteredData(Reply):
     course: str
     learner: str
     skill: str
@@ -74,10 +74,10 @@ class SkillMastered(Reply):
 
     type: Literal["skill.mastered"]
     timestamp: Timestamp = Field(description="when the answer came in")
-    data: Mastered
+    data: SkillMasteredData
 
 
-class Finished(Reply):
+class CalibrationFinishedData(Reply):
     course: str
     calibration: str
     status: Literal["succeeded", "failed"]
@@ -88,10 +88,10 @@ class CalibrationFinished(Reply):
 
     type: Literal["calibration.finished"]
     timestamp: Timestamp
-    data: Finished
+    data: CalibrationFinishedData
 
 
-class Corrected(Reply):
+class ResponseCorrectedData(Reply):
     course: str
     learner: str
     response: str
@@ -105,4 +105,4 @@ class ResponseCorrected(Reply):
 
     type: Literal["response.corrected"]
     timestamp: Timestamp
-    data: Corrected
+    data: ResponseCorrectedData

@@ -4,8 +4,8 @@ A calibration that runs belongs to one attempt at a time. The attempt holds a le
 lapsed anybody may take the calibration over under the next number. Every write names its attempt, so what an attempt
 that lost its lease still wants to write is not written (docs/decisions/0013).
 
-`now` is a moment by the database's clock (`by_database_clock`): leases are judged by many hosts, and the clock of one
-that is a year ahead must neither end the lease of another nor hold one for a year.
+`now` is a moment by the database's clock (`call_at_database_time`): leases are judged by many hosts, and the clock of
+one that is a year ahead must neither end the lease of another nor hold one for a year.
 """
 
 import hashlib
@@ -16,32 +16,41 @@ from typing import Any, TypeVar
 import numpy as np
 from sqlalchemy import Connection, Row
 
-from app.adaptive.calibration import Fit
-from app.adaptive.replay import Log
-from app.adaptive.states import ENGINE
-from app.adaptive.types import Booleans, Parameters
-from app.errors import CalibrationNotReady, CalibrationRunning, CalibrationWorse, NothingToCalibrate, UnknownCalibration
+from app.adaptive.arrays import Booleans
+from app.adaptive.calibration.fit import CalibrationFit
+from app.adaptive.parameters import Parameters
+from app.adaptive.response_log import Log
+from app.adaptive.tracing.state_codec import ENGINE
+from app.core.errors import (
+    CalibrationNotReady,
+    CalibrationRunning,
+    CalibrationWorse,
+    NothingToCalibrate,
+    UnknownCalibration,
+)
+from app.core.times import to_text
 from app.queries import calibrations as rows
 from app.queries.catalogue import update_course
 from app.queries.clock import read_clock
 from app.queries.responses import Entry, count_responses, read_all_entries
-from app.services.banks import Bank, build_bank, read_values
+from app.services.calibration_codec import encode_calibration
+from app.services.calibration_impact import MIN_RESPONSES_OF_ANCHOR, item_changes, mastery_changes
 from app.services.catalogue import catalogue_at, need_course, read_catalogue
-from app.services.effects import LEAST_ANSWERS, item_changes, mastery_changes
-from app.services.folding import log_of
-from app.services.packing import pack_fit
-from app.services.reports import calibration_id
-from app.services.webhooks import CALIBRATION_FINISHED, Event, publish
-from app.times import to_text
+from app.services.course_model import CourseModel, build_course_model, read_calibrated_values
+from app.services.present import calibration_id
+from app.services.replay import course_log
+from app.services.webhooks import CALIBRATION_FINISHED, WebhookEvent, publish_events
 
 RUNNING, SUCCEEDED, FAILED = "running", "succeeded", "failed"
-LEAST_RESPONSES = 100
+MIN_RESPONSES = 100
 # How long an attempt may be silent before it counts as dead.
 LEASE_US = 30_000_000
 # A calibration that kills the process that fits it is not tried for ever.
-MOST_ATTEMPTS = 3
+MAX_ATTEMPTS = 3
 # One learner in so many measures the fit.
-HELD_OUT = 5
+HELD_OUT_DIVISOR = 5
+# Values of a population that the report calls otherwise.
+WRITTEN = {"daily_effect_variance": "form_variance", "daily_effect_retention": "form_retention"}
 
 T = TypeVar("T")
 
@@ -57,14 +66,14 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Job:
+class CalibrationJob:
     """What a fit needs: the log, which learners to hold out, and what to compare the result with.
 
     Everything is as it was when the calibration was requested. `anchors` (I,) are the items that `compared_with`, the
     calibration then in force, knows well too.
     """
 
-    bank: Bank
+    course: CourseModel
     before: Parameters
     number: int
     compared_with: int | None
@@ -75,14 +84,14 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Result:
+class CalibrationResult:
     """What is kept of a fit."""
 
     parameters: bytes
     report: dict[str, Any]
 
 
-def by_database_clock(db: Connection, work: Callable[..., T], *args: object, **options: object) -> T:
+def call_at_database_time(db: Connection, work: Callable[..., T], *args: object, **options: object) -> T:
     """Run one of the functions below, whose last argument is `now`, at this moment by the database's clock."""
     return work(db, *args, read_clock(db), **options)
 
@@ -92,21 +101,21 @@ def is_leased(row: Row[Any], now: int) -> bool:
     return now < int(row.leased_until) <= now + rows.LONGEST_LEASE_US
 
 
-def request(db: Connection, tenant_id: int, course_id: str, now: int) -> Claim:
+def request_calibration(db: Connection, tenant_id: int, course_id: str, now: int) -> Claim:
     """Give a new calibration its number, and the caller the first attempt.
 
     Raises `CalibrationRunning`, `NothingToCalibrate`. A run that nobody works at any more makes room.
     """
     course = need_course(db, tenant_id, course_id, lock=True)
-    last = rows.last_number(db, tenant_id, course_id)
+    last = rows.last_calibration_number(db, tenant_id, course_id)
     previous = rows.find_calibration(db, tenant_id, course_id, last)
     if previous is not None and previous.status == RUNNING:
         if is_leased(previous, now):
             raise CalibrationRunning(f"calibration {calibration_id(last)} is running; wait until it has ended")
         interrupted = Claim(tenant_id, course_id, last, previous.attempt)
-        fail(db, interrupted, "the run was interrupted, and another was requested", now)
-    if count_responses(db, tenant_id, course_id) < LEAST_RESPONSES:
-        raise NothingToCalibrate(f"a calibration needs at least {LEAST_RESPONSES} responses; send or import more")
+        save_failure(db, interrupted, "the run was interrupted, and another was requested", now)
+    if count_responses(db, tenant_id, course_id) < MIN_RESPONSES:
+        raise NothingToCalibrate(f"a calibration needs at least {MIN_RESPONSES} responses; send or import more")
     claim = Claim(tenant_id, course_id, last + 1, attempt=1)
     row = {
         **asdict(claim),
@@ -128,92 +137,96 @@ def request(db: Connection, tenant_id: int, course_id: str, now: int) -> Claim:
 def take_over(db: Connection, tenant_id: int, course_id: str, number: int, now: int) -> Claim | None:
     """The next attempt at a calibration that nobody works at any more; none if somebody does, or it has ended.
 
-    After `MOST_ATTEMPTS` it has failed instead.
+    After `MAX_ATTEMPTS` it has failed instead.
     """
     row = rows.find_calibration(db, tenant_id, course_id, number, lock=True)
     if row is None or row.status != RUNNING or is_leased(row, now):
         return None
     claim = Claim(tenant_id, course_id, number, row.attempt)
-    if row.attempt >= MOST_ATTEMPTS:
-        fail(db, claim, f"the process that fitted it died {MOST_ATTEMPTS} times; see the logs of the service", now)
+    if row.attempt >= MAX_ATTEMPTS:
+        save_failure(
+            db, claim, f"the process that fitted it died {MAX_ATTEMPTS} times; see the logs of the service", now
+        )
         return None
-    update(db, claim, {"attempt": row.attempt + 1, "leased_until": now + LEASE_US})
+    update_claimed(db, claim, {"attempt": row.attempt + 1, "leased_until": now + LEASE_US})
     return Claim(tenant_id, course_id, number, row.attempt + 1)
 
 
 def is_running(db: Connection, claim: Claim) -> bool:
     """Whether a calibration has not ended, whoever works at it."""
-    return bool(find(db, claim.tenant_id, claim.course_id, claim.number).status == RUNNING)
+    return bool(need_calibration(db, claim.tenant_id, claim.course_id, claim.number).status == RUNNING)
 
 
-def renew(db: Connection, claim: Claim, now: int) -> bool:
+def renew_lease(db: Connection, claim: Claim, now: int) -> bool:
     """Tell that the attempt goes on; whether it still may."""
-    return update(db, claim, {"leased_until": now + LEASE_US})
+    return update_claimed(db, claim, {"leased_until": now + LEASE_US})
 
 
-def release(db: Connection, claim: Claim, now: int) -> None:
+def release_lease(db: Connection, claim: Claim, now: int) -> None:
     """Let somebody else try at once, because this attempt died."""
-    update(db, claim, {"leased_until": now})
+    update_claimed(db, claim, {"leased_until": now})
 
 
-def hand_back(db: Connection, claim: Claim, now: int) -> None:
+def return_claim(db: Connection, claim: Claim, now: int) -> None:
     """Let somebody else go on at once, as if this attempt had not been made; its process must be dead already."""
-    update(db, claim, {"leased_until": now, "attempt": claim.attempt - 1})
+    update_claimed(db, claim, {"leased_until": now, "attempt": claim.attempt - 1})
 
 
-def succeed(db: Connection, claim: Claim, result: Result, now: int) -> bool:
+def save_result(db: Connection, claim: Claim, result: CalibrationResult, now: int) -> bool:
     """Keep the result, if the attempt still may: from here on the calibration is immutable."""
     values = {"status": SUCCEEDED, "finished_at": now, "parameters": result.parameters, "report": result.report}
-    return finish(db, claim, values)
+    return end_calibration(db, claim, values)
 
 
-def fail(db: Connection, claim: Claim, error: str, now: int) -> bool:
+def save_failure(db: Connection, claim: Claim, error: str, now: int) -> bool:
     """Keep why there is no result, if the attempt still may."""
-    return finish(db, claim, {"status": FAILED, "finished_at": now, "error": error})
+    return end_calibration(db, claim, {"status": FAILED, "finished_at": now, "error": error})
 
 
-def finish(db: Connection, claim: Claim, values: dict[str, Any]) -> bool:
+def end_calibration(db: Connection, claim: Claim, values: dict[str, Any]) -> bool:
     """End a calibration that runs, and say so; whether the attempt still might."""
-    ended = update(db, claim, values)
+    ended = update_claimed(db, claim, values)
     if ended:
         data = {"calibration": calibration_id(claim.number), "status": values["status"]}
-        event = Event(CALIBRATION_FINISHED, None, values["finished_at"], data)
-        publish(db, claim.tenant_id, claim.course_id, [event])
+        event = WebhookEvent(CALIBRATION_FINISHED, None, values["finished_at"], data)
+        publish_events(db, claim.tenant_id, claim.course_id, [event])
     return ended
 
 
-def update(db: Connection, claim: Claim, values: dict[str, Any]) -> bool:
+def update_claimed(db: Connection, claim: Claim, values: dict[str, Any]) -> bool:
     """Change a calibration that runs, if `claim` is its latest attempt; whether it was."""
     return rows.update_running(db, claim.tenant_id, claim.course_id, claim.number, claim.attempt, values)
 
 
-def read_job(db: Connection, claim: Claim) -> Job:
+def read_calibration_job(db: Connection, claim: Claim) -> CalibrationJob:
     """Everything that the fit of a requested calibration needs, the same for every attempt."""
     tenant_id, course_id = claim.tenant_id, claim.course_id
-    row = find(db, tenant_id, course_id, claim.number)
-    bank, before = read_banks(db, tenant_id, course_id, row)
+    row = need_calibration(db, tenant_id, course_id, claim.number)
+    course, before = read_compared_models(db, tenant_id, course_id, row)
     entries = [
         entry
-        for entry in entries_at(db, tenant_id, course_id, row.requested_at)
+        for entry in read_entries_as_of(db, tenant_id, course_id, row.requested_at)
         # What was sent about an item newer than the request was in flight then.
-        if entry.item_id in bank.item_numbers
+        if entry.item_id in course.item_numbers
     ]
-    log, learners = log_of(bank, entries)
+    log, learners = course_log(course, entries)
     if not len(log.items):
         raise NothingToCalibrate("all responses of the course were voided; send or import others")
-    return Job(
-        bank=bank,
+    return CalibrationJob(
+        course=course,
         before=before,
         number=claim.number,
         compared_with=row.compared_with,
         log=log,
         learners=tuple(learners),
         held_out=hold_out(learners),
-        anchors=find_anchors(db, bank, row.compared_with, log),
+        anchors=find_anchors(db, course, row.compared_with, log),
     )
 
 
-def read_banks(db: Connection, tenant_id: int, course_id: str, row: Row[Any]) -> tuple[Bank, Parameters]:
+def read_compared_models(
+    db: Connection, tenant_id: int, course_id: str, row: Row[Any]
+) -> tuple[CourseModel, Parameters]:
     """The bank that was in force at the request, and its parameters before held-out learners were fitted too."""
     # The history of a catalogue may be long; it is only needed if the catalogue has changed meanwhile.
     unchanged = need_course(db, tenant_id, course_id).revision == row.revision
@@ -222,11 +235,11 @@ def read_banks(db: Connection, tenant_id: int, course_id: str, row: Row[Any]) ->
     )
     version = (row.revision, row.revision, row.compared_with)
     final, trained = (
-        build_bank(
+        build_course_model(
             tenant_id,
             course_id,
             catalogue,
-            read_values(db, tenant_id, course_id, row.compared_with, trained=trained),
+            read_calibrated_values(db, tenant_id, course_id, row.compared_with, trained=trained),
             version,
         )
         for trained in (False, True)
@@ -234,56 +247,56 @@ def read_banks(db: Connection, tenant_id: int, course_id: str, row: Row[Any]) ->
     return final, trained.parameters
 
 
-def entries_at(db: Connection, tenant_id: int, course_id: str, moment: int) -> list[Entry]:
+def read_entries_as_of(db: Connection, tenant_id: int, course_id: str, moment: int) -> list[Entry]:
     """All answers of a course as they counted at a moment, by learner and in the order of the fold."""
-    later = rows.received_after(db, tenant_id, course_id, moment)
-    scores = rows.scores_at(db, tenant_id, course_id, moment)
+    received_later = rows.ids_received_after(db, tenant_id, course_id, moment)
+    scores = rows.scores_as_of(db, tenant_id, course_id, moment)
     return [
         entry._replace(score=scores.get(entry.id, entry.score))
         for entry in read_all_entries(db, tenant_id, course_id)
-        if entry.id not in later
+        if entry.id not in received_later
     ]
 
 
-def find_anchors(db: Connection, bank: Bank, compared_with: int | None, log: Log) -> Booleans:
+def find_anchors(db: Connection, course: CourseModel, compared_with: int | None, log: Log) -> Booleans:
     """The items that were fitted, then and now, to enough answers; (I,)."""
     if compared_with is None:
-        return np.zeros(len(bank.item_ids), dtype=np.bool_)
-    before = find(db, bank.tenant_id, bank.course_id, compared_with)
-    counts = rows.count_by_item(db, bank.tenant_id, bank.course_id, before.requested_at)
-    then = np.array([counts.get(item, 0) for item in bank.item_ids], dtype=np.int64)
-    now = np.bincount(log.items, minlength=len(bank.item_ids))
-    return np.asarray((np.minimum(then, now) >= LEAST_ANSWERS) & ~bank.known)
+        return np.zeros(len(course.item_ids), dtype=np.bool_)
+    before = need_calibration(db, course.tenant_id, course.course_id, compared_with)
+    counts = rows.count_by_item(db, course.tenant_id, course.course_id, before.requested_at)
+    then = np.array([counts.get(item, 0) for item in course.item_ids], dtype=np.int64)
+    now = np.bincount(log.items, minlength=len(course.item_ids))
+    return np.asarray((np.minimum(then, now) >= MIN_RESPONSES_OF_ANCHOR) & ~course.known)
 
 
 def hold_out(learners: Sequence[str]) -> Booleans:
     """A fifth of the learners, the same in every calibration of every course: no calibration may have seen them."""
-    drawn = [int.from_bytes(hashlib.blake2b(learner.encode(), digest_size=8).digest()) for learner in learners]
-    held_out = np.array([number % HELD_OUT == 0 for number in drawn], dtype=np.bool_)
+    hashes = [int.from_bytes(hashlib.blake2b(learner.encode(), digest_size=8).digest()) for learner in learners]
+    held_out = np.array([number % HELD_OUT_DIVISOR == 0 for number in hashes], dtype=np.bool_)
     if not held_out.any():
-        held_out[int(np.argmin(drawn))] = True
+        held_out[int(np.argmin(hashes))] = True
     return held_out
 
 
-def result_of(job: Job, fit: Fit) -> Result:
+def build_result(job: CalibrationJob, fit: CalibrationFit) -> CalibrationResult:
     """What is kept of a fit: its values, and what a person needs to decide whether to activate them."""
-    before, after = job.bank.parameters, fit.parameters
-    answers = np.bincount(job.log.items, minlength=after.items.count)
-    told = {
+    before, after = job.course.parameters, fit.parameters
+    response_counts = np.bincount(job.log.items, minlength=after.items.count)
+    report = {
         "responses": len(job.log.items),
         "learners": job.log.learners,
         "compared_with": calibration_id(job.compared_with),
         "held_out_responses": fit.held_out_responses,
         "log_loss_before": fit.log_loss_before,
         "log_loss_after": fit.log_loss_after,
-        "log_loss_unaided": fit.log_loss_unaided,
+        "log_loss_unaided": fit.log_loss_without_behaviour,
         "auc_before": fit.auc_before,
         "auc_after": fit.auc_after,
-        **item_changes(before, after, job.bank.item_ids, answers, job.anchors),
-        "mastery": mastery_changes(before, after, job.log, job.learners, job.bank.skill_ids),
-        "population": asdict(after.population),
+        **item_changes(before, after, job.course.item_ids, response_counts, job.anchors),
+        "mastery": mastery_changes(before, after, job.log, job.learners, job.course.skill_ids),
+        "population": {WRITTEN.get(name, name): value for name, value in asdict(after.population).items()},
     }
-    return Result(pack_fit(fit), told)
+    return CalibrationResult(encode_calibration(fit), report)
 
 
 def activate(
@@ -295,7 +308,7 @@ def activate(
     is always open: what was in force once may be so again.
     """
     need_course(db, tenant_id, course_id, lock=True)
-    row = find(db, tenant_id, course_id, number)
+    row = need_calibration(db, tenant_id, course_id, number)
     if row.status != SUCCEEDED:
         raise CalibrationNotReady("only a calibration that succeeded can be activated")
     before, after = row.report["log_loss_before"], row.report["log_loss_after"]
@@ -306,15 +319,15 @@ def activate(
         )
     update_course(db, tenant_id, course_id, {"calibration": number})
     rows.save_activation(db, tenant_id, course_id, number, now)
-    return describe(db, tenant_id, course_id, number)
+    return describe_calibration(db, tenant_id, course_id, number)
 
 
-def stale_courses(db: Connection) -> list[tuple[int, str]]:
+def list_stale_courses(db: Connection) -> list[tuple[int, str]]:
     """Tenant and id of every course with learners that have to be folded again."""
     return rows.list_stale_courses(db, ENGINE)
 
 
-def find(db: Connection, tenant_id: int, course_id: str, number: int) -> Row[Any]:
+def need_calibration(db: Connection, tenant_id: int, course_id: str, number: int) -> Row[Any]:
     """The row of a calibration. Raises `UnknownCalibration`."""
     row = rows.find_calibration(db, tenant_id, course_id, number)
     if row is None:
@@ -322,19 +335,24 @@ def find(db: Connection, tenant_id: int, course_id: str, number: int) -> Row[Any
     return row
 
 
-def describe(db: Connection, tenant_id: int, course_id: str, number: int) -> dict[str, Any]:
+def describe_calibration(db: Connection, tenant_id: int, course_id: str, number: int) -> dict[str, Any]:
     """One calibration as it is told."""
     course = need_course(db, tenant_id, course_id)
-    return tell(find(db, tenant_id, course_id, number), course.calibration)
+    return to_calibration_reply(need_calibration(db, tenant_id, course_id, number), course.calibration)
 
 
-def page(db: Connection, tenant_id: int, course_id: str, below: int | None, limit: int) -> list[dict[str, Any]]:
+def page_of_calibrations(
+    db: Connection, tenant_id: int, course_id: str, below: int | None, limit: int
+) -> list[dict[str, Any]]:
     """Calibrations as they are told, the newest first."""
     course = need_course(db, tenant_id, course_id)
-    return [tell(row, course.calibration) for row in rows.page_calibrations(db, tenant_id, course_id, below, limit)]
+    return [
+        to_calibration_reply(row, course.calibration)
+        for row in rows.page_calibrations(db, tenant_id, course_id, below, limit)
+    ]
 
 
-def tell(row: Row[Any], active: int | None) -> dict[str, Any]:
+def to_calibration_reply(row: Row[Any], active: int | None) -> dict[str, Any]:
     """A row in the words of the contract."""
     return {
         "id": calibration_id(row.number),

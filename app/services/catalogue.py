@@ -7,11 +7,11 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from app.errors import Fault, Invalid, PrerequisiteCycle, UnknownCourse
+from app.core.errors import Fault, Invalid, PrerequisiteCycle, UnknownCourse
 from app.queries import catalogue as rows
 
 # What of an item decides what an answer says about its learner.
-MEASURING = ("skills", "max_score", "parameters")
+MEASUREMENT_FIELDS = ("skills", "max_score", "parameters")
 
 
 @dataclass
@@ -24,19 +24,19 @@ class Catalogue:
 
 
 @dataclass
-class Difference:
-    """What an upsert does to a catalogue; `refold` if it changes what answers already given say."""
+class CatalogueDiff:
+    """What an upsert does to a catalogue; `needs_rebuild` if it changes what answers already given say."""
 
     new_skills: list[dict[str, Any]] = field(default_factory=list)
     changed_skills: list[dict[str, Any]] = field(default_factory=list)
     prerequisites: dict[str, list[str]] = field(default_factory=dict)
     new_items: list[dict[str, Any]] = field(default_factory=list)
     changed_items: list[dict[str, Any]] = field(default_factory=list)
-    refold: bool = False
+    needs_rebuild: bool = False
 
 
 @dataclass(frozen=True)
-class Counts:
+class UpsertCounts:
     """What an upsert did, and what the course holds now."""
 
     revision: int
@@ -48,7 +48,7 @@ class Counts:
     items: int
 
 
-def upsert(db: Connection, tenant_id: int, course_id: str, body: Mapping[str, Any], now: int) -> Counts:
+def upsert(db: Connection, tenant_id: int, course_id: str, body: Mapping[str, Any], now: int) -> UpsertCounts:
     """Add or replace the skills and items of `body`; what it does not name stays. The course is made on first sight.
 
     Raises `Invalid` (an unknown skill is named) or `PrerequisiteCycle`; then nothing has changed.
@@ -64,10 +64,10 @@ def upsert(db: Connection, tenant_id: int, course_id: str, body: Mapping[str, An
     rows.save_items(db, tenant_id, course_id, difference.new_items, difference.changed_items)
     rows.insert_change(db, tenant_id, course_id, revision, dict(body), now)
     values: dict[str, Any] = {"revision": revision, "title": catalogue.title}
-    if difference.refold:
+    if difference.needs_rebuild:
         values["refold_revision"] = revision
     rows.update_course(db, tenant_id, course_id, values)
-    return Counts(
+    return UpsertCounts(
         revision,
         len(difference.new_skills),
         len(difference.changed_skills),
@@ -98,9 +98,9 @@ def catalogue_at(db: Connection, tenant_id: int, course_id: str, revision: int) 
     return catalogue
 
 
-def apply_change(catalogue: Catalogue, body: Mapping[str, Any]) -> Difference:
+def apply_change(catalogue: Catalogue, body: Mapping[str, Any]) -> CatalogueDiff:
     """Apply an upsert to `catalogue` in place and say what it changed."""
-    difference = Difference()
+    difference = CatalogueDiff()
     if body.get("title") is not None:
         catalogue.title = body["title"]
     for skill in body.get("skills", []):
@@ -112,12 +112,12 @@ def apply_change(catalogue: Catalogue, body: Mapping[str, Any]) -> Difference:
     return difference
 
 
-def put_skill(catalogue: Catalogue, given: Mapping[str, Any], difference: Difference) -> None:
+def put_skill(catalogue: Catalogue, submitted: Mapping[str, Any], difference: CatalogueDiff) -> None:
     """Add or replace one skill."""
     skill = {
-        "id": given["id"],
-        "title": given.get("title"),
-        "prerequisites": sorted(given.get("prerequisites") or []),
+        "id": submitted["id"],
+        "title": submitted.get("title"),
+        "prerequisites": sorted(submitted.get("prerequisites") or []),
     }
     old = catalogue.skills.get(skill["id"])
     catalogue.skills[skill["id"]] = skill
@@ -127,23 +127,23 @@ def put_skill(catalogue: Catalogue, given: Mapping[str, Any], difference: Differ
         difference.changed_skills.append(skill)
     if skill["prerequisites"] != (old["prerequisites"] if old else []):
         difference.prerequisites[skill["id"]] = skill["prerequisites"]
-        difference.refold |= old is not None
+        difference.needs_rebuild |= old is not None
 
 
-def put_item(catalogue: Catalogue, given: Mapping[str, Any], difference: Difference) -> None:
+def put_item(catalogue: Catalogue, submitted: Mapping[str, Any], difference: CatalogueDiff) -> None:
     """Add or replace one item."""
-    parameters = given.get("parameters")
+    parameters = submitted.get("parameters")
     thresholds = (parameters or {}).get("thresholds")
     item = {
-        "id": given["id"],
-        "skills": list(given.get("skills") or []),
-        "title": given.get("title"),
-        "kind": given.get("kind"),
-        "tags": list(given.get("tags") or []),
-        "url": given.get("url"),
-        "max_score": float(given.get("max_score") or (len(thresholds) if thresholds else 1)),
+        "id": submitted["id"],
+        "skills": list(submitted.get("skills") or []),
+        "title": submitted.get("title"),
+        "kind": submitted.get("kind"),
+        "tags": list(submitted.get("tags") or []),
+        "url": submitted.get("url"),
+        "max_score": float(submitted.get("max_score") or (len(thresholds) if thresholds else 1)),
         "parameters": parameters,
-        "exposure": given.get("exposure"),
+        "exposure": submitted.get("exposure"),
     }
     old = catalogue.items.get(item["id"])
     number = old["number"] if old else len(catalogue.items)
@@ -152,15 +152,15 @@ def put_item(catalogue: Catalogue, given: Mapping[str, Any], difference: Differe
         difference.new_items.append({**item, "number": number})
     elif {**item, "number": number} != old:
         difference.changed_items.append(item)
-        difference.refold |= any(item[name] != old[name] for name in MEASURING)
+        difference.needs_rebuild |= any(item[name] != old[name] for name in MEASUREMENT_FIELDS)
 
 
 def check_references(catalogue: Catalogue, body: Mapping[str, Any]) -> None:
     """Every skill that is named must exist, in the body or in the course."""
     faults = [
-        Fault(f"/{kind}/{place}/{member}/{position}", "no such skill: list it under skills")
+        Fault(f"/{kind}/{index}/{member}/{position}", "no such skill: list it under skills")
         for kind, member in (("skills", "prerequisites"), ("items", "skills"))
-        for place, record in enumerate(body.get(kind, []))
+        for index, record in enumerate(body.get(kind, []))
         for position, skill_id in enumerate(record.get(member) or [])
         if skill_id not in catalogue.skills
     ]

@@ -4,20 +4,20 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from app.errors import ResponseVoided, UnknownResponse
+from app.core.errors import ResponseVoided, UnknownResponse
 from app.queries.learners import find_learners
 from app.queries.responses import find_responses, insert_correction, read_corrected
-from app.services.banks import read_bank
 from app.services.catalogue import need_course
-from app.services.folding import at, refold_from, save_states
-from app.services.mastery import report
+from app.services.course_model import read_course_model
+from app.services.mastery import mastery_report
+from app.services.replay import replay_from_checkpoints, save_states, states_at
 from app.services.responses import check_score
-from app.services.webhooks import RESPONSE_CORRECTED, Event, publish
+from app.services.webhooks import RESPONSE_CORRECTED, WebhookEvent, publish_events
 
 VOID, REGRADE = "void", "regrade"
 
 
-def correct(
+def correct_response(
     db: Connection,
     tenant_id: int,
     course_id: str,
@@ -33,20 +33,20 @@ def correct(
     regrade of a voided answer.
     """
     need_course(db, tenant_id, course_id)
-    found = find_responses(db, tenant_id, course_id, [response_id])
-    if response_id not in found:
+    stored = find_responses(db, tenant_id, course_id, [response_id])
+    if response_id not in stored:
         raise UnknownResponse("the course has no such response")
-    learner_id, item_id = found[response_id].learner_id, found[response_id].item_id
+    learner_id, item_id = stored[response_id].learner_id, stored[response_id].item_id
     row = find_learners(db, tenant_id, course_id, [learner_id], lock=True)[learner_id]
     # Not before the learner is locked: whoever held it may have folded it under a newer bank.
-    bank = read_bank(db, tenant_id, course_id)
+    course = read_course_model(db, tenant_id, course_id)
     if score is not None:
-        check_score(bank, bank.item_numbers[item_id], score)
+        check_score(course, course.item_numbers[item_id], score)
     corrected = read_corrected(db, tenant_id, course_id, [learner_id])
     voided = response_id in corrected and corrected[response_id] is None
     if voided and score is not None:
         raise ResponseVoided("this response was voided and stays so; send the answer again under a new id")
-    if corrected.get(response_id, found[response_id].score) != score:
+    if corrected.get(response_id, stored[response_id].score) != score:
         row = row._replace(position=row.position + 1)
         entry = {
             "tenant_id": tenant_id,
@@ -61,9 +61,9 @@ def correct(
             "made_at": now,
         }
         insert_correction(db, entry)
-        told = {name: entry[name] for name in ("kind", "score", "position")}
-        event = Event(RESPONSE_CORRECTED, learner_id, now, {"response": response_id, **told})
-        publish(db, tenant_id, course_id, [event])
-    folded = refold_from(db, bank, {learner_id: (found[response_id].occurred_at, response_id)})
-    save_states(db, bank, [row], folded.states, folded.trails)
-    return report(bank, at(bank, folded.states, now), learner_id, row.position)
+        summary = {name: entry[name] for name in ("kind", "score", "position")}
+        event = WebhookEvent(RESPONSE_CORRECTED, learner_id, now, {"response": response_id, **summary})
+        publish_events(db, tenant_id, course_id, [event])
+    replayed = replay_from_checkpoints(db, course, {learner_id: (stored[response_id].occurred_at, response_id)})
+    save_states(db, course, [row], replayed.states, replayed.checkpoint_sets)
+    return mastery_report(course, states_at(course, replayed.states, now), learner_id, row.position)

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from app.errors import Invalid, NotFound
+from app.core.errors import Invalid, NotFound
+from app.core.security import SCOPES, NewKey, make_key, make_token
 from app.queries import keys as queries
 from app.queries.keys import KeyRow
-from app.security import SCOPES, NewKey, make_key, make_token
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection

@@ -16,17 +16,17 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Connection
 
-from app.adaptive.quality import Quality, measure, measure_groups
-from app.adaptive.types import Floats, Integers
-from app.errors import UnknownCalibration, UnknownSkill
+from app.adaptive.arrays import Floats, Integers
+from app.adaptive.assess.quality import Quality, measure_quality, measure_quality_by_group
+from app.core.errors import UnknownCalibration, UnknownSkill
 from app.queries.calibrations import find_calibration
-from app.queries.quality import list_outcomes, page_log_sizes
+from app.queries.quality import list_predictions, page_log_sizes
 from app.queries.responses import read_corrected
-from app.services.banks import Bank, read_bank
-from app.services.folding import as_fractions
-from app.services.reports import DIGITS, calibration_id, skills_of
+from app.services.course_model import CourseModel, read_course_model
+from app.services.present import DIGITS, calibration_id, item_skill_pairs
+from app.services.replay import as_fractions
 
-MOST_RESPONSES = 300_000
+MAX_RESPONSES = 300_000
 LEARNERS_AT_ONCE = 10_000
 # A piece blocks the other requests of a worker while it becomes arrays: a few milliseconds.
 PIECE_RESPONSES, PIECE_LEARNERS = 2_000, 500
@@ -38,7 +38,7 @@ WEEKDAY = EPOCH.weekday()
 
 
 @dataclass(frozen=True)
-class Asked:
+class QualityFilter:
     """Which answers; `calibration` 0 are the defaults, `since` is included and `until` is not, in µs."""
 
     calibration: int | None = None
@@ -48,10 +48,10 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Sample:
+class LearnerSample:
     """Learners as they are drawn. `drawn` has their hashes, ids and sizes of log; `after` is the last one seen."""
 
-    bank: Bank
+    course: CourseModel
     after: str | None = None
     complete: bool = False
     seen: int = 0
@@ -64,7 +64,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Outcomes:
+class ScoredPredictions:
     """Answers as arrays (N,): `learner` and `item` are numbers, `calibration` is 0 for the defaults."""
 
     p: Floats
@@ -75,33 +75,33 @@ class Outcomes:
     occurred_at: Integers
 
 
-def prepare(db: Connection, tenant_id: int, course_id: str, asked: Asked) -> Sample:
+def start_sample(db: Connection, tenant_id: int, course_id: str, criteria: QualityFilter) -> LearnerSample:
     """An empty sample. Raises `UnknownCourse`, `UnknownSkill`, `UnknownCalibration`."""
-    bank = read_bank(db, tenant_id, course_id)
-    if asked.skill is not None and asked.skill not in bank.skill_ids:
+    course = read_course_model(db, tenant_id, course_id)
+    if criteria.skill is not None and criteria.skill not in course.skill_ids:
         raise UnknownSkill("the course has no such skill")
-    if asked.calibration and find_calibration(db, tenant_id, course_id, asked.calibration) is None:
+    if criteria.calibration and find_calibration(db, tenant_id, course_id, criteria.calibration) is None:
         raise UnknownCalibration("the course has no such calibration")
-    return Sample(bank)
+    return LearnerSample(course)
 
 
-def draw(db: Connection, sample: Sample, asked: Asked) -> Sample:
+def draw_learners(db: Connection, sample: LearnerSample, criteria: QualityFilter) -> LearnerSample:
     """The sample after some more learners: those with the lowest hashes, up to a number of answers, one at least."""
-    bank = sample.bank
-    page = page_log_sizes(db, bank.tenant_id, bank.course_id, asked.since, sample.after, LEARNERS_AT_ONCE)
+    course = sample.course
+    page = page_log_sizes(db, course.tenant_id, course.course_id, criteria.since, sample.after, LEARNERS_AT_ONCE)
     new = ((hashlib.blake2b(id_.encode(), digest_size=8, person=b"quality").digest(), id_, size) for id_, size in page)
     drawn = sorted([*sample.drawn, *new])
-    room = np.cumsum([size for _, _, size in drawn]) <= MOST_RESPONSES
+    fits = np.cumsum([size for _, _, size in drawn]) <= MAX_RESPONSES
     return replace(
         sample,
         after=page[-1][0] if page else sample.after,
         complete=len(page) < LEARNERS_AT_ONCE,
         seen=sample.seen + len(page),
-        drawn=tuple(drawn[: max(int(room.sum()), 1)]),
+        drawn=tuple(drawn[: max(int(fits.sum()), 1)]),
     )
 
 
-def pieces(sample: Sample) -> Iterator[dict[str, int]]:
+def split_sample(sample: LearnerSample) -> Iterator[dict[str, int]]:
     """The drawn learners with a number each, in the order of the index, so many as are read at once."""
     piece: dict[str, int] = {}
     total = 0
@@ -115,30 +115,32 @@ def pieces(sample: Sample) -> Iterator[dict[str, int]]:
         yield piece
 
 
-def read_outcomes(db: Connection, bank: Bank, asked: Asked, learners: dict[str, int]) -> Outcomes:
+def read_predictions(
+    db: Connection, course: CourseModel, criteria: QualityFilter, learners: dict[str, int]
+) -> ScoredPredictions:
     """The answers of some learners that were asked for and count."""
-    corrected = read_corrected(db, bank.tenant_id, bank.course_id, list(learners))
-    rows = list_outcomes(
+    corrected = read_corrected(db, course.tenant_id, course.course_id, list(learners))
+    rows = list_predictions(
         db,
-        bank.tenant_id,
-        bank.course_id,
+        course.tenant_id,
+        course.course_id,
         list(learners),
-        calibration=asked.calibration,
-        skill=asked.skill,
-        since=asked.since,
-        until=asked.until,
+        calibration=criteria.calibration,
+        skill=criteria.skill,
+        since=criteria.since,
+        until=criteria.until,
     )
     scores = [corrected.get(row.id, row.score) for row in rows]
     # An item that the bank does not have was added since the first look.
     counted = [
         (row, score)
         for row, score in zip(rows, scores, strict=True)
-        if score is not None and row.item_id in bank.item_numbers
+        if score is not None and row.item_id in course.item_numbers
     ]
-    items = np.array([bank.item_numbers[row.item_id] for row, _ in counted], dtype=np.int64)
-    return Outcomes(
+    items = np.array([course.item_numbers[row.item_id] for row, _ in counted], dtype=np.int64)
+    return ScoredPredictions(
         p=np.array([row.p_correct for row, _ in counted], dtype=np.float64),
-        score=as_fractions(bank, items, [score for _, score in counted]),
+        score=as_fractions(course, items, [score for _, score in counted]),
         learner=np.array([learners[row.learner_id] for row, _ in counted], dtype=np.int64),
         item=items,
         calibration=np.array([row.calibration or 0 for row, _ in counted], dtype=np.int64),
@@ -146,56 +148,60 @@ def read_outcomes(db: Connection, bank: Bank, asked: Asked, learners: dict[str, 
     )
 
 
-def join(parts: Sequence[Outcomes]) -> Outcomes:
+def concatenate(parts: Sequence[ScoredPredictions]) -> ScoredPredictions:
     """All parts as one."""
-    names = Outcomes.__dataclass_fields__
-    empty = Outcomes(np.empty(0), np.empty(0), *(np.empty(0, dtype=np.int64) for _ in range(4)))
-    return Outcomes(**{name: np.concatenate([getattr(part, name) for part in (empty, *parts)]) for name in names})
+    names = ScoredPredictions.__dataclass_fields__
+    empty = ScoredPredictions(np.empty(0), np.empty(0), *(np.empty(0, dtype=np.int64) for _ in range(4)))
+    return ScoredPredictions(
+        **{name: np.concatenate([getattr(part, name) for part in (empty, *parts)]) for name in names}
+    )
 
 
-def report(
-    sample: Sample, parts: Sequence[Outcomes], by: str | None, after: int, limit: int
+def quality_report(
+    sample: LearnerSample, parts: Sequence[ScoredPredictions], by: str | None, after: int, limit: int
 ) -> tuple[list[dict[str, Any]], int | None]:
     """The rows that are told, and the number to go on from, if the page is full.
 
     One row for all answers, or with `by` one for each of up to `limit` groups after the number `after`.
     """
-    outcomes, share = join(parts), round(sample.share, DIGITS)
+    predictions, share = concatenate(parts), round(sample.share, DIGITS)
     if by is None:
-        return [tell(measure(outcomes.p, outcomes.score, outcomes.learner), share)], None
-    rows, group = groups_of(sample.bank, outcomes, by)
-    wanted = np.unique(group[group > after])[:limit]
-    p, score, learner = outcomes.p[rows], outcomes.score[rows], outcomes.learner[rows]
-    found = measure_groups(p, score, learner, group, wanted)
-    told = [
-        {**name_of(sample.bank, by, number), **tell(quality, share)}
-        for number, quality in zip(wanted.tolist(), found, strict=True)
+        return [to_quality_reply(measure_quality(predictions.p, predictions.score, predictions.learner), share)], None
+    rows, group = group_predictions(sample.course, predictions, by)
+    selected = np.unique(group[group > after])[:limit]
+    p, score, learner = predictions.p[rows], predictions.score[rows], predictions.learner[rows]
+    qualities = measure_quality_by_group(p, score, learner, group, selected)
+    reply_rows = [
+        {**group_name(sample.course, by, number), **to_quality_reply(quality, share)}
+        for number, quality in zip(selected.tolist(), qualities, strict=True)
     ]
-    return told, int(wanted[-1]) if len(wanted) == limit else None
+    return reply_rows, int(selected[-1]) if len(selected) == limit else None
 
 
-def groups_of(bank: Bank, outcomes: Outcomes, by: str) -> tuple[Integers, Integers]:
+def group_predictions(course: CourseModel, predictions: ScoredPredictions, by: str) -> tuple[Integers, Integers]:
     """The answers and the number of the group of each: an answer belongs to every skill of its item.
 
     Groups are numbered from 0 in the order they are told. 0 are the defaults, or no skill.
     """
-    everything = np.arange(len(outcomes.p))
-    days = outcomes.occurred_at // DAY_US
+    all_rows = np.arange(len(predictions.p))
+    days = predictions.occurred_at // DAY_US
     if by == "skill":
-        rows, skills = skills_of(bank, outcomes.item)
-        without = np.setdiff1d(everything, rows)
-        return np.concatenate([rows, without]), np.concatenate([skills + 1, np.zeros(len(without), dtype=np.int64)])
+        rows, skills = item_skill_pairs(course, predictions.item)
+        without_skill = np.setdiff1d(all_rows, rows)
+        return np.concatenate([rows, without_skill]), np.concatenate(
+            [skills + 1, np.zeros(len(without_skill), dtype=np.int64)]
+        )
     if by == "calibration":
-        return everything, outcomes.calibration
+        return all_rows, predictions.calibration
     if by == "month":
-        return everything, days.astype("datetime64[D]").astype("datetime64[M]").astype(np.int64)
-    return everything, days if by == "day" else (days + WEEKDAY) // 7
+        return all_rows, days.astype("datetime64[D]").astype("datetime64[M]").astype(np.int64)
+    return all_rows, days if by == "day" else (days + WEEKDAY) // 7
 
 
-def name_of(bank: Bank, by: str, number: int) -> dict[str, Any]:
+def group_name(course: CourseModel, by: str, number: int) -> dict[str, Any]:
     """The name of a group as it is told."""
     if by == "skill":
-        return {"skill": bank.skill_ids[number - 1] if number else None}
+        return {"skill": course.skill_ids[number - 1] if number else None}
     if by == "calibration":
         return {"calibration": calibration_id(number or None)}
     if by == "month":
@@ -205,20 +211,20 @@ def name_of(bank: Bank, by: str, number: int) -> dict[str, Any]:
     return {"period": first.isoformat()}
 
 
-def tell(quality: Quality, share: float) -> dict[str, Any]:
+def to_quality_reply(quality: Quality, share: float) -> dict[str, Any]:
     """A quality as it is told, with the share of the learners that were looked at."""
     names = ("log_loss", "auc", "brier")
     return {
         "responses": quality.responses,
         "learners": quality.learners,
         "sample": share,
-        **{name: shorten(getattr(quality, name)) for name in ("predicted", "observed", *names, "ece")},
-        "interval": {name: shorten_all(getattr(quality, f"{name}_interval")) for name in names},
+        **{name: round_value(getattr(quality, name)) for name in ("predicted", "observed", *names, "ece")},
+        "interval": {name: round_interval(getattr(quality, f"{name}_interval")) for name in names},
         "curve": [
             {
-                "predicted": shorten(point.predicted),
-                "observed": shorten(point.observed),
-                "interval": shorten_all(point.interval),
+                "predicted": round_value(point.predicted),
+                "observed": round_value(point.observed),
+                "interval": round_interval(point.interval),
                 "responses": point.responses,
             }
             for point in quality.curve
@@ -226,11 +232,11 @@ def tell(quality: Quality, share: float) -> dict[str, Any]:
     }
 
 
-def shorten(value: float | None) -> float | None:
+def round_value(value: float | None) -> float | None:
     """A number with the digits that are told."""
     return None if value is None else round(value, DIGITS)
 
 
-def shorten_all(interval: tuple[float, float] | None) -> list[float | None] | None:
+def round_interval(interval: tuple[float, float] | None) -> list[float | None] | None:
     """The same for both ends."""
-    return None if interval is None else [shorten(end) for end in interval]
+    return None if interval is None else [round_value(end) for end in interval]

@@ -9,25 +9,39 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Connection
 
-from app.adaptive.filter import fade, initial, step
-from app.adaptive.policy import CODES, Choice, Choices, choose
-from app.adaptive.states import ENGINE
-from app.adaptive.types import Integers, Seeds, States
-from app.errors import UnknownLearner
+from app.adaptive.arrays import Integers, Seeds
+from app.adaptive.practice.branches import CODES
+from app.adaptive.practice.choose import Choice, Choices, choose_items
+from app.adaptive.state import States
+from app.adaptive.tracing.filter import fade_states, initial_states, update_states
+from app.adaptive.tracing.state_codec import ENGINE
+from app.core.errors import UnknownLearner
+from app.core.times import to_days, to_text
 from app.queries.learners import LearnerRow, find_learners
 from app.queries.responses import Entry, insert_recommendations
-from app.services.banks import Bank, read_bank
 from app.services.catalogue import need_course
-from app.services.folding import at, load_states
-from app.services.reports import foreseen, not_chosen, nothing_to_offer, recommendation, terms
-from app.services.wishes import Wanted, Wishes, read_needed, to_row, want
-from app.times import to_days, to_text
+from app.services.course_model import CourseModel, read_course_model
+from app.services.options import (
+    RecommendationOptions,
+    ResolvedOptions,
+    options_to_row,
+    read_entries_for_options,
+    resolve_options,
+)
+from app.services.present import (
+    explanations,
+    forecast_reply,
+    no_recommendation_reason,
+    reason_terms,
+    recommendation_reply,
+)
+from app.services.replay import load_states, states_at
 
 SECOND_US = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
+class RecommendationOffer:
     """Which recommendation this is, whose, after which answer if any, when, and what was wanted of it."""
 
     id: str
@@ -37,198 +51,209 @@ class Offer:
     seed: int
     avoided: Sequence[str]
     offered_at: int
-    wishes: Wishes | None = None
+    options: RecommendationOptions | None = None
     expires_at: int | None = None
 
 
-def preview(
-    db: Connection, tenant_id: int, course_id: str, learner: str, limit: int, wishes: Wishes, now: int
+def preview_recommendations(
+    db: Connection, tenant_id: int, course_id: str, learner: str, limit: int, options: RecommendationOptions, now: int
 ) -> dict[str, Any]:
     """The best `limit` exercises for a learner now; stores nothing, and drawn alike until the next answer."""
-    bank = read_bank(db, tenant_id, course_id)
-    if not bank.item_ids:
-        return nothing_at_all(bank, wishes, now)
-    row = find_learner(db, bank, learner)
+    course = read_course_model(db, tenant_id, course_id)
+    if not course.item_ids:
+        return empty_course_reply(course, options, now)
+    row = need_learner(db, course, learner)
     names = (f"{learner}\0{row.position}\0{rank}" for rank in range(limit))
-    ids = [f"p-{digest(bank, name, 'preview').hex()}" for name in names]
-    return recommend(db, bank, row, ids, wishes, now)[0]
+    ids = [f"p-{hash_id(course, name, 'preview').hex()}" for name in names]
+    return recommend(db, course, row, ids, options, now)[0]
 
 
-def offer(
-    db: Connection, tenant_id: int, course_id: str, learner: str, limit: int, wishes: Wishes, now: int
+def offer_recommendations(
+    db: Connection, tenant_id: int, course_id: str, learner: str, limit: int, options: RecommendationOptions, now: int
 ) -> dict[str, Any]:
     """The best `limit` exercises for a learner now, kept with the chance each had and what was wanted."""
     need_course(db, tenant_id, course_id)
     find_learners(db, tenant_id, course_id, [learner], lock=True)
     # Not before the learner is locked: whoever held it may have folded it under a newer bank.
-    bank = read_bank(db, tenant_id, course_id)
-    if not bank.item_ids:
-        return nothing_at_all(bank, wishes, now)
-    row = find_learner(db, bank, learner)
+    course = read_course_model(db, tenant_id, course_id)
+    if not course.item_ids:
+        return empty_course_reply(course, options, now)
+    row = need_learner(db, course, learner)
     ids = [f"o-{secrets.token_hex(12)}" for _ in range(limit)]
-    expires_at = expiry(wishes, now)
-    told, chosen = recommend(db, bank, row, ids, wishes, now, expires_at)
-    drawn = seeds(bank, ids).tolist()
-    shunned = [item for item in wishes.avoid if item in bank.item_numbers]
+    expires_at = expiry_time(options, now)
+    reply, chosen = recommend(db, course, row, ids, options, now, expires_at)
+    seeds = choice_seeds(course, ids).tolist()
+    excluded = [item for item in options.avoid if item in course.item_numbers]
     rows = []
-    for id_, seed, choice in zip(ids, drawn, chosen, strict=False):
-        made = Offer(id_, learner, None, row.position, seed, shunned, now, wishes, expires_at)
-        rows.append(recommendation_row(bank, choice, made))
-        shunned = [*shunned, bank.item_ids[choice.item]]
+    for id_, seed, choice in zip(ids, seeds, chosen, strict=False):
+        new_offer = RecommendationOffer(id_, learner, None, row.position, seed, excluded, now, options, expires_at)
+        rows.append(recommendation_row(course, choice, new_offer))
+        excluded = [*excluded, course.item_ids[choice.item]]
     insert_recommendations(db, rows)
-    return told
+    return reply
 
 
-def nothing_at_all(bank: Bank, wishes: Wishes, now: int) -> dict[str, Any]:
+def empty_course_reply(course: CourseModel, options: RecommendationOptions, now: int) -> dict[str, Any]:
     """The reply of a course without exercises, to whomever it is about."""
-    nobody = initial(bank.parameters, 1)
-    [choice] = choose(bank.parameters, nobody, np.zeros(1, dtype=np.uint64)).each()
-    reason = nothing_to_offer(bank, nobody, choice, 0, want(bank, wishes, (), now))
+    blank_states = initial_states(course.parameters, 1)
+    [choice] = choose_items(course.parameters, blank_states, np.zeros(1, dtype=np.uint64)).each()
+    reason = no_recommendation_reason(course, blank_states, choice, 0, resolve_options(course, options, (), now))
     return {"recommendations": [], "reason": reason}
 
 
-def expiry(wishes: Wishes | None, offered_at: int) -> int | None:
+def expiry_time(options: RecommendationOptions | None, offered_at: int) -> int | None:
     """Until when a recommendation holds (µs), if that was wanted."""
-    if wishes is None or wishes.lease_s is None:
+    if options is None or options.lease_s is None:
         return None
-    return offered_at + wishes.lease_s * SECOND_US
+    return offered_at + options.lease_s * SECOND_US
 
 
-def find_learner(db: Connection, bank: Bank, learner: str) -> LearnerRow:
+def need_learner(db: Connection, course: CourseModel, learner: str) -> LearnerRow:
     """The learner's row. Raises `UnknownLearner`."""
-    found = find_learners(db, bank.tenant_id, bank.course_id, [learner])
-    if learner not in found:
+    rows = find_learners(db, course.tenant_id, course.course_id, [learner])
+    if learner not in rows:
         raise UnknownLearner("the course has no such learner; a learner is known from the first answer on")
-    return found[learner]
+    return rows[learner]
 
 
 def recommend(
     db: Connection,
-    bank: Bank,
+    course: CourseModel,
     row: LearnerRow,
     ids: Sequence[str],
-    wishes: Wishes,
+    options: RecommendationOptions,
     now: int,
     expires_at: int | None = None,
 ) -> tuple[dict[str, Any], list[Choice]]:
     """The reply, and the choices behind it: each the best once those before it are avoided."""
-    left = load_states(db, bank, [row])
-    states, drawn = at(bank, left, now), seeds(bank, ids)
-    first = wanted = want(bank, wishes, read_needed(db, bank, row.id, wishes, now), now)
-    best = choices = choose_wanted(bank, states, drawn[:1], [wanted])
-    told: list[dict[str, Any]] = []
+    stored_states = load_states(db, course, [row])
+    states, seeds = states_at(course, stored_states, now), choice_seeds(course, ids)
+    first = resolved = resolve_options(course, options, read_entries_for_options(db, course, row.id, options, now), now)
+    best = choices = choose_resolved(course, states, seeds[:1], [resolved])
+    replies: list[dict[str, Any]] = []
     chosen: list[Choice] = []
-    for place, id_ in enumerate(ids):
-        if place:
-            wanted = replace(wanted, avoid=np.union1d(wanted.avoid, choices.item))
-            choices = choose_wanted(bank, states, drawn[place : place + 1], [wanted])
+    for rank, id_ in enumerate(ids):
+        if rank:
+            resolved = replace(resolved, avoid=np.union1d(resolved.avoid, choices.item))
+            choices = choose_resolved(course, states, seeds[rank : rank + 1], [resolved])
         [choice] = choices.each()
-        following = tell_wanted(bank, (left, states), choice, 0, id_, wanted, expires_at)
+        following = recommendation_with_extras(course, (stored_states, states), choice, 0, id_, resolved, expires_at)
         if following is None:
             break
-        told.append(following)
+        replies.append(following)
         chosen.append(choice)
-    reply: dict[str, Any] = {"recommendations": told}
-    if not told:
-        reply["reason"] = nothing_to_offer(bank, states, best.each()[0], 0, first)
-    return reply | beside(bank, states, drawn[:1], best, first, {each["item"] for each in told}), chosen
+    reply: dict[str, Any] = {"recommendations": replies}
+    if not replies:
+        reply["reason"] = no_recommendation_reason(course, states, best.each()[0], 0, first)
+    return reply | reply_extras(course, states, seeds[:1], best, first, {each["item"] for each in replies}), chosen
 
 
-def choose_wanted(bank: Bank, states: States, seeds: Seeds, wanted: Sequence[Wanted | None]) -> Choices:
+def choose_resolved(
+    course: CourseModel, states: States, seeds: Seeds, resolved: Sequence[ResolvedOptions | None]
+) -> Choices:
     """The next exercise of each learner, as it is wanted of it."""
-    avoid = [np.empty(0, dtype=np.int64) if each is None else each.avoid for each in wanted]
-    return choose(bank.parameters, states, seeds, avoid, [None if each is None else each.aim for each in wanted])
+    avoid = [np.empty(0, dtype=np.int64) if each is None else each.avoid for each in resolved]
+    return choose_items(
+        course.parameters, states, seeds, avoid, [None if each is None else each.criteria for each in resolved]
+    )
 
 
-def tell_wanted(
-    bank: Bank,
+def recommendation_with_extras(
+    course: CourseModel,
     states: tuple[States, States],
     choice: Choice,
     learner: int,
     id_: str,
-    wanted: Wanted,
+    resolved: ResolvedOptions,
     expires_at: int | None,
 ) -> dict[str, Any] | None:
     """A recommendation with what was wanted of it; `states` are those after the last answer, and as they are told."""
-    left, now = states
-    told = recommendation(bank, now, choice, learner, id_, wanted.wishes)
-    if told is None:
+    stored_states, now = states
+    reply = recommendation_reply(course, now, choice, learner, id_, resolved.options)
+    if reply is None:
         return None
     if expires_at is not None:
-        told["expires_at"] = to_text(expires_at)
-    if wanted.wishes.prefetch:
-        alone, item = left[learner : learner + 1], np.array([choice.item])
-        told["if_correct"] = branch(bank, alone, item, id_, wanted, 1.0)
-        told["if_wrong"] = branch(bank, alone, item, id_, wanted, 0.0)
-    return told
+        reply["expires_at"] = to_text(expires_at)
+    if resolved.options.prefetch:
+        single, item = stored_states[learner : learner + 1], np.array([choice.item])
+        reply["if_correct"] = hypothetical_next(course, single, item, id_, resolved, 1.0)
+        reply["if_wrong"] = hypothetical_next(course, single, item, id_, resolved, 0.0)
+    return reply
 
 
-def branch(bank: Bank, left: States, item: Integers, id_: str, wanted: Wanted, score: float) -> dict[str, Any] | None:
+def hypothetical_next(
+    course: CourseModel, stored_states: States, item: Integers, id_: str, resolved: ResolvedOptions, score: float
+) -> dict[str, Any] | None:
     """What would follow for one learner if a recommendation were answered at once, with all or nothing."""
-    moment = wanted.moment
-    after, _ = step(bank.parameters, left, item, np.array([score]), np.array([to_days(moment)]))
-    now = fade(bank.parameters, after, after.seen_at)
-    name = bank.item_ids[item[0]]
-    following = want(bank, wanted.wishes, [*wanted.log, Entry("", "", name, score, moment)], moment)
-    choices = choose_wanted(bank, now, seeds(bank, [prefetched(id_)]), [following])
-    told = recommendation(bank, now, choices.each()[0], 0, "", following.wishes)
-    return None if told is None else {name: value for name, value in told.items() if name != "id"}
+    moment = resolved.moment
+    after, _ = update_states(course.parameters, stored_states, item, np.array([score]), np.array([to_days(moment)]))
+    now = fade_states(course.parameters, after, after.seen_at)
+    name = course.item_ids[item[0]]
+    following = resolve_options(course, resolved.options, [*resolved.log, Entry("", "", name, score, moment)], moment)
+    choices = choose_resolved(course, now, choice_seeds(course, [prefetch_key(id_)]), [following])
+    reply = recommendation_reply(course, now, choices.each()[0], 0, "", following.options)
+    return None if reply is None else {name: value for name, value in reply.items() if name != "id"}
 
 
-def beside(
-    bank: Bank, states: States, seeds: Seeds, choices: Choices, wanted: Wanted, told: Collection[str]
+def reply_extras(
+    course: CourseModel,
+    states: States,
+    seeds: Seeds,
+    choices: Choices,
+    resolved: ResolvedOptions,
+    recommended: Collection[str],
 ) -> dict[str, Any]:
     """What was wanted beside the recommendations of one learner."""
     result: dict[str, Any] = {}
-    if wanted.wishes.forecast:
-        result["forecast"] = foreseen(bank, states, wanted)
-    if wanted.wishes.why_not:
-        result["why_not"] = not_chosen(bank, states, seeds, choices, wanted, told)
+    if resolved.options.forecast:
+        result["forecast"] = forecast_reply(course, states, resolved)
+    if resolved.options.why_not:
+        result["why_not"] = explanations(course, states, seeds, choices, resolved, recommended)
     return result
 
 
-def recommendation_row(bank: Bank, choice: Choice, offer: Offer) -> dict[str, Any]:
+def recommendation_row(course: CourseModel, choice: Choice, offer: RecommendationOffer) -> dict[str, Any]:
     """What is kept of a recommendation: enough to weigh it later and to choose it again."""
     return {
-        "tenant_id": bank.tenant_id,
-        "course_id": bank.course_id,
+        "tenant_id": course.tenant_id,
+        "course_id": course.course_id,
         "id": offer.id,
         "learner_id": offer.learner,
         "response_id": offer.response,
-        "item_id": bank.item_ids[choice.item],
-        "skill_id": bank.skill_ids[choice.skill] if choice.skill >= 0 else None,
+        "item_id": course.item_ids[choice.item],
+        "skill_id": course.skill_ids[choice.skill] if choice.skill >= 0 else None,
         "code": CODES[choice.code],
-        "terms": terms(choice),
+        "terms": reason_terms(choice),
         "p_correct": choice.p,
         "propensity": choice.propensity,
         "seed": offer.seed,
         "avoided": list(offer.avoided),
-        "wishes": to_row(offer.wishes),
+        "wishes": options_to_row(offer.options),
         "position": offer.position,
-        "calibration": bank.calibration,
-        "revision": bank.revision,
+        "calibration": course.calibration,
+        "revision": course.revision,
         "engine": ENGINE,
         "offered_at": offer.offered_at,
         "expires_at": offer.expires_at,
     }
 
 
-def seeds(bank: Bank, ids: Sequence[str]) -> Seeds:
+def choice_seeds(course: CourseModel, ids: Sequence[str]) -> Seeds:
     """The randomness of choices: fixed by the ids they are made for, so that they can be made again."""
-    return np.array([int.from_bytes(digest(bank, id_, "seed")[:8]) >> 1 for id_ in ids], dtype=np.uint64)
+    return np.array([int.from_bytes(hash_id(course, id_, "seed")[:8]) >> 1 for id_ in ids], dtype=np.uint64)
 
 
-def prefetched(id_: str) -> str:
+def prefetch_key(id_: str) -> str:
     """What the choice that follows a prefetched recommendation is seeded by."""
     return f"{id_}\0next"
 
 
-def next_id(bank: Bank, response_id: str) -> str:
+def next_recommendation_id(course: CourseModel, response_id: str) -> str:
     """The id of the recommendation that follows an answer."""
-    return f"n-{digest(bank, response_id, 'next').hex()}"
+    return f"n-{hash_id(course, response_id, 'next').hex()}"
 
 
-def digest(bank: Bank, id_: str, purpose: str) -> bytes:
+def hash_id(course: CourseModel, id_: str, purpose: str) -> bytes:
     """A hash of the full name of an answer or a recommendation."""
-    name = "\0".join((purpose, str(bank.tenant_id), bank.course_id, id_))
+    name = "\0".join((purpose, str(course.tenant_id), course.course_id, id_))
     return hashlib.blake2b(name.encode(), digest_size=12).digest()

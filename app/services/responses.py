@@ -12,11 +12,12 @@ import numpy as np
 from pydantic_core import to_json
 from sqlalchemy import Connection, Row
 
-from app.adaptive.filter import fade, step
-from app.adaptive.policy import Choices, choose
-from app.adaptive.states import ENGINE
-from app.adaptive.types import Floats, States
-from app.errors import (
+from app.adaptive.arrays import Floats
+from app.adaptive.practice.choose import Choices, choose_items
+from app.adaptive.state import States
+from app.adaptive.tracing.filter import fade_states, update_states
+from app.adaptive.tracing.state_codec import ENGINE
+from app.core.errors import (
     Conflict,
     Fault,
     InvalidScore,
@@ -26,7 +27,8 @@ from app.errors import (
     UnknownItem,
     UnknownRecommendation,
 )
-from app.queries.checkpoints import Place
+from app.core.times import to_days, to_text
+from app.queries.checkpoints import SortKey
 from app.queries.learners import LearnerRow, find_learners, insert_learners
 from app.queries.responses import (
     Entry,
@@ -36,47 +38,53 @@ from app.queries.responses import (
     insert_responses,
     save_outcome,
 )
-from app.services.banks import Bank, bank_at, read_bank
-from app.services.folding import (
-    Past,
-    Trail,
+from app.services.course_model import CourseModel, course_model_at, read_course_model
+from app.services.learner_log import read_learner_logs
+from app.services.options import (
+    RecommendationOptions,
+    ResolvedOptions,
+    options_from_row,
+    options_to_row,
+    read_entries_for_options,
+    resolve_options,
+)
+from app.services.present import (
+    DIGITS,
+    ability_rows,
+    calibration_id,
+    item_skill_pairs,
+    mastery_rows,
+    no_recommendation_reason,
+    recommendation_reply,
+)
+from app.services.recommendations import (
+    RecommendationOffer,
+    choice_seeds,
+    choose_resolved,
+    expiry_time,
+    next_recommendation_id,
+    prefetch_key,
+    recommendation_row,
+    recommendation_with_extras,
+    reply_extras,
+)
+from app.services.replay import (
+    CheckpointSet,
+    History,
     as_fractions,
     catch_up,
-    fold,
-    fold_on,
-    place_of,
-    read_past,
+    entry_sort_key,
+    full_history,
+    read_history,
+    replay_entries,
+    replay_history,
     save_states,
-    whole,
 )
-from app.services.history import read_lives
-from app.services.recommendations import (
-    Offer,
-    beside,
-    choose_wanted,
-    expiry,
-    next_id,
-    prefetched,
-    recommendation_row,
-    seeds,
-    tell_wanted,
-)
-from app.services.reports import (
-    DIGITS,
-    abilities,
-    calibration_id,
-    mastery_rows,
-    nothing_to_offer,
-    recommendation,
-    skills_of,
-)
-from app.services.webhooks import Event, publish, skills_mastered
-from app.services.wishes import Wanted, Wishes, from_row, read_needed, to_row, want
-from app.times import to_days, to_text
+from app.services.webhooks import WebhookEvent, mastery_events, publish_events
 
 
 @dataclass(frozen=True, slots=True)
-class NewAnswer:
+class NewResponse:
     """An answer as it came in, of a known tenant; times in µs. `dated` if the caller said when it was given.
 
     `next` is what is wanted of the exercise that follows.
@@ -94,11 +102,11 @@ class NewAnswer:
     received_at: int
     duration_ms: int | None
     recommendation: str | None
-    next: Wishes | None = None
+    next: RecommendationOptions | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
+class RecordedResponse:
     """What to tell: `created` or `duplicate`, and the outcome as JSON, the same bytes each time."""
 
     status: str
@@ -106,39 +114,45 @@ class Recorded:
 
 
 @dataclass
-class Accepted:
-    """An answer on its way into the log; `place` is where its result goes, `offered` the recommendation it names."""
+class AcceptedResponse:
+    """An answer on its way into the log; `index` is where its result goes, `offered` the recommendation it names."""
 
-    place: int
-    answer: NewAnswer
+    index: int
+    response: NewResponse
     item: int
     score: float
     offered: Row[Any] | None = None
 
-    def goes_on(self) -> bool:
+    def continues_prefetch(self) -> bool:
         """Whether what follows was prefetched with the recommendation, and nothing else is wanted now."""
         return (
-            self.answer.next is None and self.offered is not None and bool((self.offered.wishes or {}).get("prefetch"))
+            self.response.next is None
+            and self.offered is not None
+            and bool((self.offered.wishes or {}).get("prefetch"))
         )
 
-    def wishes(self) -> Wishes | None:
+    def options(self) -> RecommendationOptions | None:
         """What is wanted of the exercise that follows."""
-        return from_row(self.offered.wishes) if self.offered is not None and self.goes_on() else self.answer.next
+        return (
+            options_from_row(self.offered.wishes)
+            if self.offered is not None and self.continues_prefetch()
+            else self.response.next
+        )
 
 
-def record(db: Connection, answers: Sequence[NewAnswer]) -> list[Recorded | ProximaError]:
+def record(db: Connection, responses: Sequence[NewResponse]) -> list[RecordedResponse | ProximaError]:
     """Append answers and fold them; one result for each, in order. A bad answer is a result too, and stops no other."""
-    results: list[Recorded | ProximaError | None] = [None] * len(answers)
+    results: list[RecordedResponse | ProximaError | None] = [None] * len(responses)
     by_course: dict[tuple[int, str], list[int]] = {}
-    for place, answer in enumerate(answers):
-        by_course.setdefault((answer.tenant_id, answer.course_id), []).append(place)
+    for index, response in enumerate(responses):
+        by_course.setdefault((response.tenant_id, response.course_id), []).append(index)
     for tenant_id, course_id in sorted(by_course):
-        places = by_course[tenant_id, course_id]
+        indices = by_course[tenant_id, course_id]
         try:
-            record_in_course(db, tenant_id, course_id, [(place, answers[place]) for place in places], results)
+            record_in_course(db, tenant_id, course_id, [(index, responses[index]) for index in indices], results)
         except UnknownCourse as error:
-            for place in places:
-                results[place] = error
+            for index in indices:
+                results[index] = error
     return [result for result in results if result is not None]
 
 
@@ -146,173 +160,177 @@ def record_in_course(
     db: Connection,
     tenant_id: int,
     course_id: str,
-    answers: Sequence[tuple[int, NewAnswer]],
-    results: list[Recorded | ProximaError | None],
+    responses: Sequence[tuple[int, NewResponse]],
+    results: list[RecordedResponse | ProximaError | None],
 ) -> None:
     """`record` for the answers of one course; writes into `results`. Raises `UnknownCourse`."""
-    learners = find_learners(db, tenant_id, course_id, {answer.learner for _, answer in answers}, lock=True)
+    learners = find_learners(db, tenant_id, course_id, {response.learner for _, response in responses}, lock=True)
     # Not before the learners are locked: whoever held them may have folded them under a newer bank.
-    bank = read_bank(db, tenant_id, course_id)
-    fresh, again = sort_out(db, bank, answers, results)
-    if fresh:
-        strangers = {each.answer.learner for each in fresh.values()} - learners.keys()
-        learners |= add_learners(db, bank, strangers)
-        fold_fresh(db, bank, learners, list(fresh.values()), results)
-    for each in again:
-        first = fresh[each.answer.id]
-        results[each.place] = repeat_within(each, first, results[first.place])
+    course = read_course_model(db, tenant_id, course_id)
+    new_responses, repeated = triage(db, course, responses, results)
+    if new_responses:
+        unknown_learners = {accepted.response.learner for accepted in new_responses.values()} - learners.keys()
+        learners |= add_learners(db, course, unknown_learners)
+        process_new(db, course, learners, list(new_responses.values()), results)
+    for accepted in repeated:
+        first = new_responses[accepted.response.id]
+        results[accepted.index] = repeat_within_group(accepted, first, results[first.index])
 
 
-def fold_fresh(
+def process_new(
     db: Connection,
-    bank: Bank,
+    course: CourseModel,
     learners: dict[str, LearnerRow],
-    fresh: Sequence[Accepted],
-    results: list[Recorded | ProximaError | None],
+    new_responses: Sequence[AcceptedResponse],
+    results: list[RecordedResponse | ProximaError | None],
 ) -> None:
     """Fold new answers into their learners and write everything that follows."""
-    rows = [learners[id_] for id_ in sorted({each.answer.learner for each in fresh})]
+    rows = [learners[id_] for id_ in sorted({accepted.response.learner for accepted in new_responses})]
 
-    def past(learner_id: str, first: Place) -> Past:
-        return read_past(db, bank, {learner_id: first})
+    def history(learner_id: str, first: SortKey) -> History:
+        return read_history(db, course, {learner_id: first})
 
-    states, trails = catch_up(db, bank, rows)
-    counted = states.answers.copy()
+    states, checkpoint_sets = catch_up(db, course, rows)
+    total_before = states.total_responses.copy()
 
-    def recent(learner_id: str, wishes: Wishes, moment: int) -> list[Entry]:
-        return read_needed(db, bank, learner_id, wishes, moment)
+    def recent(learner_id: str, options: RecommendationOptions, moment: int) -> list[Entry]:
+        return read_entries_for_options(db, course, learner_id, options, moment)
 
-    batch = Batch(bank, rows, states, past, recent, trails)
-    for turn in turns(fresh):
-        for each, outcome in zip(turn, take_turn(batch, turn), strict=True):
-            results[each.place] = Recorded("created", outcome)
-    insert_responses(db, batch.responses)
-    publish(db, bank.tenant_id, bank.course_id, batch.events)
-    insert_recommendations(db, batch.recommendations)
-    save_states(db, bank, batch.learners, batch.states, batch.trails, counted)
+    group = ResponseGroup(course, rows, states, history, recent, checkpoint_sets)
+    for this_round in split_into_rounds(new_responses):
+        for accepted, outcome in zip(this_round, process_round(group, this_round), strict=True):
+            results[accepted.index] = RecordedResponse("created", outcome)
+    insert_responses(db, group.responses)
+    publish_events(db, course.tenant_id, course.course_id, group.events)
+    insert_recommendations(db, group.recommendations)
+    save_states(db, course, group.learners, group.states, group.checkpoint_sets, total_before)
 
 
-def check(bank: Bank, offered: Mapping[str, Row[Any]], place: int, answer: NewAnswer) -> Accepted | ProximaError:
+def check_response(
+    course: CourseModel, offered: Mapping[str, Row[Any]], index: int, response: NewResponse
+) -> AcceptedResponse | ProximaError:
     """Whether the course can take this answer; `offered` are the recommendations that exist."""
-    item = bank.item_numbers.get(answer.item)
+    item = course.item_numbers.get(response.item)
     if item is None:
         return UnknownItem(
             "the course has no such item; add it with PUT …/catalogue",
             [Fault("/item", "no such item in this course")],
         )
-    score = score_of(bank, answer)
+    score = response_score(course, response)
     try:
-        check_score(bank, item, score)
+        check_score(course, item, score)
     except InvalidScore as error:
         return error
-    wanted = answer.recommendation
-    if wanted is not None and (wanted not in offered or offered[wanted].learner_id != answer.learner):
+    named = response.recommendation
+    if named is not None and (named not in offered or offered[named].learner_id != response.learner):
         return UnknownRecommendation(
             "this learner was offered no such recommendation; leave the field out if there was none",
             [Fault("/recommendation", "no such recommendation of this learner")],
         )
-    return Accepted(place, answer, item, score, None if wanted is None else offered[wanted])
+    return AcceptedResponse(index, response, item, score, None if named is None else offered[named])
 
 
-def score_of(bank: Bank, answer: NewAnswer) -> float:
+def response_score(course: CourseModel, response: NewResponse) -> float:
     """The score of an answer to an item of the bank; `correct` is short for all or nothing."""
-    if answer.score is not None:
-        return answer.score
-    return float(bank.max_scores[bank.item_numbers[answer.item]]) * bool(answer.correct)
+    if response.score is not None:
+        return response.score
+    return float(course.max_scores[course.item_numbers[response.item]]) * bool(response.correct)
 
 
-def check_score(bank: Bank, item: int, score: float) -> None:
+def check_score(course: CourseModel, item: int, score: float) -> None:
     """Whether the item can have this score. Raises `InvalidScore`."""
-    highest = float(bank.max_scores[item])
-    if score > highest:
+    max_score = float(course.max_scores[item])
+    if score > max_score:
         raise InvalidScore(
-            f"the score is higher than the item's maximum, {highest:g}",
-            [Fault("/score", f"must be from 0 to {highest:g}")],
+            f"the score is higher than the item's maximum, {max_score:g}",
+            [Fault("/score", f"must be from 0 to {max_score:g}")],
         )
-    if bank.parameters.items.grades[item] and score != int(score):
+    if course.parameters.items.max_category[item] and score != int(score):
         raise InvalidScore("this item is graded: its score is a whole number", [Fault("/score", "must be whole")])
 
 
-def add_learners(db: Connection, bank: Bank, ids: set[str]) -> dict[str, LearnerRow]:
+def add_learners(db: Connection, course: CourseModel, ids: set[str]) -> dict[str, LearnerRow]:
     """Learners never seen before, made and locked; one that another transaction has just made is locked as it is."""
     if not ids:
         return {}
     blank = {
         "position": 0,
         "theta": 0.0,
-        "standard_error": float(np.sqrt(bank.parameters.population.ability_variance)),
+        "standard_error": float(np.sqrt(course.parameters.population.ability_variance)),
         "state": b"",
         "last_occurred_at": None,
         "last_response_id": None,
-        "calibration": bank.calibration,
-        "revision": bank.revision,
+        "calibration": course.calibration,
+        "revision": course.revision,
         "engine": ENGINE,
     }
-    insert_learners(db, bank.tenant_id, bank.course_id, ids, blank)
-    made = find_learners(db, bank.tenant_id, bank.course_id, ids, lock=True)
-    if any(row.revision > bank.revision for row in made.values()):
+    insert_learners(db, course.tenant_id, course.course_id, ids, blank)
+    created = find_learners(db, course.tenant_id, course.course_id, ids, lock=True)
+    if any(row.revision > course.revision for row in created.values()):
         raise Unavailable("the catalogue has changed at this very moment; send this again")
-    return made
+    return created
 
 
-def sort_out(
+def triage(
     db: Connection,
-    bank: Bank,
-    answers: Sequence[tuple[int, NewAnswer]],
-    results: list[Recorded | ProximaError | None],
-) -> tuple[dict[str, Accepted], list[Accepted]]:
+    course: CourseModel,
+    responses: Sequence[tuple[int, NewResponse]],
+    results: list[RecordedResponse | ProximaError | None],
+) -> tuple[dict[str, AcceptedResponse], list[AcceptedResponse]]:
     """The answers that are new, by id, and those that use an id of these once more, open until these are folded.
 
     What repeats or contradicts what is stored, or cannot be taken, has its place in `results` at once. What is stored
     comes first: a repetition is one however the catalogue has changed since.
     """
-    stored = find_responses(db, bank.tenant_id, bank.course_id, {answer.id for _, answer in answers})
-    named = {answer.recommendation for _, answer in answers if answer.recommendation is not None}
-    offered = find_recommendations(db, bank.tenant_id, bank.course_id, named) if named else {}
-    fresh: dict[str, Accepted] = {}
-    again: list[Accepted] = []
-    told: dict[str, bytes] = {}
-    for place, answer in answers:
-        if answer.id in stored:
-            results[place] = repeat(db, bank, answer, stored[answer.id], told)
+    stored = find_responses(db, course.tenant_id, course.course_id, {response.id for _, response in responses})
+    named = {response.recommendation for _, response in responses if response.recommendation is not None}
+    offered = find_recommendations(db, course.tenant_id, course.course_id, named) if named else {}
+    new_responses: dict[str, AcceptedResponse] = {}
+    repeated: list[AcceptedResponse] = []
+    imported_outcomes: dict[str, bytes] = {}
+    for index, response in responses:
+        if response.id in stored:
+            results[index] = repeat_outcome(db, course, response, stored[response.id], imported_outcomes)
             continue
-        each = check(bank, offered, place, answer)
-        if isinstance(each, ProximaError):
-            results[place] = each
-        elif fresh.setdefault(answer.id, each) is not each:
-            again.append(each)
-    return fresh, again
+        accepted = check_response(course, offered, index, response)
+        if isinstance(accepted, ProximaError):
+            results[index] = accepted
+        elif new_responses.setdefault(response.id, accepted) is not accepted:
+            repeated.append(accepted)
+    return new_responses, repeated
 
 
-def repeat(
-    db: Connection, bank: Bank, answer: NewAnswer, row: Row[Any], told: dict[str, bytes]
-) -> Recorded | ProximaError:
-    """The first outcome again if the content is the same, else a conflict; `told` is what was told of imported ones."""
-    stored = (row.learner_id, row.item_id, row.duration_ms, row.recommendation_id, from_row(row.wishes))
-    if content(answer) != (*stored, row.occurred_at if row.dated else None) or not same_score(db, bank, answer, row):
-        return conflict()
+def repeat_outcome(
+    db: Connection, course: CourseModel, response: NewResponse, row: Row[Any], imported_outcomes: dict[str, bytes]
+) -> RecordedResponse | ProximaError:
+    """The first outcome again if the content is the same, else a conflict; `imported_outcomes` are kept."""
+    stored = (row.learner_id, row.item_id, row.duration_ms, row.recommendation_id, options_from_row(row.wishes))
+    if response_content(response) != (*stored, row.occurred_at if row.dated else None) or not has_same_score(
+        db, course, response, row
+    ):
+        return conflict_error()
     if row.outcome is not None:
-        return Recorded("duplicate", row.outcome.encode())
-    if answer.id not in told:
-        told[answer.id] = tell_imported(db, bank, row)
-    return Recorded("duplicate", told[answer.id])
+        return RecordedResponse("duplicate", row.outcome.encode())
+    if response.id not in imported_outcomes:
+        imported_outcomes[response.id] = create_imported_outcome(db, course, row)
+    return RecordedResponse("duplicate", imported_outcomes[response.id])
 
 
-def content(answer: NewAnswer) -> tuple[Any, ...]:
+def response_content(response: NewResponse) -> tuple[Any, ...]:
     """What makes two answers with one id the same answer, but for the score; a time that we set does not count."""
-    asked = (answer.learner, answer.item, answer.duration_ms, answer.recommendation, answer.next)
-    return (*asked, answer.occurred_at if answer.dated else None)
+    asked = (response.learner, response.item, response.duration_ms, response.recommendation, response.next)
+    return (*asked, response.occurred_at if response.dated else None)
 
 
-def same_score(db: Connection, bank: Bank, answer: NewAnswer, row: Row[Any]) -> bool:
+def has_same_score(db: Connection, course: CourseModel, response: NewResponse, row: Row[Any]) -> bool:
     """Whether an answer has the score that is stored; all or nothing is meant of the maximum at that time."""
-    then = bank
-    if answer.score is None and score_of(bank, answer) != row.score and bank.revision != row.revision:
-        then = bank_at(db, bank.tenant_id, bank.course_id, row.revision, row.calibration)
-    return bool(score_of(then, answer) == row.score)
+    course_then = course
+    if response.score is None and response_score(course, response) != row.score and course.revision != row.revision:
+        course_then = course_model_at(db, course.tenant_id, course.course_id, row.revision, row.calibration)
+    return bool(response_score(course_then, response) == row.score)
 
 
-def conflict() -> Conflict:
+def conflict_error() -> Conflict:
     """The same id with other content."""
     return Conflict(
         "this id was used for a different answer; use a new id, or regrade the old one to correct it",
@@ -320,239 +338,265 @@ def conflict() -> Conflict:
     )
 
 
-def repeat_within(each: Accepted, first: Accepted, told: Recorded | ProximaError | None) -> Recorded | ProximaError:
+def repeat_within_group(
+    accepted: AcceptedResponse, first: AcceptedResponse, result: RecordedResponse | ProximaError | None
+) -> RecordedResponse | ProximaError:
     """The result of an answer whose id another answer of the same group used first."""
-    same = content(each.answer) == content(first.answer) and each.score == first.score
-    if not same or not isinstance(told, Recorded):
-        return conflict()
-    return Recorded("duplicate", told.outcome)
+    same = response_content(accepted.response) == response_content(first.response) and accepted.score == first.score
+    if not same or not isinstance(result, RecordedResponse):
+        return conflict_error()
+    return RecordedResponse("duplicate", result.outcome)
 
 
-def turns(fresh: Sequence[Accepted]) -> list[list[Accepted]]:
+def split_into_rounds(new_responses: Sequence[AcceptedResponse]) -> list[list[AcceptedResponse]]:
     """Split answers so that each learner has one in a turn, in the order of arrival.
 
     What is told of an answer is then the same whatever it was grouped with.
     """
     counts: dict[str, int] = {}
-    result: list[list[Accepted]] = []
-    for each in fresh:
-        turn = counts[each.answer.learner] = counts.get(each.answer.learner, -1) + 1
-        if turn == len(result):
+    result: list[list[AcceptedResponse]] = []
+    for accepted in new_responses:
+        number = counts[accepted.response.learner] = counts.get(accepted.response.learner, -1) + 1
+        if number == len(result):
             result.append([])
-        result[turn].append(each)
+        result[number].append(accepted)
     return result
 
 
 @dataclass
-class Batch:
+class ResponseGroup:
     """The learners of one transaction as they are folded, and the rows to be written at its end.
 
-    `past` gives the log of a learner as it was before the transaction, from a place on at least; `recent` the answers
-    of it that wishes ask about at a moment.
+    `history` gives the log of a learner as it was before the transaction, from a place on at least; `recent` the
+    answers of it that the options ask about at a moment.
     """
 
-    bank: Bank
+    course: CourseModel
     learners: list[LearnerRow]
     states: States
-    past: Callable[[str, Place], Past]
-    recent: Callable[[str, Wishes, int], list[Entry]]
-    trails: dict[str, Trail] = field(default_factory=dict)
+    history: Callable[[str, SortKey], History]
+    recent: Callable[[str, RecommendationOptions, int], list[Entry]]
+    checkpoint_sets: dict[str, CheckpointSet] = field(default_factory=dict)
     pending: dict[str, list[Entry]] = field(default_factory=dict)
     responses: list[dict[str, Any]] = field(default_factory=list)
     recommendations: list[dict[str, Any]] = field(default_factory=list)
-    events: list[Event] = field(default_factory=list)
+    events: list[WebhookEvent] = field(default_factory=list)
 
 
-def take_turn(batch: Batch, turn: Sequence[Accepted]) -> list[bytes]:
+def process_round(group: ResponseGroup, this_round: Sequence[AcceptedResponse]) -> list[bytes]:
     """Fold one answer each of different learners, and choose what comes next; the outcomes."""
-    bank = batch.bank
-    place = {row.id: number for number, row in enumerate(batch.learners)}
-    places = np.array([place[each.answer.learner] for each in turn])
-    items = np.array([each.item for each in turn])
-    before = batch.states[places]
-    times = np.array([to_days(each.answer.occurred_at) for each in turn])
-    scores = as_fractions(bank, items, [each.score for each in turn])
-    after, predicted = step(bank.parameters, before, items, scores, times)
-    for number, each in enumerate(turn):
-        row = batch.learners[places[number]]
-        batch.pending.setdefault(row.id, []).append(
-            Entry(row.id, each.answer.id, each.answer.item, each.score, each.answer.occurred_at)
+    course = group.course
+    index = {row.id: number for number, row in enumerate(group.learners)}
+    indices = np.array([index[accepted.response.learner] for accepted in this_round])
+    items = np.array([accepted.item for accepted in this_round])
+    before = group.states[indices]
+    times = np.array([to_days(accepted.response.occurred_at) for accepted in this_round])
+    scores = as_fractions(course, items, [accepted.score for accepted in this_round])
+    after, predicted = update_states(course.parameters, before, items, scores, times)
+    for number, accepted in enumerate(this_round):
+        row = group.learners[indices[number]]
+        group.pending.setdefault(row.id, []).append(
+            Entry(row.id, accepted.response.id, accepted.response.item, accepted.score, accepted.response.occurred_at)
         )
-        if is_late(row, each.answer):
-            fold_late(batch, row.id, each.answer.id, after, predicted.p, number)
-        batch.learners[places[number]] = advance_row(row, each.answer)
-    batch.states.put(places, after)
-    offers = [follow_up(bank, each, batch.learners[p].position) for each, p in zip(turn, places, strict=True)]
-    wanted = [want_next(batch, offer, batch.learners[p]) for offer, p in zip(offers, places, strict=True)]
+        if is_late(row, accepted.response):
+            replay_late(group, row.id, accepted.response.id, after, predicted.p, number)
+        group.learners[indices[number]] = advance_row(row, accepted.response)
+    group.states.put(indices, after)
+    offers = [
+        prepare_offer(course, accepted, group.learners[p].position)
+        for accepted, p in zip(this_round, indices, strict=True)
+    ]
+    resolved = [resolve_next_options(group, offer, group.learners[p]) for offer, p in zip(offers, indices, strict=True)]
     # Told is what is known at the moment of the last answer; what the others have faded by then is not kept.
-    was, now = (fade(bank.parameters, states, after.seen_at) for states in (before, after))
-    drawn = np.array([offer.seed for offer in offers], dtype=np.uint64)
-    choices = choose_wanted(bank, now, drawn, wanted) if any(wanted) else choose(bank.parameters, now, drawn)
-    told = outcomes(bank, turn, offers, (was, after, now), predicted.p, choices, wanted)
-    if bank.watched:
-        batch.events += skills_mastered(bank, was, now, offers)
-    keep_responses(batch, turn, offers, predicted.p, told)
-    made = zip(choices.each(), offers, strict=True)
-    batch.recommendations += [recommendation_row(bank, choice, offer) for choice, offer in made if choice.item >= 0]
-    return told
+    before_now, now = (fade_states(course.parameters, states, after.seen_at) for states in (before, after))
+    seeds = np.array([offer.seed for offer in offers], dtype=np.uint64)
+    choices = (
+        choose_resolved(course, now, seeds, resolved) if any(resolved) else choose_items(course.parameters, now, seeds)
+    )
+    outcomes = build_outcomes(course, this_round, offers, (before_now, after, now), predicted.p, choices, resolved)
+    if course.watched:
+        group.events += mastery_events(course, before_now, now, offers)
+    add_response_rows(group, this_round, offers, predicted.p, outcomes)
+    created = zip(choices.each(), offers, strict=True)
+    group.recommendations += [
+        recommendation_row(course, choice, offer) for choice, offer in created if choice.item >= 0
+    ]
+    return outcomes
 
 
-def follow_up(bank: Bank, each: Accepted, position: int) -> Offer:
+def prepare_offer(course: CourseModel, accepted: AcceptedResponse, position: int) -> RecommendationOffer:
     """The recommendation that follows an answer, before it is chosen."""
-    answer, wishes = each.answer, each.wishes()
-    name = prefetched(each.offered.id) if each.offered is not None and each.goes_on() else answer.id
-    id_, [drawn] = next_id(bank, answer.id), seeds(bank, [name]).tolist()
-    avoided = [] if wishes is None else [item for item in wishes.avoid if item in bank.item_numbers]
-    expires_at = expiry(wishes, answer.received_at)
-    return Offer(id_, answer.learner, answer.id, position, drawn, avoided, answer.received_at, wishes, expires_at)
+    response, options = accepted.response, accepted.options()
+    name = (
+        prefetch_key(accepted.offered.id)
+        if accepted.offered is not None and accepted.continues_prefetch()
+        else response.id
+    )
+    id_, [seed] = next_recommendation_id(course, response.id), choice_seeds(course, [name]).tolist()
+    avoided = [] if options is None else [item for item in options.avoid if item in course.item_numbers]
+    expires_at = expiry_time(options, response.received_at)
+    return RecommendationOffer(
+        id_, response.learner, response.id, position, seed, avoided, response.received_at, options, expires_at
+    )
 
 
-def want_next(batch: Batch, offer: Offer, row: LearnerRow) -> Wanted | None:
+def resolve_next_options(group: ResponseGroup, offer: RecommendationOffer, row: LearnerRow) -> ResolvedOptions | None:
     """What is wanted of the exercise that follows an answer; none for nothing in particular."""
-    if offer.wishes is None:
+    if offer.options is None:
         return None
     moment = row.last_occurred_at or 0
-    log = [*batch.recent(row.id, offer.wishes, moment), *batch.pending[row.id]]
-    return want(batch.bank, offer.wishes, sorted(log, key=place_of), moment)
+    log = [*group.recent(row.id, offer.options, moment), *group.pending[row.id]]
+    return resolve_options(group.course, offer.options, sorted(log, key=entry_sort_key), moment)
 
 
-def is_late(row: LearnerRow, answer: NewAnswer | Entry) -> bool:
+def is_late(row: LearnerRow, response: NewResponse | Entry) -> bool:
     """Whether the answer belongs before one that was folded already."""
     if row.last_occurred_at is None or row.last_response_id is None:
         return False
-    return (answer.occurred_at, answer.id) < (row.last_occurred_at, row.last_response_id)
+    return (response.occurred_at, response.id) < (row.last_occurred_at, row.last_response_id)
 
 
-def fold_late(batch: Batch, learner_id: str, response_id: str, after: States, p: Floats, number: int) -> None:
+def replay_late(group: ResponseGroup, learner_id: str, response_id: str, after: States, p: Floats, number: int) -> None:
     """Fold a learner again with an answer that came late: writes the state and the prediction into `after` and `p`."""
-    pending = batch.pending[learner_id]
-    folded = fold_on(batch.bank, batch.past(learner_id, min(map(place_of, pending))), pending)
-    after.put(np.array([number]), folded.states)
-    p[number] = folded.p_correct[response_id]
-    batch.trails |= folded.trails
+    pending = group.pending[learner_id]
+    replayed = replay_history(group.course, group.history(learner_id, min(map(entry_sort_key, pending))), pending)
+    after.put(np.array([number]), replayed.states)
+    p[number] = replayed.p_correct[response_id]
+    group.checkpoint_sets |= replayed.checkpoint_sets
 
 
-def advance_row(row: LearnerRow, answer: NewAnswer) -> LearnerRow:
+def advance_row(row: LearnerRow, response: NewResponse) -> LearnerRow:
     """The learner's row after one more answer; the state is packed at the end."""
     last = (row.last_occurred_at, row.last_response_id)
-    if not is_late(row, answer):
-        last = (answer.occurred_at, answer.id)
+    if not is_late(row, response):
+        last = (response.occurred_at, response.id)
     return row._replace(position=row.position + 1, last_occurred_at=last[0], last_response_id=last[1])
 
 
-def outcomes(
-    bank: Bank,
-    turn: Sequence[Accepted],
-    offers: Sequence[Offer],
+def build_outcomes(
+    course: CourseModel,
+    this_round: Sequence[AcceptedResponse],
+    offers: Sequence[RecommendationOffer],
     states: tuple[States, States, States],
     p: Floats,
     choices: Choices,
-    wanted: Sequence[Wanted | None],
+    resolved: Sequence[ResolvedOptions | None],
 ) -> list[bytes]:
     """What is told of each answer, as JSON.
 
     `states` are those without the answers, as they would be told; and those with them, as they are kept and told.
     """
-    before, left, after = states
-    rows, skills = skills_of(bank, [each.item for each in turn])
-    mastery: list[list[dict[str, Any]]] = [[] for _ in turn]
-    for number, told in zip(rows.tolist(), mastery_rows(bank, after, rows, skills, before), strict=True):
-        mastery[number].append(told)
-    ability = abilities(bank, after)
+    before, stored_states, after = states
+    rows, skills = item_skill_pairs(course, [accepted.item for accepted in this_round])
+    mastery: list[list[dict[str, Any]]] = [[] for _ in this_round]
+    for number, row in zip(rows.tolist(), mastery_rows(course, after, rows, skills, before), strict=True):
+        mastery[number].append(row)
+    ability = ability_rows(course, after)
     result = []
-    for number, (each, offer, choice) in enumerate(zip(turn, offers, choices.each(), strict=True)):
-        answer, wishes = each.answer, wanted[number]
-        if wishes is None:
-            following = recommendation(bank, after, choice, number, offer.id)
+    for number, (accepted, offer, choice) in enumerate(zip(this_round, offers, choices.each(), strict=True)):
+        response, next_options = accepted.response, resolved[number]
+        if next_options is None:
+            following = recommendation_reply(course, after, choice, number, offer.id)
         else:
-            following = tell_wanted(bank, (left, after), choice, number, offer.id, wishes, offer.expires_at)
+            following = recommendation_with_extras(
+                course, (stored_states, after), choice, number, offer.id, next_options, offer.expires_at
+            )
         outcome = {
             "response": {
-                "id": answer.id,
-                "learner": answer.learner,
-                "item": answer.item,
-                "score": each.score,
-                "occurred_at": to_text(answer.occurred_at),
+                "id": response.id,
+                "learner": response.learner,
+                "item": response.item,
+                "score": accepted.score,
+                "occurred_at": to_text(response.occurred_at),
                 "position": offer.position,
             },
             "p_correct": round(float(p[number]), DIGITS),
             "ability": ability[number],
             "mastery": mastery[number],
             "next": following,
-            "calibration": calibration_id(bank.calibration),
+            "calibration": calibration_id(course.calibration),
         }
-        if each.offered is not None:
-            outcome["offer"] = compared(each.offered, answer)
+        if accepted.offered is not None:
+            outcome["offer"] = compare_with_offer(accepted.offered, response)
         if following is None:
-            outcome["reason"] = nothing_to_offer(bank, after, choice, number, wishes)
-        if wishes is not None:
-            alone, only = slice(number, number + 1), np.array([offer.seed], dtype=np.uint64)
+            outcome["reason"] = no_recommendation_reason(course, after, choice, number, next_options)
+        if next_options is not None:
+            single, seeds = slice(number, number + 1), np.array([offer.seed], dtype=np.uint64)
             names = () if following is None else (following["item"],)
-            outcome |= beside(bank, after[alone], only, choices[alone], wishes, names)
+            outcome |= reply_extras(course, after[single], seeds, choices[single], next_options, names)
         result.append(to_json(outcome))
     return result
 
 
-def compared(offered: Row[Any], answer: NewAnswer) -> dict[str, bool]:
+def compare_with_offer(offered: Row[Any], response: NewResponse) -> dict[str, bool]:
     """Whether an answer is one to the recommendation it names, and whether that held no more when it was given."""
-    expired = offered.expires_at is not None and answer.occurred_at > offered.expires_at
-    return {"matches": offered.item_id == answer.item, "expired": expired}
+    expired = offered.expires_at is not None and response.occurred_at > offered.expires_at
+    return {"matches": offered.item_id == response.item, "expired": expired}
 
 
-def keep_responses(
-    batch: Batch, turn: Sequence[Accepted], offers: Sequence[Offer], p: Floats, told: Sequence[bytes]
+def add_response_rows(
+    group: ResponseGroup,
+    this_round: Sequence[AcceptedResponse],
+    offers: Sequence[RecommendationOffer],
+    p: Floats,
+    outcomes: Sequence[bytes],
 ) -> None:
     """Note the rows of the answers."""
-    bank = batch.bank
-    for number, (each, offer) in enumerate(zip(turn, offers, strict=True)):
-        answer = each.answer
-        batch.responses.append(
+    course = group.course
+    for number, (accepted, offer) in enumerate(zip(this_round, offers, strict=True)):
+        response = accepted.response
+        group.responses.append(
             {
-                "tenant_id": bank.tenant_id,
-                "course_id": bank.course_id,
-                "id": answer.id,
-                "learner_id": answer.learner,
+                "tenant_id": course.tenant_id,
+                "course_id": course.course_id,
+                "id": response.id,
+                "learner_id": response.learner,
                 "position": offer.position,
-                "item_id": answer.item,
-                "score": each.score,
-                "occurred_at": answer.occurred_at,
-                "dated": answer.dated,
-                "received_at": answer.received_at,
-                "duration_ms": answer.duration_ms,
-                "recommendation_id": answer.recommendation,
-                "wishes": to_row(answer.next),
-                "calibration": bank.calibration,
-                "revision": bank.revision,
+                "item_id": response.item,
+                "score": accepted.score,
+                "occurred_at": response.occurred_at,
+                "dated": response.dated,
+                "received_at": response.received_at,
+                "duration_ms": response.duration_ms,
+                "recommendation_id": response.recommendation,
+                "wishes": options_to_row(response.next),
+                "calibration": course.calibration,
+                "revision": course.revision,
                 "engine": ENGINE,
                 "p_correct": float(p[number]),
-                "outcome": told[number].decode(),
+                "outcome": outcomes[number].decode(),
             }
         )
 
 
-def tell_imported(db: Connection, bank: Bank, row: Row[Any]) -> bytes:
+def create_imported_outcome(db: Connection, course: CourseModel, row: Row[Any]) -> bytes:
     """The outcome of an answer that was imported and so was told to nobody: as if it had come alone, then.
 
     From here on it is told: the outcome is kept, and what it recommends.
     """
-    [life] = read_lives(db, bank, list(find_learners(db, bank.tenant_id, bank.course_id, [row.learner_id]).values()))
-    then = bank_at(db, bank.tenant_id, bank.course_id, row.revision, row.calibration)
-    earlier = life.entries(row.position - 1)
-    states = fold(then, [row.learner_id], earlier).states
-    rows = [life.row_at(row.position - 1)]
+    [learner_log] = read_learner_logs(
+        db, course, list(find_learners(db, course.tenant_id, course.course_id, [row.learner_id]).values())
+    )
+    course_then = course_model_at(db, course.tenant_id, course.course_id, row.revision, row.calibration)
+    earlier = learner_log.entries(row.position - 1)
+    states = replay_entries(course_then, [row.learner_id], earlier).states
+    rows = [learner_log.row_at(row.position - 1)]
     # Nothing was wanted of what follows an imported answer.
-    batch = Batch(then, rows, states, lambda *_: whole([row.learner_id], earlier), lambda *_: [])
-    [outcome] = take_turn(batch, [Accepted(0, stored_answer(then, row), then.item_numbers[row.item_id], row.score)])
-    save_outcome(db, bank.tenant_id, bank.course_id, row.id, outcome.decode())
-    insert_recommendations(db, batch.recommendations)
+    group = ResponseGroup(course_then, rows, states, lambda *_: full_history([row.learner_id], earlier), lambda *_: [])
+    [outcome] = process_round(
+        group,
+        [AcceptedResponse(0, to_new_response(course_then, row), course_then.item_numbers[row.item_id], row.score)],
+    )
+    save_outcome(db, course.tenant_id, course.course_id, row.id, outcome.decode())
+    insert_recommendations(db, group.recommendations)
     return outcome
 
 
-def stored_answer(bank: Bank, row: Row[Any]) -> NewAnswer:
+def to_new_response(course: CourseModel, row: Row[Any]) -> NewResponse:
     """An answer of the log as it came in."""
-    return NewAnswer(
-        tenant_id=bank.tenant_id,
-        course_id=bank.course_id,
+    return NewResponse(
+        tenant_id=course.tenant_id,
+        course_id=course.course_id,
         id=row.id,
         learner=row.learner_id,
         item=row.item_id,
@@ -563,5 +607,5 @@ def stored_answer(bank: Bank, row: Row[Any]) -> NewAnswer:
         received_at=row.received_at,
         duration_ms=row.duration_ms,
         recommendation=row.recommendation_id,
-        next=from_row(row.wishes),
+        next=options_from_row(row.wishes),
     )

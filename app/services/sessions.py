@@ -16,28 +16,46 @@ from pydantic_core import to_json
 from scipy.special import ndtr
 from sqlalchemy import Connection
 
-from app.adaptive.filter import initial, step
-from app.adaptive.states import ENGINE
-from app.adaptive.testing import Plan, Sitting, Turn, begin, expected_score, look_ahead, next_item, take
-from app.adaptive.testing.sitting import given as passed_over
-from app.adaptive.testing.stopping import sides
-from app.adaptive.types import Floats
-from app.adaptive.uncertainty import standard_error
-from app.errors import Conflict, Fault, Invalid, InvalidScore, NotOffered, ProximaError, SessionFinished, UnknownSession
+from app.adaptive.arrays import Floats
+from app.adaptive.cat import (
+    ExamineeState,
+    NextItem,
+    Plan,
+    expected_score,
+    look_ahead,
+    next_item,
+    start_test,
+    update_state,
+)
+from app.adaptive.cat.state import add_unscored
+from app.adaptive.cat.stopping import decide_cuts
+from app.adaptive.tracing.filter import initial_states, update_states
+from app.adaptive.tracing.state_codec import ENGINE
+from app.adaptive.tracing.uncertainty import standard_error
+from app.core.errors import (
+    Conflict,
+    Fault,
+    Invalid,
+    InvalidScore,
+    NotOffered,
+    ProximaError,
+    SessionFinished,
+    UnknownSession,
+)
+from app.core.times import to_days, to_text
 from app.queries import sessions as rows
 from app.queries.learners import find_learners
-from app.services.banks import Bank, Shelf, bank_at, read_bank
 from app.services.catalogue import need_course
-from app.services.folding import as_fractions, at, load_states
-from app.services.pools import TestPool, plan_of, read_pool
-from app.services.reports import DIGITS, calibration_id, mastery_rows
-from app.services.responses import NewAnswer, Recorded, record
-from app.times import to_days, to_text
+from app.services.course_model import CourseModel, LruCache, course_model_at, read_course_model
+from app.services.item_pools import ItemPool, read_pool, to_engine_plan
+from app.services.present import DIGITS, calibration_id, mastery_rows
+from app.services.replay import as_fractions, load_states, states_at
+from app.services.responses import NewResponse, RecordedResponse, record
 
 SECOND_US = 1_000_000
 # The latest sessions of a course by which an item is found to have been shown too often.
-LATEST = 1000
-BANKS: Shelf[Bank] = Shelf()
+EXPOSURE_WINDOW = 1000
+SESSION_MODELS: LruCache[CourseModel] = LruCache()
 ENDED = "ended"
 AHEAD = "ahead"
 SKIPPED = {"scored": False, "skipped": True}
@@ -64,7 +82,7 @@ STOPS = {
 
 
 @dataclass(frozen=True, slots=True)
-class NewSessionAnswer:
+class NewSessionResponse:
     """An answer to the item that a session offers, as it came in; times in µs, `dated` if the caller gave one.
 
     `skipped`: the learner left the item out, and that says nothing; the score is then 0.
@@ -82,18 +100,18 @@ class NewSessionAnswer:
 
 
 @dataclass(frozen=True)
-class Test:
-    """What a session is a function of, but for its answers. `barred` (I,) is 1 for the items that it may not have."""
+class AdaptiveTest:
+    """What a session is a function of, but for its answers. `excluded` (I,) is 1 for the items that it may not have."""
 
-    pool: TestPool
+    pool: ItemPool
     plan: Plan
     scales: tuple[str, ...]
     seed: int
-    barred: Floats
+    excluded: Floats
     started_at: int
 
 
-def start(db: Connection, tenant_id: int, course_id: str, id_: str, given: Json, now: int) -> tuple[str, Json]:
+def start_session(db: Connection, tenant_id: int, course_id: str, id_: str, agreed: Json, now: int) -> tuple[str, Json]:
     """Begin a session: `created`, or `duplicate` if there is one of this id that agreed on the same; and how it stands.
 
     Raises `Conflict` if it agreed on something else, `Invalid` for a plan that the course cannot follow.
@@ -101,147 +119,151 @@ def start(db: Connection, tenant_id: int, course_id: str, id_: str, given: Json,
     course = need_course(db, tenant_id, course_id)
     known = rows.find_session(db, tenant_id, id_)
     if known is not None:
-        if known.course_id != course_id or not same_plan(known.plan, given):
+        if known.course_id != course_id or not is_same_plan(known.plan, agreed):
             raise Conflict("this id was used for a different session; use a new id", [Fault("/id", "is taken")])
-        return "duplicate", describe(db, tenant_id, id_, now)
-    plan: Json = {**given, "prior": prior_of(db, tenant_id, course_id, given, now)}
-    drawn = given.get("seed")
+        return "duplicate", describe_session(db, tenant_id, id_, now)
+    plan: Json = {**agreed, "prior": resolve_prior(db, tenant_id, course_id, agreed, now)}
+    requested_seed = agreed.get("seed")
     row = rows.SessionRow(
         tenant_id=tenant_id,
         id=id_,
         course_id=course_id,
-        learner_id=given.get("learner"),
+        learner_id=agreed.get("learner"),
         plan=plan,
-        barred=shown_too_often(db, tenant_id, course_id, given["selection"].get("max_exposure")),
-        seed=secrets.randbits(53) if drawn is None else drawn,
+        barred=find_overexposed_items(db, tenant_id, course_id, agreed["selection"].get("max_exposure")),
+        seed=secrets.randbits(53) if requested_seed is None else requested_seed,
         revision=course.revision,
         calibration=course.calibration,
         engine=ENGINE,
         position=0,
         turn=None,
         stop=None,
-        lifetime_s=given["lifetime_s"],
+        lifetime_s=agreed["lifetime_s"],
         started_at=now,
         active_at=now,
     )
     test = read_test(db, row)
     try:
-        sitting = begin(test.pool.pool, test.plan)
+        state = start_test(test.pool.pool, test.plan)
     except ValueError as error:
         raise Invalid(f"the test cannot be held: {error}") from error
-    turn = choose_next(test, sitting, now)
-    rows.insert_session(db, row._replace(turn=keep_turn(test.pool, turn), stop=turn.stop))
-    return "created", describe(db, tenant_id, id_, now)
+    decision = select_next_item(test, state, now)
+    rows.insert_session(db, row._replace(turn=to_offer(test.pool, decision), stop=decision.stop))
+    return "created", describe_session(db, tenant_id, id_, now)
 
 
-def same_plan(kept: Json, given: Json) -> bool:
+def is_same_plan(stored: Json, agreed: Json) -> bool:
     """Whether a session agreed on what is asked for; a prior that practice gave was not asked for in numbers."""
-    same_prior = given["prior_from_practice"] or kept["prior"] == given["prior"]
-    return same_prior and {**kept, "prior": None} == {**given, "prior": None}
+    same_prior = agreed["prior_from_practice"] or stored["prior"] == agreed["prior"]
+    return same_prior and {**stored, "prior": None} == {**agreed, "prior": None}
 
 
-def prior_of(db: Connection, tenant_id: int, course_id: str, given: Json, now: int) -> Json:
+def resolve_prior(db: Connection, tenant_id: int, course_id: str, agreed: Json, now: int) -> Json:
     """The prior in numbers: what was given, or what practice has shown of the learner, as it is now."""
-    if not given["prior_from_practice"]:
-        return dict(given["prior"])
-    bank = read_bank(db, tenant_id, course_id)
-    found = find_learners(db, tenant_id, course_id, [given["learner"]])
-    known = list(found.values())
-    states = at(bank, load_states(db, bank, known), now) if known else initial(bank.parameters, 1)
-    return {"mean": float(states.ability[0]), "sd": float(standard_error(bank.parameters, states)[0])}
+    if not agreed["prior_from_practice"]:
+        return dict(agreed["prior"])
+    course_model = read_course_model(db, tenant_id, course_id)
+    learner_rows = find_learners(db, tenant_id, course_id, [agreed["learner"]])
+    learners = list(learner_rows.values())
+    states = (
+        states_at(course_model, load_states(db, course_model, learners), now)
+        if learners
+        else initial_states(course_model.parameters, 1)
+    )
+    return {"mean": float(states.ability[0]), "sd": float(standard_error(course_model.parameters, states)[0])}
 
 
-def shown_too_often(db: Connection, tenant_id: int, course_id: str, most: float | None) -> list[str]:
+def find_overexposed_items(db: Connection, tenant_id: int, course_id: str, max_share: float | None) -> list[str]:
     """The items that a greater share of the course's latest sessions had than is allowed."""
-    if most is None:
+    if max_share is None:
         return []
-    sessions, shown = rows.count_exposures(db, tenant_id, course_id, LATEST)
-    return sorted(item for item, count in shown.items() if count >= most * sessions)
+    sessions, shown = rows.count_exposures(db, tenant_id, course_id, EXPOSURE_WINDOW)
+    return sorted(item for item, count in shown.items() if count >= max_share * sessions)
 
 
-def rates(pool: TestPool, barred: Sequence[str]) -> Floats:
+def exclusion_vector(pool: ItemPool, excluded: Sequence[str]) -> Floats:
     """(I,): 1 for the items that are barred, 0 for all others."""
-    found = np.zeros(len(pool.item_ids))
-    found[[pool.numbers[item] for item in barred if item in pool.numbers]] = 1.0
-    return found
+    vector = np.zeros(len(pool.item_ids))
+    vector[[pool.index_by_id[item] for item in excluded if item in pool.index_by_id]] = 1.0
+    return vector
 
 
-def answer(
-    db: Connection, tenant_id: int, session_id: str, given: NewSessionAnswer, ahead: Sequence[str] = ()
-) -> Recorded:
+def record_session_response(
+    db: Connection, tenant_id: int, session_id: str, response: NewSessionResponse, lookahead: Sequence[str] = ()
+) -> RecordedResponse:
     """Take the answer to the item that is offered, and offer the next one.
 
-    The items of `ahead` were offered too, beforehand, to somebody who could not ask again. Raises `UnknownSession`,
+    The items of `lookahead` were offered too, beforehand, to somebody who could not ask again. Raises `UnknownSession`,
     `NotOffered`, `SessionFinished`, `InvalidScore`, and `Conflict` for an id that is taken.
     """
     session = need_session(db, tenant_id, session_id, lock=True)
-    answers = rows.list_session_responses(db, tenant_id, session_id)
+    responses = rows.list_session_responses(db, tenant_id, session_id)
     test = read_test(db, session)
-    known = next((row for row in answers if row.id == given.id), None)
-    if known is not None:
-        return repeat(test, given, known)
-    offer = offer_answered(test, need_open(session, given.received_at), given, ahead)
-    row = rows.AnswerRow(
+    stored = next((row for row in responses if row.id == response.id), None)
+    if stored is not None:
+        return repeat_outcome(test, response, stored)
+    offer = match_offer(test, need_offer(session, response.received_at), response, lookahead)
+    row = rows.SessionResponseRow(
         tenant_id=tenant_id,
         session_id=session_id,
-        id=given.id,
+        id=response.id,
         position=session.position + 1,
         course_id=session.course_id,
-        item_id=given.item,
-        score=score_of(test, given),
-        occurred_at=given.occurred_at,
-        received_at=given.received_at,
-        duration_ms=given.duration_ms,
+        item_id=response.item,
+        score=resolve_session_score(test, response),
+        occurred_at=response.occurred_at,
+        received_at=response.received_at,
+        duration_ms=response.duration_ms,
         turn=offer,
         outcome="",
     )
-    sitting = sit(test, [*answers, row])
-    turn = choose_next(test, sitting, given.received_at)
-    outcome = tell_outcome(test, sitting, turn, row)
+    state = replay_test(test, [*responses, row])
+    decision = select_next_item(test, state, response.received_at)
+    outcome = encode_outcome(test, state, decision, row)
     rows.insert_session_response(db, row._replace(outcome=outcome.decode()))
     values = {
         "position": row.position,
-        "turn": keep_turn(test.pool, turn),
-        "stop": turn.stop,
-        "active_at": given.received_at,
+        "turn": to_offer(test.pool, decision),
+        "stop": decision.stop,
+        "active_at": response.received_at,
     }
     rows.update_session(db, tenant_id, session_id, values)
     if session.learner_id is not None and session.plan["informs_practice"] and offer["scored"]:
-        inform_practice(db, session.learner_id, given, row)
-    return Recorded("created", outcome)
+        record_in_practice(db, session.learner_id, response, row)
+    return RecordedResponse("created", outcome)
 
 
-def offer_answered(test: Test, offer: Json, given: NewSessionAnswer, ahead: Sequence[str]) -> Json:
+def match_offer(test: AdaptiveTest, offer: Json, response: NewSessionResponse, lookahead: Sequence[str]) -> Json:
     """The offer that an answer was given to, as it is kept with it. Raises `NotOffered`."""
-    if given.item != offer["item"]:
-        if given.item not in ahead:
+    if response.item != offer["item"]:
+        if response.item not in lookahead:
             raise NotOffered(
                 f"this session offers the item {offer['item']}; answer that one",
                 [Fault("/item", "is not the one offered")],
             )
-        offer = offer_ahead(test, given.item)
-    return {**offer, **SKIPPED} if given.skipped else offer
+        offer = lookahead_offer(test, response.item)
+    return {**offer, **SKIPPED} if response.skipped else offer
 
 
-def offer_ahead(test: Test, item: str) -> Json:
+def lookahead_offer(test: AdaptiveTest, item: str) -> Json:
     """The offer of an item that was answered ahead, and that might not have been chosen any more."""
-    scored = test.pool.numbers[item] not in test.plan.unscored
+    scored = test.pool.index_by_id[item] not in test.plan.unscored
     return {"item": item, "kind": AHEAD, "scored": scored, "propensity": None, "relaxed": [], "terms": {}}
 
 
-def choose_next(test: Test, sitting: Sitting, moment: int) -> Turn:
+def select_next_item(test: AdaptiveTest, state: ExamineeState, moment: int) -> NextItem:
     """What follows the answers so far, at a moment in µs."""
     elapsed = max(moment - test.started_at, 0) / SECOND_US
-    return next_item(test.pool.pool, test.plan, sitting, test.seed, elapsed, test.barred)
+    return next_item(test.pool.pool, test.plan, state, test.seed, elapsed, test.excluded)
 
 
-def tell_outcome(test: Test, sitting: Sitting, turn: Turn, row: rows.AnswerRow) -> bytes:
-    """What is told of an answer, as JSON; `sitting` is the session after it."""
-    state = tell(test, sitting, keep_turn(test.pool, turn), turn.stop, row.position)
-    return to_json({"response": tell_answer(row), **state})
+def encode_outcome(test: AdaptiveTest, state: ExamineeState, decision: NextItem, row: rows.SessionResponseRow) -> bytes:
+    """What is told of an answer, as JSON; `summary` is the session after it."""
+    summary = describe_state(test, state, to_offer(test.pool, decision), decision.stop, row.position)
+    return to_json({"response": describe_response(row), **summary})
 
 
-def tell_answer(row: rows.AnswerRow) -> Json:
+def describe_response(row: rows.SessionResponseRow) -> Json:
     """An answer as it was stored."""
     return {
         "id": row.id,
@@ -253,18 +275,24 @@ def tell_answer(row: rows.AnswerRow) -> Json:
     }
 
 
-def repeat(test: Test, given: NewSessionAnswer, row: rows.AnswerRow) -> Recorded:
+def repeat_outcome(test: AdaptiveTest, response: NewSessionResponse, row: rows.SessionResponseRow) -> RecordedResponse:
     """The first outcome again if the content is the same. Raises `Conflict` if not."""
-    same = (given.item, given.duration_ms) == (row.item_id, row.duration_ms)
-    if not same or score_of(test, given) != row.score or (given.dated and given.occurred_at != row.occurred_at):
+    same = (response.item, response.duration_ms) == (row.item_id, row.duration_ms)
+    if (
+        not same
+        or resolve_session_score(test, response) != row.score
+        or (response.dated and response.occurred_at != row.occurred_at)
+    ):
         raise Conflict("this id was used for a different answer; use a new id", [Fault("/id", "is taken")])
-    return Recorded("duplicate", row.outcome.encode())
+    return RecordedResponse("duplicate", row.outcome.encode())
 
 
-def inform_practice(db: Connection, learner: str, given: NewSessionAnswer, row: rows.AnswerRow) -> None:
+def record_in_practice(
+    db: Connection, learner: str, response: NewSessionResponse, row: rows.SessionResponseRow
+) -> None:
     """Let an answer of the test be an answer of the learner in the course too."""
     name = hashlib.blake2b(f"{row.session_id}\0{row.id}".encode(), digest_size=12).hexdigest()
-    in_practice = NewAnswer(
+    in_practice = NewResponse(
         tenant_id=row.tenant_id,
         course_id=row.course_id,
         id=f"t-{name}",
@@ -273,7 +301,7 @@ def inform_practice(db: Connection, learner: str, given: NewSessionAnswer, row: 
         score=row.score,
         correct=None,
         occurred_at=row.occurred_at,
-        dated=given.dated,
+        dated=response.dated,
         received_at=row.received_at,
         duration_ms=row.duration_ms,
         recommendation=None,
@@ -283,48 +311,48 @@ def inform_practice(db: Connection, learner: str, given: NewSessionAnswer, row: 
         raise result
 
 
-def end(db: Connection, tenant_id: int, session_id: str, now: int) -> Json:
+def end_session(db: Connection, tenant_id: int, session_id: str, now: int) -> Json:
     """End a session before its time; ending it again changes nothing. How it stands."""
     session = need_session(db, tenant_id, session_id, lock=True)
     if session.stop is None:
         rows.update_session(db, tenant_id, session_id, {"turn": None, "stop": ENDED, "active_at": now})
-    return describe(db, tenant_id, session_id, now)
+    return describe_session(db, tenant_id, session_id, now)
 
 
-def describe(db: Connection, tenant_id: int, session_id: str, now: int) -> Json:
+def describe_session(db: Connection, tenant_id: int, session_id: str, now: int) -> Json:
     """A session as a whole."""
     session = need_session(db, tenant_id, session_id)
     test = read_test(db, session)
-    answers = rows.list_session_responses(db, tenant_id, session_id)
-    sitting, steps = begin(test.pool.pool, test.plan), []
-    for row in answers:
-        sitting = take_one(test, sitting, row)
-        steps.append({**tell_answer(row), **abilities(test, sitting)})
-    state = tell(test, sitting, session.turn, session.stop, session.position)
+    responses = rows.list_session_responses(db, tenant_id, session_id)
+    state, steps = start_test(test.pool.pool, test.plan), []
+    for row in responses:
+        state = apply_response(test, state, row)
+        steps.append({**describe_response(row), **describe_abilities(test, state)})
+    summary = describe_state(test, state, session.turn, session.stop, session.position)
     return {
         "id": session.id,
         "course": session.course_id,
         "learner": session.learner_id,
-        **state,
-        "status": status(session, now),
+        **summary,
+        "status": session_status(session, now),
         "seed": session.seed,
         "calibration": calibration_id(session.calibration),
         "revision": session.revision,
         "started_at": to_text(session.started_at),
         "expires_at": to_text(expires_at(session)),
         "responses": steps,
-        "mastery": mastery(db, session, answers),
+        "mastery": session_mastery(db, session, responses),
     }
 
 
-def page(db: Connection, tenant_id: int, course_id: str, after: str, limit: int, now: int) -> list[Json]:
+def page_of_sessions(db: Connection, tenant_id: int, course_id: str, after: str, limit: int, now: int) -> list[Json]:
     """Sessions of a course by id. Raises `UnknownCourse`."""
     need_course(db, tenant_id, course_id)
     return [
         {
             "id": row.id,
             "learner": row.learner_id,
-            "status": status(row, now),
+            "status": session_status(row, now),
             "position": row.position,
             "started_at": to_text(row.started_at),
         }
@@ -332,15 +360,15 @@ def page(db: Connection, tenant_id: int, course_id: str, after: str, limit: int,
     ]
 
 
-def further_items(db: Connection, session: rows.SessionRow, many: int) -> list[str]:
+def list_lookahead_items(db: Connection, session: rows.SessionRow, limit: int) -> list[str]:
     """Up to so many items that would come next if no answer said anything, that which is offered first."""
     if session.turn is None:
         return []
     test = read_test(db, session)
-    answers = rows.list_session_responses(db, session.tenant_id, session.id)
-    sitting = sit(test, answers)
-    ahead = look_ahead(test.pool.pool, test.plan, sitting, test.seed, many, test.barred)
-    return [test.pool.item_ids[item] for item in ahead]
+    responses = rows.list_session_responses(db, session.tenant_id, session.id)
+    state = replay_test(test, responses)
+    lookahead = look_ahead(test.pool.pool, test.plan, state, test.seed, limit, test.excluded)
+    return [test.pool.item_ids[item] for item in lookahead]
 
 
 def need_session(db: Connection, tenant_id: int, session_id: str, *, lock: bool = False) -> rows.SessionRow:
@@ -351,7 +379,7 @@ def need_session(db: Connection, tenant_id: int, session_id: str, *, lock: bool 
     return session
 
 
-def need_open(session: rows.SessionRow, now: int) -> Json:
+def need_offer(session: rows.SessionRow, now: int) -> Json:
     """What a session offers. Raises `SessionFinished` for one that takes no answer any more."""
     if session.stop is not None or session.turn is None:
         raise SessionFinished(f"this session is over: {STOPS[session.stop or ENDED]}")
@@ -360,7 +388,7 @@ def need_open(session: rows.SessionRow, now: int) -> Json:
     return session.turn
 
 
-def status(session: rows.SessionRow, now: int) -> str:
+def session_status(session: rows.SessionRow, now: int) -> str:
     """Whether it can be gone on with."""
     if session.stop is not None:
         return "finished"
@@ -372,136 +400,140 @@ def expires_at(session: rows.SessionRow) -> int:
     return int(session.active_at + session.lifetime_s * SECOND_US)
 
 
-def read_test(db: Connection, session: rows.SessionRow) -> Test:
+def read_test(db: Connection, session: rows.SessionRow) -> AdaptiveTest:
     """What a session is a function of. Raises `Invalid` where it names what the course does not have."""
     pool = read_pool(db, session.tenant_id, session.course_id, session.revision, session.plan)
     scales = tuple(scale["id"] for scale in session.plan.get("scales") or ())
-    barred = rates(pool, session.barred)
-    return Test(pool, plan_of(pool, session.plan), scales, session.seed, barred, session.started_at)
+    excluded = exclusion_vector(pool, session.barred)
+    return AdaptiveTest(pool, to_engine_plan(pool, session.plan), scales, session.seed, excluded, session.started_at)
 
 
-def sit(test: Test, answers: Sequence[rows.AnswerRow]) -> Sitting:
+def replay_test(test: AdaptiveTest, responses: Sequence[rows.SessionResponseRow]) -> ExamineeState:
     """The session after some answers."""
-    sitting = begin(test.pool.pool, test.plan)
-    for row in answers:
-        sitting = take_one(test, sitting, row)
-    return sitting
+    state = start_test(test.pool.pool, test.plan)
+    for row in responses:
+        state = apply_response(test, state, row)
+    return state
 
 
-def take_one(test: Test, sitting: Sitting, row: rows.AnswerRow) -> Sitting:
+def apply_response(test: AdaptiveTest, state: ExamineeState, row: rows.SessionResponseRow) -> ExamineeState:
     """The session after one more answer."""
-    item = test.pool.numbers[row.item_id]
+    item = test.pool.index_by_id[row.item_id]
     if row.turn.get("skipped"):
-        return passed_over(sitting, item)
-    return take(test.pool.pool, test.plan, sitting, item, category(test, item, row.score))
+        return add_unscored(state, item)
+    return update_state(test.pool.pool, test.plan, state, item, category_of_score(test, item, row.score))
 
 
-def category(test: Test, item: int, score: float) -> int:
+def category_of_score(test: AdaptiveTest, item: int, score: float) -> int:
     """The category that a score is; of an item that does not count, any."""
     if item in test.plan.unscored:
         return 0
-    return round(score / test.pool.max_scores[item] * int(test.pool.pool.grades[item]))
+    return round(score / test.pool.max_scores[item] * int(test.pool.pool.max_category[item]))
 
 
-def score_of(test: Test, given: NewSessionAnswer) -> float:
+def resolve_session_score(test: AdaptiveTest, response: NewSessionResponse) -> float:
     """The score of an answer. Raises `InvalidScore` for one that the item cannot have, or that no category is."""
-    item = test.pool.numbers.get(given.item)
+    item = test.pool.index_by_id.get(response.item)
     highest = 1.0 if item is None else test.pool.max_scores[item]
-    score = highest * bool(given.correct) if given.score is None else given.score
+    score = highest * bool(response.correct) if response.score is None else response.score
     if score > highest:
         raise InvalidScore(
             f"the score is higher than the item's maximum, {highest:g}",
             [Fault("/score", f"must be from 0 to {highest:g}")],
         )
     if item is not None and item not in test.plan.unscored:
-        grades = int(test.pool.pool.grades[item])
-        if score * grades / highest != category(test, item, score):
-            wanted = "0 or its maximum" if grades == 1 else "a whole number"
-            raise InvalidScore(f"in a test the score of this item is {wanted}", [Fault("/score", f"must be {wanted}")])
+        max_category = int(test.pool.pool.max_category[item])
+        if score * max_category / highest != category_of_score(test, item, score):
+            allowed = "0 or its maximum" if max_category == 1 else "a whole number"
+            raise InvalidScore(
+                f"in a test the score of this item is {allowed}", [Fault("/score", f"must be {allowed}")]
+            )
     return score
 
 
-def keep_turn(pool: TestPool, turn: Turn) -> Json | None:
+def to_offer(pool: ItemPool, decision: NextItem) -> Json | None:
     """An offer as it is kept; none at the end."""
-    if turn.item < 0:
+    if decision.item < 0:
         return None
     return {
-        "item": pool.item_ids[turn.item],
-        "kind": turn.kind,
-        "scored": turn.kind != "pilot",
-        "propensity": round(turn.propensity, DIGITS),
-        "relaxed": list(turn.relaxed),
-        "terms": {name: round(float(value), DIGITS) + 0.0 for name, value in turn.terms.items()},
+        "item": pool.item_ids[decision.item],
+        "kind": decision.kind,
+        "scored": decision.kind != "pilot",
+        "propensity": round(decision.propensity, DIGITS),
+        "relaxed": list(decision.relaxed),
+        "terms": {name: round(float(value), DIGITS) + 0.0 for name, value in decision.terms.items()},
     }
 
 
-def tell(test: Test, sitting: Sitting, kept: Json | None, stop: str | None, position: int) -> Json:
+def describe_state(
+    test: AdaptiveTest, state: ExamineeState, offer: Json | None, stop: str | None, position: int
+) -> Json:
     """Where a session stands."""
-    told: Json = {
+    summary: Json = {
         "status": "open" if stop is None else "finished",
         "position": position,
-        **abilities(test, sitting),
-        "next": None if kept is None else tell_next(test, sitting, kept),
+        **describe_abilities(test, state),
+        "next": None if offer is None else describe_next_item(test, state, offer),
         "stop": None if stop is None else {"code": stop, "text": STOPS[stop]},
     }
     if test.plan.classification is not None:
-        told["classification"] = classification(test, sitting)
-    return told
+        summary["classification"] = describe_classification(test, state)
+    return summary
 
 
-def tell_next(test: Test, sitting: Sitting, kept: Json) -> Json:
+def describe_next_item(test: AdaptiveTest, state: ExamineeState, offer: Json) -> Json:
     """The item that is offered, and why."""
-    item = test.pool.numbers[kept["item"]]
-    code = test.plan.rule if kept["kind"] == "selected" else f"{kept['kind']}_item"
-    candidates = int(kept["terms"].get("candidates", 0))
+    item = test.pool.index_by_id[offer["item"]]
+    code = test.plan.rule if offer["kind"] == "selected" else f"{offer['kind']}_item"
+    candidates = int(offer["terms"].get("candidates", 0))
     p = (
         None
         if item in test.plan.unscored
-        else expected_score(test.pool.pool, item, sitting.ability[int(test.pool.pool.scale[item])])
+        else expected_score(test.pool.pool, item, state.ability[int(test.pool.pool.scale[item])])
     )
     return {
-        "item": kept["item"],
+        "item": offer["item"],
         "skill": test.pool.skills[item],
-        "scored": kept["scored"],
+        "scored": offer["scored"],
         "p_correct": None if p is None else round(p, DIGITS),
-        "propensity": kept["propensity"],
+        "propensity": offer["propensity"],
         "reason": {
             "code": code,
             "text": REASONS[code].format(
                 candidates="1 item" if candidates == 1 else f"{candidates} items",
-                theta=f"{kept['terms']['ability']:.2f}",
+                theta=f"{offer['terms']['ability']:.2f}",
             ),
-            "terms": kept["terms"],
-            **({"relaxed": kept["relaxed"]} if kept["relaxed"] else {}),
+            "terms": offer["terms"],
+            **({"relaxed": offer["relaxed"]} if offer["relaxed"] else {}),
         },
     }
 
 
-def abilities(test: Test, sitting: Sitting) -> Json:
+def describe_abilities(test: AdaptiveTest, state: ExamineeState) -> Json:
     """The ability, or those of several scales."""
-    told = [
+    estimates = [
         {
             "theta": round(theta, DIGITS) + 0.0,
             "standard_error": round(error, DIGITS),
             **({"at_bound": True} if at_bound else {}),
         }
-        for theta, error, at_bound in zip(sitting.ability, sitting.standard_error, sitting.at_bound, strict=True)
+        for theta, error, at_bound in zip(state.ability, state.standard_error, state.at_bound, strict=True)
     ]
     if not test.scales:
-        return {"ability": told[0]}
-    several = [{"scale": name, **each} for name, each in zip(test.scales, told, strict=True)]
+        return {"ability": estimates[0]}
+    several = [{"scale": name, **estimate} for name, estimate in zip(test.scales, estimates, strict=True)]
     return {"ability": None, "abilities": several}
 
 
-def classification(test: Test, sitting: Sitting) -> list[Json]:
+def describe_classification(test: AdaptiveTest, state: ExamineeState) -> list[Json]:
     """On which side of each cut score every ability lies: by the rule where it is decided, else by the estimate."""
     rule = test.plan.classification
     if rule is None:
         return []
-    told = []
-    for scale, (theta, error) in enumerate(zip(sitting.ability, sitting.standard_error, strict=True)):
-        for cut, side in zip(rule.cuts[scale], sides(rule, sitting, scale), strict=True):
-            told.append(
+    verdicts = []
+    for scale, (theta, error) in enumerate(zip(state.ability, state.standard_error, strict=True)):
+        for cut, side in zip(rule.cuts[scale], decide_cuts(rule, state, scale), strict=True):
+            verdicts.append(
                 {
                     **({"scale": test.scales[scale]} if test.scales else {}),
                     "cut": cut,
@@ -510,42 +542,46 @@ def classification(test: Test, sitting: Sitting) -> list[Json]:
                     "decided": side is not None,
                 }
             )
-    return told
+    return verdicts
 
 
-def differences(db: Connection, session: rows.SessionRow) -> Iterator[str]:
+def find_session_differences(db: Connection, session: rows.SessionRow) -> Iterator[str]:
     """What is kept of a session and does not follow from its answers, in words."""
     test = read_test(db, session)
-    sitting = begin(test.pool.pool, test.plan)
-    turn = choose_next(test, sitting, session.started_at)
+    state = start_test(test.pool.pool, test.plan)
+    decision = select_next_item(test, state, session.started_at)
     for row in rows.list_session_responses(db, session.tenant_id, session.id):
-        if offer_before(test, turn, row) != row.turn or row.turn["item"] != row.item_id:
+        if expected_offer(test, decision, row) != row.turn or row.turn["item"] != row.item_id:
             yield f"session {session.id}: another item follows from the answers before the one at {row.position}"
-        sitting = take_one(test, sitting, row)
-        turn = choose_next(test, sitting, row.received_at)
-        if tell_outcome(test, sitting, turn, row) != row.outcome.encode():
+        state = apply_response(test, state, row)
+        decision = select_next_item(test, state, row.received_at)
+        if encode_outcome(test, state, decision, row) != row.outcome.encode():
             yield f"session {session.id}: another outcome follows from the answer at {row.position}"
-    stands = (len(sitting.items), keep_turn(test.pool, turn), turn.stop)
-    if session.stop != ENDED and stands != (session.position, session.turn, session.stop):
+    replayed = (len(state.items), to_offer(test.pool, decision), decision.stop)
+    if session.stop != ENDED and replayed != (session.position, session.turn, session.stop):
         yield f"session {session.id}: where it stands does not follow from its answers"
 
 
-def offer_before(test: Test, turn: Turn, row: rows.AnswerRow) -> Json:
-    """The offer that an answer must have been given to, if `turn` follows from those before."""
-    offer = offer_ahead(test, row.item_id) if row.turn["kind"] == AHEAD else keep_turn(test.pool, turn) or {}
+def expected_offer(test: AdaptiveTest, decision: NextItem, row: rows.SessionResponseRow) -> Json:
+    """The offer that an answer must have been given to, if `decision` follows from those before."""
+    offer = lookahead_offer(test, row.item_id) if row.turn["kind"] == AHEAD else to_offer(test.pool, decision) or {}
     return {**offer, **SKIPPED} if row.turn.get("skipped") else offer
 
 
-def mastery(db: Connection, session: rows.SessionRow, answers: Sequence[rows.AnswerRow]) -> list[Json]:
+def session_mastery(
+    db: Connection, session: rows.SessionRow, responses: Sequence[rows.SessionResponseRow]
+) -> list[Json]:
     """What the answers that count say of their skills: one fold of the course's engine, from its prior."""
-    scored = [row for row in answers if row.turn["scored"]]
+    scored = [row for row in responses if row.turn["scored"]]
     if not scored:
         return []
-    bank = bank_at(db, session.tenant_id, session.course_id, session.revision, session.calibration, BANKS)
-    states, learner = initial(bank.parameters, 1), np.zeros(1, dtype=np.int64)
+    course_model = course_model_at(
+        db, session.tenant_id, session.course_id, session.revision, session.calibration, SESSION_MODELS
+    )
+    states, learner = initial_states(course_model.parameters, 1), np.zeros(1, dtype=np.int64)
     for row in scored:
-        item = np.array([bank.item_numbers[row.item_id]])
-        score = as_fractions(bank, item, [row.score])
-        states, _ = step(bank.parameters, states, item, score, np.array([to_days(row.occurred_at)]))
-    skills = np.flatnonzero(states.evidence[0] > 0)
-    return mastery_rows(bank, states, np.repeat(learner, len(skills)), skills)
+        item = np.array([course_model.item_numbers[row.item_id]])
+        score = as_fractions(course_model, item, [row.score])
+        states, _ = update_states(course_model.parameters, states, item, score, np.array([to_days(row.occurred_at)]))
+    skills = np.flatnonzero(states.responses[0] > 0)
+    return mastery_rows(course_model, states, np.repeat(learner, len(skills)), skills)

@@ -8,33 +8,44 @@ from typing import IO
 from sqlalchemy import Connection
 
 from app import __version__
-from app.adaptive.states import ENGINE
-from app.archive import Contents, Header, Progress, Reading, Table, Tally, Writer, decode, encode, reading
-from app.errors import Conflict, Invalid, InvalidFile, NotMigrated
-from app.migrate import current, revisions, upgrade
+from app.adaptive.tracing.state_codec import ENGINE
+from app.core.errors import Conflict, Invalid, InvalidFile, NotMigrated
+from app.core.migrate import current_revision, revisions, upgrade
+from app.core.times import to_text
+from app.files.backup_format import (
+    BackupReader,
+    BackupWriter,
+    Contents,
+    Header,
+    Progress,
+    Table,
+    Tally,
+    decode_rows,
+    encode_rows,
+    open_backup,
+)
 from app.queries import transfer as queries
 from app.queries.keys import list_tenants
-from app.times import to_text
 
 
-def dump(db: Connection, file: IO[bytes], now: int, progress: Progress) -> Contents:
+def dump_database(db: Connection, file: IO[bytes], now: int, progress: Progress) -> Contents:
     """Write all tenants to a file, as this transaction sees them; a database of an older schema too."""
-    return write(db, file, Header(known_schema(db), ENGINE, __version__, to_text(now)), progress)
+    return write_backup(db, file, Header(known_schema(db), ENGINE, __version__, to_text(now)), progress)
 
 
-def export(db: Connection, file: IO[bytes], tenant: str | None, now: int, progress: Progress) -> Contents:
+def export_tenant(db: Connection, file: IO[bytes], tenant: str | None, now: int, progress: Progress) -> Contents:
     """Write one tenant to a file, as this transaction sees it; the only one, if none is named."""
     tenants = {name: id_ for id_, name in list_tenants(db)}
     name = next(iter(tenants)) if tenant is None and len(tenants) == 1 else tenant
     if name is None or name not in tenants:
         raise Invalid(f"say --tenant with one of: {', '.join(tenants) or 'none yet'}")
     header = Header(known_schema(db), ENGINE, __version__, to_text(now), tenants[name], name)
-    return write(db, file, header, progress)
+    return write_backup(db, file, header, progress)
 
 
 def known_schema(db: Connection) -> str:
     """The revision of the database. Raises `NotMigrated` if this program does not know it."""
-    revision = current(db)
+    revision = current_revision(db)
     if revision is None:
         raise NotMigrated("the database has no tables of this program; run `proxima migrate`")
     if revision not in revisions():
@@ -42,20 +53,20 @@ def known_schema(db: Connection) -> str:
     return revision
 
 
-def write(db: Connection, file: IO[bytes], header: Header, progress: Progress) -> Contents:
+def write_backup(db: Connection, file: IO[bytes], header: Header, progress: Progress) -> Contents:
     """Write what the header says, table by table."""
     # A transaction that is run again begins the file again.
     file.seek(0)
     file.truncate()
     tables = queries.list_tables(db)
-    whole = sum(queries.count_rows(db, table, header.tenant_id) for table in tables)
-    writer, done = Writer(file, header), 0
+    total = sum(queries.count_rows(db, table, header.tenant_id) for table in tables)
+    writer, done = BackupWriter(file, header), 0
     for table in tables:
         writer.begin(table)
         for rows in queries.stream_rows(db, table, header.tenant_id):
-            writer.add(table, encode(table, rows))
+            writer.add(table, encode_rows(table, rows))
             done += len(rows)
-            progress("writing", done, whole)
+            progress("writing", done, total)
     return writer.close()
 
 
@@ -64,18 +75,18 @@ def restore(db: Connection, path: Path, contents: Contents, progress: Progress) 
 
     All in one transaction, which begins here if there is none: revisions would bring one for each of them.
     """
-    with nullcontext() if db.in_transaction() else db.begin(), reading(path) as archive:
-        need_known(archive.header)
+    with nullcontext() if db.in_transaction() else db.begin(), open_backup(path) as archive:
+        check_known(archive.header)
         make_empty(db)
         upgrade(db, archive.header.schema)
-        load(db, archive, contents, progress)
+        load_rows(db, archive, contents, progress)
         upgrade(db)
 
 
 def make_empty(db: Connection) -> None:
     """Leave no table of ours. Raises `Conflict` if that would lose a row."""
-    if current(db) is None:
-        if queries.all_names(db):
+    if current_revision(db) is None:
+        if queries.list_table_names(db):
             raise Conflict("the database holds tables of something else; restore into an empty one")
         return
     known_schema(db)
@@ -86,26 +97,26 @@ def make_empty(db: Connection) -> None:
 
 def import_tenant(db: Connection, path: Path, contents: Contents, progress: Progress) -> None:
     """Add the tenant of a file, under its own number: ids, chance and keys derive from it."""
-    with reading(path) as archive:
+    with open_backup(path) as archive:
         header = archive.header
         if header.tenant_id is None or header.tenant is None:
             raise InvalidFile(f"{path.name} is a backup of all tenants: `proxima restore` takes it")
-        need_known(header)
+        check_known(header)
         if header.schema != known_schema(db):
             raise InvalidFile(
                 f"{path.name} has the older schema {header.schema}: `proxima restore` it into an empty database, "
                 "and export it from there"
             )
-        taken = queries.find_namesake(db, header.tenant_id, header.tenant)
-        if taken is not None:
+        namesake = queries.find_namesake(db, header.tenant_id, header.tenant)
+        if namesake is not None:
             raise Conflict(
-                f"the file holds tenant {header.tenant_id}, {header.tenant}, and there is a tenant {taken[0]}, "
-                f"{taken[1]}; a tenant keeps its number and its name"
+                f"the file holds tenant {header.tenant_id}, {header.tenant}, and there is a tenant {namesake[0]}, "
+                f"{namesake[1]}; a tenant keeps its number and its name"
             )
-        load(db, archive, contents, progress)
+        load_rows(db, archive, contents, progress)
 
 
-def need_known(header: Header) -> None:
+def check_known(header: Header) -> None:
     """Raises `InvalidFile` for the file of a newer program."""
     if header.schema not in revisions() or header.engine > ENGINE:
         raise InvalidFile(
@@ -113,7 +124,7 @@ def need_known(header: Header) -> None:
         )
 
 
-def load(db: Connection, archive: Reading, contents: Contents, progress: Progress) -> None:
+def load_rows(db: Connection, archive: BackupReader, contents: Contents, progress: Progress) -> None:
     """Store all rows of a file, and read them back: what is there then is what the file says."""
     tenant_id = archive.header.tenant_id
     tables = queries.list_tables(db)
@@ -125,20 +136,20 @@ def load(db: Connection, archive: Reading, contents: Contents, progress: Progres
         if not lines and before is not None:
             queries.analyze(db, [before])
         if lines:
-            rows = decode(table, lines)
+            rows = decode_rows(table, lines)
             owner = "id" if table.name == queries.OWNER else "tenant_id"
             if tenant_id is not None and any(row[owner] != tenant_id for row in rows):
                 raise InvalidFile(f"the table {table.name} of the file has rows of another tenant")
-            queries.insert_rows(db, table, rows)
+            queries.insert_table_rows(db, table, rows)
         before, done = table, done + len(lines)
         progress("loading", done, contents.total)
-    queries.settle(db, tables)
-    if queries.dangling(db):
+    queries.finish_load(db, tables)
+    if queries.count_dangling(db):
         raise InvalidFile("the file has rows that refer to nothing")
-    prove(db, tables, tenant_id, contents, progress)
+    verify_restored(db, tables, tenant_id, contents, progress)
 
 
-def prove(
+def verify_restored(
     db: Connection, tables: Sequence[Table], tenant_id: int | None, contents: Contents, progress: Progress
 ) -> None:
     """Raises `InvalidFile` unless the database holds, read back, exactly what the file says."""
@@ -146,7 +157,7 @@ def prove(
     for table in tables:
         tally.add(table, [])
         for rows in queries.stream_rows(db, table, tenant_id):
-            tally.add(table, encode(table, rows))
+            tally.add(table, encode_rows(table, rows))
             done += len(rows)
             progress("reading back", done, contents.total)
     queries.close_streams(db)

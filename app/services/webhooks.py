@@ -1,9 +1,9 @@
 """Webhooks: who wants to hear of what, and the outbox through which it is told.
 
 What happened is written into the outbox by the transaction in which it happens, so it is told if and only if that
-commits (docs/decisions/0018). `app.delivery` makes the calls: it claims some that are due, which nobody else then
-takes for a while, and settles them. Only what was taken is forgotten: everything else is tried again. `now` is a moment
-by the database's clock, which all processes share.
+commits (docs/decisions/0018). `app.jobs.webhook_delivery` makes the calls: it claims some that are due, which nobody
+else then takes for a while, and settles them. Only what was taken is forgotten: everything else is tried again. `now`
+is a moment by the database's clock, which all processes share.
 """
 
 import base64
@@ -16,15 +16,15 @@ import numpy as np
 from pydantic_core import to_json
 from sqlalchemy import Connection, Row
 
-from app.adaptive.mastery import is_mastered
-from app.adaptive.types import States
-from app.errors import UnknownWebhook
+from app.adaptive.state import States
+from app.adaptive.tracing.mastery import is_mastered
+from app.core.errors import UnknownWebhook
+from app.core.times import DAY_US, to_text
 from app.queries import webhooks as rows
-from app.services.banks import Bank
 from app.services.catalogue import need_course
-from app.services.recommendations import Offer
-from app.services.reports import DIGITS
-from app.times import DAY_US, to_text
+from app.services.course_model import CourseModel
+from app.services.present import DIGITS
+from app.services.recommendations import RecommendationOffer
 
 SKILL_MASTERED, CALIBRATION_FINISHED, RESPONSE_CORRECTED = EVENTS = (
     "skill.mastered",
@@ -41,13 +41,13 @@ CLAIMED_AT_ONCE = 16
 FIRST_PAUSE_US = 10 * SECOND_US
 PAUSE_GROWTH = 4
 LONGEST_PAUSE_US = DAY_US // 2
-MOST_ATTEMPTS = 13
-GIVEN_UP_KEPT_US = 30 * DAY_US
+MAX_ATTEMPTS = 13
+FAILED_KEPT_US = 30 * DAY_US
 CHANCE = secrets.SystemRandom()
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class WebhookEvent:
     """Something that happened in a course at a moment (µs), as it is told; `learner` is whom it is about."""
 
     type: str
@@ -57,7 +57,7 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class WebhookCall:
     """One call of a webhook that is to be made now. `id` is the same at every attempt, and so is the body."""
 
     tenant_id: int
@@ -69,7 +69,7 @@ class Call:
     body: bytes
 
 
-def publish(db: Connection, tenant_id: int, course_id: str, events: Sequence[Event]) -> None:
+def publish_events(db: Connection, tenant_id: int, course_id: str, events: Sequence[WebhookEvent]) -> None:
     """Write events into the outbox, for each webhook that wants to hear of them. In the transaction of the change."""
     if not events:
         return
@@ -81,7 +81,7 @@ def publish(db: Connection, tenant_id: int, course_id: str, events: Sequence[Eve
             "id": f"msg_{secrets.token_hex(16)}",
             "course_id": course_id,
             "learner_id": event.learner,
-            "body": tell_event(course_id, event),
+            "body": event_body(course_id, event),
             "due_at": DUE_AT_ONCE,
             "attempt": 0,
             "failed_at": None,
@@ -95,34 +95,36 @@ def publish(db: Connection, tenant_id: int, course_id: str, events: Sequence[Eve
         rows.insert_outbox(db, calls)
 
 
-def tell_event(course_id: str, event: Event) -> str:
+def event_body(course_id: str, event: WebhookEvent) -> str:
     """An event as the body of a call."""
     about = {} if event.learner is None else {"learner": event.learner}
     data = {"course": course_id, **about, **event.data}
     return to_json({"type": event.type, "timestamp": to_text(event.at), "data": data}).decode()
 
 
-def skills_mastered(bank: Bank, before: States, after: States, offers: Sequence[Offer]) -> list[Event]:
+def mastery_events(
+    course: CourseModel, before: States, after: States, offers: Sequence[RecommendationOffer]
+) -> list[WebhookEvent]:
     """An event for every skill that became mastered with an answer: one answer each of B learners.
 
     `before` and `after` are the learners at the moment of telling, without the answer and with it; `offers` follow the
     answers.
     """
-    was, becomes = (is_mastered(states.mastery, states.evidence) for states in (before, after))
+    mastered_before, mastered_after = (is_mastered(states.mastery, states.responses) for states in (before, after))
     events = []
-    for number, skill in np.argwhere(becomes & ~was).tolist():
+    for number, skill in np.argwhere(mastered_after & ~mastered_before).tolist():
         offer = offers[number]
         data = {
-            "skill": bank.skill_ids[skill],
+            "skill": course.skill_ids[skill],
             "mastery": round(float(after.mastery[number, skill]), DIGITS),
             "response": offer.response,
             "position": offer.position,
         }
-        events.append(Event(SKILL_MASTERED, offer.learner, offer.offered_at, data))
+        events.append(WebhookEvent(SKILL_MASTERED, offer.learner, offer.offered_at, data))
     return events
 
 
-def make(
+def create_webhook(
     db: Connection, tenant_id: int, url: str, events: Sequence[str], course_id: str | None, now: int
 ) -> dict[str, Any]:
     """A new webhook, told with its secret, which cannot be had again. Raises `UnknownCourse`."""
@@ -137,16 +139,16 @@ def make(
         "created_at": now,
     }
     rows.insert_webhook(db, {"tenant_id": tenant_id, **row})
-    told = {name: row[name] for name in ("id", "url", "events", "secret")}
-    return {**told, "course": course_id, "created_at": to_text(now)}
+    reply = {name: row[name] for name in ("id", "url", "events", "secret")}
+    return {**reply, "course": course_id, "created_at": to_text(now)}
 
 
-def page(db: Connection, tenant_id: int, after: str | None, limit: int) -> list[dict[str, Any]]:
+def page_of_webhooks(db: Connection, tenant_id: int, after: str | None, limit: int) -> list[dict[str, Any]]:
     """Webhooks by id, as they are told."""
-    return [tell(row) for row in rows.page_webhooks(db, tenant_id, after, limit)]
+    return [to_webhook_reply(row) for row in rows.page_webhooks(db, tenant_id, after, limit)]
 
 
-def tell(row: Row[Any]) -> dict[str, Any]:
+def to_webhook_reply(row: Row[Any]) -> dict[str, Any]:
     """A webhook in the words of the contract."""
     return {
         "id": row.id,
@@ -160,54 +162,54 @@ def tell(row: Row[Any]) -> dict[str, Any]:
     }
 
 
-def remove(db: Connection, tenant_id: int, webhook_id: str) -> None:
+def remove_webhook(db: Connection, tenant_id: int, webhook_id: str) -> None:
     """Delete a webhook, and with it what it was still to be told. Raises `UnknownWebhook`."""
     if not rows.delete_webhook(db, tenant_id, webhook_id):
         raise UnknownWebhook("there is no such webhook; GET /v1/webhooks lists those there are")
 
 
-def claim(db: Connection, tenant_id: int, webhook_id: str, now: int) -> list[Call]:
+def claim_calls(db: Connection, tenant_id: int, webhook_id: str, now: int) -> list[WebhookCall]:
     """Some calls of a webhook that are due, to be made at once; if nobody settles them, they are due again later."""
     webhook = rows.find_webhook(db, tenant_id, webhook_id)
-    due = rows.lock_due(db, tenant_id, webhook_id, now, CLAIMED_AT_ONCE)
-    if webhook is None or not due:
+    due_calls = rows.lock_due_calls(db, tenant_id, webhook_id, now, CLAIMED_AT_ONCE)
+    if webhook is None or not due_calls:
         return []
-    rows.move(db, tenant_id, webhook_id, [row.id for row in due], now + LEASE_US, attempts=1)
+    rows.reschedule_calls(db, tenant_id, webhook_id, [row.id for row in due_calls], now + LEASE_US, attempts=1)
     return [
-        Call(tenant_id, webhook_id, row.id, row.attempt + 1, webhook.url, webhook.secret, row.body.encode())
-        for row in due
+        WebhookCall(tenant_id, webhook_id, row.id, row.attempt + 1, webhook.url, webhook.secret, row.body.encode())
+        for row in due_calls
     ]
 
 
-def hand_back(db: Connection, tenant_id: int, webhook_id: str, calls: Sequence[Call], now: int) -> None:
+def return_calls(db: Connection, tenant_id: int, webhook_id: str, calls: Sequence[WebhookCall], now: int) -> None:
     """Let somebody else make calls that were claimed, as if they had not been."""
-    rows.move(db, tenant_id, webhook_id, [call.id for call in calls], now, attempts=-1)
+    rows.reschedule_calls(db, tenant_id, webhook_id, [call.id for call in calls], now, attempts=-1)
 
 
-def settle(
-    db: Connection, tenant_id: int, webhook_id: str, outcomes: Sequence[tuple[Call, str | None]], now: int
+def settle_calls(
+    db: Connection, tenant_id: int, webhook_id: str, outcomes: Sequence[tuple[WebhookCall, str | None]], now: int
 ) -> None:
     """Forget the calls of a webhook that were taken; the others, each with the reason, are due again or given up."""
-    taken = [call.id for call, error in outcomes if error is None]
+    delivered = [call.id for call, error in outcomes if error is None]
     failures = [
-        {"key": call.id, "due_at": next_attempt(call.attempt, now), "failed_at": now, "error": error}
+        {"key": call.id, "due_at": next_attempt_at(call.attempt, now), "failed_at": now, "error": error}
         for call, error in outcomes
         if error is not None
     ]
-    if taken:
-        rows.delete_calls(db, tenant_id, webhook_id, taken)
+    if delivered:
+        rows.delete_calls(db, tenant_id, webhook_id, delivered)
     if failures:
         rows.save_failures(db, tenant_id, webhook_id, failures)
 
 
-def next_attempt(attempt: int, now: int) -> int | None:
+def next_attempt_at(attempt: int, now: int) -> int | None:
     """When to try again after the failure of an attempt, within a quarter of the pause by chance; none: give up."""
-    if attempt >= MOST_ATTEMPTS:
+    if attempt >= MAX_ATTEMPTS:
         return None
     pause: int = min(FIRST_PAUSE_US * PAUSE_GROWTH ** (attempt - 1), LONGEST_PAUSE_US)
     return now + round(pause * CHANCE.uniform(0.75, 1.25))
 
 
-def forget_given_up(db: Connection, now: int) -> None:
+def delete_failed_calls(db: Connection, now: int) -> None:
     """Delete what was given up long ago."""
-    rows.delete_given_up(db, now - GIVEN_UP_KEPT_US)
+    rows.delete_failed_calls(db, now - FAILED_KEPT_US)

@@ -4,7 +4,7 @@ import argparse
 import os
 
 from app.cli import run_server
-from benchmarks.rig import COURSE
+from benchmarks.harness import COURSE
 from benchmarks.servers import SERVERS
 
 parser = argparse.ArgumentParser()

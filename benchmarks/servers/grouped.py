@@ -14,11 +14,11 @@ from fastapi import Response as Reply
 from sqlalchemy import Connection, bindparam, insert, select, update
 from starlette.types import ASGIApp
 
-from app.database import Database, open_database
+from app.core.database import Database, open_database
+from app.http.json_body import parse_json
 from app.models import Learner, Recommendation, Response
 from app.queries.learners import SNAPSHOT
-from app.queries.matching import among
-from app.routers.body import parse
+from app.queries.matching import matches_any
 from app.schemas.responses import ResponseIn
 from benchmarks.servers.plain import Take, plain
 from benchmarks.servers.rows import (
@@ -74,7 +74,7 @@ class Grouping:
 def record(db: Connection, course: str, answers: Sequence[Answer]) -> list[bytes]:
     """Write a group; the outcomes."""
     mine = (Learner.tenant_id == TENANT, Learner.course_id == course)
-    held = select(*COLUMNS).where(*mine, among(db, Learner.id, {answer.body.learner for answer in answers}))
+    held = select(*COLUMNS).where(*mine, matches_any(db, Learner.id, {answer.body.learner for answer in answers}))
     held = held.order_by(Learner.id).with_for_update()
     learners = {row["id"]: dict(row) for row in db.execute(held).mappings()}
     told, responses, recommendations = [], [], []
@@ -129,7 +129,7 @@ def create_plain(url: str, course: str) -> ASGIApp:
         async with opened(url, course) as grouping:
 
             async def take(body: bytes) -> bytes:
-                return await grouping.submit(received(ResponseIn.model_validate(parse(body))))
+                return await grouping.submit(received(ResponseIn.model_validate(parse_json(body))))
 
             yield take
 

@@ -9,9 +9,9 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, sessionmaker
 
-from app.database import sqlite_engine
+from app.core.database import sqlite_engine
 from app.models import Learner, Recommendation, Response
-from app.schemas.responses import Outcome, ResponseIn
+from app.schemas.responses import ResponseIn, ResponseOutcome
 from benchmarks.servers.rows import (
     TENANT,
     Answer,
@@ -56,7 +56,7 @@ def on_postgres(url: str, course: str) -> FastAPI:
     app = FastAPI(lifespan=lifespan)
 
     @app.post(f"/v1/courses/{course}/responses", status_code=201, response_model_exclude_unset=True)
-    async def post_response(body: ResponseIn, db: Annotated[AsyncSession, Depends(session)]) -> Outcome:
+    async def post_response(body: ResponseIn, db: Annotated[AsyncSession, Depends(session)]) -> ResponseOutcome:
         answer = received(body)
         learner = await db.get_one(Learner, (TENANT, course, body.learner), with_for_update=True)
         told = change(learner, answer)
@@ -85,7 +85,7 @@ def on_sqlite(url: str, course: str) -> FastAPI:
     app = FastAPI(lifespan=lifespan)
 
     @app.post(f"/v1/courses/{course}/responses", status_code=201, response_model_exclude_unset=True)
-    def post_response(body: ResponseIn) -> Outcome:
+    def post_response(body: ResponseIn) -> ResponseOutcome:
         answer = received(body)
         with sessions.begin() as db:
             learner = db.get_one(Learner, (TENANT, course, body.learner))
@@ -96,14 +96,14 @@ def on_sqlite(url: str, course: str) -> FastAPI:
     return app
 
 
-def change(learner: Learner, answer: Answer) -> Outcome:
+def change(learner: Learner, answer: Answer) -> ResponseOutcome:
     """Write the new snapshot into the learner; what is told of it."""
     for name, value in advanced(vars(learner), answer).items():
         setattr(learner, name, value)
-    return Outcome.model_validate(outcome(answer, learner.position))
+    return ResponseOutcome.model_validate(outcome(answer, learner.position))
 
 
-def entries(learner: Learner, course: str, answer: Answer, told: Outcome) -> list[Response | Recommendation]:
+def entries(learner: Learner, course: str, answer: Answer, told: ResponseOutcome) -> list[Response | Recommendation]:
     """The answer, and what is offered next."""
     return [
         Response(**response_row(course, answer, vars(learner), told.model_dump_json(exclude_unset=True))),

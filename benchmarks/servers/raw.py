@@ -20,7 +20,7 @@ import uvloop
 from pydantic_core import from_json
 from starlette.types import ASGIApp
 
-from app.database import open_database
+from app.core.database import open_database
 from app.schemas.responses import ResponseIn
 from benchmarks.servers.plain import Take, plain
 from benchmarks.servers.rows import (

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 from pydantic_core import to_json
 from sqlalchemy import Connection
 
+from app.core.times import now, to_text
 from app.queries.durability import durability_faults
 from app.schemas.responses import ResponseIn
-from app.times import now, to_text
 
 TENANT = 1
 

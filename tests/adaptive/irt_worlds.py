@@ -7,9 +7,9 @@ from typing import Any, get_args
 import numpy as np
 from hypothesis import strategies as st
 
-from app.adaptive.irt import Answers, Bank, Model
+from app.adaptive.arrays import Floats, Integers
+from app.adaptive.irt import ItemBank, ItemResponses, Model
 from app.adaptive.irt.curves import log_probabilities
-from app.adaptive.types import Floats, Integers
 
 DATA = Path(__file__).parent / "data"
 MODELS: tuple[Model, ...] = get_args(Model)
@@ -24,13 +24,13 @@ def mirt() -> Any:
     return json.loads((DATA / "mirt.json").read_text())
 
 
-def random_bank(model: Model, items: int, rng: np.random.Generator, steps: int = 3) -> Bank:
+def random_bank(model: Model, items: int, rng: np.random.Generator, steps: int = 3) -> ItemBank:
     """A bank as the literature finds them: a lognormal, b standard normal, guessing .2, slips .05."""
     steps = steps if model in POLYTOMOUS else 1
     common = model in ("rasch", "pcm")
     spread = np.sort(rng.normal(0, 1, (items, steps)) + np.linspace(-1, 1, steps) * (steps > 1), axis=1)
     spread += np.arange(steps) * 0.2
-    return Bank(
+    return ItemBank(
         model,
         np.full(items, steps),
         np.ones(items) if common else np.exp(rng.normal(0, 0.3, items)),
@@ -40,31 +40,31 @@ def random_bank(model: Model, items: int, rng: np.random.Generator, steps: int =
     )
 
 
-def sample(bank: Bank, learners: int, rng: np.random.Generator, share: float = 1.0) -> Answers:
+def sample(bank: ItemBank, learners: int, rng: np.random.Generator, share: float = 1.0) -> ItemResponses:
     """Answers of learners from N(0, 1), each to about `share` of the items."""
     p = np.exp(log_probabilities(bank, rng.normal(0, 1, learners)))
     reached = (rng.random((bank.count, 1, learners)) > np.cumsum(p, axis=1)[:, :-1]).sum(axis=1).T
-    return answers_of(np.where(rng.random(reached.shape) < share, reached, -1))
+    return long_form(np.where(rng.random(reached.shape) < share, reached, -1))
 
 
-def answers_of(matrix: Integers) -> Answers:
+def long_form(matrix: Integers) -> ItemResponses:
     """A matrix (learners, items), -1 where there is no answer, in the long form."""
     rows, items = np.nonzero(matrix >= 0)
     starts = np.searchsorted(rows, np.arange(len(matrix) + 1))
-    return Answers(starts.astype(np.int64), items.astype(np.int64), matrix[rows, items].astype(np.int64))
+    return ItemResponses(starts.astype(np.int64), items.astype(np.int64), matrix[rows, items].astype(np.int64))
 
 
-def lsat(name: str) -> Answers:
+def lsat(name: str) -> ItemResponses:
     """LSAT sections 6 and 7 (Bock & Lieberman 1970): 1,000 people, five items, sorted by their patterns."""
     table = json.loads((DATA / f"{name}.json").read_text())
     patterns = np.array([[int(mark) for mark in pattern] for pattern in table["patterns"]])
-    return answers_of(np.repeat(patterns, table["counts"], axis=0))
+    return long_form(np.repeat(patterns, table["counts"], axis=0))
 
 
-def simulated(name: str) -> tuple[Answers, dict[str, Floats]]:
+def simulated(name: str) -> tuple[ItemResponses, dict[str, Floats]]:
     """A simulated set, with the truth."""
     held = np.load(DATA / f"{name}.npz")
-    return answers_of(held["responses"].astype(np.int64).T), {key: held[key] for key in held}
+    return long_form(held["responses"].astype(np.int64).T), {key: held[key] for key in held}
 
 
 def rmse(found: Floats, truth: Floats) -> float:
@@ -72,25 +72,25 @@ def rmse(found: Floats, truth: Floats) -> float:
     return float(np.sqrt(np.mean((found - truth) ** 2)))
 
 
-def slow_likelihood(bank: Bank, answers: Answers, nodes: Floats, log_weights: Floats) -> float:
+def slow_likelihood(bank: ItemBank, responses: ItemResponses, nodes: Floats, log_weights: Floats) -> float:
     """The marginal log-likelihood, learner by learner, from the formulas of the textbooks and nothing else."""
     total = 0.0
-    for first, last in zip(answers.starts[:-1], answers.starts[1:], strict=True):
+    for first, last in zip(responses.starts[:-1], responses.starts[1:], strict=True):
         value = np.exp(log_weights)
-        for item, category in zip(answers.items[first:last], answers.categories[first:last], strict=True):
+        for item, category in zip(responses.items[first:last], responses.categories[first:last], strict=True):
             value = value * np.array([textbook(bank, item, theta)[category] for theta in nodes])
         total += float(np.log(value.sum()))
     return total
 
 
-def textbook(bank: Bank, item: int, theta: float) -> list[float]:
+def textbook(bank: ItemBank, item: int, theta: float) -> list[float]:
     """P(category | θ) of one item."""
-    a, b, grades = bank.discrimination[item], bank.difficulty[item], int(bank.grades[item])
+    a, b, max_category = bank.discrimination[item], bank.difficulty[item], int(bank.max_category[item])
     if bank.model == "graded":
-        reached = [1.0, *(1 / (1 + np.exp(-a * (theta - b[k]))) for k in range(grades)), 0.0]
-        return [float(reached[k] - reached[k + 1]) for k in range(grades + 1)]
+        reached = [1.0, *(1 / (1 + np.exp(-a * (theta - b[k]))) for k in range(max_category)), 0.0]
+        return [float(reached[k] - reached[k + 1]) for k in range(max_category + 1)]
     if bank.model in POLYTOMOUS:
-        odds = [float(np.exp(sum(a * (theta - b[v]) for v in range(k)))) for k in range(grades + 1)]
+        odds = [float(np.exp(sum(a * (theta - b[v]) for v in range(k)))) for k in range(max_category + 1)]
         return [one / sum(odds) for one in odds]
     p = bank.guessing[item] + (bank.upper[item] - bank.guessing[item]) / (1 + np.exp(-a * (theta - b[0])))
     return [float(1 - p), float(p)]

@@ -7,12 +7,17 @@ from typing import Any
 import numpy as np
 from scipy.optimize import brentq
 
-from app.adaptive import calibration, policy
-from app.adaptive import filter as engine
-from app.adaptive import states as snapshots
-from app.adaptive.replay import Log, replay
-from app.adaptive.types import Floats, Parameters, Population, States
-from app.adaptive.uncertainty import standard_error
+from app.adaptive.arrays import Floats
+from app.adaptive.calibration import fit
+from app.adaptive.parameters import Parameters, Population
+from app.adaptive.practice import choose
+from app.adaptive.practice import items as item_scores
+from app.adaptive.response_log import Log
+from app.adaptive.state import States
+from app.adaptive.tracing import filter as engine
+from app.adaptive.tracing import state_codec as snapshots
+from app.adaptive.tracing.replay import replay
+from app.adaptive.tracing.uncertainty import standard_error
 from tests.adaptive.reference import chance
 from tests.adaptive.worlds import (
     arrays,
@@ -32,34 +37,36 @@ SMALLEST = 1e-9
 
 
 def batch_does_not_matter(parameters: Parameters, seed: int) -> None:
-    """`step` gives a learner the same bits alone, in a batch, and in a batch in another order."""
+    """`update_states` gives a learner the same bits alone, in a batch, and in a batch in another order."""
     rng = np.random.default_rng(seed)
     before = random_states(parameters, seed, learners=7)
     items = rng.integers(0, parameters.items.count, 7)
     scores = random_scores(parameters, rng, items)
     times = 20_000 + 100 * rng.random(7)
-    after, predicted = engine.step(parameters, before, items, scores, times)
+    after, predicted = engine.update_states(parameters, before, items, scores, times)
     order = rng.permutation(7)
-    shuffled, shuffled_prediction = engine.step(parameters, before[order], items[order], scores[order], times[order])
+    shuffled, shuffled_prediction = engine.update_states(
+        parameters, before[order], items[order], scores[order], times[order]
+    )
     assert same(shuffled, after[order])
     assert shuffled_prediction.p.tobytes() == predicted.p[order].tobytes()
     for row in range(7):
         only = slice(row, row + 1)
-        alone, alone_prediction = engine.step(parameters, before[only], items[only], scores[only], times[only])
+        alone, alone_prediction = engine.update_states(parameters, before[only], items[only], scores[only], times[only])
         assert same(alone, after[only])
         assert alone_prediction.p.tobytes() == predicted.p[only].tobytes()
 
 
 def replay_is_repeated_step(parameters: Parameters, seed: int) -> None:
-    """A replay has the bits of one `step` after the other, wherever it is cut, also through `pack` and `unpack`."""
+    """A replay has the bits of one `update_states` after the other, wherever it is cut, also through stored states."""
     log = random_log(parameters, seed, learners=5, longest=9)
     states, predicted = replay(parameters, log)
     for learner in range(log.learners):
-        state = engine.initial(parameters, 1)
+        state = engine.initial_states(parameters, 1)
         for place in range(log.starts[learner], log.starts[learner + 1]):
-            state = snapshots.unpack(parameters, snapshots.pack(parameters, state))
+            state = snapshots.decode_states(parameters, snapshots.encode_states(parameters, state))
             item, score, time = log.items[[place]], log.scores[[place]], log.times[[place]]
-            state, prediction = engine.step(parameters, state, item, score, time)
+            state, prediction = engine.update_states(parameters, state, item, score, time)
             for whole, single in zip(arrays(predicted), arrays(prediction), strict=True):
                 assert whole[place] == single[0]
         assert same(state, states[learner : learner + 1])
@@ -72,16 +79,16 @@ def stays_finite(parameters: Parameters, log: Log) -> None:
     for array in [*arrays(states), *arrays(predicted)]:
         assert np.isfinite(array).all()
     assert (np.abs(states.ability) <= 6).all()
-    assert (engine.at_bound(states) == (np.abs(states.ability) == 6)).all()
-    assert (np.abs(states.form) <= 6).all()
-    assert (np.abs(states.offset) <= 6).all()
+    assert (engine.is_at_bound(states) == (np.abs(states.ability) == 6)).all()
+    assert (np.abs(states.daily_effect) <= 6).all()
+    assert (np.abs(states.skill_effect) <= 6).all()
     within(states.ability_variance, 0.0, population.ability_variance)
-    within(states.form_variance, 0.0, population.form_variance)
-    within(states.offset_variance, 0.0, max(2.0, population.skill_variance))
+    within(states.daily_effect_variance, 0.0, population.daily_effect_variance)
+    within(states.skill_effect_variance, 0.0, max(2.0, population.skill_variance))
     within(states.mastery, 0.0, 1.0)
     within(predicted.p, SMALLEST, 1 - SMALLEST)
     everyone, items = np.meshgrid(np.arange(states.count), np.arange(parameters.items.count), indexing="ij")
-    chances = engine.predict(parameters, states, everyone.reshape(-1), items.reshape(-1))
+    chances = engine.predict_score(parameters, states, everyone.reshape(-1), items.reshape(-1))
     assert np.isfinite(chances).all()
     within(chances, SMALLEST, 1 - SMALLEST)
 
@@ -97,23 +104,23 @@ def answers_move_the_right_way(parameters: Parameters, seed: int) -> None:
     skills = parameters.skills
     none = np.zeros(skills.count)
     before = random_states(parameters, seed, learners=1)
-    still = replace(parameters, skills=replace(skills, learn=none, forget=none))
+    still = replace(parameters, skills=replace(skills, p_learn=none, p_forget=none))
     items = np.arange(parameters.items.count)
     many = before[np.zeros(len(items), dtype=np.int64)]
-    right, _ = engine.step(still, many, items, np.ones(len(items)), np.zeros(len(items)))
-    wrong, _ = engine.step(still, many, items, np.zeros(len(items)), np.zeros(len(items)))
-    for name in ("ability", "offset", "mastery"):
+    right, _ = engine.update_states(still, many, items, np.ones(len(items)), np.zeros(len(items)))
+    wrong, _ = engine.update_states(still, many, items, np.zeros(len(items)), np.zeros(len(items)))
+    for name in ("ability", "skill_effect", "mastery"):
         at_first, up, down = getattr(many, name), getattr(right, name), getattr(wrong, name)
         assert (up >= at_first - ROUNDING).all(), name
         assert (down <= at_first + ROUNDING).all(), name
-    usual = (np.abs(many.ability) < 5) & (np.abs(parameters.items.easiness) < 4)
+    usual = (np.abs(many.ability) < 5) & (np.abs(parameters.items.intercept) < 4)
     assert (right.ability > wrong.ability)[usual].all()
 
 
 def waiting_teaches_nothing(parameters: Parameters, states: States, first: Floats, second: Floats) -> None:
     """With time no mastery rises, none falls below its prior, no ability gets surer; the rest stays. All is finite."""
-    sooner = engine.fade(parameters, states, np.minimum(first, second))
-    later = engine.fade(parameters, states, np.maximum(first, second))
+    sooner = engine.fade_states(parameters, states, np.minimum(first, second))
+    later = engine.fade_states(parameters, states, np.maximum(first, second))
     for before, after in ((states, sooner), (sooner, later)):
         for array in arrays(after):
             assert np.isfinite(array).all()
@@ -122,9 +129,18 @@ def waiting_teaches_nothing(parameters: Parameters, states: States, first: Float
         assert (after.ability_variance >= before.ability_variance).all()
         assert (after.ability_variance <= parameters.population.ability_variance).all()
         assert (standard_error(parameters, after) >= standard_error(parameters, before) - ROUNDING).all()
-        for name in ("ability", "form", "form_variance", "offset", "bump", "evidence", "practised", "attained"):
+        for name in (
+            "ability",
+            "daily_effect",
+            "daily_effect_variance",
+            "skill_effect",
+            "learning_gain",
+            "responses",
+            "practised",
+            "attained",
+        ):
             assert (getattr(after, name) == getattr(before, name)).all()
-    assert same(engine.fade(parameters, later, np.maximum(first, second)), later)
+    assert same(engine.fade_states(parameters, later, np.maximum(first, second)), later)
 
 
 def a_sitting_is_no_pause(parameters: Parameters, log: Log) -> None:
@@ -136,28 +152,28 @@ def a_sitting_is_no_pause(parameters: Parameters, log: Log) -> None:
     for days in (20_000 + seconds, np.where(turns % 2, 20_000 + seconds, 0.0), 20_000.0 - turns):
         states, predicted = replay(parameters, replace(log, times=np.asarray(days, dtype=np.float64)))
         assert same(predicted, expected)
-        assert same(engine.fade(parameters, states, np.zeros(states.count)), states)
+        assert same(engine.fade_states(parameters, states, np.zeros(states.count)), states)
 
 
 def prerequisites_are_informed() -> None:
     """An answer on a skill speaks of its direct prerequisites, the same way, and of nothing else."""
     # 0 → 1 → 2, and 3 apart. Items: 0 asks for 1; 1 asks for 1 and for 0 itself; 2 asks for 2.
     parameters = course(tree([[], [0], [1], []]), bank([[1], [1, 0], [2]]))
-    nobody = engine.initial(parameters, 1)
+    nobody = engine.initial_states(parameters, 1)
     q = nobody.mastery[0]
     for score in (0.0, 1.0):
         sign = 1 if score else -1
-        after, _ = engine.step(parameters, nobody, np.array([0]), np.array([score]), np.zeros(1))
+        after, _ = engine.update_states(parameters, nobody, np.array([0]), np.array([score]), np.zeros(1))
         assert sign * (after.mastery[0, 0] - q[0]) > 0.01
         assert (after.mastery[0, 2:] == q[2:]).all()
-        assert after.evidence[0].tolist() == [0, 1, 0, 0]
-        after, _ = engine.step(parameters, nobody, np.array([2]), np.array([score]), np.zeros(1))
+        assert after.responses[0].tolist() == [0, 1, 0, 0]
+        after, _ = engine.update_states(parameters, nobody, np.array([2]), np.array([score]), np.zeros(1))
         assert sign * (after.mastery[0, 1] - q[1]) > 0.01
         assert (after.mastery[0, [0, 3]] == q[[0, 3]]).all()
     # Asked for itself: exactly what the answer says of it without the edge.
     apart = replace(parameters, skills=tree([[], [], [], []]))
-    with_edge, _ = engine.step(parameters, nobody, np.array([1]), np.array([1.0]), np.zeros(1))
-    without, _ = engine.step(apart, nobody, np.array([1]), np.array([1.0]), np.zeros(1))
+    with_edge, _ = engine.update_states(parameters, nobody, np.array([1]), np.array([1.0]), np.zeros(1))
+    without, _ = engine.update_states(apart, nobody, np.array([1]), np.array([1.0]), np.zeros(1))
     assert same(with_edge, without)
 
 
@@ -169,26 +185,26 @@ def one_skill_is_bkt() -> None:
     we depart from them.
     """
     parameters = course(
-        tree([[]], prior=[0.5], learn=[0.1], forget=[0.0]),
+        tree([[]], prior=[0.5], p_learn=[0.1], p_forget=[0.0]),
         bank([[0]]),
         ability_variance=1e-12,
-        form_variance=1e-12,
+        daily_effect_variance=1e-12,
         skill_drift=0.0,
         known_shift=float(np.log(9)),
         unknown_shift=float(-np.log(4)),
     )
-    states = engine.initial(parameters, 1)
+    states = engine.initial_states(parameters, 1)
     for score, expected in ((1.0, 0.8363636364), (1.0, 0.9625), (0.0, 0.7623762376), (1.0, 0.9417004049)):
-        states, _ = engine.step(parameters, states, np.array([0]), np.array([score]), np.zeros(1))
+        states, _ = engine.update_states(parameters, states, np.array([0]), np.array([score]), np.zeros(1))
         assert abs(states.mastery[0, 0] - expected) < 1e-8
 
 
 def chance_is_what_happens(seeds: int = 20_000) -> None:
     """The propensity is how often the item is chosen."""
-    parameters = course(tree([[]]), bank([[0]] * 5, easiness=[0.0, 0.03, 0.1, -0.08, 2.0]))
-    choices = policy.choose(
+    parameters = course(tree([[]]), bank([[0]] * 5, intercept=[0.0, 0.03, 0.1, -0.08, 2.0]))
+    choices = choose.choose_items(
         parameters,
-        engine.initial(parameters, seeds),
+        engine.initial_states(parameters, seeds),
         np.arange(seeds, dtype=np.uint64),
     )
     assert set(np.unique(choices.item)) == {0, 1, 2, 3}
@@ -202,7 +218,7 @@ def chance_is_what_happens(seeds: int = 20_000) -> None:
 def chances_sum_to_one(distance: Floats) -> None:
     """Over all candidates the chances are 1; each is what a plain sum over the random number gives."""
     everyone = np.zeros(len(distance), dtype=np.int64)
-    found = [policy.chances(distance, everyone, np.array([i]))[0] for i in range(len(distance))]
+    found = [item_scores.propensities(distance, everyone, np.array([i]))[0] for i in range(len(distance))]
     assert abs(sum(found) - 1) < 1e-3
     if len(distance) <= 20:
         slow = [chance(distance.tolist(), i) for i in range(len(distance))]
@@ -214,8 +230,8 @@ def each_term_orders_alone() -> None:
     apart = bank([[0], [1]])
 
     def chosen(parameters: Parameters, **changes: list[Any]) -> int:
-        states = replace(engine.initial(parameters, 1), **{k: np.array(v) for k, v in changes.items()})  # type: ignore[arg-type]
-        return int(policy.choose(parameters, states, np.array([5], dtype=np.uint64)).skill[0])
+        states = replace(engine.initial_states(parameters, 1), **{k: np.array(v) for k, v in changes.items()})  # type: ignore[arg-type]
+        return int(choose.choose_items(parameters, states, np.array([5], dtype=np.uint64)).skill[0])
 
     # What it opens up: skill 2 needs one of the two.
     three = bank([[0], [1], [2]])
@@ -223,62 +239,65 @@ def each_term_orders_alone() -> None:
     assert chosen(course(tree([[], [], [0]]), three)) == 0
     # The lower level first, whatever a skill opens up: skill 0 is settled, 1 stands alone, and 3 and 4 need 2.
     layers = course(tree([[], [], [0], [2], [2]]), bank([[0], [1], [2], [3], [4]]))
-    known: dict[str, list[Any]] = {"mastery": [[0.99, 0.4, 0.4, 0.4, 0.4]], "evidence": [[9, 0, 0, 0, 0]]}
+    known: dict[str, list[Any]] = {"mastery": [[0.99, 0.4, 0.4, 0.4, 0.4]], "responses": [[9, 0, 0, 0, 0]]}
     assert chosen(layers, **known) == 1
     # Staying with the skill of the last item, also on a higher level.
     two_each = course(tree([[], []]), bank([[0], [0], [1], [1]]))
     for item, skill in ((0, 0), (2, 1)):
-        states = replace(engine.initial(two_each, 1), last_item=np.array([item]))
-        assert policy.choose(two_each, states, np.array([5], dtype=np.uint64)).skill[0] == skill
+        states = replace(engine.initial_states(two_each, 1), last_item=np.array([item]))
+        assert choose.choose_items(two_each, states, np.array([5], dtype=np.uint64)).skill[0] == skill
     again = replace(layers, items=bank([[0], [1], [2], [2], [3], [4]]))
     assert chosen(again, **known, last_item=[2]) == 2
     # What is mastered on few answers is practised on, and what is learnt more slowly for longer.
     equal = course(tree([[], []]), apart)
-    for mastery, evidence in (([0.9, 0.9], [9, 3]), ([0.9, 0.7], [9, 9])):
-        assert chosen(equal, mastery=[mastery], evidence=[evidence]) == 1
-        assert chosen(equal, mastery=[mastery[::-1]], evidence=[evidence[::-1]]) == 0
-    for learn, skill in (([0.4, 0.16], 1), ([0.16, 0.4], 0)):
-        slow = course(tree([[], []], learn=learn), apart)
-        assert chosen(slow, mastery=[[0.9, 0.9]], evidence=[[5, 5]]) == skill
+    for mastery, responses in (([0.9, 0.9], [9, 3]), ([0.9, 0.7], [9, 9])):
+        assert chosen(equal, mastery=[mastery], responses=[responses]) == 1
+        assert chosen(equal, mastery=[mastery[::-1]], responses=[responses[::-1]]) == 0
+    for p_learn, skill in (([0.4, 0.16], 1), ([0.16, 0.4], 0)):
+        slow = course(tree([[], []], p_learn=p_learn), apart)
+        assert chosen(slow, mastery=[[0.9, 0.9]], responses=[[5, 5]]) == skill
     # Where nothing is open: what was practised long ago has faded.
-    long_ago: dict[str, list[Any]] = {"answers": [200], "mastery": [[0.85, 0.85]], "evidence": [[30, 30]]}
+    long_ago: dict[str, list[Any]] = {"total_responses": [200], "mastery": [[0.85, 0.85]], "responses": [[30, 30]]}
     assert chosen(equal, **long_ago, practised=[[0, 199]]) == 0
     assert chosen(equal, **long_ago, practised=[[199, 0]]) == 1
     # Challenge: the item whose chance is nearest .62, whatever its place.
-    for easiness in ([3.0, 0.4, -3.0], [-3.0, 3.0, 0.4], [0.4, -3.0, 3.0]):
-        one = course(tree([[]]), bank([[0]] * 3, easiness=easiness))
-        choices = policy.choose(one, engine.initial(one, 1), np.array([5], dtype=np.uint64))
-        assert choices.item[0] == easiness.index(0.4)
+    for intercept in ([3.0, 0.4, -3.0], [-3.0, 3.0, 0.4], [0.4, -3.0, 3.0]):
+        one = course(tree([[]]), bank([[0]] * 3, intercept=intercept))
+        choices = choose.choose_items(one, engine.initial_states(one, 1), np.array([5], dtype=np.uint64))
+        assert choices.item[0] == intercept.index(0.4)
     # What it tells: with the same chance of success, the item on which those who know and who do not are further apart.
     for guessing in ([0.5, 0.1], [0.1, 0.5]):
-        one = course(tree([[]], prior=[0.5]), bank([[0]] * 2, guessing=guessing, easiness=easiness_for(guessing)))
-        choices = policy.choose(one, engine.initial(one, 1), np.array([5], dtype=np.uint64))
-        assert choices.challenge[0] > 0.999
+        one = course(tree([[]], prior=[0.5]), bank([[0]] * 2, guessing=guessing, intercept=intercept_for(guessing)))
+        choices = choose.choose_items(one, engine.initial_states(one, 1), np.array([5], dtype=np.uint64))
+        assert choices.difficulty_match[0] > 0.999
         assert choices.item[0] == guessing.index(0.1)
 
 
-def easiness_for(guessing: list[float]) -> list[float]:
+def intercept_for(guessing: list[float]) -> list[float]:
     """With these chances to guess, the easiness at which a new learner of a single skill succeeds with .62."""
 
-    def missed(easiness: float, c: float) -> float:
-        one = course(tree([[]], prior=[0.5]), bank([[0]], guessing=[c], easiness=[easiness]))
-        return float(engine.predict(one, engine.initial(one, 1), np.array([0]), np.array([0]))[0]) - policy.TARGET
+    def missed(intercept: float, c: float) -> float:
+        one = course(tree([[]], prior=[0.5]), bank([[0]], guessing=[c], intercept=[intercept]))
+        return (
+            float(engine.predict_score(one, engine.initial_states(one, 1), np.array([0]), np.array([0]))[0])
+            - item_scores.TARGET
+        )
 
     return [float(brentq(missed, -9.0, 9.0, args=(c,))) for c in guessing]
 
 
 def hidden_paths_are_counted() -> None:
-    """`expect` equals an enumeration of every hidden path."""
+    """`count_expected` equals an enumeration of every hidden path."""
     rng = np.random.default_rng(3)
-    skills = tree([[], []], prior=[0.3, 0.7], learn=[0.2, 0.4], forget=[0.05, 0.02])
+    skills = tree([[], []], prior=[0.3, 0.7], p_learn=[0.2, 0.4], p_forget=[0.05, 0.02])
     log = random_log(course(skills, bank([[0], [1], [0, 1]])), 8, learners=6, longest=6)
-    chains = calibration.link(bank([[0], [1], [0, 1]]), log)
+    chains = fit.link_skill_chains(bank([[0], [1], [0, 1]]), log)
     known, unknown = rng.uniform(0.1, 0.9, (2, len(chains.answer)))
     taught = rng.integers(0, 2, len(chains.answer)).astype(float)
-    found = calibration.expect(skills, chains, known, unknown, taught)
+    found = fit.count_expected(skills, chains, known, unknown, taught)
     for number, (start, length) in enumerate(zip(chains.starts, chains.lengths, strict=True)):
         skill = int(chains.skill[number])
-        prior, learn, forget = (float(r[skill]) for r in (skills.prior, skills.learn, skills.forget))
+        prior, p_learn, p_forget = (float(r[skill]) for r in (skills.prior, skills.p_learn, skills.p_forget))
         total, counts = 0.0, np.zeros(5)
         for path in range(2**length):
             states = [(path >> t) & 1 for t in range(length)]
@@ -286,7 +305,7 @@ def hidden_paths_are_counted() -> None:
             for t, state in enumerate(states):
                 weight *= known[start + t] if state else unknown[start + t]
                 if t + 1 < length:
-                    chance_up = 1 - forget if state else learn * taught[start + t]
+                    chance_up = 1 - p_forget if state else p_learn * taught[start + t]
                     weight *= chance_up if states[t + 1] else 1 - chance_up
             steps = list(pairwise(states))
             counts += weight * np.array(
@@ -301,26 +320,26 @@ def hidden_paths_are_counted() -> None:
             total += weight
         fast = [
             found["prior"][0][number],
-            *(found["learn"][i][number] for i in (0, 1)),
-            *(found["forget"][i][number] for i in (0, 1)),
+            *(found["p_learn"][i][number] for i in (0, 1)),
+            *(found["p_forget"][i][number] for i in (0, 1)),
         ]
         np.testing.assert_allclose(fast, counts / total, atol=1e-10)
 
 
 def no_answer_judges_itself() -> None:
     """The easiness a fold of learners meets does not depend on that fold's answers."""
-    parameters = course(tree([[], []]), bank([[0], [1], [0, 1], []], easiness=[0.2, -0.4, 0.0, 0.5]))
+    parameters = course(tree([[], []]), bank([[0], [1], [0, 1], []], intercept=[0.2, -0.4, 0.0, 0.5]))
     log = simulate_first(parameters)
     fold = np.repeat(np.arange(log.learners) % 3, np.diff(log.starts))
-    easiness = np.tile(parameters.items.easiness, (3, 1))
+    intercept = np.tile(parameters.items.intercept, (3, 1))
 
     def fitted(scores: Floats) -> Floats:
         answers = replace(log, scores=scores)
-        crossed, crossed_log = calibration.cross(parameters, easiness, answers, fold)
+        crossed, crossed_log = fit.stack_folds(parameters, intercept, answers, fold)
         _, predicted = replay(crossed, crossed_log)
-        offset = predicted.logit - easiness[fold, log.items]
+        offset = predicted.logit - intercept[fold, log.items]
         fixed = np.zeros(4, dtype=np.bool_)
-        return calibration.fit_easiness(parameters, easiness, answers, fold, fixed, offset, predicted)
+        return fit.fit_intercepts(parameters, intercept, answers, fold, fixed, offset, predicted)
 
     usual = fitted(log.scores)
     for row in range(3):
@@ -345,9 +364,9 @@ def extreme_world() -> tuple[Parameters, int]:
         for c in (0.0, 0.5)
     ]
     skill, a, b, c = (np.array(column) for column in zip(*grid, strict=True))
-    prior, learn, forget = (list(column) for column in zip(*rates, strict=True))
-    skills = tree([[], [0], [1], [4, 5], [], [4]], prior=prior, learn=learn, forget=forget)
-    items = bank([[int(s)] for s in skill], easiness=-a * b, discrimination=a, guessing=c)
+    prior, p_learn, p_forget = (list(column) for column in zip(*rates, strict=True))
+    skills = tree([[], [0], [1], [4, 5], [], [4]], prior=prior, p_learn=p_learn, p_forget=p_forget)
+    items = bank([[int(s)] for s in skill], intercept=-a * b, discrimination=a, guessing=c)
     return course(skills, items), len(grid)
 
 

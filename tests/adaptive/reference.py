@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from app.adaptive.types import Parameters, States
+from app.adaptive.parameters import Parameters
+from app.adaptive.state import States
 
 LIMIT = 6.0
 
@@ -24,7 +25,7 @@ def clip(x: float, low: float, high: float) -> float:
 class Item:
     """One item."""
 
-    easiness: float
+    intercept: float
     a: float
     c: float
     d: float
@@ -81,7 +82,7 @@ def item_of(parameters: Parameters, number: int) -> Item:
     """The item with this number."""
     items = parameters.items
     return Item(
-        float(items.easiness[number]),
+        float(items.intercept[number]),
         float(items.discrimination[number]),
         float(items.guessing[number]),
         float(items.upper[number]),
@@ -96,27 +97,27 @@ class Learner:
 
     parameters: Parameters
     ability: float = 0.0
-    form: float = 0.0
-    answers: int = 0
+    daily_effect: float = 0.0
+    total_responses: int = 0
     last: int = -1
     seen_at: float = 0.0
     now: float = 0.0
     v: float = field(init=False)
     v_f: float = field(init=False)
-    offset: list[float] = field(init=False)
+    skill_effect: list[float] = field(init=False)
     v_s: list[float] = field(init=False)
     q: list[float] = field(init=False)
-    bump: list[float] = field(init=False)
-    evidence: list[int] = field(init=False)
+    learning_gain: list[float] = field(init=False)
+    responses: list[int] = field(init=False)
     practised: list[int] = field(init=False)
     practised_at: list[float] = field(init=False)
 
     def __post_init__(self) -> None:
         population, count = self.parameters.population, self.parameters.skills.count
-        self.v, self.v_f = population.ability_variance, population.form_variance
-        self.offset, self.v_s = [0.0] * count, [population.skill_variance] * count
-        self.q, self.bump = [float(q) for q in self.parameters.skills.prior], [0.0] * count
-        self.evidence, self.practised, self.practised_at = [0] * count, [0] * count, [0.0] * count
+        self.v, self.v_f = population.ability_variance, population.daily_effect_variance
+        self.skill_effect, self.v_s = [0.0] * count, [population.skill_variance] * count
+        self.q, self.learning_gain = [float(q) for q in self.parameters.skills.prior], [0.0] * count
+        self.responses, self.practised, self.practised_at = [0] * count, [0] * count, [0.0] * count
 
     def prerequisites(self, skill: int) -> list[int]:
         return [int(r) for r in self.parameters.skills.prerequisites[skill] if r >= 0]
@@ -124,7 +125,9 @@ class Learner:
     def look(self, item: Item) -> tuple[float, float, float, float, float]:
         """η, V, Q and the two logits."""
         share = 1 / len(item.skills) if item.skills else 0.0
-        eta = item.easiness + item.a * (self.ability + self.form + sum(share * self.offset[s] for s in item.skills))
+        eta = item.intercept + item.a * (
+            self.ability + self.daily_effect + sum(share * self.skill_effect[s] for s in item.skills)
+        )
         variance = item.a**2 * (self.v + self.v_f + sum(share**2 * self.v_s[s] for s in item.skills))
         q = sum(share * self.q[s] for s in item.skills)
         kappa = (1 + math.pi * variance / 8) ** -0.5
@@ -143,9 +146,9 @@ class Learner:
             self.v = min(self.v + population.daily_drift * days, population.ability_variance)
         self.seen_at = max(self.seen_at, now) if now > 0 else 0.0
         for s in item_of(self.parameters, number).skills:
-            self.forget(s)
+            self.fade(s)
 
-    def forget(self, s: int) -> None:
+    def fade(self, s: int) -> None:
         """What is known of a skill fades towards the prior by a power of the days since."""
         since, prior = self.practised_at[s], float(self.parameters.skills.prior[s])
         if since > 0 and self.now > 0 and self.q[s] > prior:
@@ -179,14 +182,14 @@ class Learner:
         gain = item.a * self.v
         self.ability = clip(self.ability + gain * g, -LIMIT, LIMIT)
         self.v = min(self.v - gain**2 * c + population.ability_drift, population.ability_variance)
-        gain, rho = item.a * self.v_f, population.form_retention
-        self.form = rho * clip(self.form + gain * g, -LIMIT, LIMIT)
-        self.v_f = rho**2 * (self.v_f - gain**2 * c) + (1 - rho**2) * population.form_variance
-        self.answers, self.last = self.answers + 1, number
+        gain, rho = item.a * self.v_f, population.daily_effect_retention
+        self.daily_effect = rho * clip(self.daily_effect + gain * g, -LIMIT, LIMIT)
+        self.v_f = rho**2 * (self.v_f - gain**2 * c) + (1 - rho**2) * population.daily_effect_variance
+        self.total_responses, self.last = self.total_responses + 1, number
         for s in item.skills:
             posterior = self.q[s] * l1 / (self.q[s] * l1 + (1 - self.q[s]) * l0)
             gain = item.a / len(item.skills) * self.v_s[s]
-            self.offset[s] = clip(self.offset[s] + gain * g, -LIMIT, LIMIT)
+            self.skill_effect[s] = clip(self.skill_effect[s] + gain * g, -LIMIT, LIMIT)
             self.v_s[s] = min(self.v_s[s] - gain**2 * c + population.skill_drift, max(2.0, population.skill_variance))
             for p in self.prerequisites(s):
                 if p not in item.skills:
@@ -195,33 +198,33 @@ class Learner:
 
     def inform(self, s: int, p: int, posterior: float, share: float) -> None:
         """Noisy AND: P(s | p) is five times P(s | not p); P(p) follows the change of P(s) by Jeffrey's rule."""
-        self.forget(p)
+        self.fade(p)
         with_it = min(self.q[s] / (self.q[p] + 0.2 * (1 - self.q[p])), 1.0)
         mean = clip(with_it * (self.q[p] + 0.2 * (1 - self.q[p])), 1e-9, 1 - 1e-9)
         if_known, if_not = self.q[p] * with_it / mean, self.q[p] * (1 - with_it) / (1 - mean)
-        lasting = posterior * (1 - float(self.parameters.skills.forget[s]))
+        lasting = posterior * (1 - float(self.parameters.skills.p_forget[s]))
         if lasting > self.q[s]:
             self.q[p] += share * max(if_known - self.q[p], 0) * (lasting - self.q[s]) / (1 - self.q[s])
         elif posterior < self.q[s]:
             self.q[p] -= share * max(self.q[p] - if_not, 0) * (self.q[s] - posterior) / self.q[s]
 
     def master(self, s: int, posterior: float, score: float) -> None:
-        learn, forget = float(self.parameters.skills.learn[s]) * score, float(self.parameters.skills.forget[s])
-        self.q[s] = posterior * (1 - forget) + (1 - posterior) * learn
-        self.bump[s] = max(self.q[s] - posterior, 0.0)
-        self.evidence[s] += 1
-        self.practised[s] = self.answers
+        p_learn, p_forget = float(self.parameters.skills.p_learn[s]) * score, float(self.parameters.skills.p_forget[s])
+        self.q[s] = posterior * (1 - p_forget) + (1 - posterior) * p_learn
+        self.learning_gain[s] = max(self.q[s] - posterior, 0.0)
+        self.responses[s] += 1
+        self.practised[s] = self.total_responses
 
 
 def learner_of(parameters: Parameters, states: States, row: int) -> Learner:
     """A row of States as a Learner."""
     learner = Learner(parameters)
     learner.ability, learner.v = float(states.ability[row]), float(states.ability_variance[row])
-    learner.form, learner.v_f = float(states.form[row]), float(states.form_variance[row])
-    learner.answers, learner.last = int(states.answers[row]), int(states.last_item[row])
-    learner.offset, learner.v_s = states.offset[row].tolist(), states.offset_variance[row].tolist()
-    learner.q, learner.bump = states.mastery[row].tolist(), states.bump[row].tolist()
-    learner.evidence, learner.practised = states.evidence[row].tolist(), states.practised[row].tolist()
+    learner.daily_effect, learner.v_f = float(states.daily_effect[row]), float(states.daily_effect_variance[row])
+    learner.total_responses, learner.last = int(states.total_responses[row]), int(states.last_item[row])
+    learner.skill_effect, learner.v_s = states.skill_effect[row].tolist(), states.skill_effect_variance[row].tolist()
+    learner.q, learner.learning_gain = states.mastery[row].tolist(), states.learning_gain[row].tolist()
+    learner.responses, learner.practised = states.responses[row].tolist(), states.practised[row].tolist()
     learner.seen_at, learner.practised_at = float(states.seen_at[row]), states.practised_at[row].tolist()
     return learner
 
@@ -237,27 +240,27 @@ class Policy:
         self.skills = range(self.learner.parameters.skills.count)
         self.items = [item_of(self.learner.parameters, i) for i in range(self.learner.parameters.items.count)]
 
-    def trust(self, s: int) -> float:
-        practice = self.learner.evidence[s] * max(self.learn(s), 0.15)
+    def discounted_mastery(self, s: int) -> float:
+        practice = self.learner.responses[s] * max(self.p_learn(s), 0.15)
         return clip(self.learner.q[s], 0, 1) * (1 - 0.5 * math.exp(-practice))
 
     def needs(self, s: int, p: int) -> bool:
         """Whether s needs p, directly or not."""
         return any(r == p or self.needs(r, p) for r in self.learner.prerequisites(s))
 
-    def opens_up(self, s: int) -> float:
-        return 1 + sum(1 - self.trust(d) for d in self.skills if self.needs(d, s))
+    def unlocks(self, s: int) -> float:
+        return 1 + sum(1 - self.discounted_mastery(d) for d in self.skills if self.needs(d, s))
 
-    def learn(self, s: int) -> float:
-        return float(self.learner.parameters.skills.learn[s])
+    def p_learn(self, s: int) -> float:
+        return float(self.learner.parameters.skills.p_learn[s])
 
-    def doubt(self, s: int) -> float:
-        learner, forget = self.learner, float(self.learner.parameters.skills.forget[s])
-        idle = learner.answers - learner.practised[s] if learner.evidence[s] else 0
-        return 1 - self.trust(s) * math.exp(-0.2 * forget * idle)
+    def need(self, s: int) -> float:
+        learner, p_forget = self.learner, float(self.learner.parameters.skills.p_forget[s])
+        idle = learner.total_responses - learner.practised[s] if learner.responses[s] else 0
+        return 1 - self.discounted_mastery(s) * math.exp(-0.2 * p_forget * idle)
 
     def line(self, s: int) -> float:
-        return min(0.8, 0.85 * self.learn(s) / (self.learn(s) + float(self.learner.parameters.skills.forget[s])))
+        return min(0.8, 0.85 * self.p_learn(s) / (self.p_learn(s) + float(self.learner.parameters.skills.p_forget[s])))
 
     def level(self, s: int) -> int:
         return max((1 + self.level(r) for r in self.learner.prerequisites(s)), default=0)
@@ -265,19 +268,19 @@ class Policy:
     def items_of(self, s: int) -> list[int]:
         return [i for i, item in enumerate(self.items) if s in item.skills]
 
-    def settled(self, s: int) -> bool:
-        return self.trust(s) >= self.line(s)
+    def secured(self, s: int) -> bool:
+        return self.discounted_mastery(s) >= self.line(s)
 
     def is_open(self, s: int) -> bool:
-        ready = all(self.settled(r) or not self.items_of(r) for r in self.learner.prerequisites(s))
-        return not self.settled(s) and ready
+        ready = all(self.secured(r) or not self.items_of(r) for r in self.learner.prerequisites(s))
+        return not self.secured(s) and ready
 
     def order(self, s: int) -> tuple[bool, int, float]:
         last = self.learner.last
-        return (last >= 0 and s in self.items[last].skills, -self.level(s), self.opens_up(s))
+        return (last >= 0 and s in self.items[last].skills, -self.level(s), self.unlocks(s))
 
     def mastered(self, s: int) -> bool:
-        return self.learner.q[s] >= 0.9 and self.learner.evidence[s] >= 3
+        return self.learner.q[s] >= 0.9 and self.learner.responses[s] >= 3
 
     def skill(self, avoid: set[int]) -> tuple[str, int]:
         if not any(item.skills for item in self.items):
@@ -288,7 +291,7 @@ class Policy:
             return "practice_skill", max(opened, key=self.order)
         unmastered = [s for s in available if not self.mastered(s)]
         if unmastered:
-            return "strengthen_skill", max(unmastered, key=self.doubt)
+            return "strengthen_skill", max(unmastered, key=self.need)
         done = all(self.mastered(s) for s in self.skills if self.items_of(s))
         return ("all_mastered" if done else "nothing_eligible"), -1
 
@@ -306,13 +309,17 @@ class Policy:
         candidates = [i for i in pool if i not in avoid]
         if not candidates:
             return "nothing_eligible", -1, -1
-        return code, skill, min(candidates, key=lambda i: self.distance(i) - 2 * self.tells(i) - 0.2 * uniform[i])
+        return (
+            code,
+            skill,
+            min(candidates, key=lambda i: self.distance(i) - 2 * self.diagnosticity(i) - 0.2 * uniform[i]),
+        )
 
     def distance(self, i: int) -> float:
         p = self.learner.predict(i)
         return abs(math.log(p / (1 - p)) - math.log(0.62 / 0.38))
 
-    def tells(self, i: int) -> float:
+    def diagnosticity(self, i: int) -> float:
         item = item_of(self.learner.parameters, i)
         _, _, _, known, unknown = self.learner.look(item)
         return item.expected(known) - item.expected(unknown)

@@ -5,18 +5,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.adaptive.ability import Abilities, estimate
-from app.adaptive.irt import Answers, Bank, Model
-from app.adaptive.types import Integers
-from tests.adaptive.irt_worlds import answers_of, models, random_bank, sample, seeds, textbook
+from app.adaptive.arrays import Integers
+from app.adaptive.irt import ItemBank, ItemResponses, Model
+from app.adaptive.irt.ability import Abilities, estimate
+from tests.adaptive.irt_worlds import long_form, models, random_bank, sample, seeds, textbook
 
 FEW = settings(max_examples=30)
 
 
-def alone(answers: Answers, learner: int) -> Answers:
+def alone(answers: ItemResponses, learner: int) -> ItemResponses:
     here = slice(int(answers.starts[learner]), int(answers.starts[learner + 1]))
     items, categories = answers.items[here], answers.categories[here]
-    return Answers(np.array([0, len(items)]), items, categories)
+    return ItemResponses(np.array([0, len(items)]), items, categories)
 
 
 def same(one: Abilities, other: Abilities) -> bool:
@@ -61,11 +61,11 @@ def test_the_posterior_is_that_of_bayes(model: Model, seed: int) -> None:
 def test_a_better_answer_never_lowers_ability(model: Model, seed: int) -> None:
     rng = np.random.default_rng(seed)
     bank = random_bank(model, 6, rng)
-    matrix = rng.integers(0, bank.grades + 1, (8, 6))
+    matrix = rng.integers(0, bank.max_category + 1, (8, 6))
     better = matrix.copy()
     item = int(rng.integers(6))
-    better[:, item] = np.minimum(better[:, item] + 1, bank.grades[item])
-    before, after = (estimate(bank, answers_of(marks)).ability for marks in (matrix, better))
+    better[:, item] = np.minimum(better[:, item] + 1, bank.max_category[item])
+    before, after = (estimate(bank, long_form(marks)).ability for marks in (matrix, better))
     assert (after >= before - 1e-12).all()
     assert (after > before)[better[:, item] > matrix[:, item]].all()
 
@@ -74,7 +74,7 @@ def test_a_better_answer_never_lowers_ability(model: Model, seed: int) -> None:
 @given(models, st.floats(0.01, 6), st.floats(-10, 10), st.sampled_from([0, 1, 5, 2000]), st.booleans())
 def test_extremes_stay_finite(model: Model, a: float, b: float, length: int, right: bool) -> None:
     bank = one_item(model, a, round(b, 9))
-    answers = Answers(np.array([0, length]), np.zeros(length, np.int64), np.full(length, int(right)))
+    answers = ItemResponses(np.array([0, length]), np.zeros(length, np.int64), np.full(length, int(right)))
     found = estimate(bank, answers)
     assert np.isfinite(found.ability).all()
     assert (np.abs(found.ability) <= 6).all()
@@ -84,20 +84,22 @@ def test_extremes_stay_finite(model: Model, a: float, b: float, length: int, rig
 def test_without_answers_the_prior_is_returned() -> None:
     bank = one_item("2pl", 1.0, 0.0)
     nothing = np.zeros(0, np.int64)
-    found = estimate(bank, Answers(np.zeros(3, np.int64), nothing, nothing), 0.5, 1.44)
+    found = estimate(bank, ItemResponses(np.zeros(3, np.int64), nothing, nothing), 0.5, 1.44)
     np.testing.assert_allclose(found.ability, [0.5, 0.5], atol=1e-9)
     np.testing.assert_allclose(found.standard_error, [1.2, 1.2], atol=1e-6)
     assert not found.at_bound.any()
-    assert len(estimate(bank, Answers(np.zeros(1, np.int64), nothing, nothing)).ability) == 0
+    assert len(estimate(bank, ItemResponses(np.zeros(1, np.int64), nothing, nothing)).ability) == 0
 
 
 def test_beyond_the_grid_is_said_to_be_a_limit() -> None:
     """A thousand right answers to an item of difficulty 8."""
     long = np.zeros(1000, np.int64)
-    found = estimate(one_item("2pl", 2.0, 8.0), Answers(np.array([0, 1000]), long, long + 1))
+    found = estimate(one_item("2pl", 2.0, 8.0), ItemResponses(np.array([0, 1000]), long, long + 1))
     assert found.at_bound.all()
     assert found.ability[0] == pytest.approx(6, abs=0.1)
-    assert not estimate(one_item("2pl", 2.0, 0.0), Answers(np.array([0, 5]), long[:5], long[:5] + 1)).at_bound.any()
+    assert not estimate(
+        one_item("2pl", 2.0, 0.0), ItemResponses(np.array([0, 5]), long[:5], long[:5] + 1)
+    ).at_bound.any()
 
 
 def test_intervals_cover_the_ability() -> None:
@@ -106,17 +108,19 @@ def test_intervals_cover_the_ability() -> None:
     bank = random_bank("2pl", 20, rng)
     abilities = rng.normal(0, 1, 4000)
     p = 1 / (1 + np.exp(-bank.discrimination * (abilities[:, None] - bank.difficulty[:, 0])))
-    found = estimate(bank, answers_of((rng.random(p.shape) < p).astype(np.int64)))
+    found = estimate(bank, long_form((rng.random(p.shape) < p).astype(np.int64)))
     covered = np.abs(found.ability - abilities) < 1.645 * found.standard_error
     assert 0.885 < covered.mean() < 0.915
 
 
 def test_answers_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="does not exist"):
-        estimate(one_item("2pl", 1.0, 0.0), answers_of(np.ones((1, 2), dtype=np.int64)))
+        estimate(one_item("2pl", 1.0, 0.0), long_form(np.ones((1, 2), dtype=np.int64)))
 
 
-def one_item(model: Model, a: float, b: float) -> Bank:
+def one_item(model: Model, a: float, b: float) -> ItemBank:
     one = np.ones(1)
-    grades: Integers = np.ones(1, dtype=np.int64)
-    return Bank(model, grades, a * one, b * np.ones((1, 1)), 0.2 * one if model in ("3pl", "4pl") else 0 * one, one)
+    max_category: Integers = np.ones(1, dtype=np.int64)
+    return ItemBank(
+        model, max_category, a * one, b * np.ones((1, 1)), 0.2 * one if model in ("3pl", "4pl") else 0 * one, one
+    )

@@ -7,21 +7,15 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from app.adaptive.filter import initial
-from app.adaptive.mastery import is_mastered
-from app.adaptive.objections import OBJECTIONS, Objection, object_to
-from app.adaptive.policy import (
-    CODES,
-    Aim,
-    Choices,
-    Plan,
-    chance_of,
-    choose,
-    goal_skills,
-    plan_ways,
-    stand,
-)
-from app.adaptive.types import Booleans, Integers, Parameters, Seeds, States
+from app.adaptive.arrays import Booleans, Integers, Seeds
+from app.adaptive.parameters import Parameters
+from app.adaptive.practice.branches import CODES, Branches, SelectionCriteria, item_propensity, plan_branches
+from app.adaptive.practice.choose import Choices, choose_items
+from app.adaptive.practice.explain import EXPLANATION_CODES, Explanation, explain
+from app.adaptive.practice.skills import goal_skills, judge_skills
+from app.adaptive.state import States
+from app.adaptive.tracing.filter import initial_states
+from app.adaptive.tracing.mastery import is_mastered
 from tests.adaptive.worlds import bank, course, random_course, random_states, tree
 
 seeds = st.integers(0, 2**32 - 1)
@@ -29,11 +23,11 @@ NONE = np.empty(0, dtype=np.int64)
 ONE_SEED = np.array([7], dtype=np.uint64)
 
 
-def random_aim(rng: np.random.Generator, parameters: Parameters) -> Aim:
+def random_aim(rng: np.random.Generator, parameters: Parameters) -> SelectionCriteria:
     """Each wish with the chance ½."""
     skills, items = parameters.skills.count, parameters.items.count
     some = rng.random(7) < 0.5
-    return Aim(
+    return SelectionCriteria(
         skills=rng.random(skills) < 0.6 if some[0] else None,
         items=rng.random(items) < 0.7 if some[1] else None,
         goal=rng.permutation(skills)[: rng.integers(0, 3)] if some[2] else None,
@@ -56,11 +50,11 @@ def code_of(choices: Choices) -> str:
     return CODES[choices.code[0]]
 
 
-def plan_of(parameters: Parameters, states: States, avoid: Integers, aim: Aim, chosen: int) -> Plan:
+def plan_of(parameters: Parameters, states: States, avoid: Integers, aim: SelectionCriteria, chosen: int) -> Branches:
     """The plan from which a choice came: the last item is avoided unless it was all there was."""
     last = int(states.last_item[0])
     shunned = np.union1d(avoid, [last]) if last not in (-1, chosen) else avoid
-    return plan_ways(parameters, states, stand(parameters, states), shunned, aim)
+    return plan_branches(parameters, states, judge_skills(parameters, states), shunned, aim)
 
 
 @given(seeds)
@@ -70,8 +64,10 @@ def test_to_want_nothing_in_particular_changes_no_bit(seed: int) -> None:
     parameters = random_course(seed, skills=int(rng.integers(1, 8)), items=int(rng.integers(1, 25)))
     states, random = random_states(parameters, seed, learners=5, longest=30), numbers(5, seed)
     avoid = [rng.integers(0, parameters.items.count, int(rng.integers(0, 6))) for _ in range(5)]
-    aims = [Aim() if rng.random() < 0.7 else None for _ in range(5)]
-    assert bits(choose(parameters, states, random, avoid, aims)) == bits(choose(parameters, states, random, avoid))
+    aims = [SelectionCriteria() if rng.random() < 0.7 else None for _ in range(5)]
+    assert bits(choose_items(parameters, states, random, avoid, aims)) == bits(
+        choose_items(parameters, states, random, avoid)
+    )
 
 
 @given(seeds)
@@ -81,10 +77,10 @@ def test_whoever_else_wants_what_does_not_matter(seed: int) -> None:
     rng = np.random.default_rng(seed)
     aims = [random_aim(rng, parameters) if rng.random() < 0.6 else None for _ in range(6)]
     avoid = [rng.integers(0, 20, int(rng.integers(0, 9))) for _ in range(6)]
-    whole = choose(parameters, states, random, avoid, aims)
+    whole = choose_items(parameters, states, random, avoid, aims)
     for row in range(6):
         only = slice(row, row + 1)
-        alone = choose(parameters, states[only], random[only], avoid[only], aims[only])
+        alone = choose_items(parameters, states[only], random[only], avoid[only], aims[only])
         assert bits(alone) == bits(whole, only)
 
 
@@ -95,7 +91,7 @@ def test_a_filter_never_offers_what_it_excludes(seed: int) -> None:
     parameters = random_course(seed, skills=6, items=20)
     states = random_states(parameters, seed, learners=1, longest=30)
     aim, avoid = random_aim(rng, parameters), rng.integers(0, 20, int(rng.integers(0, 9)))
-    found = choose(parameters, states, numbers(1, seed), [avoid], [aim])
+    found = choose_items(parameters, states, numbers(1, seed), [avoid], [aim])
     item, skill = int(found.item[0]), int(found.skill[0])
     if item < 0:
         assert code_of(found) in {"nothing_eligible", "all_mastered", "goal_reached"}
@@ -118,10 +114,10 @@ def test_nothing_is_refused_that_could_be_offered(seed: int) -> None:
     parameters = random_course(seed, skills=5, items=12)
     states = random_states(parameters, seed, learners=1, longest=20)
     aim, avoid = random_aim(rng, parameters), rng.integers(0, 12, int(rng.integers(0, 9)))
-    found = choose(parameters, states, numbers(1, seed), [avoid], [aim])
+    found = choose_items(parameters, states, numbers(1, seed), [avoid], [aim])
     offered = np.ones(12, dtype=np.bool_) if aim.items is None else aim.items.copy()
     offered[avoid] = False
-    standing = stand(parameters, states)
+    standing = judge_skills(parameters, states)
     unfinished = ~standing.mastered[0]
     if aim.goal is not None:
         lacking, needed = goal_skills(parameters, states, aim.goal, aim.target)
@@ -142,10 +138,10 @@ def test_the_chances_of_all_candidates_sum_to_one(seed: int) -> None:
     parameters = random_course(seed, skills=4, items=15)
     states = random_states(parameters, seed, learners=1, longest=30)
     aim, avoid = random_aim(rng, parameters), rng.integers(0, 15, int(rng.integers(0, 5)))
-    found = choose(parameters, states, numbers(1, seed), [avoid], [aim])
+    found = choose_items(parameters, states, numbers(1, seed), [avoid], [aim])
     assume(found.item[0] >= 0)
     plan = plan_of(parameters, states, avoid, aim, int(found.item[0]))
-    chance = [chance_of(parameters, states, plan.ways, item) for item in range(15)]
+    chance = [item_propensity(parameters, states, plan.branches, item) for item in range(15)]
     assert abs(sum(chance) - 1) < 1e-3
     assert found.propensity[0] == chance[int(found.item[0])]
 
@@ -153,16 +149,16 @@ def test_the_chances_of_all_candidates_sum_to_one(seed: int) -> None:
 def a_class_of_one() -> tuple[Parameters, States]:
     """Two open skills and one that has decayed; eight items near the target and some far from it."""
     parameters = course(
-        tree([[], [], []], learn=[0.3, 0.2, 0.2]),
+        tree([[], [], []], p_learn=[0.3, 0.2, 0.2]),
         bank(
-            [[0]] * 4 + [[1]] * 3 + [[2], [2], [0, 2]], easiness=[0.3, 0.35, 0.4, 2.0, 0.1, 0.3, 3.0, -0.5, -0.45, 0.5]
+            [[0]] * 4 + [[1]] * 3 + [[2], [2], [0, 2]], intercept=[0.3, 0.35, 0.4, 2.0, 0.1, 0.3, 3.0, -0.5, -0.45, 0.5]
         ),
     )
-    nobody = initial(parameters, 1)
+    nobody = initial_states(parameters, 1)
     states = replace(
         nobody,
         mastery=np.array([[0.3, 0.3, 0.8]]),
-        evidence=np.array([[2, 2, 6]]),
+        responses=np.array([[2, 2, 6]]),
         attained=np.array([[False, False, True]]),
         last_item=np.array([0]),
     )
@@ -175,12 +171,12 @@ def a_class_of_one() -> tuple[Parameters, States]:
 def test_the_chance_is_what_happens_whichever_way_was_taken(explore: float, review: float) -> None:
     """3,000 draws: each item as often as its chance says, within five standard errors."""
     parameters, states = a_class_of_one()
-    aim, many = Aim(explore=explore, review=review), 3000
+    aim, many = SelectionCriteria(explore=explore, review=review), 3000
     crowd = states[np.zeros(many, dtype=np.int64)]
-    found = choose(parameters, crowd, numbers(many, 5), None, [aim] * many)
+    found = choose_items(parameters, crowd, numbers(many, 5), None, [aim] * many)
     share = np.bincount(found.item, minlength=10) / many
     plan = plan_of(parameters, states, NONE, aim, -2)
-    expected = np.array([chance_of(parameters, states, plan.ways, item) for item in range(10)])
+    expected = np.array([item_propensity(parameters, states, plan.branches, item) for item in range(10)])
     assert (np.abs(share - expected) < 5 * np.sqrt(expected * (1 - expected) / many) + 1e-3).all()
     for item in np.unique(found.item):
         assert np.unique(found.propensity[found.item == item]).tolist() == [expected[item]]
@@ -191,7 +187,7 @@ def test_the_chance_is_what_happens_whichever_way_was_taken(explore: float, revi
 def test_to_explore_is_to_draw_any_exercise_that_may_be_offered_alike() -> None:
     parameters, states = a_class_of_one()
     crowd = states[np.zeros(3000, dtype=np.int64)]
-    found = choose(parameters, crowd, numbers(3000, 1), None, [Aim(explore=1.0)] * 3000)
+    found = choose_items(parameters, crowd, numbers(3000, 1), None, [SelectionCriteria(explore=1.0)] * 3000)
     share = np.bincount(found.item, minlength=10) / 3000
     assert share[0] == 0
     assert (np.abs(share[1:] - 1 / 9) < 0.03).all()
@@ -203,12 +199,12 @@ def test_to_explore_is_to_draw_any_exercise_that_may_be_offered_alike() -> None:
 
 def test_a_decayed_skill_comes_first_when_asked() -> None:
     parameters, states = a_class_of_one()
-    found = choose(parameters, states, ONE_SEED, None, [Aim(review=1.0)])
+    found = choose_items(parameters, states, ONE_SEED, None, [SelectionCriteria(review=1.0)])
     assert (code_of(found), found.skill[0]) == ("review_skill", 2)
-    assert choose(parameters, states, ONE_SEED).skill[0] != 2
+    assert choose_items(parameters, states, ONE_SEED).skill[0] != 2
     never = replace(states, attained=np.zeros((1, 3), dtype=np.bool_))
-    assert bits(choose(parameters, never, ONE_SEED, None, [Aim(review=1.0)])) == bits(
-        choose(parameters, never, ONE_SEED)
+    assert bits(choose_items(parameters, never, ONE_SEED, None, [SelectionCriteria(review=1.0)])) == bits(
+        choose_items(parameters, never, ONE_SEED)
     )
 
 
@@ -216,27 +212,31 @@ def test_a_decayed_skill_comes_first_when_asked() -> None:
 def test_only_what_has_decayed_is_reviewed(seed: int, review: float) -> None:
     parameters = random_course(seed, skills=5, items=20)
     states = random_states(parameters, seed, learners=6, longest=60)
-    found = choose(parameters, states, numbers(6, seed), None, [Aim(review=review)] * 6)
-    decayed = states.attained & ~is_mastered(states.mastery, states.evidence)
+    found = choose_items(parameters, states, numbers(6, seed), None, [SelectionCriteria(review=review)] * 6)
+    decayed = states.attained & ~is_mastered(states.mastery, states.responses)
     for row in np.flatnonzero(found.code == CODES.index("review_skill")):
         assert decayed[row, found.skill[row]]
 
 
 def test_a_skill_that_rests_lets_another_one_come_but_is_better_than_nothing() -> None:
     parameters, states = a_class_of_one()
-    first = int(choose(parameters, states, ONE_SEED).skill[0])
-    then = int(choose(parameters, states, ONE_SEED, None, [Aim(resting=np.array([first]))]).skill[0])
+    first = int(choose_items(parameters, states, ONE_SEED).skill[0])
+    then = int(
+        choose_items(parameters, states, ONE_SEED, None, [SelectionCriteria(resting=np.array([first]))]).skill[0]
+    )
     assert then != first
     alone = np.arange(3) == first
-    found = choose(parameters, states, ONE_SEED, None, [Aim(resting=np.array([first]), skills=alone)])
+    found = choose_items(
+        parameters, states, ONE_SEED, None, [SelectionCriteria(resting=np.array([first]), skills=alone)]
+    )
     assert found.skill[0] == first
 
 
-def chain(mastery: list[float], evidence: list[int]) -> tuple[Parameters, States]:
+def chain(mastery: list[float], responses: list[int]) -> tuple[Parameters, States]:
     """Three skills that build on each other, and one apart."""
     parameters = course(tree([[], [0], [1], []]), bank([[0]] * 2 + [[1]] * 2 + [[2]] * 2 + [[3]] * 2))
-    states = initial(parameters, 1)
-    return parameters, replace(states, mastery=np.array([mastery]), evidence=np.array([evidence]))
+    states = initial_states(parameters, 1)
+    return parameters, replace(states, mastery=np.array([mastery]), responses=np.array([responses]))
 
 
 @pytest.mark.parametrize(
@@ -255,38 +255,50 @@ def test_a_goal_is_practised_with_what_it_builds_on(
     mastery: list[float], goal: list[int], target: float, skill: int
 ) -> None:
     parameters, states = chain(mastery, [5] * 4)
-    found = choose(parameters, states, ONE_SEED, None, [Aim(goal=np.array(goal), target=target)])
+    found = choose_items(parameters, states, ONE_SEED, None, [SelectionCriteria(goal=np.array(goal), target=target)])
     assert (found.skill[0], code_of(found)) == (skill, "practice_skill" if skill >= 0 else "goal_reached")
 
 
 def test_a_goal_of_nothing_known_is_never_reached() -> None:
     parameters, states = chain([0.99] * 4, [5] * 4)
-    assert code_of(choose(parameters, states, ONE_SEED, None, [Aim(goal=NONE)])) == "nothing_eligible"
+    assert (
+        code_of(choose_items(parameters, states, ONE_SEED, None, [SelectionCriteria(goal=NONE)])) == "nothing_eligible"
+    )
 
 
 def test_a_goal_on_too_few_answers_is_not_reached() -> None:
     parameters, states = chain([0.99] * 4, [5, 5, 2, 5])
-    assert choose(parameters, states, ONE_SEED, None, [Aim(goal=np.array([2]))]).skill[0] == 2
+    assert choose_items(parameters, states, ONE_SEED, None, [SelectionCriteria(goal=np.array([2]))]).skill[0] == 2
 
 
 def test_all_that_the_filters_leave_is_mastered() -> None:
     parameters, states = chain([0.99, 0.1, 0.1, 0.99], [5] * 4)
     mastered = np.array([True, False, False, True])
-    assert code_of(choose(parameters, states, ONE_SEED, None, [Aim(skills=mastered)])) == "all_mastered"
+    assert (
+        code_of(choose_items(parameters, states, ONE_SEED, None, [SelectionCriteria(skills=mastered)]))
+        == "all_mastered"
+    )
     nothing = np.zeros(8, dtype=np.bool_)
-    assert code_of(choose(parameters, states, ONE_SEED, None, [Aim(items=nothing)])) == "nothing_eligible"
+    assert (
+        code_of(choose_items(parameters, states, ONE_SEED, None, [SelectionCriteria(items=nothing)]))
+        == "nothing_eligible"
+    )
 
 
-@pytest.mark.parametrize("wanted", [Aim(skills=np.zeros(0, dtype=np.bool_)), Aim(goal=NONE)])
-def test_without_skills_there_is_nothing_to_pick_by_skill(wanted: Aim) -> None:
+@pytest.mark.parametrize(
+    "wanted", [SelectionCriteria(skills=np.zeros(0, dtype=np.bool_)), SelectionCriteria(goal=NONE)]
+)
+def test_without_skills_there_is_nothing_to_pick_by_skill(wanted: SelectionCriteria) -> None:
     parameters = course(tree([]), replace(bank([[], []]), skills=np.full((2, 0), -1)))
-    assert code_of(choose(parameters, initial(parameters, 1), ONE_SEED, None, [wanted])) == "nothing_eligible"
+    assert (
+        code_of(choose_items(parameters, initial_states(parameters, 1), ONE_SEED, None, [wanted])) == "nothing_eligible"
+    )
 
 
 def test_without_skills_any_item_may_be_drawn() -> None:
-    parameters = course(tree([]), replace(bank([[]] * 4, easiness=[0.0, 0.1, 5.0, 6.0]), skills=np.full((4, 0), -1)))
-    crowd = initial(parameters, 1000)
-    found = choose(parameters, crowd, numbers(1000, 1), None, [Aim(explore=0.5)] * 1000)
+    parameters = course(tree([]), replace(bank([[]] * 4, intercept=[0.0, 0.1, 5.0, 6.0]), skills=np.full((4, 0), -1)))
+    crowd = initial_states(parameters, 1000)
+    found = choose_items(parameters, crowd, numbers(1000, 1), None, [SelectionCriteria(explore=0.5)] * 1000)
     assert (np.bincount(found.item, minlength=4) > 100).all()
     assert set(np.unique(found.skill)) == {-1}
     assert {CODES[code] for code in found.code} == {"explore_item", "practice_item"}
@@ -296,11 +308,11 @@ def test_without_skills_any_item_may_be_drawn() -> None:
 
 
 def objection(
-    parameters: Parameters, states: States, aim: Aim, item: int, avoid: Integers = NONE
-) -> tuple[str, Objection]:
-    found = choose(parameters, states, ONE_SEED, [avoid], [aim])
-    said = object_to(parameters, states, ONE_SEED, avoid, aim, found, item)
-    return OBJECTIONS[said.code], said
+    parameters: Parameters, states: States, aim: SelectionCriteria, item: int, avoid: Integers = NONE
+) -> tuple[str, Explanation]:
+    found = choose_items(parameters, states, ONE_SEED, [avoid], [aim])
+    said = explain(parameters, states, ONE_SEED, avoid, aim, found, item)
+    return EXPLANATION_CODES[said.code], said
 
 
 @given(seeds)
@@ -310,13 +322,13 @@ def test_what_speaks_against_an_item_is_true(seed: int) -> None:
     parameters = random_course(seed, skills=5, items=20)
     states, random = random_states(parameters, seed, learners=1, longest=30), numbers(1, seed)
     aim, avoid = random_aim(rng, parameters), rng.integers(0, 20, int(rng.integers(0, 5)))
-    found = choose(parameters, states, random, [avoid], [aim])
-    chosen, standing = int(found.item[0]), stand(parameters, states)
+    found = choose_items(parameters, states, random, [avoid], [aim])
+    chosen, standing = int(found.item[0]), judge_skills(parameters, states)
     for item in range(20):
         if item == chosen or item in avoid or not (aim.items is None or aim.items[item]):
             continue
-        said = object_to(parameters, states, random, avoid, aim, found, item)
-        code, skill = OBJECTIONS[said.code], int(said.item.skill[0])
+        said = explain(parameters, states, random, avoid, aim, found, item)
+        code, skill = EXPLANATION_CODES[said.code], int(said.item.skill[0])
         asked = [s for s in parameters.items.skills[item].tolist() if s >= 0 and (aim.skills is None or aim.skills[s])]
         assert skill in asked or (skill == -1 and code in {"asks_for_no_skill", "just_answered"}), code
         assert said.item.item[0] == item
@@ -344,44 +356,44 @@ def test_what_speaks_against_an_item_is_true(seed: int) -> None:
 def test_the_second_in_rank_is_first_when_the_first_is_avoided(seed: int) -> None:
     parameters = random_course(seed, skills=3, items=20)
     states, random = random_states(parameters, seed, learners=1, longest=20), numbers(1, seed)
-    found = choose(parameters, states, random)
+    found = choose_items(parameters, states, random)
     assume(found.item[0] >= 0)
-    without = choose(parameters, states, random, [found.item])
+    without = choose_items(parameters, states, random, [found.item])
     assume(without.skill[0] == found.skill[0] and without.item[0] != states.last_item[0])
-    said = object_to(parameters, states, random, NONE, Aim(), found, int(without.item[0]))
-    assert (OBJECTIONS[said.code], said.rank) == ("item_ranks_lower", 2)
-    for name in ("p", "doubt", "opens_up", "learn", "challenge", "tells", "prerequisites"):
+    said = explain(parameters, states, random, NONE, SelectionCriteria(), found, int(without.item[0]))
+    assert (EXPLANATION_CODES[said.code], said.rank) == ("item_ranks_lower", 2)
+    for name in ("p", "need", "unlocks", "p_learn", "difficulty_match", "diagnosticity", "prerequisites"):
         assert getattr(said.item, name)[0] == getattr(without, name)[0]
 
 
 def test_each_objection_by_an_example() -> None:
     parameters, states = chain([0.3, 0.1, 0.1, 0.99], [5] * 4)
-    assert objection(parameters, states, Aim(), 6)[0] == "skill_mastered"
-    code, said = objection(parameters, states, Aim(), 2)
+    assert objection(parameters, states, SelectionCriteria(), 6)[0] == "skill_mastered"
+    code, said = objection(parameters, states, SelectionCriteria(), 2)
     assert (code, said.missing.tolist()) == ("prerequisites_missing", [0])
-    assert objection(parameters, states, Aim(goal=np.array([0])), 2)[0] == "outside_goal"
-    assert objection(parameters, replace(states, last_item=np.array([0])), Aim(), 0)[0] == "just_answered"
+    assert objection(parameters, states, SelectionCriteria(goal=np.array([0])), 2)[0] == "outside_goal"
+    assert objection(parameters, replace(states, last_item=np.array([0])), SelectionCriteria(), 0)[0] == "just_answered"
     parameters, states = a_class_of_one()
-    assert objection(parameters, states, Aim(), 6)[0] in {"skill_ranks_lower", "item_ranks_lower"}
-    assert objection(parameters, states, Aim(review=1.0), 4)[0] == "review_first"
-    explored = int(choose(parameters, states, ONE_SEED, None, [Aim(explore=1.0)]).item[0])
+    assert objection(parameters, states, SelectionCriteria(), 6)[0] in {"skill_ranks_lower", "item_ranks_lower"}
+    assert objection(parameters, states, SelectionCriteria(review=1.0), 4)[0] == "review_first"
+    explored = int(choose_items(parameters, states, ONE_SEED, None, [SelectionCriteria(explore=1.0)]).item[0])
     other = 4 if explored != 4 else 5
-    assert objection(parameters, states, Aim(explore=1.0), other)[0] == "not_drawn"
-    first = int(choose(parameters, states, ONE_SEED).skill[0])
-    rests = Aim(resting=np.array([first]))
+    assert objection(parameters, states, SelectionCriteria(explore=1.0), other)[0] == "not_drawn"
+    first = int(choose_items(parameters, states, ONE_SEED).skill[0])
+    rests = SelectionCriteria(resting=np.array([first]))
     item = int(np.flatnonzero((parameters.items.skills[:, 0] == first) & (np.arange(10) > 0))[0])
     assert objection(parameters, states, rests, item)[0] == "skill_rests"
 
 
 def test_an_untagged_item_is_not_practised_for_a_skill() -> None:
     parameters = course(tree([[]]), bank([[0], []]))
-    assert objection(parameters, initial(parameters, 1), Aim(), 1)[0] == "asks_for_no_skill"
+    assert objection(parameters, initial_states(parameters, 1), SelectionCriteria(), 1)[0] == "asks_for_no_skill"
 
 
 def test_a_settled_skill_is_not_practised_while_another_is_open() -> None:
-    parameters = course(tree([[], []], learn=[0.05, 0.6]), bank([[0], [1]]))
-    states = replace(initial(parameters, 1), mastery=np.array([[0.85, 0.1]]), evidence=np.array([[9, 9]]))
-    assert objection(parameters, states, Aim(), 0)[0] == "skill_settled"
+    parameters = course(tree([[], []], p_learn=[0.05, 0.6]), bank([[0], [1]]))
+    states = replace(initial_states(parameters, 1), mastery=np.array([[0.85, 0.1]]), responses=np.array([[9, 9]]))
+    assert objection(parameters, states, SelectionCriteria(), 0)[0] == "skill_settled"
 
 
 def mask(size: int, *places: int) -> Booleans:
@@ -391,5 +403,5 @@ def mask(size: int, *places: int) -> Booleans:
 def test_a_filter_that_cuts_off_the_prerequisite_still_has_an_answer() -> None:
     """Prerequisites nobody has practised: the skill asked for is strengthened all the same."""
     parameters, states = chain([0.1] * 4, [0] * 4)
-    found = choose(parameters, states, ONE_SEED, None, [Aim(skills=mask(4, 2))])
+    found = choose_items(parameters, states, ONE_SEED, None, [SelectionCriteria(skills=mask(4, 2))])
     assert (code_of(found), found.skill[0], found.prerequisites[0]) == ("strengthen_skill", 2, 0.0)

@@ -11,26 +11,26 @@ from scipy.sparse import csr_array
 from scipy.special import expit
 
 from app.adaptive import baselines
+from app.adaptive.arrays import Floats, Integers
 from app.adaptive.baselines import (
-    Curves,
-    best,
+    RaschCurves,
+    best_choice,
     best_lr,
     best_lr_features,
     bkt,
-    blocks,
-    earlier,
     fit_logistic,
     fit_rasch,
     irt,
     item_only,
+    learner_blocks,
     pfa,
     predict_irt,
+    prior_counts,
+    skill_matrix,
     split,
-    tagged,
-    with_none,
+    with_null_skill,
 )
-from app.adaptive.replay import Log
-from app.adaptive.types import Floats, Integers
+from app.adaptive.response_log import Log
 from tests.adaptive.worlds import bank, log_of, random_course, random_log
 
 Model = Callable[[Integers, Log, Log], Floats]
@@ -126,8 +126,8 @@ def test_unseen_items_and_skills_are_predicted(model: Model) -> None:
 def test_counts_are_those_of_the_answers_before(seed: int) -> None:
     parameters = random_course(seed, kinds="plain")
     log = random_log(parameters, seed)
-    tags = tagged(parameters.items.skills)[log.items]
-    wins, fails = earlier(tags, log)
+    tags = skill_matrix(parameters.items.skills)[log.items]
+    wins, fails = prior_counts(tags, log)
     learner = np.repeat(np.arange(log.learners), np.diff(log.starts))
     dense = tags.toarray()
     for entry, answer in enumerate(np.repeat(np.arange(len(log.items)), np.diff(tags.indptr))):
@@ -138,9 +138,9 @@ def test_counts_are_those_of_the_answers_before(seed: int) -> None:
 
 
 def test_items_without_skills_share_one() -> None:
-    assert with_none(bank([[1], [], [0, 1]]).skills).tolist() == [[1, -1], [2, -1], [0, 1]]
-    assert with_none(bank([[], []]).skills).tolist() == [[0], [0]]
-    assert tagged(bank([[1], [], [0, 1]]).skills).toarray().tolist() == [[0, 1, 0], [0, 0, 1], [1, 1, 0]]
+    assert with_null_skill(bank([[1], [], [0, 1]]).skills).tolist() == [[1, -1], [2, -1], [0, 1]]
+    assert with_null_skill(bank([[], []]).skills).tolist() == [[0], [0]]
+    assert skill_matrix(bank([[1], [], [0, 1]]).skills).toarray().tolist() == [[0, 1, 0], [0, 0, 1], [1, 1, 0]]
 
 
 def test_the_features_of_best_lr() -> None:
@@ -177,9 +177,9 @@ def test_the_regression_converges(ridge: float) -> None:
 
 def test_the_choice_is_the_one_before_the_loss_rises() -> None:
     asked = iter([(8.0, 3.0), (4.0, 2.0), (2.0, 2.5), (1.0, 0.0)])
-    assert best(asked) == 4.0
+    assert best_choice(asked) == 4.0
     assert next(asked) == (1.0, 0.0)
-    assert best(iter([(8.0, 3.0)])) == 8.0
+    assert best_choice(iter([(8.0, 3.0)])) == 8.0
 
 
 def test_choices_are_made_on_a_fifth_of_the_learners() -> None:
@@ -194,14 +194,14 @@ def test_choices_are_made_on_a_fifth_of_the_learners() -> None:
 def test_rasch_is_that_of_the_literature() -> None:
     """LSAT 6: discrimination .755, difficulties of R's ltm 1.2 (Rizopoulos 2006), here as easiness."""
     rows = [[(item, float(kind[item])) for item in range(5)] for kind, count in LSAT6.items() for _ in range(count)]
-    curves = fit_rasch(tagged(bank([[]] * 5).skills), log_of(rows), 1e6, Curves(np.zeros(5), 1.0))
+    curves = fit_rasch(skill_matrix(bank([[]] * 5).skills), log_of(rows), 1e6, RaschCurves(np.zeros(5), 1.0))
     assert curves.discrimination == pytest.approx(0.755, abs=0.01)
     difficulty = [-3.6153, -1.3224, -0.3176, -1.7301, -2.7802]
-    assert curves.easiness == pytest.approx(-0.7551 * np.array(difficulty), abs=0.01)
+    assert curves.intercept == pytest.approx(-0.7551 * np.array(difficulty), abs=0.01)
 
 
 def test_ability_is_the_posterior_of_the_answers_before() -> None:
-    curves = Curves(np.array([0.5, -1.0]), 1.3)
+    curves = RaschCurves(np.array([0.5, -1.0]), 1.3)
     log = log_of([[], [(0, 1.0), (1, 0.0), (0, 0.4)], [(1, 1.0)]])
     nodes = np.linspace(-6, 6, 601)
     weights = np.exp(-0.5 * nodes**2)
@@ -209,7 +209,7 @@ def test_ability_is_the_posterior_of_the_answers_before() -> None:
     for learner in range(log.learners):
         posterior = weights / weights.sum()
         for place in range(log.starts[learner], log.starts[learner + 1]):
-            p = expit(curves.easiness[log.items[place]] + curves.discrimination * nodes)
+            p = expit(curves.intercept[log.items[place]] + curves.discrimination * nodes)
             expected.append(float(posterior @ p))
             posterior = posterior * p ** log.scores[place] * (1 - p) ** (1 - log.scores[place])
             posterior /= posterior.sum()
@@ -219,8 +219,8 @@ def test_ability_is_the_posterior_of_the_answers_before() -> None:
 def test_blocks_hold_every_learner_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(baselines, "BLOCK_ANSWERS", 5)
     starts = np.array([0, 0, 3, 3, 9, 10, 12, 12])
-    assert list(blocks(starts)) == [(0, 3), (3, 4), (4, 7)]
-    assert list(blocks(np.array([0]))) == []
+    assert list(learner_blocks(starts)) == [(0, 3), (3, 4), (4, 7)]
+    assert list(learner_blocks(np.array([0]))) == []
 
 
 def test_an_unseen_item_is_as_easy_as_its_skill() -> None:

@@ -7,27 +7,27 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.adaptive.arrays import Floats, Integers
 from app.adaptive.bkt import (
+    BktFit,
     Codes,
-    Fit,
     Goal,
     Rates,
     Setup,
-    around,
-    encode,
-    expect,
-    fit,
+    build_tree,
+    e_step_counts,
+    em_step,
+    encode_responses,
+    fit_bkt,
     forward,
-    grow,
-    link,
-    loadings,
+    forward_inputs,
+    link_response_chains,
     log_likelihood,
-    predict,
+    predict_bkt,
     prune,
-    step,
+    shared_prior,
 )
-from app.adaptive.replay import Log
-from app.adaptive.types import Floats, Integers
+from app.adaptive.response_log import Log
 from tests.adaptive.worlds import arrays, frozen, log_of, same
 
 PLAIN = Setup(pseudo=0.0, item_pseudo=0.0, tolerance=1e-10, iterations=5000)
@@ -70,8 +70,8 @@ def world(seed: int, forget: float = 0.0, learners: int = 400, longest: int = 12
 ONE_SKILL = np.zeros((3, 1), dtype=np.int64)
 
 
-def fitted(skills: Integers, log: Log, setup: Setup) -> Fit:
-    return fit(skills, log, setup, np.random.default_rng(0))
+def fitted(skills: Integers, log: Log, setup: Setup) -> BktFit:
+    return fit_bkt(skills, log, setup, np.random.default_rng(0))
 
 
 def slow(skills: Integers, classes: Integers, log: Log, rates: Rates) -> tuple[Floats, dict[str, Floats], Floats]:
@@ -128,19 +128,19 @@ def test_equals_plain_baum_welch(seed: int, forgets: bool, per_item: bool, fract
     classes = np.where(SKILLS >= 0, np.arange(SKILLS.size).reshape(SKILLS.shape), -1) if per_item else SKILLS
     owner = SKILLS.reshape(-1) if per_item else np.arange(3)
     rates = any_rates(seed, len(owner), forgets=forgets)
-    chains = link(SKILLS, log)
-    codes, code = encode(SKILLS, classes, log, chains)
-    tree, _ = grow(chains, codes, code, 3)
-    _, ratio, learn, forget = loadings(tree, codes, rates)
+    chains = link_response_chains(SKILLS, log)
+    codes, code = encode_responses(SKILLS, classes, log, chains)
+    tree, _ = build_tree(chains, codes, code, 3)
+    _, ratio, learn, forget = forward_inputs(tree, codes, rates)
     _, odds = forward(tree, rates.prior / (1 - rates.prior), ratio, learn, forget)
     likelihood, counts, predicted = slow(SKILLS, classes, log, rates)
     np.testing.assert_allclose(log_likelihood(tree, codes, rates, odds), likelihood, rtol=1e-10, atol=1e-10)
-    found = expect(tree, codes, Goal(rates, 0.0, 0.0, owner), odds, learn, forget)
+    found = e_step_counts(tree, codes, Goal(rates, 0.0, 0.0, owner), odds, learn, forget)
     for name, expected in counts.items():
         np.testing.assert_allclose(found[name], expected, rtol=1e-9, atol=1e-10, err_msg=name)
     nothing = np.zeros(3)
-    known = Fit(rates, SKILLS, classes, 0.25, nothing > 0, nothing, nothing.astype(np.int64))
-    np.testing.assert_allclose(predict(known, log), np.where(np.isnan(predicted), 0.25, predicted), rtol=1e-11)
+    known = BktFit(rates, SKILLS, classes, 0.25, nothing > 0, nothing, nothing.astype(np.int64))
+    np.testing.assert_allclose(predict_bkt(known, log), np.where(np.isnan(predicted), 0.25, predicted), rtol=1e-11)
 
 
 # pyBKT 1.4.3, built from its source package, on `world(1, forget)`: EM_fit from prior .4, learns .15, forgets 0 or .02,
@@ -178,11 +178,11 @@ PYBKT_PREDICTED = [
 def test_equals_pybkt(forget: float, steps: int) -> None:
     log, setup = world(1, forget), replace(PLAIN, forgets=forget > 0)
     if steps == 1:
-        chains = link(ONE_SKILL, log)
-        codes, code = encode(ONE_SKILL, ONE_SKILL, log, chains)
-        tree, _ = grow(chains, codes, code, 1)
-        goal = around(1, setup)
-        rates, _ = step(tree, codes, goal, goal.centre, setup)
+        chains = link_response_chains(ONE_SKILL, log)
+        codes, code = encode_responses(ONE_SKILL, ONE_SKILL, log, chains)
+        tree, _ = build_tree(chains, codes, code, 1)
+        goal = shared_prior(1, setup)
+        rates, _ = em_step(tree, codes, goal, goal.centre, setup)
         tolerance = 1e-12
     else:
         rates = fitted(ONE_SKILL, log, setup).rates
@@ -193,20 +193,20 @@ def test_equals_pybkt(forget: float, steps: int) -> None:
 
 def test_predicts_as_pybkt() -> None:
     log = world(1)
-    np.testing.assert_allclose(predict(fitted(ONE_SKILL, log, PLAIN), log)[:6], PYBKT_PREDICTED, atol=2e-6)
+    np.testing.assert_allclose(predict_bkt(fitted(ONE_SKILL, log, PLAIN), log)[:6], PYBKT_PREDICTED, atol=2e-6)
 
 
 @settings(max_examples=15, deadline=None)
 @given(SEEDS, st.booleans(), st.sampled_from([0.0, 2.0]))
 def test_a_step_never_lowers_the_posterior(seed: int, forgets: bool, pseudo: float) -> None:
     log, setup = any_log(seed, learners=30), replace(PLAIN, forgets=forgets, pseudo=pseudo)
-    chains = link(SKILLS, log)
-    codes, code = encode(SKILLS, SKILLS, log, chains)
-    tree, _ = grow(chains, codes, code, 3)
-    goal = around(3, setup)
+    chains = link_response_chains(SKILLS, log)
+    codes, code = encode_responses(SKILLS, SKILLS, log, chains)
+    tree, _ = build_tree(chains, codes, code, 3)
+    goal = shared_prior(3, setup)
     rates, last = goal.centre, np.full(3, -np.inf)
     for _ in range(12):
-        rates, value = step(tree, codes, goal, rates, setup)
+        rates, value = em_step(tree, codes, goal, rates, setup)
         assert (value.log_posterior >= last - 1e-9).all()
         last = value.log_posterior
 
@@ -215,14 +215,14 @@ def test_leaps_reach_what_plain_steps_reach() -> None:
     log = world(2, 0.05)
     setup = replace(PLAIN, forgets=True)
     found = fitted(ONE_SKILL, log, setup)
-    chains = link(ONE_SKILL, log)
-    codes, code = encode(ONE_SKILL, ONE_SKILL, log, chains)
-    tree, _ = grow(chains, codes, code, 1)
-    goal = around(1, setup)
+    chains = link_response_chains(ONE_SKILL, log)
+    codes, code = encode_responses(ONE_SKILL, ONE_SKILL, log, chains)
+    tree, _ = build_tree(chains, codes, code, 1)
+    goal = shared_prior(1, setup)
     rates = goal.centre
     for _ in range(3000):
-        rates, _ = step(tree, codes, goal, rates, setup)
-    _, value = step(tree, codes, goal, rates, setup)
+        rates, _ = em_step(tree, codes, goal, rates, setup)
+    _, value = em_step(tree, codes, goal, rates, setup)
     np.testing.assert_allclose(found.log_likelihood, value.log_likelihood, atol=1e-6)
     assert found.iterations[0] < 300
 
@@ -250,15 +250,15 @@ def test_an_answer_is_predicted_before_it_is_used(seed: int) -> None:
     rng = np.random.default_rng(seed)
     found = fitted(SKILLS, any_log(seed, learners=60), Setup())
     log = any_log(seed + 1)
-    whole = predict(found, log)
+    whole = predict_bkt(found, log)
     for learner in range(log.learners):
         low, high = log.starts[learner : learner + 2]
         alone = Log(np.array([0, high - low]), log.items[low:high], log.scores[low:high], log.times[low:high])
-        assert predict(found, alone).tobytes() == whole[low:high].tobytes()
+        assert predict_bkt(found, alone).tobytes() == whole[low:high].tobytes()
         cut = int(rng.integers(low, high + 1))
         other = log.scores.copy()
         other[cut:high] = 1 - other[cut:high]
-        assert (predict(found, replace(log, scores=other))[low : cut + 1] == whole[low : cut + 1])[
+        assert (predict_bkt(found, replace(log, scores=other))[low : cut + 1] == whole[low : cut + 1])[
             : cut + 1 - low
         ].all()
 
@@ -293,7 +293,7 @@ def test_survives_degenerate_logs(log: Log, pseudo: float, forgets: bool) -> Non
         check(fitted(SKILLS, log, setup), log, setup)
 
 
-def check(found: Fit, log: Log, setup: Setup) -> None:
+def check(found: BktFit, log: Log, setup: Setup) -> None:
     """Finite, within the limits, and never a slip and a guess that make a wrong answer speak for knowing."""
     for values in arrays(found):
         assert np.isfinite(values).all()
@@ -308,7 +308,7 @@ def check(found: Fit, log: Log, setup: Setup) -> None:
     }.items():
         assert (getattr(rates, name) >= low).all()
         assert (getattr(rates, name) <= high).all()
-    p = predict(found, log)
+    p = predict_bkt(found, log)
     assert p.shape == log.items.shape
     assert ((p > 0) & (p < 1)).all()
 
@@ -316,7 +316,7 @@ def check(found: Fit, log: Log, setup: Setup) -> None:
 def test_without_skills_the_share_is_expected() -> None:
     log = log_of([[(0, 1.0), (0, 1.0), (0, 0.0)]])
     found = fitted(np.full((1, 1), -1), log, Setup())
-    assert predict(found, log).tolist() == [2.5 / 4] * 3
+    assert predict_bkt(found, log).tolist() == [2.5 / 4] * 3
 
 
 def test_recovers_what_was_simulated() -> None:
@@ -340,7 +340,7 @@ def test_items_of_their_own_predict_better() -> None:
     log, fresh = world(5, learners=1000), world(6, learners=1000)
     loss = {}
     for per_item in (False, True):
-        p = predict(fitted(ONE_SKILL, log, Setup(per_item=per_item)), fresh)
+        p = predict_bkt(fitted(ONE_SKILL, log, Setup(per_item=per_item)), fresh)
         loss[per_item] = -np.log(np.where(fresh.scores > 0, p, 1 - p)).mean()
     assert loss[True] < loss[False] - 0.005
 
@@ -381,24 +381,24 @@ def test_leaves_its_inputs_alone() -> None:
     log, skills = frozen(any_log(10, learners=50)), SKILLS.copy()
     skills.setflags(write=False)
     found = fitted(skills, log, Setup(per_item=True))
-    predict(frozen(found), log)
+    predict_bkt(frozen(found), log)
 
 
 @settings(max_examples=20, deadline=None)
 @given(SEEDS)
 def test_merging_is_exact_and_pruning_takes_whole_skills(seed: int) -> None:
     log = any_log(seed, learners=30)
-    chains = link(SKILLS, log)
-    codes, code = encode(SKILLS, SKILLS, log, chains)
-    tree, node = grow(chains, codes, code, 3)
+    chains = link_response_chains(SKILLS, log)
+    codes, code = encode_responses(SKILLS, SKILLS, log, chains)
+    tree, node = build_tree(chains, codes, code, 3)
     assert (tree.code[node] == code).all()
     assert tree.count.sum() == len(code)
     assert tree.ending.sum() == len(chains.skill)
     rates, setup = any_rates(seed, 3, forgets=True), replace(PLAIN, forgets=True)
-    goal = around(3, setup)
-    rates_next, value = step(tree, codes, goal, rates, setup)
+    goal = shared_prior(3, setup)
+    rates_next, value = em_step(tree, codes, goal, rates, setup)
     keep = np.array([True, False, True])
-    pruned_next, pruned = step(prune(tree, codes, keep), codes, goal, rates, setup)
+    pruned_next, pruned = em_step(prune(tree, codes, keep), codes, goal, rates, setup)
     assert (pruned.log_likelihood[keep] == value.log_likelihood[keep]).all()
     assert (pruned_next.learn[keep] == rates_next.learn[keep]).all()
     assert pruned.log_likelihood[1] == 0
@@ -409,9 +409,9 @@ def test_scores_may_be_of_any_number_of_kinds() -> None:
     rng = np.random.default_rng(0)
     log = Log(np.array([0, 40]), rng.integers(0, 400, 40), rng.random(40), np.zeros(40))
     skills = np.arange(400)[:, None] % 3
-    codes, code = encode(skills, np.arange(400)[:, None], log, link(skills, log))
+    codes, code = encode_responses(skills, np.arange(400)[:, None], log, link_response_chains(skills, log))
     assert isinstance(codes, Codes)
-    answer = link(skills, log).answer
+    answer = link_response_chains(skills, log).answer
     assert (codes.group[code] == log.items[answer]).all()
     assert (codes.score[code] == log.scores[answer]).all()
     assert (np.diff(codes.skill) >= 0).all()

@@ -7,37 +7,37 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.adaptive import calibration
-from app.adaptive.calibration import (
+from app.adaptive.assess.metrics import auc, total_loss
+from app.adaptive.calibration import fit as calibration
+from app.adaptive.calibration.fit import (
     BOUNDS,
-    EASINESS_LIMIT,
-    Fit,
-    calibrate,
+    INTERCEPT_LIMIT,
+    CalibrationFit,
+    calibrate_parameters,
     default_rates,
     from_free,
-    measure,
-    take,
+    measure_predictions,
+    select_learners,
     to_free,
 )
-from app.adaptive.metrics import auc, total_loss
-from app.adaptive.replay import Log
-from app.adaptive.types import Parameters, Population
+from app.adaptive.parameters import Parameters, Population
+from app.adaptive.response_log import Log
 from tests.adaptive import laws
 from tests.adaptive.worlds import arrays, bank, course, frozen, log_of, random_course, random_log, same, simulate, tree
 
 SKILLS, ITEMS = 4, 24
 TRUTH = course(
-    tree([[]] * SKILLS, prior=[0.2, 0.4, 0.6, 0.5], learn=[0.1, 0.3, 0.5, 0.4], forget=[0.01] * SKILLS),
-    bank([[i % SKILLS] for i in range(ITEMS)], easiness=np.random.default_rng(0).normal(0, 1, ITEMS)),
+    tree([[]] * SKILLS, prior=[0.2, 0.4, 0.6, 0.5], p_learn=[0.1, 0.3, 0.5, 0.4], p_forget=[0.01] * SKILLS),
+    bank([[i % SKILLS] for i in range(ITEMS)], intercept=np.random.default_rng(0).normal(0, 1, ITEMS)),
     ability_variance=1.36,
-    form_variance=0.1,
+    daily_effect_variance=0.1,
 )
 SEED = 1
 
 
 def untouched(parameters: Parameters) -> Parameters:
     """The same course before any calibration."""
-    items = replace(parameters.items, easiness=np.zeros(parameters.items.count))
+    items = replace(parameters.items, intercept=np.zeros(parameters.items.count))
     return Parameters(Population(), default_rates(parameters.skills), items)
 
 
@@ -51,54 +51,54 @@ def aside(log: Log) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     return np.asarray(np.arange(log.learners) % 5 == 0)
 
 
-def fitted(parameters: Parameters, log: Log, seed: int) -> Fit:
+def fitted(parameters: Parameters, log: Log, seed: int) -> CalibrationFit:
     """A calibration of a course whose items are all free."""
-    return calibrate(parameters, log, free(parameters), aside(log), seed)
+    return calibrate_parameters(parameters, log, free(parameters), aside(log), seed)
 
 
 @pytest.fixture(scope="module")
-def found() -> Fit:
+def found() -> CalibrationFit:
     """A calibration on 400 learners with 30 answers each, 500 answers an item."""
     return fitted(untouched(TRUTH), simulate(TRUTH, 1, 400, 30), SEED)
 
 
-def test_easiness_is_recovered(found: Fit) -> None:
+def test_easiness_is_recovered(found: CalibrationFit) -> None:
     """Within a skill to .1 (measured .08 to .13). The level of a skill is less sure, see below."""
-    error = found.parameters.items.easiness - TRUTH.items.easiness
+    error = found.parameters.items.intercept - TRUTH.items.intercept
     for skill in range(SKILLS):
         assert error[skill::SKILLS].std() < 0.2
         assert abs(error[skill::SKILLS].mean()) < 0.8
-    assert np.corrcoef(found.parameters.items.easiness, TRUTH.items.easiness)[0, 1] > 0.9
+    assert np.corrcoef(found.parameters.items.intercept, TRUTH.items.intercept)[0, 1] > 0.9
 
 
-def test_rates_are_ordered_but_shrunk(found: Fit) -> None:
+def test_rates_are_ordered_but_shrunk(found: CalibrationFit) -> None:
     """How fast a skill is learnt is told apart; few who know it and hard items look the same (measured off by .23)."""
-    learn = found.parameters.skills.learn
-    assert learn[0] < learn[1]
-    assert learn[0] < learn[2]
-    assert (np.abs(learn - TRUTH.skills.learn) < 0.12).all()
+    p_learn = found.parameters.skills.p_learn
+    assert p_learn[0] < p_learn[1]
+    assert p_learn[0] < p_learn[2]
+    assert (np.abs(p_learn - TRUTH.skills.p_learn) < 0.12).all()
     assert (np.abs(found.parameters.skills.prior - TRUTH.skills.prior) < 0.3).all()
 
 
-def test_population_is_near(found: Fit) -> None:
+def test_population_is_near(found: CalibrationFit) -> None:
     """The spread of abilities 1.36 (measured 1.0 to 1.3), the two shifts (measured within .12)."""
     population = found.parameters.population
     assert 0.8 < population.ability_variance < 1.9
-    assert population.form_variance < Population().form_variance
+    assert population.daily_effect_variance < Population().daily_effect_variance
     assert abs(population.known_shift - TRUTH.population.known_shift) < 0.3
     assert abs(population.unknown_shift - TRUTH.population.unknown_shift) < 0.3
 
 
-def test_new_learners_are_predicted_as_well_as_by_the_truth(found: Fit) -> None:
+def test_new_learners_are_predicted_as_well_as_by_the_truth(found: CalibrationFit) -> None:
     """Log loss on 300 fresh learners: within .003 of the truth (measured .001), .04 better than before."""
     fresh = simulate(TRUTH, 99, 300, 30)
-    before, after, truth = (measure(p, fresh) for p in (untouched(TRUTH), found.parameters, TRUTH))
+    before, after, truth = (measure_predictions(p, fresh) for p in (untouched(TRUTH), found.parameters, TRUTH))
     assert after[0] < truth[0] + 0.003
     assert after[0] < before[0] - 0.04
     assert after[1] > truth[1] - 0.003
 
 
-def test_the_report_is_of_held_out_learners(found: Fit) -> None:
+def test_the_report_is_of_held_out_learners(found: CalibrationFit) -> None:
     assert found.held_out_responses == 80 * 30
     assert found.log_loss_after < found.log_loss_before
     assert found.auc_after > found.auc_before
@@ -106,9 +106,9 @@ def test_the_report_is_of_held_out_learners(found: Fit) -> None:
 
 def test_asymptotes_that_are_known_are_minded() -> None:
     """With c = .25 the easiness is not that of the raw success: measured off by -.22, and by .76 if c is ignored."""
-    parameters = course(tree([]), bank([[]] * 12, easiness=np.linspace(-2, 1, 12), guessing=np.full(12, 0.25)))
+    parameters = course(tree([]), bank([[]] * 12, intercept=np.linspace(-2, 1, 12), guessing=np.full(12, 0.25)))
     fit = fitted(untouched(parameters), simulate(parameters, 2, 500, 15), SEED)
-    assert abs((fit.parameters.items.easiness - parameters.items.easiness).mean()) < 0.4
+    assert abs((fit.parameters.items.intercept - parameters.items.intercept).mean()) < 0.4
 
 
 def test_hidden_paths_are_counted() -> None:
@@ -138,18 +138,18 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibration, "SEARCH_EVALUATIONS", 12)
 
 
-def is_safe(fit: Fit) -> None:
+def is_safe(fit: CalibrationFit) -> None:
     """Every value is finite and within its bounds."""
     for array in arrays(fit.parameters):
         assert not np.isnan(array).any()
-    assert (np.abs(fit.parameters.items.easiness) <= EASINESS_LIMIT).all()
+    assert (np.abs(fit.parameters.items.intercept) <= INTERCEPT_LIMIT).all()
     for name, (low, high) in BOUNDS.items():
         values = getattr(fit.parameters.skills, name)
         assert ((values >= low) & (values <= high)).all()
     population = fit.parameters.population
     assert population.known_shift - population.unknown_shift >= 0.5
     assert 0.05 <= population.ability_variance <= 9
-    assert 0.5 <= population.form_retention <= 0.999
+    assert 0.5 <= population.daily_effect_retention <= 0.999
     assert np.isfinite([fit.log_loss_before, fit.log_loss_after]).all()
     assert 0 <= fit.auc_after <= 1
 
@@ -174,7 +174,7 @@ def test_degenerate_logs_are_survived(habit: str) -> None:
     parameters = course(tree([[], [0], []]), bank([[0], [1], [0, 1], [2]]))
     fit = fitted(parameters, log_of(HABITS[habit]), SEED)
     is_safe(fit)
-    items, skills = fit.parameters.items.easiness, fit.parameters.skills
+    items, skills = fit.parameters.items.intercept, fit.parameters.skills
     if habit in {"no learners", "no answers"}:
         assert (items == 0).all()
         assert skills.prior == pytest.approx(calibration.DEFAULT_PRIOR)
@@ -213,13 +213,13 @@ def test_the_same_seed_gives_the_same_fit_and_nothing_is_changed() -> None:
 @pytest.mark.usefixtures("quick")
 def test_fixed_items_stay_and_are_what_the_others_are_measured_by() -> None:
     """Also outside the bounds of what is fitted. What a fixed item would have been does not move its neighbours."""
-    parameters = course(tree([[]]), bank([[0]] * 3, easiness=[-9.0, 2.0, 0.0]))
+    parameters = course(tree([[]]), bank([[0]] * 3, intercept=[-9.0, 2.0, 0.0]))
     fixed = np.array([True, True, False])
     log = log_of([[(1, 0.0)]] * 200)
-    fit = calibrate(parameters, log, fixed, aside(log), SEED)
-    assert fit.parameters.items.easiness[:2].tolist() == [-9.0, 2.0]
-    assert fit.parameters.items.easiness[2] > 1
-    same_otherwise = replace(fit.parameters.items, easiness=parameters.items.easiness)
+    fit = calibrate_parameters(parameters, log, fixed, aside(log), SEED)
+    assert fit.parameters.items.intercept[:2].tolist() == [-9.0, 2.0]
+    assert fit.parameters.items.intercept[2] > 1
+    same_otherwise = replace(fit.parameters.items, intercept=parameters.items.intercept)
     assert same(same_otherwise, parameters.items)
 
 
@@ -228,7 +228,9 @@ def test_progress_goes_from_the_beginning_to_the_end() -> None:
     told: list[tuple[str, float]] = []
     parameters = random_course(1)
     log = random_log(parameters, 1)
-    calibrate(parameters, log, free(parameters), aside(log), SEED, lambda stage, share: told.append((stage, share)))
+    calibrate_parameters(
+        parameters, log, free(parameters), aside(log), SEED, lambda stage, share: told.append((stage, share))
+    )
     shares = [share for _, share in told]
     assert shares == sorted(shares)
     assert shares[-1] == pytest.approx(1)
@@ -240,20 +242,20 @@ def test_an_item_with_one_answer_stays_near_its_skill() -> None:
     parameters = course(tree([[]]), bank([[0]] * 5))
     rows = [[(i, float((i + n) % 3 > 0)) for i in range(4)] for n in range(60)]
     rows[0].append((4, 0.0))
-    easiness = fitted(parameters, log_of(rows), SEED).parameters.items.easiness
-    assert -0.6 < easiness[4] - easiness[:4].mean() < 0
+    intercept = fitted(parameters, log_of(rows), SEED).parameters.items.intercept
+    assert -0.6 < intercept[4] - intercept[:4].mean() < 0
 
 
 def test_learners_are_taken_whole() -> None:
     log = random_log(random_course(1), 1, learners=6)
     mask = np.array([True, False, True, True, False, True])
-    for taken in (take(log, mask), take(log, np.flatnonzero(mask))):
+    for taken in (select_learners(log, mask), select_learners(log, np.flatnonzero(mask))):
         assert taken.learners == 4
         for place, learner in enumerate(np.flatnonzero(mask)):
             old, new = (slice(one.starts[k], one.starts[k + 1]) for one, k in ((log, learner), (taken, place)))
             assert taken.items[new].tolist() == log.items[old].tolist()
             assert taken.scores[new].tolist() == log.scores[old].tolist()
-    backwards = take(log, np.array([5, 0]))
+    backwards = select_learners(log, np.array([5, 0]))
     assert backwards.items.tolist() == [*log.items[log.starts[5] :].tolist(), *log.items[: log.starts[1]].tolist()]
 
 
@@ -266,13 +268,13 @@ def test_learners_are_taken_whole() -> None:
     st.none() | st.floats(0.02, 0.9),
 )
 def test_free_scales_are_inverted(
-    ability: float, drift: float, form: float, keep: float, unknown: float, fading: float | None
+    ability: float, drift: float, daily_effect: float, keep: float, unknown: float, fading: float | None
 ) -> None:
     population = Population(
         ability_variance=ability,
         skill_drift=drift,
-        form_variance=form,
-        form_retention=keep,
+        daily_effect_variance=daily_effect,
+        daily_effect_retention=keep,
         unknown_shift=unknown,
         known_shift=unknown + 1.5,
         fading=Population.fading if fading is None else fading,
@@ -295,8 +297,8 @@ def test_a_replay_of_the_folds_is_that_of_the_bank() -> None:
     parameters = random_course(6)
     log = random_log(parameters, 6)
     fold = np.repeat(np.arange(log.learners) % 3, np.diff(log.starts))
-    crossed, crossed_log = calibration.cross(parameters, np.tile(parameters.items.easiness, (3, 1)), log, fold)
-    assert measure(crossed, crossed_log) == measure(parameters, log)
+    crossed, crossed_log = calibration.stack_folds(parameters, np.tile(parameters.items.intercept, (3, 1)), log, fold)
+    assert measure_predictions(crossed, crossed_log) == measure_predictions(parameters, log)
     assert isinstance(crossed_log, Log)
 
 

@@ -6,8 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.adaptive import calibration, likelihood, mastery, policy
-from app.adaptive import filter as engine
+from app.adaptive import hashing
+from app.adaptive.calibration import fit as calibration
+from app.adaptive.practice import choose, items, skills
+from app.adaptive.tracing import filter as engine
+from app.adaptive.tracing import likelihood, mastery
 from tests.adaptive import laws
 from tests.adaptive.worlds import random_course
 
@@ -41,13 +44,13 @@ def swap_the_likelihoods(patch: Patch) -> None:
 
 def look_at_the_batch(patch: Patch) -> None:
     """A sum whose last bit depends on who else is there."""
-    latent = engine.latent
+    latent = engine.latent_moments
 
     def together(*given: Any) -> Any:
         logit, variance, known = latent(*given)
         return logit * (1 + 1e-16 * len(logit) + 2e-16 * (len(logit) > 1)), variance, known
 
-    patch.setattr(engine, "latent", together)
+    patch.setattr(engine, "latent_moments", together)
 
 
 def lose_the_bounds(patch: Patch) -> None:
@@ -60,18 +63,18 @@ def lose_the_floor(patch: Patch) -> None:
 
 def let_the_variance_grow(patch: Patch) -> None:
     """The mixture's spread with the wrong sign: an answer makes less sure."""
-    surprise = engine.surprise
+    surprise = engine.measure_surprise
 
     def wrong(*given: Any) -> Any:
         pull, shrinkage = surprise(*given)
         return pull, -shrinkage
 
-    patch.setattr(engine, "surprise", wrong)
+    patch.setattr(engine, "measure_surprise", wrong)
 
 
 def take_whole_newton_steps(patch: Patch) -> None:
     """Moodle and catsim: the estimate moves against the answer when a step overshoots."""
-    patch.setattr(engine, "mode", overshoot)
+    patch.setattr(engine, "posterior_mode", overshoot)
 
 
 def overshoot(items: Any, chosen: Any, scores: Any, eta: Any, variance: Any, shift: Any) -> Any:
@@ -83,18 +86,18 @@ def overshoot(items: Any, chosen: Any, scores: Any, eta: Any, variance: Any, shi
 
 def forget_to_learn(patch: Patch) -> None:
     """Mastery without its transition."""
-    move = engine.move_mastery
+    move = engine.update_mastery
 
     def without(skills: Any, states: Any, asked: Any, *others: Any) -> None:
         move(skills, states, asked, *others)
-        states.mastery[asked.rows, asked.skill] -= states.bump[asked.rows, asked.skill]
+        states.mastery[asked.rows, asked.skill] -= states.learning_gain[asked.rows, asked.skill]
 
-    patch.setattr(engine, "move_mastery", without)
+    patch.setattr(engine, "update_mastery", without)
 
 
 def inform_what_was_asked(patch: Patch) -> None:
     """Without the exception for items that ask for the prerequisite themselves: counted twice."""
-    original = engine.inform_prerequisites
+    original = engine.update_prerequisites
 
     class Blind:
         """Parameters whose items inform of every prerequisite."""
@@ -102,12 +105,14 @@ def inform_what_was_asked(patch: Patch) -> None:
         def __init__(self, parameters: Any) -> None:
             self.skills, self.population = parameters.skills, parameters.population
             self.items, prerequisites = parameters.items, parameters.skills.prerequisites
-            self.informs = np.where(self.items.skills[:, :, None] >= 0, prerequisites[self.items.skills], -1)
+            self.informed_prerequisites = np.where(
+                self.items.skills[:, :, None] >= 0, prerequisites[self.items.skills], -1
+            )
 
     def twice(parameters: Any, *others: Any) -> None:
         original(Blind(parameters), *others)  # type: ignore[arg-type]
 
-    patch.setattr(engine, "inform_prerequisites", twice)
+    patch.setattr(engine, "update_prerequisites", twice)
 
 
 def inform_backwards(patch: Patch) -> None:
@@ -117,41 +122,41 @@ def inform_backwards(patch: Patch) -> None:
 
 def swap_the_weights(patch: Patch) -> None:
     """The skill by its doubt where the value is meant, as in a system that ordered its weights differently."""
-    stand = policy.stand
+    stand = skills.judge_skills
 
     def swapped(*given: Any) -> Any:
-        standing = stand(*given)
-        return policy.Standing(**{**vars(standing), "value": standing.doubt, "doubt": standing.value})
+        skill_status = stand(*given)
+        return skills.SkillStatus(**{**vars(skill_status), "value": skill_status.need, "need": skill_status.value})
 
-    patch.setattr(policy, "stand", swapped)
+    patch.setattr(choose, "judge_skills", swapped)
 
 
 def lose_the_stay(patch: Patch) -> None:
-    patch.setattr(policy, "STAY", -0.5)
+    patch.setattr(skills, "STAY", -0.5)
 
 
 def aim_elsewhere(patch: Patch) -> None:
-    patch.setattr(policy, "TARGET", 0.9)
+    patch.setattr(items, "TARGET", 0.9)
 
 
 def state_equal_chances(patch: Patch) -> None:
     """One over the number of candidates."""
-    patch.setattr(policy, "chances", lambda _, learners, picked: 1 / np.bincount(learners)[learners[picked]])
+    for module in (choose, items):
+        patch.setattr(module, "propensities", lambda _, learners, picked: 1 / np.bincount(learners)[learners[picked]])
 
 
 def spread_the_chances(patch: Patch) -> None:
     """The random number used in the choice is twice what the chance assumes."""
-    uniform = policy.uniform
-    patch.setattr(policy, "uniform", lambda seeds, items: 2 * uniform(seeds, items))
+    patch.setattr(items, "uniform", lambda seeds, items: 2 * hashing.uniform(seeds, items))
 
 
 def widen_the_jitter(patch: Patch) -> None:
-    patch.setattr(policy, "JITTER", 0.1)
+    patch.setattr(items, "JITTER", 0.1)
 
 
 def shift_the_counts(patch: Patch) -> None:
     """The filtered instead of the smoothed probabilities."""
-    expect = calibration.expect
+    expect = calibration.count_expected
 
     def filtered(skills: Any, chains: Any, known: Any, unknown: Any, taught: Any) -> Any:
         counts = expect(skills, chains, known, unknown, taught)
@@ -160,17 +165,17 @@ def shift_the_counts(patch: Patch) -> None:
         counts["prior"] = (first / (first + (1 - q) * unknown[chains.starts]), counts["prior"][1])
         return counts
 
-    patch.setattr(calibration, "expect", filtered)
+    patch.setattr(calibration, "count_expected", filtered)
 
 
 def fit_on_everything(patch: Patch) -> None:
     """No cross-fitting: every row of easiness sees every answer."""
-    fit = calibration.fit_easiness
+    fit = calibration.fit_intercepts
 
-    def leaking(parameters: Any, easiness: Any, log: Any, fold: Any, *others: Any) -> Any:
-        return fit(parameters, easiness, log, np.full_like(fold, -1), *others)
+    def leaking(parameters: Any, intercept: Any, log: Any, fold: Any, *others: Any) -> Any:
+        return fit(parameters, intercept, log, np.full_like(fold, -1), *others)
 
-    patch.setattr(calibration, "fit_easiness", leaking)
+    patch.setattr(calibration, "fit_intercepts", leaking)
 
 
 CONTROLS = [
@@ -215,6 +220,6 @@ def test_a_warning_of_numpy_is_an_error() -> None:
 def test_the_line_of_mastery_is_a_line(monkeypatch: Patch) -> None:
     """The status follows the constant it names."""
     args = np.array([0.85]), np.array([5]), np.array([False])
-    assert mastery.STATUSES[mastery.status(*args)[0]] == "developing"
+    assert mastery.STATUSES[mastery.mastery_status(*args)[0]] == "developing"
     monkeypatch.setattr(mastery, "MASTERY_LINE", 0.8)
-    assert mastery.STATUSES[mastery.status(*args)[0]] == "mastered"
+    assert mastery.STATUSES[mastery.mastery_status(*args)[0]] == "mastered"

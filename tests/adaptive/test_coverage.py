@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.adaptive.filter import initial
-from app.adaptive.mastery import interval
-from app.adaptive.types import Floats, Parameters, States
-from app.adaptive.uncertainty import disturbance, lasting, standard_error
+from app.adaptive.arrays import Floats
+from app.adaptive.parameters import Parameters
+from app.adaptive.state import States
+from app.adaptive.tracing.filter import initial_states
+from app.adaptive.tracing.mastery import mastery_interval
+from app.adaptive.tracing.uncertainty import autocovariance_sum, disturbance, standard_error
 from benchmarks.coverage import WORLDS, Abilities, Masteries, World, held, inside, report, share_rule
 from tests.adaptive.worlds import bank, course, random_course, random_states, tree
 
@@ -26,12 +28,12 @@ def simulated(world: World) -> tuple[Abilities, Masteries]:
 
 
 @pytest.fixture(scope="module")
-def told() -> tuple[Abilities, Masteries]:
+def reported() -> tuple[Abilities, Masteries]:
     return simulated(CALIBRATION_ERROR)
 
 
 @pytest.fixture(scope="module")
-def told_of_true() -> tuple[Abilities, Masteries]:
+def reported_with_truth() -> tuple[Abilities, Masteries]:
     return simulated(TRUE)
 
 
@@ -40,68 +42,68 @@ def ninety(holds: Floats) -> None:
     assert 0.87 <= np.mean(holds) <= 0.93
 
 
-def of_ability(told: Abilities, error: Floats) -> None:
+def of_ability(reported: Abilities, error: Floats) -> None:
     """Overall, after few answers and after many."""
-    holds = held(told, error).astype(np.float64)
+    holds = held(reported, error).astype(np.float64)
     for low, high in [(0, 100), (0, 5), (6, 29), (30, 100)]:
-        ninety(holds[(low <= told.answers) & (told.answers <= high)])
+        ninety(holds[(low <= reported.total_responses) & (reported.total_responses <= high)])
 
 
-def of_mastery(told: Masteries, low: Floats, high: Floats) -> None:
+def of_mastery(reported: Masteries, low: Floats, high: Floats) -> None:
     """Overall, after few answers and after many, and on both sides of the middle."""
-    holds = inside(told, low, high).astype(np.float64)
+    holds = inside(reported, low, high).astype(np.float64)
     for first, last in [(1, 100), (1, 2), (3, 10), (11, 100)]:
-        ninety(holds[(first <= told.evidence) & (told.evidence <= last)])
+        ninety(holds[(first <= reported.responses) & (reported.responses <= last)])
     for below, above in [(0, 0.5), (0.5, 0.9)]:
-        ninety(holds[(told.evidence > 0) & (below <= told.mastery) & (told.mastery < above)])
+        ninety(holds[(reported.responses > 0) & (below <= reported.mastery) & (reported.mastery < above)])
 
 
-def test_the_interval_of_ability_holds(told: tuple[Abilities, Masteries]) -> None:
-    of_ability(told[0], told[0].error)
+def test_the_interval_of_ability_holds(reported: tuple[Abilities, Masteries]) -> None:
+    of_ability(reported[0], reported[0].error)
 
 
-def test_the_interval_of_mastery_holds(told: tuple[Abilities, Masteries]) -> None:
-    of_mastery(told[1], told[1].low, told[1].high)
+def test_the_interval_of_mastery_holds(reported: tuple[Abilities, Masteries]) -> None:
+    of_mastery(reported[1], reported[1].low, reported[1].high)
 
 
 @pytest.mark.parametrize("width", [2, 3])
 def test_the_interval_holds_where_items_ask_for_several_skills(width: int) -> None:
-    """And without what `shared` adds it does not."""
-    told = simulated(replace(TWO_SKILLS, width=width))[1]
-    answered = told.evidence > 0
-    low, high = interval(told.mastery, told.evidence)
-    ninety(inside(told, told.low, told.high)[answered].astype(np.float64))
+    """And without what `overlap` adds it does not."""
+    reported = simulated(replace(TWO_SKILLS, width=width))[1]
+    answered = reported.responses > 0
+    low, high = mastery_interval(reported.mastery, reported.responses)
+    ninety(inside(reported, reported.low, reported.high)[answered].astype(np.float64))
     with pytest.raises(AssertionError):
-        ninety(inside(told, low, high)[answered].astype(np.float64))
+        ninety(inside(reported, low, high)[answered].astype(np.float64))
 
 
-def test_the_variance_of_the_filter_alone_is_noticed(told: tuple[Abilities, Masteries]) -> None:
+def test_the_variance_of_the_filter_alone_is_noticed(reported: tuple[Abilities, Masteries]) -> None:
     with pytest.raises(AssertionError):
-        of_ability(told[0], told[0].filtered)
+        of_ability(reported[0], reported[0].filtered)
 
 
 @pytest.mark.parametrize("factor", [0.85, 1.15])
-def test_an_error_that_is_off_is_noticed(told: tuple[Abilities, Masteries], factor: float) -> None:
+def test_an_error_that_is_off_is_noticed(reported: tuple[Abilities, Masteries], factor: float) -> None:
     with pytest.raises(AssertionError):
-        of_ability(told[0], factor * told[0].error)
+        of_ability(reported[0], factor * reported[0].error)
 
 
-def test_an_interval_as_if_of_a_share_is_noticed(told: tuple[Abilities, Masteries]) -> None:
+def test_an_interval_as_if_of_a_share_is_noticed(reported: tuple[Abilities, Masteries]) -> None:
     with pytest.raises(AssertionError):
-        of_mastery(told[1], *share_rule(told[1].mastery, told[1].evidence))
+        of_mastery(reported[1], *share_rule(reported[1].mastery, reported[1].responses))
 
 
 @pytest.mark.parametrize("factor", [0.8, 1.25])
-def test_a_mastery_interval_that_is_off_is_noticed(told: tuple[Abilities, Masteries], factor: float) -> None:
-    seen = told[1]
+def test_a_mastery_interval_that_is_off_is_noticed(reported: tuple[Abilities, Masteries], factor: float) -> None:
+    seen = reported[1]
     low, high = seen.mastery - factor * (seen.mastery - seen.low), seen.mastery + factor * (seen.high - seen.mastery)
     with pytest.raises(AssertionError):
         of_mastery(seen, low, high)
 
 
-def test_the_exact_posterior_is_exact(told_of_true: tuple[Abilities, Masteries]) -> None:
+def test_the_exact_posterior_is_exact(reported_with_truth: tuple[Abilities, Masteries]) -> None:
     """What everything is held against: it holds the true ability, and of those at P(known) that share knows."""
-    abilities, masteries = told_of_true
+    abilities, masteries = reported_with_truth
     ninety(held(replace(abilities, theta=abilities.exact), abilities.exact_error).astype(np.float64))
     for low in np.arange(0.0, 1.0, 0.2):
         now = (low <= masteries.exact) & (masteries.exact < low + 0.2)
@@ -112,18 +114,20 @@ def test_the_exact_posterior_is_exact(told_of_true: tuple[Abilities, Masteries])
 def test_what_lasts_by_the_double_sum(count: int, thousandths: int) -> None:
     retention = thousandths / 1000
     slow = sum(retention ** abs(i - j) for i in range(count) for j in range(count) if i != j)
-    np.testing.assert_allclose(lasting(np.array([count]), np.array([retention])), [slow], rtol=2e-3, atol=1e-5)
+    np.testing.assert_allclose(
+        autocovariance_sum(np.array([count]), np.array([retention])), [slow], rtol=2e-3, atol=1e-5
+    )
 
 
 def test_the_disturbance_by_the_double_sum() -> None:
     """Of one skill: form, the offset at the start, its drift, and whether the skill is known."""
     parameters = course(
-        tree([[]], prior=[0.3], learn=[0.2], forget=[0.01]),
+        tree([[]], prior=[0.3], p_learn=[0.2], p_forget=[0.01]),
         bank([[0]]),
         skill_variance=0.2,
         skill_drift=0.01,
-        form_variance=0.4,
-        form_retention=0.9,
+        daily_effect_variance=0.4,
+        daily_effect_retention=0.9,
         known_shift=1.0,
         unknown_shift=-0.5,
     )
@@ -150,20 +154,20 @@ def test_the_error_lies_between_the_filters_and_the_priors(seed: int) -> None:
 @pytest.mark.parametrize("skills", [[], [[]], [[], [0]]])
 def test_without_answers_the_error_is_the_priors(skills: list[list[int]]) -> None:
     parameters = course(tree(skills), bank([[]]))
-    np.testing.assert_array_equal(standard_error(parameters, initial(parameters, 2)), [0.76**0.5] * 2)
+    np.testing.assert_array_equal(standard_error(parameters, initial_states(parameters, 2)), [0.76**0.5] * 2)
 
 
 @pytest.mark.parametrize("retention", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("variance", [0.0, 1e-12, 0.76, 100.0])
 def test_the_error_is_finite_at_the_extremes(retention: float, variance: float) -> None:
     """With 0, 1, 5,000 and a million answers, learning that is certain or impossible, all variances or none."""
-    skills = tree([[], []], prior=[0.0, 1.0], learn=[0.0, 1.0], forget=[0.0, 1.0])
-    population = {"ability_variance": variance, "form_variance": variance, "form_retention": retention}
+    skills = tree([[], []], prior=[0.0, 1.0], p_learn=[0.0, 1.0], p_forget=[0.0, 1.0])
+    population = {"ability_variance": variance, "daily_effect_variance": variance, "daily_effect_retention": retention}
     parameters = course(skills, bank([[0], [1]]), **population)
-    states = initial(parameters, 4)
-    states.answers[:] = [0, 1, 5_000, 1_000_000]
-    states.evidence[:] = np.array([[0, 0], [1, 0], [5_000, 0], [500_000, 500_000]])
-    states.ability_variance[:] /= 1 + states.answers
+    states = initial_states(parameters, 4)
+    states.total_responses[:] = [0, 1, 5_000, 1_000_000]
+    states.responses[:] = np.array([[0, 0], [1, 0], [5_000, 0], [500_000, 500_000]])
+    states.ability_variance[:] /= 1 + states.total_responses
     error = standard_error(parameters, states)
     assert np.isfinite(error).all()
     assert (error <= np.sqrt(variance) + 1e-12).all()
@@ -171,31 +175,31 @@ def test_the_error_is_finite_at_the_extremes(retention: float, variance: float) 
 
 def test_the_error_falls_with_answers_and_never_to_nothing() -> None:
     """A long good day is no proof of ability: with a form that stays, the form's share of the doubt stays."""
-    parameters = course(tree([[]]), bank([[]]), form_variance=0.3, form_retention=0.999999)
+    parameters = course(tree([[]]), bank([[]]), daily_effect_variance=0.3, daily_effect_retention=0.999999)
     states = after(parameters, [1, 10, 100, 1000])
     error = standard_error(parameters, states)
     assert (np.diff(error) < 0).all()
     assert error[-1] > np.sqrt(1 / (1 / 0.76 + 1 / 0.3)) - 1e-3
 
 
-def after(parameters: Parameters, answers: list[int]) -> States:
+def after(parameters: Parameters, total_responses: list[int]) -> States:
     """Learners whose answers told 1/4 each, as the filter counts."""
-    states = initial(parameters, len(answers))
-    states.answers[:] = answers
-    states.ability_variance[:] = 1 / (1 / parameters.population.ability_variance + states.answers / 4)
+    states = initial_states(parameters, len(total_responses))
+    states.total_responses[:] = total_responses
+    states.ability_variance[:] = 1 / (1 / parameters.population.ability_variance + states.total_responses / 4)
     return states
 
 
 @given(st.floats(0, 1) | ENDS, st.integers(0, 5000), ENDS, st.integers(0, 1000))
-def test_the_interval_stays_sane(mastery: float, evidence: int, built_on: float, thousandths: int) -> None:
+def test_the_interval_stays_sane(mastery: float, responses: int, has_prerequisites: float, thousandths: int) -> None:
     """It holds the mastery, lies within 0 and 1, is never certain, and follows the mastery."""
-    values, counts = np.array([mastery, min(mastery + 0.001, 1.0)]), np.full(2, evidence)
-    low, high = interval(values, counts, built_on, thousandths / 1000)
+    values, counts = np.array([mastery, min(mastery + 0.001, 1.0)]), np.full(2, responses)
+    low, high = mastery_interval(values, counts, has_prerequisites, thousandths / 1000)
     assert ((low >= 0) & (low <= values) & (values <= high) & (high <= 1)).all()
     assert ((high - low) > 0.005).all()
     assert low[0] <= low[1]
     assert high[0] <= high[1]
-    plain = interval(values, counts)
+    plain = mastery_interval(values, counts)
     assert (low <= plain[0]).all()
     assert (high >= plain[1]).all()
 
@@ -203,8 +207,8 @@ def test_the_interval_stays_sane(mastery: float, evidence: int, built_on: float,
 def test_what_builds_on_others_may_be_lower_than_told() -> None:
     """Skill 1 builds on 0, and that widens its interval towards 0 only."""
     skills = tree([[], [0], []])
-    np.testing.assert_array_equal(skills.built_on, [0, 1, 0])
-    low, high = interval(np.full(3, 0.8), np.full(3, 5), skills.built_on)
+    np.testing.assert_array_equal(skills.has_prerequisites, [0, 1, 0])
+    low, high = mastery_interval(np.full(3, 0.8), np.full(3, 5), skills.has_prerequisites)
     assert low[1] < low[0] == low[2]
     assert high[1] == high[0] == high[2]
 
@@ -212,15 +216,15 @@ def test_what_builds_on_others_may_be_lower_than_told() -> None:
 def test_how_far_items_lean_on_other_skills() -> None:
     """Skill 0 is asked for alone, with one other and with two; 1 with one and with two; 2 with two; 3 never."""
     parameters = course(tree([[], [], [], []]), bank([[0], [0, 1], [2, 1, 0], []]))
-    np.testing.assert_allclose(parameters.shared, [(0 + 1 / 2 + 2 / 3) / 3, (1 / 2 + 2 / 3) / 2, 2 / 3, 0])
-    assert course(tree([]), bank([[]])).shared.shape == (0,)
+    np.testing.assert_allclose(parameters.overlap, [(0 + 1 / 2 + 2 / 3) / 3, (1 / 2 + 2 / 3) / 2, 2 / 3, 0])
+    assert course(tree([]), bank([[]])).overlap.shape == (0,)
 
 
 def test_the_interval_by_hand() -> None:
     """P(known) = .5 after 10 answers: e^±.855 to one on the odds, .01 added on the far side."""
-    low, high = interval(np.array([0.5]), np.array([10]))
+    low, high = mastery_interval(np.array([0.5]), np.array([10]))
     np.testing.assert_allclose(low, 0.5 / (0.5 + 0.51 * np.exp(0.855)), rtol=1e-6)
     np.testing.assert_allclose(high, 0.51 / (0.51 + 0.5 * np.exp(-0.855)), rtol=1e-6)
-    low, high = interval(np.array([0.5]), np.array([10]), 1.0, 0.5)
+    low, high = mastery_interval(np.array([0.5]), np.array([10]), 1.0, 0.5)
     np.testing.assert_allclose(low, 0.5 / (0.5 + 0.51 * np.exp(0.855 * (1 + 0.5 * (1.5 + 0.25)))), rtol=1e-6)
     np.testing.assert_allclose(high, 0.51 / (0.51 + 0.5 * np.exp(-0.855 * (1 + 3.5 * 0.5 * 0.25))), rtol=1e-6)

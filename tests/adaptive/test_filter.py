@@ -7,10 +7,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from app.adaptive import replay as replaying
-from app.adaptive.filter import fade, initial, predict, step
-from app.adaptive.replay import Log, replay, replay_marked
-from app.adaptive.types import Items, Parameters
+from app.adaptive.parameters import Items, Parameters
+from app.adaptive.response_log import Log
+from app.adaptive.tracing import replay as replaying
+from app.adaptive.tracing.filter import fade_states, initial_states, predict_score, update_states
+from app.adaptive.tracing.replay import replay, replay_marked
 from tests.adaptive import laws
 from tests.adaptive.reference import Learner, learner_of
 from tests.adaptive.worlds import (
@@ -100,8 +101,8 @@ def test_what_else_the_course_holds_does_not_matter(seed: int, kind: str) -> Non
     more = replace(
         skills,
         prior=np.append(skills.prior, 0.5),
-        learn=np.append(skills.learn, 0.1),
-        forget=np.append(skills.forget, 0.01),
+        p_learn=np.append(skills.p_learn, 0.1),
+        p_forget=np.append(skills.p_forget, 0.01),
         prerequisites=np.pad(skills.prerequisites, ((0, 1), (0, 1)), constant_values=-1),
     )
     extra = bank([[0, 1, 2]], guessing=[0.3], thresholds=np.full((1, items.thresholds.shape[1]), np.inf))
@@ -112,9 +113,9 @@ def test_what_else_the_course_holds_does_not_matter(seed: int, kind: str) -> Non
     one, predicted = replay(parameters, log)
     other, predicted_other = replay(Parameters(parameters.population, more, wider), log)
     assert same(predicted, predicted_other)
-    for name in ("ability", "ability_variance", "form", "form_variance"):
+    for name in ("ability", "ability_variance", "daily_effect", "daily_effect_variance"):
         assert getattr(one, name).tobytes() == getattr(other, name).tobytes()
-    for name in ("offset", "offset_variance", "mastery", "bump"):
+    for name in ("skill_effect", "skill_effect_variance", "mastery", "learning_gain"):
         assert (getattr(one, name) == getattr(other, name)[:, :-1]).all()
 
 
@@ -127,12 +128,12 @@ def test_arguments_are_not_changed(seed: int) -> None:
     items = rng.integers(0, parameters.items.count, before.count)
     times = np.full(before.count, 21_000.0)
     times.setflags(write=False)
-    after, _ = step(parameters, before, items, random_scores(parameters, rng, items), times)
-    assert (after.answers == before.answers + 1).all()
+    after, _ = update_states(parameters, before, items, random_scores(parameters, rng, items), times)
+    assert (after.total_responses == before.total_responses + 1).all()
     assert (after.last_item == items).all()
     log = frozen(random_log(parameters, seed, learners=before.count))
     replay(parameters, log, before)
-    predict(parameters, before, np.arange(before.count), items)
+    predict_score(parameters, before, np.arange(before.count), items)
 
 
 @given(seeds, kinds)
@@ -141,8 +142,11 @@ def test_a_prediction_is_that_of_the_step(seed: int, kind: str) -> None:
     states = random_states(parameters, seed, learners=1)
     items = np.arange(parameters.items.count)
     many = laws.copies(states, 0, len(items))
-    _, prediction = step(parameters, many, items, np.ones(len(items)), np.zeros(len(items)))
-    assert predict(parameters, states, np.zeros(len(items), dtype=np.int64), items).tobytes() == prediction.p.tobytes()
+    _, prediction = update_states(parameters, many, items, np.ones(len(items)), np.zeros(len(items)))
+    assert (
+        predict_score(parameters, states, np.zeros(len(items), dtype=np.int64), items).tobytes()
+        == prediction.p.tobytes()
+    )
 
 
 @pytest.mark.parametrize("deviation", [0.05, 1.17, 10.0])
@@ -168,13 +172,13 @@ def test_numbers_stay_finite_for_5000_answers() -> None:
 )
 @example(0, 0.05, 1e-6, 0.0, 0.0, 0.0)
 def test_numbers_stay_finite_whatever_the_prior(
-    seed: int, ability: float, form: float, retention: float, skill: float, drift: float
+    seed: int, ability: float, daily_effect: float, retention: float, skill: float, drift: float
 ) -> None:
     parameters = laws.with_population(
         random_course(seed),
         ability_variance=ability**2,
-        form_variance=form**2,
-        form_retention=retention,
+        daily_effect_variance=daily_effect**2,
+        daily_effect_retention=retention,
         skill_variance=skill**2,
         skill_drift=drift,
         ability_drift=drift,
@@ -189,17 +193,17 @@ def test_answers_move_the_right_way(seed: int, kind: str) -> None:
 
 def test_the_first_answer_moves_towards_itself() -> None:
     """One wrong answer to a hard item lowers the ability, one right answer to an easy one raises it."""
-    parameters = course(tree([[]]), bank([[0], [0], [], []], easiness=[-4.0, 4.0, -4.0, 4.0]))
-    nobody = initial(parameters, 4)
-    wrong, _ = step(parameters, nobody, np.arange(4), np.zeros(4), np.zeros(4))
-    right, _ = step(parameters, nobody, np.arange(4), np.ones(4), np.zeros(4))
+    parameters = course(tree([[]]), bank([[0], [0], [], []], intercept=[-4.0, 4.0, -4.0, 4.0]))
+    nobody = initial_states(parameters, 4)
+    wrong, _ = update_states(parameters, nobody, np.arange(4), np.zeros(4), np.zeros(4))
+    right, _ = update_states(parameters, nobody, np.arange(4), np.ones(4), np.zeros(4))
     assert (wrong.ability < 0).all()
     assert (right.ability > 0).all()
 
 
 def test_thirty_right_answers_to_easy_items_say_little() -> None:
     """The standard error comes from the items, not from the count of answers."""
-    parameters = course(tree([]), bank([[], []], easiness=[6.0, 0.0]), ability_variance=1.36)
+    parameters = course(tree([]), bank([[], []], intercept=[6.0, 0.0]), ability_variance=1.36)
     states, _ = replay(parameters, log_of([[(0, 1.0)] * 30, [(1, 1.0), (1, 0.0)] * 15]))
     easy, middle = np.sqrt(states.ability_variance)
     assert easy > 0.9
@@ -232,9 +236,9 @@ def test_the_filter_equals_its_reference(seed: int, kind: str) -> None:
             assert abs(learner.predict(int(log.items[place])) - predicted.p[place]) < 1e-9
             learner.answer(int(log.items[place]), float(log.scores[place]))
         found = learner_of(parameters, states, row)
-        for name in ("ability", "form", "v", "v_f", "seen_at"):
+        for name in ("ability", "daily_effect", "v", "v_f", "seen_at"):
             assert abs(getattr(found, name) - getattr(learner, name)) < 1e-9
-        for name in ("offset", "v_s", "q", "bump", "evidence", "practised", "practised_at"):
+        for name in ("skill_effect", "v_s", "q", "learning_gain", "responses", "practised", "practised_at"):
             np.testing.assert_allclose(getattr(found, name), getattr(learner, name), rtol=0, atol=1e-9)
 
 
@@ -245,14 +249,16 @@ def test_one_skill_without_doubt_about_the_logit_is_bkt() -> None:
 def test_a_failure_after_forgetting_by_hand() -> None:
     """P(L0) .5, P(F) .25, P(T) 0, P(G) .2, P(S) .1; one wrong answer: .05 / .45 = 1/9, then 1/9 · .75 = 1/12."""
     parameters = course(
-        tree([[]], prior=[0.5], learn=[0.0], forget=[0.25]),
+        tree([[]], prior=[0.5], p_learn=[0.0], p_forget=[0.25]),
         bank([[0]]),
         ability_variance=1e-12,
-        form_variance=1e-12,
+        daily_effect_variance=1e-12,
         known_shift=float(np.log(9)),
         unknown_shift=float(-np.log(4)),
     )
-    states, prediction = step(parameters, initial(parameters, 1), np.array([0]), np.array([0.0]), np.zeros(1))
+    states, prediction = update_states(
+        parameters, initial_states(parameters, 1), np.array([0]), np.array([0.0]), np.zeros(1)
+    )
     assert abs(prediction.p[0] - 0.55) < 1e-9
     assert abs(states.mastery[0, 0] - 1 / 12) < 1e-9
 
@@ -264,13 +270,13 @@ def test_an_item_without_skills_is_logistic(a: float, b: float, c: float, d: flo
     """1PL to 4PL: c + (d - c) / (1 + exp(-a (θ - b))), easiness -a b."""
     parameters = course(
         tree([]),
-        bank([[]], easiness=[-a * b], discrimination=[a], guessing=[c], upper=[d]),
+        bank([[]], intercept=[-a * b], discrimination=[a], guessing=[c], upper=[d]),
         ability_variance=1e-10,
-        form_variance=1e-10,
+        daily_effect_variance=1e-10,
     )
     abilities = np.linspace(-3, 3, 7)
-    states = replace(initial(parameters, 7), ability=abilities)
-    found = predict(parameters, states, np.arange(7), np.zeros(7, dtype=np.int64))
+    states = replace(initial_states(parameters, 7), ability=abilities)
+    found = predict_score(parameters, states, np.arange(7), np.zeros(7, dtype=np.int64))
     np.testing.assert_allclose(found, c + (d - c) / (1 + np.exp(-a * (abilities - b))), atol=1e-9)
 
 
@@ -280,14 +286,16 @@ def test_ability_is_near_the_exact_posterior() -> None:
     Measured over 20 answers: the mean is off by .01 in the median, .17 at θ = -2.2, where the deviation is 13 % short.
     """
     rng = np.random.default_rng(4)
-    items = bank([[]] * 20, easiness=rng.normal(0, 1, 20), discrimination=np.exp(rng.normal(0, 0.3, 20)))
-    parameters = course(tree([]), items, ability_variance=1.36, form_variance=1e-9)
+    items = bank([[]] * 20, intercept=rng.normal(0, 1, 20), discrimination=np.exp(rng.normal(0, 0.3, 20)))
+    parameters = course(tree([]), items, ability_variance=1.36, daily_effect_variance=1e-9)
     theta = np.linspace(-8, 8, 3201)
     errors, ratios = [], []
     for learner in range(10):
-        scores = (rng.random(20) < 1 / (1 + np.exp(-items.easiness - items.discrimination * (learner - 4.5) / 2))) * 1.0
+        scores = (
+            rng.random(20) < 1 / (1 + np.exp(-items.intercept - items.discrimination * (learner - 4.5) / 2))
+        ) * 1.0
         states, _ = replay(parameters, log_of([[(i, float(y)) for i, y in enumerate(scores)]]))
-        logits = items.easiness + items.discrimination * theta[:, None]
+        logits = items.intercept + items.discrimination * theta[:, None]
         weight = -(theta**2) / (2 * 1.36) + (scores * logits - np.logaddexp(0, logits)).sum(axis=1)
         with np.errstate(under="ignore"):
             weight = np.exp(weight - weight.max())
@@ -306,7 +314,7 @@ def test_form_fades_and_ability_stays() -> None:
     parameters = course(tree([]), bank([[], []], discrimination=[1.0, 1e-3]))
     states, _ = replay(parameters, log_of([[(0, 1.0)] * 10]))
     later, _ = replay(parameters, log_of([[(1, 0.5)] * 300]), states)
-    assert abs(later.form[0]) < 0.01 * abs(states.form[0])
+    assert abs(later.daily_effect[0]) < 0.01 * abs(states.daily_effect[0])
     assert abs(later.ability[0] - states.ability[0]) < 1e-2
 
 
@@ -339,10 +347,10 @@ def test_what_is_read_of_a_learner_does_not_depend_on_the_batch(seed: int) -> No
     parameters = frozen(random_course(seed))
     states = frozen(random_states(parameters, seed, learners=5))
     days = 20_000 + 500 * np.random.default_rng(seed).random(5)
-    whole = fade(parameters, states, days)
+    whole = fade_states(parameters, states, days)
     for row in range(5):
         only = slice(row, row + 1)
-        assert same(fade(parameters, states[only], days[only]), whole[only])
+        assert same(fade_states(parameters, states[only], days[only]), whole[only])
 
 
 def test_forgetting_by_hand() -> None:
@@ -352,22 +360,22 @@ def test_forgetting_by_hand() -> None:
     states, _ = replay(parameters, week)
     q, v = states.mastery[0, 0], states.ability_variance[0]
     for now, days in ((20_000.0, 0.0), (20_000 + 1 / 24, 0.0), (20_007 + 1 / 24, 7.0), (20_365 + 1 / 24, 365.0)):
-        faded = fade(parameters, states, np.array([now]))
+        faded = fade_states(parameters, states, np.array([now]))
         assert faded.mastery[0].tolist() == pytest.approx([0.36 + (q - 0.36) * (1 + days) ** -0.15, 0.36], abs=1e-12)
         assert faded.ability_variance[0] == pytest.approx(min(v + 0.0005 * days, 0.76), abs=1e-12)
         _, predicted = replay(parameters, replace(log_of([[(0, 1.0)]]), times=np.array([now])), states)
-        assert predicted.p[0] == predict(parameters, faded, np.array([0]), np.array([0]))[0]
+        assert predicted.p[0] == predict_score(parameters, faded, np.array([0]), np.array([0]))[0]
 
 
 def test_a_low_mastery_does_not_rise_by_waiting() -> None:
     parameters = course(tree([[]]), bank([[0]]))
     states, _ = replay(parameters, replace(log_of([[(0, 0.0)] * 4]), times=np.full(4, 20_000.0)))
     assert states.mastery[0, 0] < parameters.skills.prior[0]
-    assert fade(parameters, states, np.array([30_000.0])).mastery[0, 0] == states.mastery[0, 0]
+    assert fade_states(parameters, states, np.array([30_000.0])).mastery[0, 0] == states.mastery[0, 0]
 
 
 def test_what_was_inferred_of_a_prerequisite_fades_too() -> None:
     parameters = course(tree([[], [0]]), bank([[0], [1]]))
     states, _ = replay(parameters, replace(log_of([[(1, 1.0)] * 4]), times=np.full(4, 20_000.0)))
-    faded = fade(parameters, states, np.array([20_400.0]))
+    faded = fade_states(parameters, states, np.array([20_400.0]))
     assert parameters.skills.prior[0] < faded.mastery[0, 0] < states.mastery[0, 0] - 0.05

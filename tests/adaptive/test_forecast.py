@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.adaptive.filter import initial, predict, step
-from app.adaptive.forecast import forecast, passages, settled_lines
-from app.adaptive.policy import goal_skills, stand
-from app.adaptive.types import Parameters
+from app.adaptive.parameters import Parameters
+from app.adaptive.practice.forecast import forecast, passage_times, secured_lines
+from app.adaptive.practice.skills import goal_skills, judge_skills
+from app.adaptive.tracing.filter import initial_states, predict_score, update_states
 from benchmarks.coverage import WORLDS
 from benchmarks.forecast import Forecasts, practise, row_of
 from tests.adaptive.worlds import bank, course, frozen, random_course, random_states, tree
@@ -18,49 +18,51 @@ from tests.adaptive.worlds import bank, course, frozen, random_course, random_st
 seeds = st.integers(0, 2**32 - 1)
 
 
-def one_skill(prior: float = 0.2, learn: float = 0.3, forget: float = 0.02) -> Parameters:
+def one_skill(prior: float = 0.2, p_learn: float = 0.3, p_forget: float = 0.02) -> Parameters:
     """One skill with one item, of a learner about whom nothing else is in doubt."""
-    still = {"ability_variance": 1e-9, "form_variance": 1e-9, "skill_drift": 0.0}
-    return course(tree([[]], prior=[prior], learn=[learn], forget=[forget]), bank([[0]], easiness=[0.3]), **still)
+    still = {"ability_variance": 1e-9, "daily_effect_variance": 1e-9, "skill_drift": 0.0}
+    return course(
+        tree([[]], prior=[prior], p_learn=[p_learn], p_forget=[p_forget]), bank([[0]], intercept=[0.3]), **still
+    )
 
 
-@pytest.mark.parametrize(("prior", "learn", "forget"), [(0.2, 0.3, 0.02), (0.7, 0.1, 0.005), (0.05, 0.5, 0.03)])
-def test_it_is_the_mean_of_what_the_engine_does(prior: float, learn: float, forget: float) -> None:
+@pytest.mark.parametrize(("prior", "p_learn", "p_forget"), [(0.2, 0.3, 0.02), (0.7, 0.1, 0.005), (0.05, 0.5, 0.03)])
+def test_it_is_the_mean_of_what_the_engine_does(prior: float, p_learn: float, p_forget: float) -> None:
     """4,000 learners who answer as the engine predicts; grid and interpolation cost a few per cent."""
-    parameters = one_skill(prior, learn, forget)
+    parameters = one_skill(prior, p_learn, p_forget)
     many = 4000
-    states, rng = initial(parameters, many), np.random.default_rng(1)
+    states, rng = initial_states(parameters, many), np.random.default_rng(1)
     everybody, item = np.arange(many), np.zeros(many, dtype=np.int64)
     taken = np.full(many, -1)
     for answers in range(300):
-        done = (states.mastery[:, 0] >= 0.9) & (states.evidence[:, 0] >= 3) & (taken < 0)
+        done = (states.mastery[:, 0] >= 0.9) & (states.responses[:, 0] >= 3) & (taken < 0)
         taken[done] = answers
         if (taken >= 0).all():
             break
-        right = rng.random(many) < predict(parameters, states, everybody, item)
-        states, _ = step(parameters, states, item, right.astype(np.float64), np.zeros(many))
-    found = forecast(parameters, initial(parameters, 1), np.array([0]), 0.9)
+        right = rng.random(many) < predict_score(parameters, states, everybody, item)
+        states, _ = update_states(parameters, states, item, right.astype(np.float64), np.zeros(many))
+    found = forecast(parameters, initial_states(parameters, 1), np.array([0]), 0.9)
     assert found is not None
     assert abs(found.mean / taken.mean() - 1) < 0.07
     assert np.mean((taken >= np.floor(found.low)) & (taken <= np.ceil(found.high))) > 0.88
 
 
-@pytest.mark.parametrize(("prior", "learn", "forget"), [(0.2, 0.3, 0.02), (0.7, 0.1, 0.005), (0.05, 0.5, 0.03)])
-def test_a_prerequisite_is_practised_until_it_is_settled(prior: float, learn: float, forget: float) -> None:
+@pytest.mark.parametrize(("prior", "p_learn", "p_forget"), [(0.2, 0.3, 0.02), (0.7, 0.1, 0.005), (0.05, 0.5, 0.03)])
+def test_a_prerequisite_is_practised_until_it_is_settled(prior: float, p_learn: float, p_forget: float) -> None:
     """Likewise, up to a line that falls while trust is earned."""
-    parameters = one_skill(prior, learn, forget)
+    parameters = one_skill(prior, p_learn, p_forget)
     many = 4000
-    states, rng = initial(parameters, many), np.random.default_rng(2)
+    states, rng = initial_states(parameters, many), np.random.default_rng(2)
     everybody, item = np.arange(many), np.zeros(many, dtype=np.int64)
     taken = np.full(many, -1)
     for answers in range(300):
-        taken[stand(parameters, states).settled[:, 0] & (taken < 0)] = answers
+        taken[judge_skills(parameters, states).secured[:, 0] & (taken < 0)] = answers
         if (taken >= 0).all():
             break
-        right = rng.random(many) < predict(parameters, states, everybody, item)
-        states, _ = step(parameters, states, item, right.astype(np.float64), np.zeros(many))
-    one = initial(parameters, 1)
-    mean, variance, reached = passages(parameters, one, np.array([0]), settled_lines(parameters, one))
+        right = rng.random(many) < predict_score(parameters, states, everybody, item)
+        states, _ = update_states(parameters, states, item, right.astype(np.float64), np.zeros(many))
+    one = initial_states(parameters, 1)
+    mean, variance, reached = passage_times(parameters, one, np.array([0]), secured_lines(parameters, one))
     assert reached[0]
     assert abs(mean[0] / taken.mean() - 1) < 0.1
     assert abs(np.sqrt(variance[0]) / taken.std() - 1) < 0.2
@@ -71,39 +73,39 @@ def test_a_prerequisite_is_practised_until_it_is_settled(prior: float, learn: fl
 def test_the_lines_are_where_the_policy_settles(seed: int, more: int) -> None:
     parameters = frozen(random_course(seed, skills=5, items=15))
     states = frozen(random_states(parameters, seed, learners=1, longest=20))
-    line = settled_lines(parameters, states)[more]
-    later = replace(states, evidence=states.evidence + more)
+    line = secured_lines(parameters, states)[more]
+    later = replace(states, responses=states.responses + more)
     for there, found in ((line + 1e-9, True), (line - 1e-9, False)):
         possible = (there >= 0) & (there <= 1)
-        settled = stand(parameters, replace(later, mastery=np.clip(there, 0, 1)[None])).settled[0]
-        assert (settled[possible] == found).all()
+        secured = judge_skills(parameters, replace(later, mastery=np.clip(there, 0, 1)[None])).secured[0]
+        assert (secured[possible] == found).all()
 
 
 def test_what_is_reached_needs_nothing() -> None:
     parameters = one_skill()
-    states = initial(parameters, 1)
-    known = replace(states, mastery=np.array([[0.95]]), evidence=np.array([[3]]))
+    states = initial_states(parameters, 1)
+    known = replace(states, mastery=np.array([[0.95]]), responses=np.array([[3]]))
     found = forecast(parameters, known, np.array([0]), 0.9)
     assert found is not None
     assert (found.mean, found.low, found.high) == (0.0, 0.0, 0.0)
     # Certain, but on a single answer: two more.
-    sure = replace(known, evidence=np.array([[1]]))
+    sure = replace(known, responses=np.array([[1]]))
     found = forecast(parameters, sure, np.array([0]), 0.9)
     assert found is not None
     assert found.mean == 2.0
 
 
 def test_no_end_is_foreseen_where_there_is_none() -> None:
-    parameters = one_skill(forget=0.05, learn=0.2)
+    parameters = one_skill(p_forget=0.05, p_learn=0.2)
     # Always right, mastery settles at .2 / .25.
-    assert forecast(parameters, initial(parameters, 1), np.array([0]), 0.99) is None
+    assert forecast(parameters, initial_states(parameters, 1), np.array([0]), 0.99) is None
     without_items = course(tree([[], []]), bank([[0]]))
-    assert forecast(without_items, initial(without_items, 1), np.array([0, 1]), 0.9) is None
+    assert forecast(without_items, initial_states(without_items, 1), np.array([0, 1]), 0.9) is None
 
 
 def test_prerequisites_count() -> None:
     parameters = course(tree([[], [0]], prior=[0.1, 0.1]), bank([[0], [0], [1], [1]]))
-    states = initial(parameters, 1)
+    states = initial_states(parameters, 1)
     first, both = [forecast(parameters, states, np.array([skill]), 0.9) for skill in (0, 1)]
     assert first is not None
     assert both is not None

@@ -7,27 +7,36 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.adaptive.filter import fade, foresee, initial, step
-from app.adaptive.habit_calibration import Answers, empty_head, fit_factors, fit_head, fit_weights, trace
-from app.adaptive.habits import (
+from app.adaptive.assess.metrics import total_loss
+from app.adaptive.behaviour.fit import (
+    FilteredLog,
+    empty_behaviour_model,
+    fit_behaviour_model,
+    fit_factors,
+    fit_weights,
+    trace_features,
+)
+from app.adaptive.behaviour.model import (
     AGAIN_AFTER_RIGHT,
     BACK_AFTER_RIGHT,
     BACK_AFTER_WRONG,
     FIRST,
     REMEMBERED,
-    Look,
-    Seen,
-    expected,
-    look,
-    no_habits,
-    observe,
+    Features,
+    FilterOutputs,
+    build_features,
+    expected_p,
+    initial_behaviour_state,
+    update_behaviour_state,
 )
-from app.adaptive.keys import found, mixed
-from app.adaptive.metrics import total_loss
-from app.adaptive.policy import choose
-from app.adaptive.replay import Log, replay
-from app.adaptive.states import pack, unpack
-from app.adaptive.types import Habits, Head, Items, Parameters, States
+from app.adaptive.hashing import find_keys, hash_keys
+from app.adaptive.parameters import BehaviourModel, Items, Parameters
+from app.adaptive.practice.choose import choose_items
+from app.adaptive.response_log import Log
+from app.adaptive.state import BehaviourState, States
+from app.adaptive.tracing.filter import fade_states, initial_states, predict_p_correct, update_states
+from app.adaptive.tracing.replay import replay
+from app.adaptive.tracing.state_codec import decode_states, encode_states
 from tests.adaptive.worlds import random_course, random_head, random_log
 from tests.adaptive.worlds import same as engine_same
 
@@ -44,14 +53,14 @@ def bank(items: int = ITEMS) -> Items:
     )
 
 
-def plain(count: int, p: float = 0.6) -> Seen:
+def plain(count: int, p: float = 0.6) -> FilterOutputs:
     """A filter that always expects the same."""
-    return Seen(
+    return FilterOutputs(
         np.full(count, p), np.ones(count), np.full(count, 0.5), np.zeros(count), np.zeros(count), np.zeros(count)
     )
 
 
-def simulate(learners: int, length: int, rng: np.random.Generator, habit: float) -> Answers:
+def simulate(learners: int, length: int, rng: np.random.Generator, habit: float) -> FilteredLog:
     """Learners who try again after a wrong answer; with `habit` the second try is nearly always right."""
     starts = length * np.arange(learners + 1)
     items, scores = np.empty(starts[-1], dtype=np.int64), np.empty(starts[-1])
@@ -62,17 +71,19 @@ def simulate(learners: int, length: int, rng: np.random.Generator, habit: float)
             scores[place] = rng.random() < 0.6 + habit * 0.38 * min(tries, 1)
             tries = tries + 1 if scores[place] == 0 else 0
             item = item if tries else int(rng.integers(ITEMS))
-    return Answers(starts, items, scores, plain(len(items)))
+    return FilteredLog(starts, items, scores, plain(len(items)))
 
 
-def follow(items: list[int], scores: list[float]) -> tuple[list[int], Habits]:
+def follow(items: list[int], scores: list[float]) -> tuple[list[int], BehaviourState]:
     """The contexts of one learner's answers, and what is remembered after them."""
-    habits, contexts = no_habits(1, empty_head()), []
+    behaviour_state, contexts = initial_behaviour_state(1, empty_behaviour_model()), []
     for item, score in zip(items, scores, strict=True):
-        view = look(empty_head(), bank(200), habits, np.zeros(1, dtype=np.int64), np.array([item]), plain(1))
-        contexts.append(int(view.context[0]))
-        observe(habits, view, np.array([item]), np.array([score]))
-    return contexts, habits
+        features = build_features(
+            empty_behaviour_model(), bank(200), behaviour_state, np.zeros(1, dtype=np.int64), np.array([item]), plain(1)
+        )
+        contexts.append(int(features.context[0]))
+        update_behaviour_state(behaviour_state, features, np.array([item]), np.array([score]))
+    return contexts, behaviour_state
 
 
 def test_contexts_by_hand() -> None:
@@ -86,52 +97,56 @@ def test_retries_are_counted_up_to_ten() -> None:
 
 
 def test_the_item_that_came_first_is_forgotten_first() -> None:
-    contexts, habits = follow([*range(REMEMBERED + 1), 0, REMEMBERED], [1] * (REMEMBERED + 3))
+    contexts, behaviour_state = follow([*range(REMEMBERED + 1), 0, REMEMBERED], [1] * (REMEMBERED + 3))
     assert contexts[-2:] == [FIRST, BACK_AFTER_RIGHT]
-    assert habits.met[0] == REMEMBERED + 2
+    assert behaviour_state.met[0] == REMEMBERED + 2
 
 
 def test_tries_and_scores_are_summed() -> None:
-    _, habits = follow([4, 4, 9, 4], [0, 0.5, 1, 1])
-    place = int(np.argmax(habits.items[0] == 4))
-    assert (habits.tries[0, place], habits.scores[0, place], habits.solved[0, place]) == (3, 1.5, True)
+    _, behaviour_state = follow([4, 4, 9, 4], [0, 0.5, 1, 1])
+    place = int(np.argmax(behaviour_state.items[0] == 4))
+    assert (behaviour_state.tries[0, place], behaviour_state.scores[0, place], behaviour_state.solved[0, place]) == (
+        3,
+        1.5,
+        True,
+    )
 
 
-def fitted(answers: Answers, factors: int) -> Head:
+def fitted(answers: FilteredLog, factors: int) -> BehaviourModel:
     """A head with everything in it."""
-    views = trace(empty_head(), bank(), answers)
-    head = fit_factors(bank(), answers, views, factors)
-    return fit_weights(head, trace(head, bank(), answers), answers.scores, 1.0)
+    features = trace_features(empty_behaviour_model(), bank(), answers)
+    behaviour_model = fit_factors(bank(), answers, features, factors)
+    return fit_weights(behaviour_model, trace_features(behaviour_model, bank(), answers), answers.scores, 1.0)
 
 
 @pytest.fixture(scope="module", params=[0, 3])
-def head(request: pytest.FixtureRequest) -> Head:
+def behaviour_model(request: pytest.FixtureRequest) -> BehaviourModel:
     return fitted(simulate(40, 30, np.random.default_rng(1), 1.0), request.param)
 
 
-def same(one: Look, other: Look) -> bool:
-    return all(np.array_equal(getattr(one, field.name), getattr(other, field.name)) for field in fields(Look))
+def same(one: Features, other: Features) -> bool:
+    return all(np.array_equal(getattr(one, field.name), getattr(other, field.name)) for field in fields(Features))
 
 
-def test_a_learner_is_seen_the_same_in_any_batch(head: Head) -> None:
+def test_a_learner_is_seen_the_same_in_any_batch(behaviour_model: BehaviourModel) -> None:
     answers = simulate(9, 25, np.random.default_rng(2), 1.0)
-    together = trace(head, bank(), answers)
+    together = trace_features(behaviour_model, bank(), answers)
     for learner in range(9):
-        alone = trace(head, bank(), answers.of(np.arange(9) == learner))
+        alone = trace_features(behaviour_model, bank(), answers.of(np.arange(9) == learner))
         rows = slice(25 * learner, 25 * (learner + 1))
-        part = Look(**{field.name: getattr(together, field.name)[rows] for field in fields(Look)})
+        part = Features(**{field.name: getattr(together, field.name)[rows] for field in fields(Features)})
         assert same(alone, part)
-        assert np.array_equal(expected(head, alone), expected(head, together)[rows])
+        assert np.array_equal(expected_p(behaviour_model, alone), expected_p(behaviour_model, together)[rows])
 
 
-def test_nothing_looks_ahead(head: Head) -> None:
+def test_nothing_looks_ahead(behaviour_model: BehaviourModel) -> None:
     """What is expected of an answer does not depend on it, nor on any later one."""
     answers = simulate(5, 30, np.random.default_rng(3), 1.0)
     scores = answers.scores.copy()
     later = np.arange(len(scores)) % 30 >= 17
     scores[later] = 1 - scores[later]
-    before = expected(head, trace(head, bank(), answers))
-    after = expected(head, trace(head, bank(), replace(answers, scores=scores)))
+    before = expected_p(behaviour_model, trace_features(behaviour_model, bank(), answers))
+    after = expected_p(behaviour_model, trace_features(behaviour_model, bank(), replace(answers, scores=scores)))
     first = np.arange(len(scores)) % 30 <= 17
     assert np.array_equal(before[first], after[first])
     assert not np.array_equal(before, after)
@@ -139,9 +154,11 @@ def test_nothing_looks_ahead(head: Head) -> None:
 
 def test_an_empty_head_says_what_the_filter_says() -> None:
     answers = simulate(4, 20, np.random.default_rng(4), 1.0)
-    seen = replace(answers.seen, p=np.random.default_rng(5).uniform(0.01, 0.99, len(answers.items)))
-    p = expected(empty_head(), trace(empty_head(), bank(), replace(answers, seen=seen)))
-    np.testing.assert_allclose(p, seen.p, rtol=1e-12)
+    outputs = replace(answers.outputs, p=np.random.default_rng(5).uniform(0.01, 0.99, len(answers.items)))
+    p = expected_p(
+        empty_behaviour_model(), trace_features(empty_behaviour_model(), bank(), replace(answers, outputs=outputs))
+    )
+    np.testing.assert_allclose(p, outputs.p, rtol=1e-12)
 
 
 @settings(max_examples=60)
@@ -149,42 +166,53 @@ def test_an_empty_head_says_what_the_filter_says() -> None:
     st.lists(st.tuples(st.integers(0, ITEMS - 1), st.sampled_from([0.0, 0.25, 0.5, 1.0])), min_size=1, max_size=120),
     st.sampled_from([1e-9, 0.3, 1 - 1e-9]),
 )
-def test_all_is_finite_and_bounded(head: Head, log: list[tuple[int, float]], p: float) -> None:
+def test_all_is_finite_and_bounded(behaviour_model: BehaviourModel, log: list[tuple[int, float]], p: float) -> None:
     items, scores = np.array([item for item, _ in log]), np.array([score for _, score in log])
-    answers = Answers(np.array([0, len(log)]), items, scores, plain(len(log), p))
-    views = trace(head, bank(), answers)
-    values = expected(head, views)
-    assert np.isfinite(views.features).all()
+    answers = FilteredLog(np.array([0, len(log)]), items, scores, plain(len(log), p))
+    features = trace_features(behaviour_model, bank(), answers)
+    values = expected_p(behaviour_model, features)
+    assert np.isfinite(features.values).all()
     assert ((values >= 1e-9) & (values <= 1 - 1e-9)).all()
 
 
-def test_a_long_row_of_equal_answers_stays_finite(head: Head) -> None:
+def test_a_long_row_of_equal_answers_stays_finite(behaviour_model: BehaviourModel) -> None:
     for score in (0.0, 1.0):
         items = np.zeros(3000, dtype=np.int64)
-        answers = Answers(np.array([0, 3000]), items, np.full(3000, score), plain(3000))
-        assert np.isfinite(trace(head, bank(), answers).features).all()
+        answers = FilteredLog(np.array([0, 3000]), items, np.full(3000, score), plain(3000))
+        assert np.isfinite(trace_features(behaviour_model, bank(), answers).values).all()
 
 
-def test_unknown_items_and_skills_are_met_with_their_kin(head: Head) -> None:
+def test_unknown_items_and_skills_are_met_with_their_kin(behaviour_model: BehaviourModel) -> None:
     larger = bank(ITEMS + 5)
-    view = look(head, larger, no_habits(1, head), np.zeros(1, dtype=np.int64), np.array([ITEMS + 4]), plain(1))
-    assert 0 < expected(head, view)[0] < 1
+    features = build_features(
+        behaviour_model,
+        larger,
+        initial_behaviour_state(1, behaviour_model),
+        np.zeros(1, dtype=np.int64),
+        np.array([ITEMS + 4]),
+        plain(1),
+    )
+    assert 0 < expected_p(behaviour_model, features)[0] < 1
 
 
-def loss(head: Head | None, answers: Answers) -> float:
-    p = answers.seen.p if head is None else expected(head, trace(head, bank(), answers))
+def loss(behaviour_model: BehaviourModel | None, answers: FilteredLog) -> float:
+    p = (
+        answers.outputs.p
+        if behaviour_model is None
+        else expected_p(behaviour_model, trace_features(behaviour_model, bank(), answers))
+    )
     return total_loss(p, answers.scores) / len(p)
 
 
-def fit(answers: Answers) -> Head | None:
-    return fit_head(bank(), answers, np.random.default_rng(0), None, lambda _share: None)[0]
+def fit(answers: FilteredLog) -> BehaviourModel | None:
+    return fit_behaviour_model(bank(), answers, np.random.default_rng(0), None, lambda _share: None)[0]
 
 
 def test_a_habit_is_found_and_predicts_learners_never_seen() -> None:
-    head = fit(simulate(150, 40, np.random.default_rng(6), 1.0))
+    behaviour_model = fit(simulate(150, 40, np.random.default_rng(6), 1.0))
     fresh = simulate(100, 40, np.random.default_rng(7), 1.0)
-    assert head is not None
-    assert loss(head, fresh) < loss(None, fresh) - 0.03
+    assert behaviour_model is not None
+    assert loss(behaviour_model, fresh) < loss(None, fresh) - 0.03
 
 
 def test_without_a_habit_there_is_next_to_nothing_to_lose() -> None:
@@ -196,16 +224,16 @@ def test_traits_that_items_share_are_found() -> None:
     """Even items hang together beside the ability, and so do odd ones: two answers tell of a third."""
     rng = np.random.default_rng(10)
 
-    def world(learners: int) -> Answers:
+    def world(learners: int) -> FilteredLog:
         trait = rng.normal(0, 2.0, (learners, 2))
         items = np.tile(rng.permutation(ITEMS), (learners, 1))
         p = 1 / (1 + np.exp(-trait[np.arange(learners)[:, None], items % 2]))
         scores = (rng.random(items.shape) < p).astype(np.float64).reshape(-1)
-        return Answers(ITEMS * np.arange(learners + 1), items.reshape(-1), scores, plain(len(scores), 0.5))
+        return FilteredLog(ITEMS * np.arange(learners + 1), items.reshape(-1), scores, plain(len(scores), 0.5))
 
     training, fresh = world(300), world(200)
-    head = fit_factors(bank(), training, trace(empty_head(), bank(), training), 2)
-    p = 1 / (1 + np.exp(-trace(head, bank(), fresh).psi))
+    behaviour_model = fit_factors(bank(), training, trace_features(empty_behaviour_model(), bank(), training), 2)
+    p = 1 / (1 + np.exp(-trace_features(behaviour_model, bank(), fresh).psi))
     assert total_loss(p, fresh.scores) / len(p) < 0.62  # a coin has .693
 
 
@@ -215,10 +243,10 @@ def test_traits_that_items_share_are_found() -> None:
 def test_degenerate_logs_fit(lengths: tuple[int, ...], score: float) -> None:
     starts = np.append(0, np.cumsum(lengths)).astype(np.int64)
     count = int(starts[-1])
-    answers = Answers(starts, np.arange(count) % ITEMS, np.full(count, score), plain(count))
-    head = fit(answers)
-    if head is not None:
-        assert np.isfinite(expected(head, trace(head, bank(), answers))).all()
+    answers = FilteredLog(starts, np.arange(count) % ITEMS, np.full(count, score), plain(count))
+    behaviour_model = fit(answers)
+    if behaviour_model is not None:
+        assert np.isfinite(expected_p(behaviour_model, trace_features(behaviour_model, bank(), answers))).all()
 
 
 def test_the_same_log_gives_the_same_head() -> None:
@@ -226,19 +254,19 @@ def test_the_same_log_gives_the_same_head() -> None:
     one, other = fit(answers), fit(answers)
     assert one is not None
     assert other is not None
-    assert np.array_equal(one.cue_weights, other.cue_weights)
+    assert np.array_equal(one.cross_weights, other.cross_weights)
 
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(-3, 2**40), st.integers(-3, 2**40)), max_size=50, unique=True))
 def test_different_coincidences_have_different_keys(cues: list[tuple[int, int, int]]) -> None:
-    keys = {int(mixed(kind, np.array([first]), np.array([second]))[0]) for kind, first, second in cues}
+    keys = {int(hash_keys(kind, np.array([first]), np.array([second]))[0]) for kind, first, second in cues}
     assert len(keys) == len(cues)
 
 
 @given(st.sets(st.integers(0, 50)), st.lists(st.integers(0, 50)))
 def test_found_finds_what_is_there(held: set[int], wanted: list[int]) -> None:
     keys = np.array(sorted(held), dtype=np.uint64)
-    place, there = found(keys, np.array(wanted, dtype=np.uint64))
+    place, there = find_keys(keys, np.array(wanted, dtype=np.uint64))
     assert there.tolist() == [number in held for number in wanted]
     assert all(keys[place[n]] == wanted[n] for n in np.flatnonzero(there))
 
@@ -249,23 +277,26 @@ def test_found_finds_what_is_there(held: set[int], wanted: list[int]) -> None:
 def aided(seed: int) -> tuple[Parameters, Log]:
     """A course with a head, and a log of it with pauses."""
     parameters = random_course(seed)
-    head = random_head(np.random.default_rng(seed), parameters.items.count)
-    return replace(parameters, head=head), random_log(parameters, seed, learners=6, longest=30)
+    behaviour_model = random_head(np.random.default_rng(seed), parameters.items.count)
+    return replace(parameters, behaviour=behaviour_model), random_log(parameters, seed, learners=6, longest=30)
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_mastery_is_the_same_whatever_the_head_says(seed: int) -> None:
     parameters, log = aided(seed)
     with_it, told = replay(parameters, log)
-    without, plainly = replay(replace(parameters, head=None), log)
+    without, plainly = replay(replace(parameters, behaviour=None), log)
     for field in fields(States):
-        if field.name not in ("habits", "successes"):
+        if field.name not in ("behaviour", "successes"):
             assert np.array_equal(getattr(with_it, field.name), getattr(without, field.name)), field.name
-    assert np.array_equal(told.unaided, plainly.p)
-    assert not np.array_equal(told.p, told.unaided)
+    assert np.array_equal(told.without_behaviour, plainly.p)
+    assert not np.array_equal(told.p, told.without_behaviour)
     seeds = np.arange(log.learners).astype(np.uint64)
-    one, other = choose(parameters, with_it, seeds), choose(replace(parameters, head=None), without, seeds)
-    for name in ("skill", "item", "code", "propensity", "challenge"):
+    one, other = (
+        choose_items(parameters, with_it, seeds),
+        choose_items(replace(parameters, behaviour=None), without, seeds),
+    )
+    for name in ("skill", "item", "code", "propensity", "difficulty_match"):
         assert np.array_equal(getattr(one, name), getattr(other, name)), name
 
 
@@ -275,12 +306,14 @@ def test_replay_is_step_by_step_through_bytes(seed: int) -> None:
     parameters, log = aided(seed)
     together, predicted = replay(parameters, log)
     for learner in range(log.learners):
-        states = initial(parameters, 1)
+        states = initial_states(parameters, 1)
         for place in range(log.starts[learner], log.starts[learner + 1]):
             one = slice(place, place + 1)
-            foreseen = foresee(parameters, fade(parameters, states, log.times[one]), np.zeros(1, int), log.items[one])
-            states, prediction = step(parameters, states, log.items[one], log.scores[one], log.times[one])
-            states = unpack(parameters, pack(parameters, states))
+            foreseen = predict_p_correct(
+                parameters, fade_states(parameters, states, log.times[one]), np.zeros(1, int), log.items[one]
+            )
+            states, prediction = update_states(parameters, states, log.items[one], log.scores[one], log.times[one])
+            states = decode_states(parameters, encode_states(parameters, states))
             assert prediction.p[0] == predicted.p[place]
             assert foreseen[0] == prediction.p[0]
         assert engine_same(states, together[np.array([learner])])
@@ -290,15 +323,17 @@ def test_a_recommendation_tells_what_will_be_told() -> None:
     """`p_correct` of the exercise to come is that of its answer, if it is given at once."""
     parameters, log = aided(3)
     states, _ = replay(parameters, log)
-    choices = choose(parameters, states, np.arange(log.learners).astype(np.uint64))
+    choices = choose_items(parameters, states, np.arange(log.learners).astype(np.uint64))
     rows = np.flatnonzero(choices.item >= 0)
-    _, prediction = step(parameters, states[rows], choices.item[rows], np.ones(len(rows)), states.seen_at[rows])
+    _, prediction = update_states(
+        parameters, states[rows], choices.item[rows], np.ones(len(rows)), states.seen_at[rows]
+    )
     np.testing.assert_allclose(choices.p[rows], prediction.p, rtol=1e-12)
 
 
 def test_torn_habits_are_refused() -> None:
     parameters, log = aided(2)
-    [data] = pack(parameters, replay(parameters, log)[0][:1])
+    [data] = encode_states(parameters, replay(parameters, log)[0][:1])
     for end in (60, 90, len(data) - 1):
         with pytest.raises(ValueError, match="torn"):
-            unpack(parameters, [data[:end]])
+            decode_states(parameters, [data[:end]])

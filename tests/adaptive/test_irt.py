@@ -7,26 +7,49 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.adaptive.irt import FLAT, Answers, Bank, Calibration, Model, Priors, calibrate, design, errors, fit, marginal
-from app.adaptive.irt.parameters import Belief, belief, layout, limits, reported, start
-from app.adaptive.types import Floats, Integers
-from tests.adaptive.irt_worlds import MODELS, answers_of, models, random_bank, rmse, sample, seeds, slow_likelihood
+from app.adaptive.arrays import Floats, Integers
+from app.adaptive.irt import (
+    FLAT,
+    ItemBank,
+    ItemCalibration,
+    ItemResponses,
+    Model,
+    Priors,
+    calibrate_items,
+    design,
+    fit,
+    marginal,
+    standard_errors,
+)
+from app.adaptive.irt.parameters import (
+    ParameterPrior,
+    build_layout,
+    build_prior,
+    parameter_bounds,
+    starting_values,
+    to_item_bank,
+)
+from tests.adaptive.irt_worlds import MODELS, long_form, models, random_bank, rmse, sample, seeds, slow_likelihood
 
 FEW = settings(max_examples=20)
 
 
-def problem_of(bank: Bank, answers: Answers, priors: Priors, nodes: int = 21) -> tuple[marginal.Problem, Floats]:
-    """What `calibrate` maximises, and where it starts."""
-    shape = layout(bank.model, bank.grades)
-    prior = belief(shape, priors, np.zeros(bank.count, dtype=np.bool_))
-    matrices = design.design(answers, bank.count, shape.steps + 1)
+def problem_of(
+    bank: ItemBank, responses: ItemResponses, priors: Priors, nodes: int = 21
+) -> tuple[marginal.LikelihoodProblem, Floats]:
+    """What `calibrate_items` maximises, and where it starts."""
+    shape = build_layout(bank.model, bank.max_category)
+    prior = build_prior(shape, priors, np.zeros(bank.count, dtype=np.bool_))
+    matrices = design.build_matrices(responses, bank.count, shape.steps + 1)
     counts = np.zeros((bank.count, shape.steps + 1))
-    np.add.at(counts, (answers.items, answers.categories), 1)
-    return marginal.Problem(shape, prior, matrices, marginal.grid(nodes)), start(shape, prior, counts)
+    np.add.at(counts, (responses.items, responses.categories), 1)
+    return marginal.LikelihoodProblem(shape, prior, matrices, marginal.grid(nodes)), starting_values(
+        shape, prior, counts
+    )
 
 
-def slope_of(problem: marginal.Problem, vector: Floats) -> Floats:
-    _, _, counts = marginal.evaluate(problem, vector)
+def slope_of(problem: marginal.LikelihoodProblem, vector: Floats) -> Floats:
+    _, _, counts = marginal.evaluate_likelihood(problem, vector)
     return problem.shape.gather(marginal.gradient(problem, vector, counts)[0])
 
 
@@ -35,12 +58,12 @@ def slope_of(problem: marginal.Problem, vector: Floats) -> Floats:
 def test_likelihood_is_that_of_the_textbook(model: Model, seed: int, share: float) -> None:
     rng = np.random.default_rng(seed)
     bank = random_bank(model, 4, rng)
-    answers = sample(bank, 12, rng, share)
-    problem, vector = problem_of(bank, answers, FLAT)
-    _, likelihood, _ = marginal.evaluate(problem, vector)
-    found = reported(problem.shape, problem.shape.spread(vector))
+    responses = sample(bank, 12, rng, share)
+    problem, vector = problem_of(bank, responses, FLAT)
+    _, likelihood, _ = marginal.evaluate_likelihood(problem, vector)
+    found = to_item_bank(problem.shape, problem.shape.spread(vector))
     width = np.exp(vector[-1]) if problem.shape.common else 1.0
-    slow = slow_likelihood(found, answers, width * problem.grid.nodes, problem.grid.log_weights)
+    slow = slow_likelihood(found, responses, width * problem.grid.nodes, problem.grid.log_weights)
     assert likelihood == pytest.approx(slow, abs=1e-8)
 
 
@@ -55,7 +78,10 @@ def test_gradient_is_the_slope_of_the_likelihood(model: Model, seed: int, priors
     for place in range(len(vector)):
         step = np.zeros(len(vector))
         step[place] = 1e-5
-        rise = marginal.evaluate(problem, vector + step)[0] - marginal.evaluate(problem, vector - step)[0]
+        rise = (
+            marginal.evaluate_likelihood(problem, vector + step)[0]
+            - marginal.evaluate_likelihood(problem, vector - step)[0]
+        )
         assert slope[place] == pytest.approx(rise / 2e-5, abs=1e-4)
 
 
@@ -67,8 +93,8 @@ def test_information_is_the_curvature_of_the_likelihood(model: Model, seed: int,
     bank = random_bank(model, 4, rng)
     problem, vector = problem_of(bank, sample(bank, 60, rng, share), Priors())
     vector = vector + rng.normal(0, 0.1, len(vector))
-    _, _, counts = marginal.evaluate(problem, vector)
-    found = errors.observed_information(problem, vector, counts)
+    _, _, counts = marginal.evaluate_likelihood(problem, vector)
+    found = standard_errors.observed_information(problem, vector, counts)
     expected = np.array(
         [
             (slope_of(problem, vector - step) - slope_of(problem, vector + step)) / 2e-4
@@ -83,12 +109,12 @@ def test_information_is_the_curvature_of_the_likelihood(model: Model, seed: int,
 def test_dense_and_sparse_say_the_same(model: Model, seed: int) -> None:
     rng = np.random.default_rng(seed)
     bank = random_bank(model, 5, rng)
-    answers = sample(bank, 40, rng, 0.6)
+    responses = sample(bank, 40, rng, 0.6)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(design, "WORTH_FILLING", 1000)
-        dense = calibrate(answers, bank.grades, model)
-        patch.setattr(design, "WORTH_FILLING", 0)
-        sparse = calibrate(answers, bank.grades, model)
+        patch.setattr(design, "DENSE_SPEED_UP", 1000)
+        dense = calibrate_items(responses, bank.max_category, model)
+        patch.setattr(design, "DENSE_SPEED_UP", 0)
+        sparse = calibrate_items(responses, bank.max_category, model)
     assert_close(dense, sparse, 1e-4)
 
 
@@ -99,8 +125,8 @@ def test_the_order_of_learners_and_items_does_not_matter(model: Model, seed: int
     bank = random_bank(model, 5, rng)
     matrix = matrix_of(sample(bank, 40, rng, 0.7), 5)
     learners, items = rng.permutation(40), rng.permutation(5)
-    found = calibrate(answers_of(matrix), bank.grades, model)
-    turned = calibrate(answers_of(matrix[learners][:, items]), bank.grades, model)
+    found = calibrate_items(long_form(matrix), bank.max_category, model)
+    turned = calibrate_items(long_form(matrix[learners][:, items]), bank.max_category, model)
     back = np.argsort(items)
     turned = replace(turned, bank=turned.bank[back], standard_errors=turned.standard_errors[back])
     assert_close(found, turned, 1e-4)
@@ -112,22 +138,22 @@ def test_whatever_comes_the_numbers_are_finite_and_bounded(model: Model, seed: i
     """R-21: random banks, with items nobody answered, everybody or nobody got right, one answer, one learner."""
     rng = np.random.default_rng(seed)
     items, learners = int(rng.integers(1, 8)), int(rng.integers(0, 80))
-    grades = rng.integers(1, 5, items) if model in ("graded", "gpcm", "pcm") else np.ones(items, dtype=np.int64)
-    matrix = rng.integers(0, grades + 1, (learners, items))
+    max_category = rng.integers(1, 5, items) if model in ("graded", "gpcm", "pcm") else np.ones(items, dtype=np.int64)
+    matrix = rng.integers(0, max_category + 1, (learners, items))
     matrix[rng.random(matrix.shape) < rng.random()] = -1
     for item in range(items):
         kind = rng.integers(0, 6)
         if kind < 2:
             matrix[:, item] = (
-                np.minimum(matrix[:, item], 0) if kind else np.where(matrix[:, item] < 0, -1, grades[item])
+                np.minimum(matrix[:, item], 0) if kind else np.where(matrix[:, item] < 0, -1, max_category[item])
             )
         elif kind == 2:
             matrix[1:, item] = -1
-    found = calibrate(answers_of(matrix), grades, model, FLAT if rng.random() < 0.5 else None)
-    sound(found, answers_of(matrix), grades)
+    found = calibrate_items(long_form(matrix), max_category, model, FLAT if rng.random() < 0.5 else None)
+    sound(found, long_form(matrix), max_category)
 
 
-def sound(found: Calibration, answers: Answers, grades: Integers) -> None:
+def sound(found: ItemCalibration, responses: ItemResponses, max_category: Integers) -> None:
     """Finite, within the bounds, and not called calibrated without reason."""
     bank = found.bank
     for values in (bank, found.standard_errors):
@@ -138,9 +164,9 @@ def sound(found: Calibration, answers: Answers, grades: Integers) -> None:
     assert ((bank.guessing >= 0) & (bank.guessing <= 0.5)).all()
     assert ((bank.upper >= 0.51) & (bank.upper <= 1)).all()
     assert np.isfinite([found.log_likelihood, found.ability_variance, found.ability_variance_error]).all()
-    for item in range(len(grades)):
-        given = answers.categories[answers.items == item]
-        if len(given) < fit.FEWEST_ANSWERS or len(np.unique(given)) < 2:
+    for item in range(len(max_category)):
+        given = responses.categories[responses.items == item]
+        if len(given) < fit.MIN_RESPONSES or len(np.unique(given)) < 2:
             assert not found.calibrated[item]
 
 
@@ -151,12 +177,12 @@ def test_an_item_with_one_answer_keeps_its_prior(model: Model, priors: Priors | 
     bank = random_bank(model, 10, rng)
     matrix = matrix_of(sample(bank, 400, rng), 10)
     matrix[1:, 7] = -1
-    found = calibrate(answers_of(matrix), bank.grades, model, priors)
+    found = calibrate_items(long_form(matrix), bank.max_category, model, priors)
     assert not found.calibrated[7]
     if priors is None:
         assert found.calibrated.sum() == 9
     assert abs(np.log(found.bank.discrimination[7])) < 0.2
-    assert abs(found.bank.easiness[7].mean()) < 1.5
+    assert abs(found.bank.intercept[7].mean()) < 1.5
     if model in ("2pl", "rasch"):
         assert 1.5 < found.standard_errors.difficulty[7, 0] < 2.5
 
@@ -164,20 +190,22 @@ def test_an_item_with_one_answer_keeps_its_prior(model: Model, priors: Priors | 
 def test_no_answers_at_all() -> None:
     nothing = np.zeros(0, dtype=np.int64)
     for model in MODELS:
-        found = calibrate(Answers(np.zeros(1, dtype=np.int64), nothing, nothing), np.ones(3, dtype=np.int64), model)
+        found = calibrate_items(
+            ItemResponses(np.zeros(1, dtype=np.int64), nothing, nothing), np.ones(3, dtype=np.int64), model
+        )
         assert found.converged
         assert found.log_likelihood == 0
         assert not found.calibrated.any()
         np.testing.assert_allclose(found.bank.discrimination, 1, atol=1e-6)
-        none = calibrate(Answers(np.zeros(4, dtype=np.int64), nothing, nothing), nothing, model)
+        none = calibrate_items(ItemResponses(np.zeros(4, dtype=np.int64), nothing, nothing), nothing, model)
         assert none.bank.count == 0
 
 
 def test_answers_that_do_not_fit_are_refused() -> None:
     one = np.ones(1, dtype=np.int64)
-    good = Answers(np.array([0, 1]), 0 * one, one)
-    calibrate(good, one, "2pl")
-    for answers, grades, model in [
+    good = ItemResponses(np.array([0, 1]), 0 * one, one)
+    calibrate_items(good, one, "2pl")
+    for responses, max_category, model in [
         (good, 2 * one, "2pl"),
         (good, 0 * one, "graded"),
         (good, one, "5pl"),
@@ -189,7 +217,7 @@ def test_answers_that_do_not_fit_are_refused() -> None:
         (replace(good, starts=np.array([0, 2, 1])), one, "2pl"),
     ]:
         with pytest.raises(ValueError, match=r"answer|model|categories"):
-            calibrate(answers, grades, model)  # type: ignore[arg-type]
+            calibrate_items(responses, max_category, model)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -197,7 +225,7 @@ def test_parameters_are_recovered(model: Model) -> None:
     """2,000 learners, 30 items of which each meets half."""
     rng = np.random.default_rng(1)
     bank = random_bank(model, 30, rng)
-    found = calibrate(sample(bank, 2000, rng, 0.5), bank.grades, model)
+    found = calibrate_items(sample(bank, 2000, rng, 0.5), bank.max_category, model)
     assert found.converged
     assert rmse(found.bank.discrimination, bank.discrimination) < (0.35 if model in ("3pl", "4pl") else 0.15)
     assert rmse(found.bank.difficulty, bank.difficulty) < (0.6 if model in ("3pl", "4pl") else 0.3)
@@ -211,7 +239,7 @@ def test_intervals_cover_the_truth(model: Model) -> None:
     inside = []
     for _ in range(15):
         bank = random_bank(model, 20, rng)
-        found = calibrate(sample(bank, 800, rng), bank.grades, model)
+        found = calibrate_items(sample(bank, 800, rng), bank.max_category, model)
         for name in ("discrimination", "difficulty"):
             error = getattr(found.standard_errors, name)
             miss = np.abs(getattr(found.bank, name) - getattr(bank, name))
@@ -224,10 +252,10 @@ def test_complete_data_errors_would_be_too_small() -> None:
     rng = np.random.default_rng(5)
     bank = random_bank("2pl", 6, rng)
     problem, vector = problem_of(bank, sample(bank, 500, rng), Priors(), nodes=61)
-    found = marginal.maximise(problem, vector, limits(problem.shape), 1e-8, 200)
-    complete = errors.complete_information(problem, found.vector, found.counts)
+    found = marginal.maximise_likelihood(problem, vector, parameter_bounds(problem.shape), 1e-8, 200)
+    complete = standard_errors.complete_information(problem, found.vector, found.counts)
     claimed = np.linalg.inv(complete)
-    known = errors.complete_uncertainty(problem, found, np.zeros(len(vector), dtype=np.bool_)).items
+    known = standard_errors.full_covariance(problem, found, np.zeros(len(vector), dtype=np.bool_)).items
     assert (known[:, 0, 0] > 1.1 * claimed[:, 0, 0]).all()
 
 
@@ -237,10 +265,10 @@ def test_item_by_item_errors_are_close_to_those_with_all_covariances(
 ) -> None:
     rng = np.random.default_rng(6)
     bank = random_bank(model, 25, rng)
-    answers = sample(bank, 800, rng, 0.8)
-    whole = calibrate(answers, bank.grades, model)
-    monkeypatch.setattr(errors, "LARGEST_MATRIX", 0)
-    local = calibrate(answers, bank.grades, model)
+    responses = sample(bank, 800, rng, 0.8)
+    whole = calibrate_items(responses, bank.max_category, model)
+    monkeypatch.setattr(standard_errors, "MAX_FULL_PARAMETERS", 0)
+    local = calibrate_items(responses, bank.max_category, model)
     for name in ("discrimination", "difficulty"):
         expected = getattr(whole.standard_errors, name)
         np.testing.assert_allclose(getattr(local.standard_errors, name), expected, rtol=0.06, atol=1e-9)
@@ -250,7 +278,7 @@ def test_item_by_item_errors_are_close_to_those_with_all_covariances(
 def test_a_search_that_is_cut_short_says_so() -> None:
     rng = np.random.default_rng(7)
     bank = random_bank("3pl", 10, rng)
-    assert not calibrate(sample(bank, 500, rng), bank.grades, "3pl", most=2).converged
+    assert not calibrate_items(sample(bank, 500, rng), bank.max_category, "3pl", most=2).converged
 
 
 def test_an_item_that_is_keyed_wrongly_is_not_called_calibrated() -> None:
@@ -258,27 +286,27 @@ def test_an_item_that_is_keyed_wrongly_is_not_called_calibrated() -> None:
     bank = random_bank("2pl", 10, rng)
     matrix = matrix_of(sample(bank, 1000, rng), 10)
     matrix[:, 4] = 1 - matrix[:, 4]
-    found = calibrate(answers_of(matrix), bank.grades, "2pl", FLAT)
+    found = calibrate_items(long_form(matrix), bank.max_category, "2pl", FLAT)
     assert not found.calibrated[4]
     assert found.calibrated.sum() == 9
 
 
 def test_the_beta_prior_and_its_derivatives() -> None:
     place = np.full((1, 1), 1.0)
-    prior = Belief(0 * place, 0 * place, 5 * place, 23 * place)
+    prior = ParameterPrior(0 * place, 0 * place, 5 * place, 23 * place)
     peak = np.log(5 / 23) * place
     assert prior.gradient(peak)[0, 0] == pytest.approx(0, abs=1e-12)
     bend = (prior.gradient(peak - 1e-5) - prior.gradient(peak + 1e-5)) / 2e-5
     np.testing.assert_allclose(prior.curvature(peak), bend, rtol=1e-6)
 
 
-def matrix_of(answers: Answers, items: int) -> Integers:
-    matrix = np.full((answers.learners, items), -1)
-    matrix[answers.rows, answers.items] = answers.categories
+def matrix_of(responses: ItemResponses, items: int) -> Integers:
+    matrix = np.full((responses.learners, items), -1)
+    matrix[responses.rows, responses.items] = responses.categories
     return matrix
 
 
-def assert_close(one: Calibration, other: Calibration, tolerance: float) -> None:
+def assert_close(one: ItemCalibration, other: ItemCalibration, tolerance: float) -> None:
     for name in ("discrimination", "difficulty", "guessing", "upper"):
         np.testing.assert_allclose(getattr(one.bank, name), getattr(other.bank, name), atol=20 * tolerance)
         np.testing.assert_allclose(

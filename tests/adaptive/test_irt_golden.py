@@ -8,23 +8,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.adaptive.ability import estimate
-from app.adaptive.irt import FLAT, Answers, Calibration, Model, Priors, calibrate
+from app.adaptive.arrays import Floats
+from app.adaptive.irt import FLAT, ItemCalibration, ItemResponses, Model, Priors, calibrate_items
+from app.adaptive.irt.ability import estimate
 from app.adaptive.irt.curves import log_probabilities
-from app.adaptive.types import Floats
-from tests.adaptive.irt_worlds import answers_of, lsat, mirt, rmse, simulated
+from tests.adaptive.irt_worlds import long_form, lsat, mirt, rmse, simulated
 
 MIRT = mirt()
 LOG_LIKELIHOOD, PARAMETER, ABILITY = 0.01, 0.005, 0.001
 BETA = (5.0, 23.0)
 
 
-def fitted(answers: Answers, model: Model, priors: Priors = FLAT) -> Calibration:
-    items, highest = int(answers.items.max()) + 1, int(answers.categories.max())
-    return calibrate(answers, np.full(items, highest), model, priors)
+def fitted(responses: ItemResponses, model: Model, priors: Priors = FLAT) -> ItemCalibration:
+    items, highest = int(responses.items.max()) + 1, int(responses.categories.max())
+    return calibrate_items(responses, np.full(items, highest), model, priors)
 
 
-def as_mirt(found: Calibration, answers: Answers, name: str) -> None:
+def as_mirt(found: ItemCalibration, responses: ItemResponses, name: str) -> None:
     """Within the tolerances of the reference; a likelihood above mirt's is a search that went further."""
     expected = MIRT[name]
     assert found.converged
@@ -36,7 +36,7 @@ def as_mirt(found: Calibration, answers: Answers, name: str) -> None:
     np.testing.assert_allclose(found.bank.guessing, expected["c"], atol=PARAMETER)
     assert found.ability_variance == pytest.approx(expected["ability_variance"], abs=PARAMETER)
     if "eap" in expected:
-        abilities = estimate(found.bank, answers, 0.0, found.ability_variance)
+        abilities = estimate(found.bank, responses, 0.0, found.ability_variance)
         np.testing.assert_allclose(abilities.ability[:10], expected["eap"], atol=ABILITY)
         np.testing.assert_allclose(abilities.standard_error[:10], expected["eap_se"], atol=ABILITY)
 
@@ -52,25 +52,25 @@ def as_mirt(found: Calibration, answers: Answers, name: str) -> None:
     ],
 )
 def test_lsat(section: str, model: Model, name: str) -> None:
-    answers = lsat(section)
-    as_mirt(fitted(answers, model), answers, name)
+    responses = lsat(section)
+    as_mirt(fitted(responses, model), responses, name)
 
 
 @pytest.mark.parametrize(
     ("model", "name"), [("graded", "Science_graded"), ("gpcm", "Science_gpcm"), ("pcm", "Science_Rasch_PCM")]
 )
 def test_science(model: Model, name: str) -> None:
-    answers = science()
-    as_mirt(fitted(answers, model), answers, name)
+    responses = science()
+    as_mirt(fitted(responses, model), responses, name)
 
 
 @pytest.mark.parametrize(
     ("name", "model"), [("2pl_1000x50_r0", "2pl"), ("rasch_1000x50_r0", "rasch"), ("grm_1000x20_r0", "graded")]
 )
 def test_simulated(name: str, model: Model) -> None:
-    answers, truth = simulated(name)
-    found = fitted(answers, model)
-    as_mirt(found, answers, name)
+    responses, truth = simulated(name)
+    found = fitted(responses, model)
+    as_mirt(found, responses, name)
     expected = MIRT[name]
     b = truth["bs"] if "bs" in truth else truth["b"][:, None]
     assert rmse(found.bank.discrimination, truth["a"]) < rmse(np.array(expected["a"]), truth["a"]) + 0.0005
@@ -85,8 +85,8 @@ def test_3pl_with_a_prior_recovers_more_than_mirt() -> None:
     """
     ours, theirs = np.zeros(3), np.zeros(3)
     for name in ("3pl_1000x50_r0", "3pl_1000x50_r1"):
-        answers, truth = simulated(name)
-        found = fitted(answers, "3pl", Priors(guessing=BETA))
+        responses, truth = simulated(name)
+        found = fitted(responses, "3pl", Priors(guessing=BETA))
         assert found.converged
         assert found.log_likelihood > MIRT[name]["log_likelihood"]
         bank, expected = found.bank, MIRT[name]
@@ -115,7 +115,7 @@ def test_sum_scores_of_lsat7() -> None:
     bank = fitted(lsat("lsat7"), "2pl").bank
     patterns = np.array([[number >> item & 1 for item in range(5)] for number in range(32)])
     chance = pattern_chances(log_probabilities(bank, np.linspace(-6, 6, 61)), patterns)
-    ability = estimate(bank, answers_of(patterns)).ability
+    ability = estimate(bank, long_form(patterns)).ability
     scores = patterns.sum(axis=1)
     found = np.bincount(scores, chance * ability) / np.bincount(scores, chance)
     np.testing.assert_allclose(found, [-1.870, -1.432, -0.949, -0.413, 0.152, 0.727], atol=ABILITY)
@@ -128,11 +128,11 @@ def pattern_chances(log_p: Floats, patterns: np.ndarray[tuple[int, int], np.dtyp
     return np.asarray(np.exp(given) @ (weights / weights.sum()))
 
 
-def science() -> Answers:
+def science() -> ItemResponses:
     """Attitudes to science, 392 people, four items, four categories: not ours to hand on."""
     folder = os.environ.get("REFERENCE_DATA")
     if not folder:
         pytest.skip("set REFERENCE_DATA to the folder that holds science4")
     with gzip.open(Path(folder) / "science4" / "responses.csv.gz", "rt") as file:
         marks = [int(float(row["correct"])) - 1 for row in csv.DictReader(file)]
-    return answers_of(np.array(marks).reshape(-1, 4))
+    return long_form(np.array(marks).reshape(-1, 4))

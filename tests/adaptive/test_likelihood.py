@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.adaptive.likelihood import expected_score, likelihood, logit, slopes
-from app.adaptive.types import Items
+from app.adaptive.numerics import logit
+from app.adaptive.parameters import Items
+from app.adaptive.tracing.likelihood import expected_score, likelihood, slopes
 from tests.adaptive.reference import Item
 from tests.adaptive.worlds import bank, random_course
 
@@ -37,17 +38,17 @@ def test_the_slope_is_the_derivative(items: Items, x: float, score: float) -> No
 
 @given(graded, logits, st.integers(0, 5))
 def test_the_slope_of_a_graded_item_is_the_derivative(items: Items, x: float, category: int) -> None:
-    score = min(category / items.grades[0], 1.0)
+    score = min(category / items.max_category[0], 1.0)
     found = slopes(items, ONE, np.array([x]), np.array([score])).gradient[0]
     assert abs(found - numeric(items, x, score)) < 1e-4
 
 
 @given(st.one_of(plain, binary, graded), logits)
 def test_the_chances_of_all_scores_are_one(items: Items, x: float) -> None:
-    grades = max(int(items.grades[0]), 1)
-    scores = np.arange(grades + 1) / grades
-    every = np.zeros(grades + 1, dtype=np.int64)
-    chances = likelihood(items, every, np.full(grades + 1, x), scores)
+    max_category = max(int(items.max_category[0]), 1)
+    scores = np.arange(max_category + 1) / max_category
+    every = np.zeros(max_category + 1, dtype=np.int64)
+    chances = likelihood(items, every, np.full(max_category + 1, x), scores)
     assert abs(chances.sum() - 1) < 1e-8
     assert abs((chances * scores).sum() - expected_score(items, ONE, np.array([x]))[0]) < 1e-8
 
@@ -55,9 +56,9 @@ def test_the_chances_of_all_scores_are_one(items: Items, x: float) -> None:
 @given(st.one_of(plain, binary, graded), logits)
 def test_information_is_the_mean_of_the_squared_slope(items: Items, x: float) -> None:
     """Fisher: I = E[(d log p / dx)²] over the scores."""
-    grades = max(int(items.grades[0]), 1)
-    scores = np.arange(grades + 1) / grades
-    every, at = np.zeros(grades + 1, dtype=np.int64), np.full(grades + 1, x)
+    max_category = max(int(items.max_category[0]), 1)
+    scores = np.arange(max_category + 1) / max_category
+    every, at = np.zeros(max_category + 1, dtype=np.int64), np.full(max_category + 1, x)
     found = slopes(items, every, at, scores)
     mean = (likelihood(items, every, at, scores) * found.gradient**2).sum()
     np.testing.assert_allclose(found.information, mean, rtol=1e-6, atol=1e-9)
@@ -80,7 +81,7 @@ def test_graded_chances_by_hand() -> None:
 
 
 def test_one_threshold_is_a_plain_item() -> None:
-    both = bank([[], []], thresholds=[[0.7], [np.inf]], easiness=[0.0, 0.0])
+    both = bank([[], []], thresholds=[[0.7], [np.inf]], intercept=[0.0, 0.0])
     x = np.linspace(-4, 4, 9)
     for score in (0.0, 1.0):
         scores = np.full(9, score)
@@ -94,7 +95,7 @@ def test_one_threshold_is_a_plain_item() -> None:
 def test_extreme_logits_stay_finite(x: float, score: float) -> None:
     parameters = random_course(5, items=30)
     chosen, at = np.arange(30), np.full(30, x)
-    scores = np.where((parameters.items.grades > 0) & (score < 1), 0.0, score)
+    scores = np.where((parameters.items.max_category > 0) & (score < 1), 0.0, score)
     chances = likelihood(parameters.items, chosen, at, scores)
     found = slopes(parameters.items, chosen, at, scores)
     expected = expected_score(parameters.items, chosen, at)

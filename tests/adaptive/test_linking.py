@@ -7,37 +7,37 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.adaptive import linking
-from app.adaptive.linking import (
+from app.adaptive.arrays import Booleans
+from app.adaptive.calibration import linking
+from app.adaptive.calibration.linking import (
     NODES,
     SAME,
-    Curves,
+    ItemCurves,
     Link,
     characteristic_curve,
     mean_shift,
     mean_sigma,
-    steady,
+    steady_anchors,
     stocking_lord,
     transform,
 )
-from app.adaptive.types import Booleans
 
-Method = Callable[[Curves, Curves, Booleans], Link]
+Method = Callable[[ItemCurves, ItemCurves, Booleans], Link]
 ITEMS = 24
 seeds = st.integers(0, 2**32 - 1)
 slopes = st.integers(40, 250).map(lambda hundredths: hundredths / 100)
 intercepts = st.integers(-200, 200).map(lambda hundredths: hundredths / 100)
 
 
-def bank(seed: int) -> Curves:
+def bank(seed: int) -> ItemCurves:
     rng = np.random.default_rng(seed)
     slope = rng.lognormal(0, 0.3, ITEMS)
-    return Curves(-slope * rng.normal(0, 1, ITEMS), slope)
+    return ItemCurves(-slope * rng.normal(0, 1, ITEMS), slope)
 
 
-def on_another_scale(old: Curves, link: Link) -> Curves:
+def on_another_scale(old: ItemCurves, link: Link) -> ItemCurves:
     """The same items as a calibration gives them whose θ `link` takes to the old scale: the inverse of `transform`."""
-    return Curves(old.easiness + old.discrimination * link.intercept, old.discrimination * link.slope)
+    return ItemCurves(old.intercept + old.discrimination * link.intercept, old.discrimination * link.slope)
 
 
 def everything(count: int = ITEMS) -> Booleans:
@@ -55,7 +55,7 @@ def test_a_transformed_copy_gives_the_transformation_back(
 ) -> None:
     old, link = bank(seed), Link(slope, intercept)
     new = on_another_scale(old, link)
-    assert steady(old, new, everything()).all()
+    assert steady_anchors(old, new, everything()).all()
     assert close(method(old, new, everything()), link)
 
 
@@ -69,20 +69,20 @@ def test_a_shifted_copy_gives_the_shift_back(seed: int, intercept: float) -> Non
 def test_linked_items_have_the_curves_of_the_old_scale(seed: int, slope: float, intercept: float) -> None:
     old, link = bank(seed), Link(slope, intercept)
     linked = transform(link, on_another_scale(old, link))
-    assert linked.easiness == pytest.approx(old.easiness, abs=1e-9)
+    assert linked.intercept == pytest.approx(old.intercept, abs=1e-9)
     assert linked.discrimination == pytest.approx(old.discrimination, abs=1e-9)
     assert linked.difficulty == pytest.approx(slope * on_another_scale(old, link).difficulty + intercept, abs=1e-7)
     assert characteristic_curve(linked) == pytest.approx(characteristic_curve(old))
 
 
-def drifted(old: Curves, link: Link, seed: int) -> tuple[Curves, Booleans]:
+def drifted(old: ItemCurves, link: Link, seed: int) -> tuple[ItemCurves, Booleans]:
     """A copy on another scale of which a fifth is easier or harder by .6 to 2 logits, and which items those are."""
     rng = np.random.default_rng(seed)
     new = on_another_scale(old, link)
     chosen = np.zeros(ITEMS, dtype=np.bool_)
     chosen[rng.permutation(ITEMS)[: ITEMS // 5]] = True
     move = np.where(chosen, rng.uniform(0.6, 2.0, ITEMS), 0.0)
-    return Curves(new.easiness + move, new.discrimination), chosen
+    return ItemCurves(new.intercept + move, new.discrimination), chosen
 
 
 @pytest.mark.parametrize("method", [mean_sigma, stocking_lord])
@@ -90,7 +90,7 @@ def drifted(old: Curves, link: Link, seed: int) -> tuple[Curves, Booleans]:
 def test_drifted_anchors_do_not_bend_the_link(method: Method, seed: int, slope: float, intercept: float) -> None:
     old, link = bank(seed), Link(slope, intercept)
     new, chosen = drifted(old, link, seed)
-    anchors = steady(old, new, everything())
+    anchors = steady_anchors(old, new, everything())
     assert (anchors == ~chosen).all()
     assert close(method(old, new, anchors), link)
 
@@ -99,7 +99,7 @@ def test_drifted_anchors_do_not_bend_the_link(method: Method, seed: int, slope: 
 def test_drifted_anchors_do_not_bend_the_shift(seed: int, intercept: float) -> None:
     old, link = bank(seed), Link(1.0, intercept)
     new, chosen = drifted(old, link, seed)
-    anchors = steady(old, new, everything())
+    anchors = steady_anchors(old, new, everything())
     assert (anchors == ~chosen).all()
     assert close(mean_shift(old, new, anchors), link, 1e-9)
 
@@ -116,15 +116,15 @@ def test_an_anchor_whose_discrimination_changed_is_dropped() -> None:
     old = bank(3)
     slope = old.discrimination.copy()
     slope[5] *= 3
-    assert np.flatnonzero(~steady(old, Curves(old.easiness, slope), everything())).tolist() == [5]
+    assert np.flatnonzero(~steady_anchors(old, ItemCurves(old.intercept, slope), everything())).tolist() == [5]
 
 
 def test_only_candidates_become_anchors() -> None:
     old = bank(4)
     candidates = everything()
     candidates[::2] = False
-    assert (steady(old, old, candidates) == candidates).all()
-    new = Curves(np.where(candidates, old.easiness, 5.0), old.discrimination)
+    assert (steady_anchors(old, old, candidates) == candidates).all()
+    new = ItemCurves(np.where(candidates, old.intercept, 5.0), old.discrimination)
     assert close(mean_shift(old, new, candidates), SAME, 1e-12)
 
 
@@ -134,8 +134,8 @@ def test_errors_of_estimation_leave_an_error_of_their_mean(seed: int) -> None:
     rng = np.random.default_rng(seed)
     old = bank(seed)
     new = on_another_scale(old, Link(1.0, 0.5))
-    noisy = Curves(new.easiness + rng.normal(0, 0.1, ITEMS), new.discrimination)
-    assert abs(mean_shift(old, noisy, steady(old, noisy, everything())).intercept - 0.5) < 0.1
+    noisy = ItemCurves(new.intercept + rng.normal(0, 0.1, ITEMS), new.discrimination)
+    assert abs(mean_shift(old, noisy, steady_anchors(old, noisy, everything())).intercept - 0.5) < 0.1
 
 
 def test_stocking_lord_is_least_squares_of_the_test_characteristic_curve() -> None:
@@ -143,7 +143,7 @@ def test_stocking_lord_is_least_squares_of_the_test_characteristic_curve() -> No
     rng = np.random.default_rng(11)
     old = bank(11)
     new = on_another_scale(old, Link(0.8, -0.3))
-    noisy = Curves(new.easiness + rng.normal(0, 0.2, ITEMS), new.discrimination * rng.lognormal(0, 0.2, ITEMS))
+    noisy = ItemCurves(new.intercept + rng.normal(0, 0.2, ITEMS), new.discrimination * rng.lognormal(0, 0.2, ITEMS))
     found = stocking_lord(old, noisy, everything())
 
     def loss(link: Link) -> float:
@@ -160,9 +160,9 @@ def test_stocking_lord_is_least_squares_of_the_test_characteristic_curve() -> No
 @pytest.mark.parametrize("slope", [0.01, 1.0, 6.0])
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_few_and_extreme_items_give_finite_links(method: Method, slope: float, count: int) -> None:
-    old = Curves(np.array([-8.0, 8.0])[:count], np.full(count, slope))
-    new = Curves(np.array([8.0, 8.0])[:count], np.full(count, slope))
-    anchors = steady(old, new, everything(count))
+    old = ItemCurves(np.array([-8.0, 8.0])[:count], np.full(count, slope))
+    new = ItemCurves(np.array([8.0, 8.0])[:count], np.full(count, slope))
+    anchors = steady_anchors(old, new, everything(count))
     for chosen in (anchors, everything(count)):
         link = method(old, new, chosen)
         assert np.isfinite([link.slope, link.intercept]).all()
@@ -178,9 +178,9 @@ def test_equal_calibrations_are_linked_by_nothing(method: Method) -> None:
 
 def test_the_arguments_are_not_changed() -> None:
     old, new, candidates = bank(1), bank(2), everything()
-    steady(old, new, candidates)
+    steady_anchors(old, new, candidates)
     stocking_lord(old, new, candidates)
-    assert (old.easiness == bank(1).easiness).all()
+    assert (old.intercept == bank(1).intercept).all()
     assert (new.discrimination == bank(2).discrimination).all()
     assert candidates.all()
 

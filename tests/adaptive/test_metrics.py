@@ -5,17 +5,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.adaptive.metrics import (
+from app.adaptive.arrays import Floats, Integers
+from app.adaptive.assess.metrics import (
     METRICS,
     auc,
-    figures,
-    intervals,
-    paired,
-    resampled,
-    resamples,
+    compute_metrics,
+    difference_intervals,
+    draw_resamples,
+    replicate_intervals,
+    resample_metrics,
     total_loss,
 )
-from app.adaptive.types import Floats, Integers
 
 chances = st.sampled_from([0.01, 0.1, 0.2, 0.2, 0.5, 0.7, 0.95])
 scores = st.sampled_from([0.0, 1.0, 0.0, 1.0, 0.25, 0.5, 0.75])
@@ -38,7 +38,7 @@ def slow_auc(p: Floats, score: Floats) -> float:
 @given(answers)
 def test_the_figures_are_their_definitions(rows: Answers) -> None:
     p, score, _ = columns(rows)
-    found = figures(p, score)
+    found = compute_metrics(p, score)
     assert tuple(found) == METRICS
     assert found["auc"] == pytest.approx(slow_auc(p, score)) == auc(p, score)
     loss = -sum(y * np.log(q) + (1 - y) * np.log(1 - q) for q, y in zip(p, score, strict=True))
@@ -60,27 +60,27 @@ def test_a_weighted_learner_counts_as_so_many(rows: Answers, seed: int) -> None:
     p, score, learner = columns(rows)
     weights = np.random.default_rng(seed).integers(0, 4, (3, 4)).astype(np.float64)
     weights[:, learner[0]] += 1
-    found = resampled(p, score, learner, weights)
+    found = resample_metrics(p, score, learner, weights)
     for row, drawn in enumerate(weights):
         copies = np.repeat(np.arange(len(p)), drawn[learner].astype(np.int64))
-        expected = figures(p[copies], score[copies])
+        expected = compute_metrics(p[copies], score[copies])
         assert {name: values[row] for name, values in found.values.items()} == pytest.approx(expected)
         assert found.both[row] == (0 < (score[copies] >= 0.5).sum() < len(copies))
 
 
 @given(st.integers(1, 30), st.integers(0, 1000))
 def test_a_resample_has_as_many_learners(learners: int, seed: int) -> None:
-    drawn = resamples(learners, 5, np.random.default_rng(seed))
+    drawn = draw_resamples(learners, 5, np.random.default_rng(seed))
     assert drawn.shape == (5, learners)
     assert (drawn.sum(axis=1) == learners).all()
-    assert (drawn == resamples(learners, 5, np.random.default_rng(seed))).all()
+    assert (drawn == draw_resamples(learners, 5, np.random.default_rng(seed))).all()
 
 
 def test_no_answers_are_a_coin() -> None:
     nothing = np.zeros(0)
     assert auc(nothing, nothing) == 0.5
     assert total_loss(nothing, nothing) == 0
-    assert figures(nothing, nothing) == pytest.approx(
+    assert compute_metrics(nothing, nothing) == pytest.approx(
         {"auc": 0.5, "log_loss": np.log(2), "accuracy": 0.5, "rmse": 0.5, "ece": 0.0}
     )
 
@@ -88,17 +88,17 @@ def test_no_answers_are_a_coin() -> None:
 @pytest.mark.parametrize("score", [0.0, 1.0])
 def test_one_kind_of_answers_has_no_interval_for_auc(score: float) -> None:
     p, scored, learner = np.linspace(0.1, 0.9, 12), np.full(12, score), np.arange(12) % 4
-    found = resampled(p, scored, learner, resamples(4, 50, np.random.default_rng(0)))
-    assert figures(p, scored)["auc"] == 0.5
-    assert intervals(found)["auc"] is None
-    assert paired(found, found, ("auc", "log_loss")) == {"auc": None, "log_loss": (0.0, 0.0)}
-    assert all(intervals(found)[name] is not None for name in METRICS if name != "auc")
+    found = resample_metrics(p, scored, learner, draw_resamples(4, 50, np.random.default_rng(0)))
+    assert compute_metrics(p, scored)["auc"] == 0.5
+    assert replicate_intervals(found)["auc"] is None
+    assert difference_intervals(found, found, ("auc", "log_loss")) == {"auc": None, "log_loss": (0.0, 0.0)}
+    assert all(replicate_intervals(found)[name] is not None for name in METRICS if name != "auc")
 
 
 def test_without_resamples_there_are_no_intervals() -> None:
     p, score = np.array([0.2, 0.7]), np.array([0.0, 1.0])
-    found = resampled(p, score, np.zeros(2, dtype=np.int64), np.zeros((0, 1)))
-    assert intervals(found) == dict.fromkeys(METRICS)
+    found = resample_metrics(p, score, np.zeros(2, dtype=np.int64), np.zeros((0, 1)))
+    assert replicate_intervals(found) == dict.fromkeys(METRICS)
 
 
 def world(seed: int, learners: int) -> tuple[Floats, Floats, Integers]:
@@ -113,13 +113,15 @@ def world(seed: int, learners: int) -> tuple[Floats, Floats, Integers]:
 def covered(learner_of: int) -> float:
     """How often the interval of 60 learners holds the log loss of 4,000."""
     p, score, _ = world(999, 4000)
-    truth = figures(p, score)["log_loss"]
+    truth = compute_metrics(p, score)["log_loss"]
     hits = 0
     for seed in range(120):
         p, score, learner = world(seed, 60)
         whose = learner if learner_of else np.arange(len(p))
         count = int(whose.max()) + 1
-        found = intervals(resampled(p, score, whose, resamples(count, 100, np.random.default_rng(seed))))["log_loss"]
+        found = replicate_intervals(
+            resample_metrics(p, score, whose, draw_resamples(count, 100, np.random.default_rng(seed)))
+        )["log_loss"]
         assert found is not None
         hits += found[0] <= truth <= found[1]
     return hits / 120
@@ -133,9 +135,9 @@ def test_intervals_cover_because_learners_are_resampled() -> None:
 
 def test_a_paired_difference_is_surer_than_two_intervals() -> None:
     p, score, learner = world(1, 60)
-    weights = resamples(60, 200, np.random.default_rng(0))
-    one, other = (resampled(q, score, learner, weights) for q in (p, np.clip(p + 0.01, 0.01, 0.99)))
-    alone, pair = intervals(one)["log_loss"], paired(one, other, ("log_loss",))["log_loss"]
+    weights = draw_resamples(60, 200, np.random.default_rng(0))
+    one, other = (resample_metrics(q, score, learner, weights) for q in (p, np.clip(p + 0.01, 0.01, 0.99)))
+    alone, pair = replicate_intervals(one)["log_loss"], difference_intervals(one, other, ("log_loss",))["log_loss"]
     assert alone is not None
     assert pair is not None
     assert pair[1] - pair[0] < (alone[1] - alone[0]) / 3

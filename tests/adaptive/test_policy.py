@@ -9,11 +9,16 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from app.adaptive import policy as choosing
-from app.adaptive.filter import initial, predict, step
-from app.adaptive.policy import CODES, JITTER, TARGET, Choices, chances, choose, stand, uniform
-from app.adaptive.replay import replay
-from app.adaptive.types import Parameters, States
+from app.adaptive.hashing import uniform
+from app.adaptive.parameters import Parameters
+from app.adaptive.practice import items as item_scores
+from app.adaptive.practice.branches import CODES
+from app.adaptive.practice.choose import Choices, choose_items
+from app.adaptive.practice.items import JITTER, TARGET, propensities
+from app.adaptive.practice.skills import judge_skills
+from app.adaptive.state import States
+from app.adaptive.tracing.filter import initial_states, predict_score, update_states
+from app.adaptive.tracing.replay import replay
 from tests.adaptive import laws
 from tests.adaptive.reference import Policy, learner_of
 from tests.adaptive.worlds import bank, course, frozen, log_of, random_course, random_states, same, tree
@@ -42,7 +47,7 @@ def test_the_policy_equals_its_reference(seed: int, avoided: int) -> None:
     rng = np.random.default_rng(seed)
     avoid = [rng.integers(0, 12, avoided) for _ in range(5)]
     random = numbers(5, seed)
-    found = choose(parameters, states, random, avoid)
+    found = choose_items(parameters, states, random, avoid)
     for row in range(5):
         policy = Policy(learner_of(parameters, states, row), set(avoid[row].tolist()))
         drawn = [float(uniform(random[[row]], np.array([i]))[0]) for i in range(12)]
@@ -51,23 +56,23 @@ def test_the_policy_equals_its_reference(seed: int, avoided: int) -> None:
         if item < 0:
             continue
         assert abs(found.p[row] - policy.learner.predict(item)) < 1e-9
-        assert abs(found.challenge[row] - math.exp(-policy.distance(item))) < 1e-8
-        assert abs(found.tells[row] - policy.tells(item)) < 1e-9
+        assert abs(found.difficulty_match[row] - math.exp(-policy.distance(item))) < 1e-8
+        assert abs(found.diagnosticity[row] - policy.diagnosticity(item)) < 1e-9
         if skill >= 0:
-            assert abs(found.doubt[row] - policy.doubt(skill)) < 1e-9
-            assert abs(found.opens_up[row] - policy.opens_up(skill)) < 1e-9
-            assert abs(found.learn[row] - policy.learn(skill)) < 1e-9
+            assert abs(found.need[row] - policy.need(skill)) < 1e-9
+            assert abs(found.unlocks[row] - policy.unlocks(skill)) < 1e-9
+            assert abs(found.p_learn[row] - policy.p_learn(skill)) < 1e-9
 
 
 @given(seeds)
 def test_every_skill_stands_as_in_the_reference(seed: int) -> None:
     parameters = random_course(seed, skills=7)
     states = random_states(parameters, seed, learners=3, longest=25)
-    found = stand(parameters, states)
+    found = judge_skills(parameters, states)
     for row in range(3):
         policy = Policy(learner_of(parameters, states, row), set())
         for s in range(7):
-            assert abs(found.doubt[row, s] - policy.doubt(s)) < 1e-9
+            assert abs(found.need[row, s] - policy.need(s)) < 1e-9
             assert found.mastered[row, s] == policy.mastered(s)
             assert found.open[row, s] == policy.is_open(s)
         order = sorted(range(7), key=policy.order)
@@ -80,14 +85,14 @@ def test_the_batch_does_not_matter(seed: int) -> None:
     states, random = random_states(parameters, seed, learners=6), numbers(6, seed)
     rng = np.random.default_rng(seed)
     avoid = [rng.integers(0, 40, int(rng.integers(0, 9))) for _ in range(6)]
-    whole = choose(parameters, states, random, avoid)
+    whole = choose_items(parameters, states, random, avoid)
     order = rng.permutation(6)
-    shuffled = choose(parameters, states[order], random[order], [avoid[i] for i in order])
+    shuffled = choose_items(parameters, states[order], random[order], [avoid[i] for i in order])
     for name in Choices.__dataclass_fields__:
         assert getattr(shuffled, name).tobytes() == getattr(whole, name)[order].tobytes(), name
     for row in range(6):
         only = slice(row, row + 1)
-        alone = choose(parameters, states[only], random[only], avoid[only])
+        alone = choose_items(parameters, states[only], random[only], avoid[only])
         for name in Choices.__dataclass_fields__:
             assert getattr(alone, name).tobytes() == getattr(whole, name)[only].tobytes(), name
 
@@ -99,13 +104,13 @@ def test_the_same_seed_gives_the_same_choice_and_changes_nothing(seed: int) -> N
     states, random = frozen(random_states(parameters, seed)), numbers(4, seed)
     random.setflags(write=False)
     avoid = [np.array([1, 2, 2])] * 4
-    assert same(choose(parameters, states, random, avoid), choose(parameters, states, random, avoid))
+    assert same(choose_items(parameters, states, random, avoid), choose_items(parameters, states, random, avoid))
     assert avoid[0].tolist() == [1, 2, 2]
 
 
 def test_other_seeds_give_other_choices() -> None:
     parameters = course(tree([[]]), bank([[0]] * 4))
-    choices = choose(parameters, initial(parameters, 400), np.arange(400, dtype=np.uint64))
+    choices = choose_items(parameters, initial_states(parameters, 400), np.arange(400, dtype=np.uint64))
     assert (np.bincount(choices.item, minlength=4) > 60).all()
 
 
@@ -135,7 +140,7 @@ def test_never_an_avoided_item(seed: int, avoided: int) -> None:
     states = random_states(parameters, seed)
     rng = np.random.default_rng(seed)
     avoid = [rng.permutation(12)[:avoided] for _ in range(4)]
-    choices = choose(parameters, states, numbers(4, seed), avoid)
+    choices = choose_items(parameters, states, numbers(4, seed), avoid)
     for row in range(4):
         assert choices.item[row] not in avoid[row]
 
@@ -144,22 +149,22 @@ def test_never_an_avoided_item(seed: int, avoided: int) -> None:
 def test_the_last_item_is_avoided_while_there_is_another(seed: int) -> None:
     parameters = random_course(seed, kinds="plain")
     states = random_states(parameters, seed)
-    tagged = np.flatnonzero(parameters.items.tagged)
+    tagged = np.flatnonzero(parameters.items.has_skills)
     assume(len(tagged) > 1)
-    choices = choose(parameters, states, numbers(4, seed))
+    choices = choose_items(parameters, states, numbers(4, seed))
     for row in range(4):
         others = set(tagged.tolist()) - {int(states.last_item[row])}
-        standing = stand(parameters, states[row : row + 1])
+        standing = judge_skills(parameters, states[row : row + 1])
         unmastered = any(not standing.mastered[0, s] for i in others for s in parameters.items.skills[i] if s >= 0)
         assert not unmastered or choices.item[row] != states.last_item[row]
 
 
 def test_what_is_avoided_twice_is_counted_once() -> None:
     """The last item is often among the avoided ones too; a skill with an item left is still there."""
-    parameters = course(tree([[], []], learn=[0.5, 0.1]), bank([[0], [0], [0], [1]]))
-    states = replace(initial(parameters, 1), last_item=np.array([1]))
+    parameters = course(tree([[], []], p_learn=[0.5, 0.1]), bank([[0], [0], [0], [1]]))
+    states = replace(initial_states(parameters, 1), last_item=np.array([1]))
     for avoid in ([0, 1], [0, 0, 1, 1, 1]):
-        choices = choose(parameters, states, ONE_SEED, [np.array(avoid)])
+        choices = choose_items(parameters, states, ONE_SEED, [np.array(avoid)])
         assert (choices.skill[0], choices.item[0]) == (0, 2)
 
 
@@ -183,17 +188,17 @@ def test_chances_sum_to_one_among_very_many(many: int) -> None:
 def test_the_chance_of_a_distant_item_is_small_but_right() -> None:
     """Two items .19 apart: the further wins on the last twentieth, ∫ (u - .95) du = .00125."""
     for gap, expected in ((0.19, 0.00125), (0.1, 0.125), (0.0, 0.5)):
-        found = [chances(np.array([0.0, gap]), np.array([0, 0]), np.array([i]))[0] for i in (0, 1)]
+        found = [propensities(np.array([0.0, gap]), np.array([0, 0]), np.array([i]))[0] for i in (0, 1)]
         np.testing.assert_allclose(found, [1 - expected, expected], rtol=1e-3)
 
 
 def test_the_target_is_a_success_in_62_of_100() -> None:
-    easiness = np.linspace(-4, 4, 81)
-    parameters = course(tree([[]]), bank([[0]] * 81, easiness=easiness))
-    nobody = initial(parameters, 1)
-    p = predict(parameters, nobody, np.zeros(81, dtype=np.int64), np.arange(81))
+    intercept = np.linspace(-4, 4, 81)
+    parameters = course(tree([[]]), bank([[0]] * 81, intercept=intercept))
+    nobody = initial_states(parameters, 1)
+    p = predict_score(parameters, nobody, np.zeros(81, dtype=np.int64), np.arange(81))
     for seed in range(50):
-        choices = choose(parameters, nobody, np.array([seed], dtype=np.uint64))
+        choices = choose_items(parameters, nobody, np.array([seed], dtype=np.uint64))
         distance = abs(np.log(choices.p[0] / (1 - choices.p[0])) - np.log(TARGET / (1 - TARGET)))
         least = np.abs(np.log(p / (1 - p)) - np.log(TARGET / (1 - TARGET))).min()
         assert distance <= least + JITTER
@@ -204,7 +209,7 @@ def test_the_target_is_a_success_in_62_of_100() -> None:
 def test_no_items(skills: int, width: int) -> None:
     empty = replace(bank([]), skills=np.full((0, width), -1))
     parameters = course(tree([[]] * skills), empty)
-    choices = choose(parameters, initial(parameters, 2), numbers(2, 0), [np.empty(0, dtype=np.int64)] * 2)
+    choices = choose_items(parameters, initial_states(parameters, 2), numbers(2, 0), [np.empty(0, dtype=np.int64)] * 2)
     assert code_of(choices) == "nothing_eligible"
     assert choices.item.tolist() == [-1, -1]
 
@@ -213,74 +218,74 @@ def test_no_items(skills: int, width: int) -> None:
 @pytest.mark.parametrize("skills", [0, 2])
 def test_no_skills(skills: int, width: int) -> None:
     """A plain IRT course: the item nearest the target, and a step works too."""
-    items = replace(bank([[], [], []], easiness=[3.0, 0.5, -3.0]), skills=np.full((3, width), -1))
+    items = replace(bank([[], [], []], intercept=[3.0, 0.5, -3.0]), skills=np.full((3, width), -1))
     parameters = course(tree([[]] * skills), items)
-    states, _ = step(parameters, initial(parameters, 1), np.array([0]), np.array([1.0]), np.zeros(1))
-    choices = choose(parameters, states, ONE_SEED)
+    states, _ = update_states(parameters, initial_states(parameters, 1), np.array([0]), np.array([1.0]), np.zeros(1))
+    choices = choose_items(parameters, states, ONE_SEED)
     assert (code_of(choices), choices.skill[0], choices.item[0]) == ("practice_item", -1, 1)
     assert choices.propensity[0] == 1
-    choices = choose(parameters, states, ONE_SEED, [np.arange(3)])
+    choices = choose_items(parameters, states, ONE_SEED, [np.arange(3)])
     assert (code_of(choices), choices.item[0]) == ("nothing_eligible", -1)
 
 
 def test_no_learners() -> None:
     parameters = random_course(1)
-    choices = choose(parameters, initial(parameters, 0), numbers(0, 0))
+    choices = choose_items(parameters, initial_states(parameters, 0), numbers(0, 0))
     assert choices.item.shape == (0,)
 
 
 def test_one_item_is_given_again() -> None:
     parameters = course(tree([[]]), bank([[0]]))
-    states, _ = step(parameters, initial(parameters, 1), np.array([0]), np.array([0.0]), np.zeros(1))
-    choices = choose(parameters, states, ONE_SEED)
+    states, _ = update_states(parameters, initial_states(parameters, 1), np.array([0]), np.array([0.0]), np.zeros(1))
+    choices = choose_items(parameters, states, ONE_SEED)
     assert (code_of(choices), choices.item[0], choices.propensity[0]) == ("practice_skill", 0, 1.0)
-    assert code_of(choose(parameters, states, ONE_SEED, [np.array([0])])) == "nothing_eligible"
+    assert code_of(choose_items(parameters, states, ONE_SEED, [np.array([0])])) == "nothing_eligible"
 
 
 def mastered(parameters: Parameters) -> States:
     """A learner who knows everything."""
-    nobody = initial(parameters, 1)
-    return replace(nobody, mastery=np.full_like(nobody.mastery, 0.99), evidence=np.full_like(nobody.evidence, 9))
+    nobody = initial_states(parameters, 1)
+    return replace(nobody, mastery=np.full_like(nobody.mastery, 0.99), responses=np.full_like(nobody.responses, 9))
 
 
 def test_everything_mastered() -> None:
     parameters = course(tree([[], [0]]), bank([[0], [1]]))
-    choices = choose(parameters, mastered(parameters), ONE_SEED)
+    choices = choose_items(parameters, mastered(parameters), ONE_SEED)
     assert (code_of(choices), choices.skill[0], choices.item[0]) == ("all_mastered", -1, -1)
     # Also when nothing could have been offered.
-    assert code_of(choose(parameters, mastered(parameters), ONE_SEED, [np.arange(2)])) == "all_mastered"
+    assert code_of(choose_items(parameters, mastered(parameters), ONE_SEED, [np.arange(2)])) == "all_mastered"
 
 
 def test_a_skill_without_items_holds_nothing_up() -> None:
     """Neither as a prerequisite nor when all the others are mastered."""
     parameters = course(tree([[], [0], []], prior=[0.1, 0.4, 0.4]), bank([[1]]))
-    choices = choose(parameters, initial(parameters, 1), ONE_SEED)
+    choices = choose_items(parameters, initial_states(parameters, 1), ONE_SEED)
     assert (code_of(choices), choices.skill[0], choices.prerequisites[0]) == ("practice_skill", 1, 1.0)
     known = mastered(parameters)
-    unknown = replace(known, mastery=np.array([[0.1, 0.99, 0.1]]), evidence=np.array([[0, 9, 0]]))
-    assert code_of(choose(parameters, unknown, ONE_SEED)) == "all_mastered"
+    unknown = replace(known, mastery=np.array([[0.1, 0.99, 0.1]]), responses=np.array([[0, 9, 0]]))
+    assert code_of(choose_items(parameters, unknown, ONE_SEED)) == "all_mastered"
 
 
 def test_a_skill_waits_for_its_prerequisite() -> None:
-    parameters = course(tree([[], [0]], learn=[0.05, 0.6]), bank([[0], [1]]))
-    doubtful = replace(initial(parameters, 1), mastery=np.array([[0.1, 0.1]]))
-    assert choose(parameters, doubtful, ONE_SEED).skill[0] == 0
-    settled = replace(doubtful, mastery=np.array([[0.97, 0.1]]), evidence=np.array([[5, 0]]))
-    assert choose(parameters, settled, ONE_SEED).skill[0] == 1
+    parameters = course(tree([[], [0]], p_learn=[0.05, 0.6]), bank([[0], [1]]))
+    doubtful = replace(initial_states(parameters, 1), mastery=np.array([[0.1, 0.1]]))
+    assert choose_items(parameters, doubtful, ONE_SEED).skill[0] == 0
+    settled = replace(doubtful, mastery=np.array([[0.97, 0.1]]), responses=np.array([[5, 0]]))
+    assert choose_items(parameters, settled, ONE_SEED).skill[0] == 1
 
 
 def test_nothing_open_strengthens_what_is_most_doubtful() -> None:
     """Settled but not mastered: both skills are trusted, and below the line of mastery."""
     parameters = course(tree([[], []]), bank([[0], [1]]))
-    states = replace(initial(parameters, 1), mastery=np.array([[0.87, 0.84]]), evidence=np.array([[20, 20]]))
-    choices = choose(parameters, states, ONE_SEED)
+    states = replace(initial_states(parameters, 1), mastery=np.array([[0.87, 0.84]]), responses=np.array([[20, 20]]))
+    choices = choose_items(parameters, states, ONE_SEED)
     assert (code_of(choices), choices.skill[0]) == ("strengthen_skill", 1)
 
 
 def test_guessing_does_not_poison_an_item() -> None:
     """A true/false item is judged by its chance of success, as any other."""
-    parameters = course(tree([[]]), bank([[0]] * 2, easiness=[-1.75, 6.0], guessing=[0.5, 0.0]))
-    choices = choose(parameters, initial(parameters, 1), ONE_SEED)
+    parameters = course(tree([[]]), bank([[0]] * 2, intercept=[-1.75, 6.0], guessing=[0.5, 0.0]))
+    choices = choose_items(parameters, initial_states(parameters, 1), ONE_SEED)
     assert choices.item[0] == 0
     assert abs(choices.p[0] - TARGET) < 0.1
 
@@ -288,42 +293,42 @@ def test_guessing_does_not_poison_an_item() -> None:
 def test_the_longer_problem_is_not_served_for_its_length() -> None:
     """An item of three skills has the same chance as one of one skill where all masteries are equal."""
     parameters = course(tree([[], [], []], prior=[0.5] * 3), bank([[0], [0, 1, 2]]))
-    p = predict(parameters, initial(parameters, 1), np.zeros(2, dtype=np.int64), np.arange(2))
+    p = predict_score(parameters, initial_states(parameters, 1), np.zeros(2, dtype=np.int64), np.arange(2))
     assert abs(p[0] - p[1]) < 1e-12
 
 
 def test_practice_ends_in_mastery() -> None:
     """Somebody who always answers right masters everything, in the order of the prerequisites."""
     parameters = course(tree([[], [0], [1]]), bank([[0]] * 3 + [[1]] * 3 + [[2]] * 3))
-    states, turns = initial(parameters, 1), count()
+    states, turns = initial_states(parameters, 1), count()
     order: list[int] = []
-    choices = choose(parameters, states, ONE_SEED)
+    choices = choose_items(parameters, states, ONE_SEED)
     while code_of(choices) != "all_mastered" and len(order) < 100:
         order.append(int(choices.skill[0]))
-        states, _ = step(parameters, states, choices.item, np.ones(1), np.zeros(1))
-        choices = choose(parameters, states, np.array([next(turns)], dtype=np.uint64))
+        states, _ = update_states(parameters, states, choices.item, np.ones(1), np.zeros(1))
+        choices = choose_items(parameters, states, np.array([next(turns)], dtype=np.uint64))
     assert code_of(choices) == "all_mastered"
     assert list(dict.fromkeys(order)) == [0, 1, 2]
     replayed, _ = replay(parameters, log_of([[]]))
-    assert code_of(choose(parameters, replayed, ONE_SEED)) == "practice_skill"
+    assert code_of(choose_items(parameters, replayed, ONE_SEED)) == "practice_skill"
 
 
 @given(st.floats(0.05, 0.6), st.floats(0.02, 1.0), st.integers(1, 12))
 @settings(max_examples=15, deadline=None)
-def test_nobody_who_is_right_is_kept_at_a_skill(learn: float, share: float, waiting: int) -> None:
+def test_nobody_who_is_right_is_kept_at_a_skill(p_learn: float, share: float, waiting: int) -> None:
     """Whatever a calibration may find of P(T) and P(F), and however many skills wait for the first."""
     edges: list[list[int]] = [[], *[[0]] * waiting]
     many = [1 + waiting]
-    rates = {"learn": np.full(many, learn), "forget": np.full(many, share * learn / 12)}
+    rates = {"p_learn": np.full(many, p_learn), "p_forget": np.full(many, share * p_learn / 12)}
     parameters = course(tree(edges, **rates), bank([[s] for s in range(1 + waiting)] * 2))
-    states, given_to = initial(parameters, 1), []
+    states, given_to = initial_states(parameters, 1), []
     for turn in range(40 * (1 + waiting)):
-        choices = choose(parameters, states, np.array([turn], dtype=np.uint64))
+        choices = choose_items(parameters, states, np.array([turn], dtype=np.uint64))
         if code_of(choices) == "all_mastered":
             break
         given_to.append(int(choices.skill[0]))
-        states, _ = step(parameters, states, choices.item, np.ones(1), np.zeros(1))
-    assert code_of(choose(parameters, states, ONE_SEED)) == "all_mastered"
+        states, _ = update_states(parameters, states, choices.item, np.ones(1), np.zeros(1))
+    assert code_of(choose_items(parameters, states, ONE_SEED)) == "all_mastered"
     assert given_to.count(0) <= 25
 
 
@@ -334,25 +339,25 @@ def test_products_are_the_same_in_any_pieces(seed: int, piece: int) -> None:
     sizes = rng.integers(1, 30, rng.integers(1, 5))
     starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
     gap = rng.choice(np.concatenate([rng.uniform(-1, 1, 3), [0.0] * 6]), sizes.sum())
-    base = 1 - rng.uniform(0.1, 1, (len(sizes), 1)) * choosing.NODES
+    base = 1 - rng.uniform(0.1, 1, (len(sizes), 1)) * item_scores.NODES
     factors = np.clip(np.repeat(base, sizes, axis=0) + gap[:, None], 0.0, 1.0)
     expected = np.multiply.reduceat(factors, starts, axis=0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(choosing, "PIECE", piece)
-        assert choosing.products(base, gap, starts).tobytes() == expected.tobytes()
+        patch.setattr(item_scores, "PIECE", piece)
+        assert item_scores.clipped_products(base, gap, starts).tobytes() == expected.tobytes()
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.02])
 def test_thousands_of_candidates_in_pieces(spread: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    easiness = np.random.default_rng(1).normal(0, spread, 3000) if spread else np.zeros(3000)
-    parameters = course(tree([[], []]), bank([[i % 2] for i in range(3000)], easiness=easiness))
+    intercept = np.random.default_rng(1).normal(0, spread, 3000) if spread else np.zeros(3000)
+    parameters = course(tree([[], []]), bank([[i % 2] for i in range(3000)], intercept=intercept))
     states = random_states(parameters, 3, learners=6, longest=25)
-    found = choose(parameters, states, numbers(6, 3))
-    monkeypatch.setattr(choosing, "PIECE", 10**6)
-    assert same(found, choose(parameters, states, numbers(6, 3)))
+    found = choose_items(parameters, states, numbers(6, 3))
+    monkeypatch.setattr(item_scores, "PIECE", 10**6)
+    assert same(found, choose_items(parameters, states, numbers(6, 3)))
     assert 0 < found.propensity.min() < 0.05
 
 
 def test_of_equal_scores_the_first_is_chosen() -> None:
     score = np.array([2.0, 1.0, 1.0, -0.0, 0.0, 3.0])
-    assert choosing.first_smallest(score, np.array([0, 0, 0, 2, 2, 3]), 5).tolist() == [1, -1, 3, 5, -1]
+    assert item_scores.smallest_by_learner(score, np.array([0, 0, 0, 2, 2, 3]), 5).tolist() == [1, -1, 3, 5, -1]

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import expit, stdtrit
 
-from app.adaptive.metrics import BINS, figures, intervals, resampled, resamples
-from app.adaptive.quality import Quality, calibration_curve, measure, measure_groups
-from app.adaptive.types import Floats, Integers
+from app.adaptive.arrays import Floats, Integers
+from app.adaptive.assess.metrics import BINS, compute_metrics, draw_resamples, replicate_intervals, resample_metrics
+from app.adaptive.assess.quality import Quality, calibration_curve, measure_quality, measure_quality_by_group
 
 Answers = tuple[Floats, Floats, Integers]
 
@@ -55,7 +55,7 @@ def test_golden_numbers() -> None:
     statsmodels 0.15.0 (OLS on a constant, cov_type="cluster", use_t)."""
     k = np.arange(60)
     p, score = ((37 * k + 11) % 97 + 1) / 99, ((k * k + 3 * k) % 7 < 3).astype(np.float64)
-    found = measure(p, score, (k * k) % 11)
+    found = measure_quality(p, score, (k * k) % 11)
     assert found.auc == pytest.approx(0.5444596443228454, abs=1e-12)
     assert found.log_loss == pytest.approx(0.8759787378082708, abs=1e-12)
     assert found.brier == pytest.approx(0.3113678876305139, abs=1e-12)
@@ -73,7 +73,7 @@ def test_golden_numbers() -> None:
 def test_the_figures_are_those_of_an_evaluation(seed: int, size: int) -> None:
     p, score, learner = answers(seed, size)
     p = np.clip(p, 1e-6, 1 - 1e-6)
-    found, known = measure(p, score, learner), figures(p, score)
+    found, known = measure_quality(p, score, learner), compute_metrics(p, score)
     assert found.log_loss == pytest.approx(known["log_loss"], abs=1e-12)
     assert found.brier == pytest.approx(known["rmse"] ** 2, abs=1e-12)
     assert found.ece == pytest.approx(known["ece"], abs=1e-12)
@@ -84,7 +84,7 @@ def test_the_figures_are_those_of_an_evaluation(seed: int, size: int) -> None:
 def test_everything_is_finite_and_within_its_bounds(seed: int, size: int) -> None:
     given_answers = answers(seed, size)
     copies = tuple(values.copy() for values in given_answers)
-    found = measure(*given_answers)
+    found = measure_quality(*given_answers)
     assert np.isfinite(numbers(found)).all()
     for name in MEASURES:
         value, interval = getattr(found, name), getattr(found, f"{name}_interval")
@@ -100,18 +100,21 @@ def test_everything_is_finite_and_within_its_bounds(seed: int, size: int) -> Non
 def test_neither_order_nor_names_matter(seed: int, size: int) -> None:
     p, score, learner = answers(seed, size)
     order = np.random.default_rng(seed).permutation(size)
-    found = numbers(measure(p, score, learner))
-    assert numbers(measure(p[order], score[order], 1000 - learner[order])) == pytest.approx(found, abs=1e-9)
+    found = numbers(measure_quality(p, score, learner))
+    assert numbers(measure_quality(p[order], score[order], 1000 - learner[order])) == pytest.approx(found, abs=1e-9)
 
 
 @given(seeds, sizes)
 def test_the_same_answers_twice_are_no_more_evidence(seed: int, size: int) -> None:
     p, score, learner = answers(seed, size)
-    once, twice = measure(p, score, learner), measure(np.tile(p, 2), np.tile(score, 2), np.tile(learner, 2))
+    once, twice = (
+        measure_quality(p, score, learner),
+        measure_quality(np.tile(p, 2), np.tile(score, 2), np.tile(learner, 2)),
+    )
     for field in fields(Quality):
         if field.name not in {"responses", "curve"}:
             assert getattr(twice, field.name) == pytest.approx(getattr(once, field.name), abs=1e-9), field.name
-    others = measure(np.tile(p, 2), np.tile(score, 2), np.concatenate([learner, learner + 1000]))
+    others = measure_quality(np.tile(p, 2), np.tile(score, 2), np.concatenate([learner, learner + 1000]))
     assert others.learners == 2 * once.learners
     if once.log_loss_interval is not None and others.log_loss_interval is not None:
         assert np.ptp(others.log_loss_interval) <= np.ptp(once.log_loss_interval) + 1e-12
@@ -121,19 +124,19 @@ def test_the_same_answers_twice_are_no_more_evidence(seed: int, size: int) -> No
 def test_groups_are_measured_as_if_alone(seed: int, size: int) -> None:
     p, score, learner = answers(seed, size)
     group = np.random.default_rng(seed).integers(0, 4, size)
-    for number, found in enumerate(measure_groups(p, score, learner, group, np.arange(5))):
-        alone = measure(p[group == number], score[group == number], learner[group == number])
+    for number, found in enumerate(measure_quality_by_group(p, score, learner, group, np.arange(5))):
+        alone = measure_quality(p[group == number], score[group == number], learner[group == number])
         assert numbers(found) == pytest.approx(numbers(alone), abs=1e-12)
 
 
 def test_no_answers_say_nothing() -> None:
     empty = np.empty(0)
-    assert measure(empty, empty, np.empty(0, dtype=np.int64)) == Quality(0, 0)
+    assert measure_quality(empty, empty, np.empty(0, dtype=np.int64)) == Quality(0, 0)
 
 
 def test_what_is_certain_and_right_is_perfect() -> None:
     score = np.array([0.0, 1.0, 1.0, 0.0, 1.0])
-    found = measure(score, score, np.arange(5))
+    found = measure_quality(score, score, np.arange(5))
     assert (found.auc, found.auc_interval) == (1.0, None)
     assert found.log_loss == pytest.approx(0, abs=1e-8)
     assert found.brier == pytest.approx(0, abs=1e-15)
@@ -142,7 +145,7 @@ def test_what_is_certain_and_right_is_perfect() -> None:
 
 @pytest.mark.parametrize("kind", [0.0, 1.0])
 def test_one_kind_of_answers_leaves_auc_open(kind: float) -> None:
-    found = measure(np.full(6, 0.7), np.full(6, kind), np.arange(6) // 2)
+    found = measure_quality(np.full(6, 0.7), np.full(6, kind), np.arange(6) // 2)
     assert (found.auc, found.auc_interval) == (None, None)
     [point] = found.curve
     assert point.observed == kind
@@ -151,7 +154,7 @@ def test_one_kind_of_answers_leaves_auc_open(kind: float) -> None:
 
 
 def test_one_learner_has_no_interval() -> None:
-    found = measure(np.array([0.3, 0.6, 0.61]), np.array([0.0, 1.0, 0.0]), np.zeros(3, dtype=np.int64))
+    found = measure_quality(np.array([0.3, 0.6, 0.61]), np.array([0.0, 1.0, 0.0]), np.zeros(3, dtype=np.int64))
     assert (found.log_loss_interval, found.auc_interval, found.brier_interval) == (None, None, None)
     assert [point.interval for point in found.curve] == [None, None]
 
@@ -163,7 +166,9 @@ def test_a_learner_each_is_the_textbook() -> None:
     reach = stdtrit(39, 0.975)
     brier = (p - score) ** 2
     half = reach * brier.std(ddof=1) / np.sqrt(40)
-    assert measure(p, score, np.arange(40)).brier_interval == pytest.approx((brier.mean() - half, brier.mean() + half))
+    assert measure_quality(p, score, np.arange(40)).brier_interval == pytest.approx(
+        (brier.mean() - half, brier.mean() + half)
+    )
     [point] = calibration_curve(p, score, np.arange(40))
     assert point.interval is not None
     for end in point.interval:
@@ -172,8 +177,8 @@ def test_a_learner_each_is_the_textbook() -> None:
 
 def test_intervals_are_those_of_resampled_learners() -> None:
     p, score, learner = dependent(np.random.default_rng(2), learners=150)
-    found = measure(p, score, learner)
-    drawn = intervals(resampled(p, score, learner, resamples(150, 400, np.random.default_rng(3))))
+    found = measure_quality(p, score, learner)
+    drawn = replicate_intervals(resample_metrics(p, score, learner, draw_resamples(150, 400, np.random.default_rng(3))))
     for name in ("log_loss", "auc"):
         ends = drawn[name]
         assert ends is not None
@@ -185,7 +190,7 @@ def coverage(name: str, truth: float, *, clustered: bool) -> float:
     hits = 0
     for seed in range(300):
         p, score, learner = dependent(np.random.default_rng(seed))
-        found = measure(p, score, learner if clustered else np.arange(len(p)))
+        found = measure_quality(p, score, learner if clustered else np.arange(len(p)))
         low, high = getattr(found, f"{name}_interval")
         hits += low <= truth <= high
     return hits / 300
@@ -194,7 +199,7 @@ def coverage(name: str, truth: float, *, clustered: bool) -> float:
 @pytest.mark.parametrize("name", ["log_loss", "auc"])
 def test_intervals_cover_when_answers_hang_together(name: str) -> None:
     p, score, learner = dependent(np.random.default_rng(1000), learners=40_000)
-    truth = getattr(measure(p, score, learner), name)
+    truth = getattr(measure_quality(p, score, learner), name)
     assert 0.92 <= coverage(name, truth, clustered=True) <= 0.98
     assert coverage(name, truth, clustered=False) < 0.9
 

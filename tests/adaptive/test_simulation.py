@@ -7,13 +7,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.adaptive import policy as service
-from app.adaptive.filter import initial, step
+from app.adaptive.arrays import Integers
+from app.adaptive.practice import choose as service
 from app.adaptive.simulation import worlds as living
-from app.adaptive.simulation.policies import POLICIES, serve
-from app.adaptive.simulation.practice import Offer, Outcome, Policy, View, practise
-from app.adaptive.simulation.worlds import WORLDS, Truth, World, begin, create_course, gain, learner_seeds, live
-from app.adaptive.types import Integers
+from app.adaptive.simulation.policies import POLICIES, recommend_as_service
+from app.adaptive.simulation.practice import Policy, PolicyOffer, PolicyView, PracticeOutcome, practise
+from app.adaptive.simulation.worlds import (
+    WORLDS,
+    Truth,
+    World,
+    create_course,
+    learner_seeds,
+    start_learners,
+    strength_gain,
+    undergo_exercise,
+)
+from app.adaptive.tracing.filter import initial_states, update_states
 
 BY_NAME = {world.name: world for world in WORLDS}
 ONE = np.array([0])
@@ -21,8 +30,8 @@ worlds = st.sampled_from(WORLDS)
 seeds = st.integers(0, 2**32 - 1)
 
 
-def same_outcome(one: Outcome, other: Outcome, rows: Integers) -> bool:
-    return all((getattr(one, f.name)[rows] == getattr(other, f.name)).all() for f in fields(Outcome))
+def same_outcome(one: PracticeOutcome, other: PracticeOutcome, rows: Integers) -> bool:
+    return all((getattr(one, f.name)[rows] == getattr(other, f.name)).all() for f in fields(PracticeOutcome))
 
 
 def batch_does_not_matter(world: World, policy: Policy, seed: int, most: int) -> None:
@@ -42,9 +51,9 @@ def test_a_learner_does_not_depend_on_the_others(name: str) -> None:
 def test_that_law_can_fail() -> None:
     """A policy that goes by the batch."""
 
-    def by_number(view: View) -> Offer:
+    def by_number(view: PolicyView) -> PolicyOffer:
         items = np.arange(view.states.count) * 20
-        return Offer(items, np.zeros(len(items), dtype=np.bool_))
+        return PolicyOffer(items, np.zeros(len(items), dtype=np.bool_))
 
     with pytest.raises(AssertionError):
         batch_does_not_matter(BY_NAME["binary"], by_number, 5, 30)
@@ -53,7 +62,8 @@ def test_that_law_can_fail() -> None:
 def test_the_seed_decides() -> None:
     world = BY_NAME["growth_forgetting"]
     runs = [
-        practise(world, create_course(world, seed, 0), serve, learner_seeds(seed, 0, 4), 60).right for seed in (1, 1, 2)
+        practise(world, create_course(world, seed, 0), recommend_as_service, learner_seeds(seed, 0, 4), 60).right
+        for seed in (1, 1, 2)
     ]
     assert (runs[0] == runs[1]).all()
     assert (runs[0] != runs[2]).any()
@@ -62,23 +72,25 @@ def test_the_seed_decides() -> None:
 def test_the_lab_offers_what_the_service_would() -> None:
     world = BY_NAME["binary"]
     course, learners = create_course(world, 3, 0), learner_seeds(3, 0, 6)
-    truth, states = begin(world, course, learners), initial(course.parameters, 6)
+    truth, states = start_learners(world, course, learners), initial_states(course.parameters, 6)
     rng = np.random.default_rng(1)
     for _ in range(120):
         random = rng.integers(0, 2**64, 6, dtype=np.uint64)
-        view = View(course.parameters, states, states.mastery, random, world, course, truth)
-        offer, choices = serve(view), service.choose(course.parameters, states, random)
+        view = PolicyView(course.parameters, states, states.mastery, random, world, course, truth)
+        offer, choices = recommend_as_service(view), service.choose_items(course.parameters, states, random)
         named = choices.item >= 0
         assert (offer.item[named] == choices.item[named]).all()
         assert (offer.done == ~named).all()
         assert (offer.item >= 0).all()
-        states, _ = step(course.parameters, states, offer.item, rng.integers(0, 2, 6).astype(float), np.zeros(6))
+        states, _ = update_states(
+            course.parameters, states, offer.item, rng.integers(0, 2, 6).astype(float), np.zeros(6)
+        )
 
 
 @given(worlds, seeds)
 @settings(max_examples=15)
 def test_nobody_begins_with_a_skill_whose_prerequisite_is_missing(world: World, seed: int) -> None:
-    truth = begin(world, create_course(world, seed, 0), learner_seeds(seed, 0, 50))
+    truth = start_learners(world, create_course(world, seed, 0), learner_seeds(seed, 0, 50))
     known = truth.strength > 0.5
     for place in range(2):
         named = truth.prerequisites[:, :, place]
@@ -90,9 +102,9 @@ def test_nobody_begins_with_a_skill_whose_prerequisite_is_missing(world: World, 
 def test_the_engine_is_wrong_as_much_as_it_is_said(world: World) -> None:
     course = create_course(world, 1, 0)
     items = course.parameters.items
-    truth = begin(world, course, learner_seeds(1, 0, 400))
+    truth = start_learners(world, course, learner_seeds(1, 0, 400))
     assert abs((truth.strength > 0.5)[:, :4].mean() - 0.3) < 0.03
-    error = (truth.easiness - items.easiness) / items.discrimination
+    error = (truth.intercept - items.intercept) / items.discrimination
     assert abs(error.std() - 0.24) < 0.005
     assert abs(np.log(truth.pace / course.pace).std() - 0.3) < 0.01
     assert abs(truth.ability.std() - 0.8) < 0.08
@@ -101,10 +113,10 @@ def test_the_engine_is_wrong_as_much_as_it_is_said(world: World) -> None:
     assert ((truth.prerequisites // 4)[truth.prerequisites >= 0] < 3).all()
 
 
-def nobody(world: World, **changes: float) -> tuple[living.Course, Truth]:
+def nobody(world: World, **changes: float) -> tuple[living.SimulatedCourse, Truth]:
     """One learner of average ability who knows the first two layers."""
     course = create_course(world, 1, 0)
-    truth = begin(world, course, learner_seeds(1, 0, 1))
+    truth = start_learners(world, course, learner_seeds(1, 0, 1))
     truth.strength[:] = truth.peak[:] = 0.0
     truth.strength[:, :8] = truth.peak[:, :8] = 1.0
     for name, value in changes.items():
@@ -117,9 +129,9 @@ def nobody(world: World, **changes: float) -> tuple[living.Course, Truth]:
 def test_without_a_prerequisite_learning_is_a_fifth(world: World, right: float) -> None:
     course, truth = nobody(world, ability=0.0)
     item, score = np.array([8 * 20]), np.array([right])
-    ready = gain(world, course, truth, ONE, item, score)
+    ready = strength_gain(world, course, truth, ONE, item, score)
     truth.strength[:, truth.prerequisites[0, 8, 0]] = 0.0
-    np.testing.assert_allclose(gain(world, course, truth, ONE, item, score), 0.2 * ready)
+    np.testing.assert_allclose(strength_gain(world, course, truth, ONE, item, score), 0.2 * ready)
     assert ready[0] > 0
 
 
@@ -129,14 +141,16 @@ def test_growth_is_greatest_where_the_chance_is_even() -> None:
     items = np.arange(8 * 20, 9 * 20)
     everyone = np.zeros(20, dtype=np.int64)
     p = living.true_chance(world, course, truth, everyone, items)
-    taught = gain(world, course, truth, everyone, items, np.ones(20))
+    taught = strength_gain(world, course, truth, everyone, items, np.ones(20))
     assert (np.argsort(-taught) == np.argsort(np.abs(p - 0.5))).all()
 
 
 def test_performance_factors_learn_most_by_success() -> None:
     course, truth = nobody(BY_NAME["factors"], ability=0.0)
     item = np.array([160])
-    by_failure, by_success = (gain(BY_NAME["factors"], course, truth, ONE, item, np.array([y])) for y in (0.0, 1.0))
+    by_failure, by_success = (
+        strength_gain(BY_NAME["factors"], course, truth, ONE, item, np.array([y])) for y in (0.0, 1.0)
+    )
     np.testing.assert_allclose(by_success, 3 * by_failure)
 
 
@@ -144,27 +158,26 @@ def test_strength_halves_and_spacing_slows_it() -> None:
     world = replace(BY_NAME["spacing"], half_life=10.0)
     course, truth = nobody(world, pace=0.0)
     for _ in range(10):
-        live(world, course, truth, np.array([160]), np.array([True]), np.array([0.0]))
+        undergo_exercise(world, course, truth, np.array([160]), np.array([True]), np.array([0.0]))
     assert abs(truth.strength[0, 0] - 0.5) < 1e-12
     assert abs(truth.half_life[0, 0] - 10) < 1e-12
-    live(world, course, truth, np.array([0]), np.array([True]), np.array([0.0]))
+    undergo_exercise(world, course, truth, np.array([0]), np.array([True]), np.array([0.0]))
     assert abs(truth.half_life[0, 0] - 10 * (1 + world.spacing / 2)) < 1e-12
     assert abs(truth.strength[0, 0] - 0.5) < 1e-12
     still, kept = nobody(BY_NAME["growth"], pace=0.0)
     before = kept.strength.copy()
-    live(BY_NAME["growth"], still, kept, np.array([160]), np.array([True]), np.array([0.0]))
+    undergo_exercise(BY_NAME["growth"], still, kept, np.array([160]), np.array([True]), np.array([0.0]))
     assert (kept.strength == before).all()
 
 
 def test_what_is_learnt_by_chance_is_learnt_as_often_as_that() -> None:
     world = BY_NAME["binary"]
     course = create_course(world, 1, 0)
-    truth = begin(world, course, learner_seeds(1, 0, 20_000))
+    truth = start_learners(world, course, learner_seeds(1, 0, 20_000))
     truth.strength[:] = 0.0
     truth.pace[:, 0] = 0.3
-    live(world, course, truth, np.zeros(20_000, dtype=np.int64), np.zeros(20_000, dtype=np.bool_), living.drawn(
-        learner_seeds(2, 0, 20_000), 0, 0
-    ))  # fmt: skip
+    items, right = np.zeros(20_000, dtype=np.int64), np.zeros(20_000, dtype=np.bool_)
+    undergo_exercise(world, course, truth, items, right, living.draw_uniform(learner_seeds(2, 0, 20_000), 0, 0))
     assert abs(truth.strength[:, 0].mean() - 0.3) < 0.01
     assert set(np.unique(truth.strength)) == {0.0, 1.0}
 
@@ -172,12 +185,12 @@ def test_what_is_learnt_by_chance_is_learnt_as_often_as_that() -> None:
 def test_numbers_of_chance_are_uniform_and_apart() -> None:
     own = learner_seeds(1, 0, 20_000)
     assert (learner_seeds(1, 0, 7) == own[:7]).all()
-    one, other, later = living.drawn(own, 0, 0), living.drawn(own, 1, 0), living.drawn(own, 0, 1)
+    one, other, later = living.draw_uniform(own, 0, 0), living.draw_uniform(own, 1, 0), living.draw_uniform(own, 0, 1)
     for drawn in (one, other, later):
         assert abs(drawn.mean() - 0.5) < 0.01
         assert abs(drawn.var() - 1 / 12) < 0.003
     assert abs(np.corrcoef(one, other)[0, 1]) < 0.03
     assert abs(np.corrcoef(one, later)[0, 1]) < 0.03
-    normal = living.normal(own, 2, 0)
+    normal = living.draw_normal(own, 2, 0)
     assert abs(normal.mean()) < 0.03
     assert abs(normal.std() - 1) < 0.03

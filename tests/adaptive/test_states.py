@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.adaptive.filter import initial
-from app.adaptive.states import HEAD, SKILL, pack, unpack
+from app.adaptive.tracing.filter import initial_states
+from app.adaptive.tracing.state_codec import FIXED, SKILL, decode_states, encode_states
 from tests.adaptive.worlds import frozen, random_course, random_states, same
 
 seeds = st.integers(0, 2**32 - 1)
@@ -16,50 +16,50 @@ seeds = st.integers(0, 2**32 - 1)
 def test_there_and_back(seed: int) -> None:
     parameters = frozen(random_course(seed, skills=8))
     states = frozen(random_states(parameters, seed, learners=6, longest=6))
-    packed = pack(parameters, states)
-    assert same(unpack(parameters, packed), states)
-    assert pack(parameters, unpack(parameters, packed)) == packed
+    packed = encode_states(parameters, states)
+    assert same(decode_states(parameters, packed), states)
+    assert encode_states(parameters, decode_states(parameters, packed)) == packed
 
 
 @given(seeds)
 def test_each_learner_has_bytes_of_its_own(seed: int) -> None:
     parameters = random_course(seed)
     states = random_states(parameters, seed, learners=5)
-    packed = pack(parameters, states)
+    packed = encode_states(parameters, states)
     for row in range(5):
-        assert pack(parameters, states[row : row + 1]) == packed[row : row + 1]
-        assert same(unpack(parameters, packed[row : row + 1]), states[row : row + 1])
+        assert encode_states(parameters, states[row : row + 1]) == packed[row : row + 1]
+        assert same(decode_states(parameters, packed[row : row + 1]), states[row : row + 1])
 
 
 def test_nobody_takes_the_room_of_a_head_and_nothing_is_a_new_learner() -> None:
     parameters = random_course(3)
-    nobody = initial(parameters, 3)
-    assert [len(data) for data in pack(parameters, nobody)] == [HEAD.itemsize] * 3
-    assert same(unpack(parameters, [b""] * 3), nobody)
-    assert unpack(parameters, []).count == 0
-    known = pack(parameters, random_states(parameters, 3, learners=1))
-    assert same(unpack(parameters, [b"", *known])[1:], unpack(parameters, known))
+    nobody = initial_states(parameters, 3)
+    assert [len(data) for data in encode_states(parameters, nobody)] == [FIXED.itemsize] * 3
+    assert same(decode_states(parameters, [b""] * 3), nobody)
+    assert decode_states(parameters, []).count == 0
+    known = encode_states(parameters, random_states(parameters, 3, learners=1))
+    assert same(decode_states(parameters, [b"", *known])[1:], decode_states(parameters, known))
 
 
 def test_what_does_not_fit_is_refused() -> None:
     parameters = random_course(4, skills=6)
-    whole = pack(parameters, random_states(parameters, 4, learners=2, longest=30))
+    whole = encode_states(parameters, random_states(parameters, 4, learners=2, longest=30))
     half = SKILL.itemsize // 2
-    assert all(len(data) >= HEAD.itemsize + SKILL.itemsize for data in whole)
+    assert all(len(data) >= FIXED.itemsize + SKILL.itemsize for data in whole)
     for torn in (
         [whole[0][:-1], whole[1]],
         [whole[0][:-half], whole[1][:-half]],
-        [whole[0][: HEAD.itemsize - 1], whole[1]],
-        [whole[0][: HEAD.itemsize // 2], whole[1][: HEAD.itemsize // 2]],
+        [whole[0][: FIXED.itemsize - 1], whole[1]],
+        [whole[0][: FIXED.itemsize // 2], whole[1][: FIXED.itemsize // 2]],
     ):
         with pytest.raises(ValueError, match="torn"):
-            unpack(parameters, torn)
+            decode_states(parameters, torn)
     with pytest.raises(ValueError, match="more skills"):
-        unpack(random_course(4, skills=1), whole)
+        decode_states(random_course(4, skills=1), whole)
 
 
 def test_the_last_bit_is_kept() -> None:
     parameters = random_course(5)
     states = random_states(parameters, 5)
     states.ability[:] = np.nextafter(0.1, 1)
-    assert unpack(parameters, pack(parameters, states)).ability.tobytes() == states.ability.tobytes()
+    assert decode_states(parameters, encode_states(parameters, states)).ability.tobytes() == states.ability.tobytes()

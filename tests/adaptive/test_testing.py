@@ -8,32 +8,32 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from app.adaptive.ability import estimate
-from app.adaptive.irt import Answers, Model
-from app.adaptive.testing import (
+from app.adaptive.arrays import Floats
+from app.adaptive.cat import (
     NODES,
     RULES,
     Bound,
     Classification,
+    ExamineeState,
     Plan,
     Pool,
     Rule,
-    Sitting,
-    begin,
     check_plan,
+    cut_levels,
     expected_score,
-    levels,
     look_ahead,
     make_pool,
     next_item,
-    of_bank,
+    pool_from_bank,
     selection,
-    take,
+    start_test,
+    update_state,
 )
-from app.adaptive.testing.pool import information_at, log_curve
-from app.adaptive.testing.simulate import calibrate_exposure, draw_abilities, simulate
-from app.adaptive.testing.sitting import posterior
-from app.adaptive.types import Floats
+from app.adaptive.cat.pool import information_at, log_curve
+from app.adaptive.cat.simulate import calibrate_exposure, draw_abilities, simulate_tests
+from app.adaptive.cat.state import posterior
+from app.adaptive.irt import ItemResponses, Model
+from app.adaptive.irt.ability import estimate
 from tests.adaptive import testing_laws as laws
 from tests.adaptive.irt_worlds import MODELS, random_bank, textbook
 
@@ -139,8 +139,8 @@ def test_shadow_tests_keep_every_bound(seed: int) -> None:
     rule: Rule = "kullback_leibler" if seed % 2 else "max_information"
     plan = Plan(max_items=10, standard_error=0.9, rule=rule, bounds=bounds)
     assert laws.keeps_bounds(pool, replace(plan, standard_error=None), seed) == 0
-    *_, (sitting, end) = laws.steps(pool, plan, laws.random_answers(pool, seed), seed)
-    counts = [np.isin(pool.groups[bound.group], sitting.items).sum() for bound in bounds]
+    *_, (state, end) = laws.steps(pool, plan, laws.random_answers(pool, seed), seed)
+    counts = [np.isin(pool.groups[bound.group], state.items).sum() for bound in bounds]
     assert end.stop == "max_items" or all(n >= bound.least for n, bound in zip(counts, bounds, strict=True))
 
 
@@ -153,14 +153,14 @@ def test_the_estimate_is_that_of_a_whole_pattern(model: Model, seed: int) -> Non
     """The one for many learners at once has another grid."""
     rng = np.random.default_rng(seed)
     bank = random_bank(model, 12, rng)
-    pool, plan = of_bank(bank), Plan(prior_mean=(0.2,), prior_sd=(1.1,))
-    categories = rng.integers(0, bank.grades + 1)
-    sitting = begin(pool, plan)
+    pool, plan = pool_from_bank(bank), Plan(prior_mean=(0.2,), prior_sd=(1.1,))
+    categories = rng.integers(0, bank.max_category + 1)
+    state = start_test(pool, plan)
     for item, category in enumerate(categories.tolist()):
-        sitting = take(pool, plan, sitting, item, category)
-    whole = estimate(bank, Answers(np.array([0, 12]), np.arange(12), categories), 0.2, 1.1**2, nodes=241)
-    np.testing.assert_allclose(sitting.ability[0], whole.ability[0], atol=2e-4)
-    np.testing.assert_allclose(sitting.standard_error[0], whole.standard_error[0], atol=2e-4)
+        state = update_state(pool, plan, state, item, category)
+    whole = estimate(bank, ItemResponses(np.array([0, 12]), np.arange(12), categories), 0.2, 1.1**2, nodes=241)
+    np.testing.assert_allclose(state.ability[0], whole.ability[0], atol=2e-4)
+    np.testing.assert_allclose(state.standard_error[0], whole.standard_error[0], atol=2e-4)
 
 
 @FEW
@@ -168,7 +168,7 @@ def test_the_estimate_is_that_of_a_whole_pattern(model: Model, seed: int) -> Non
 def test_information_is_the_expected_square_of_the_slope(model: Model, seed: int, ability: float) -> None:
     """By central differences of the textbook's curves."""
     bank = random_bank(model, 4, np.random.default_rng(seed))
-    found = information_at(of_bank(bank), np.arange(4), ability)
+    found = information_at(pool_from_bank(bank), np.arange(4), ability)
     for item in range(4):
         low, here, high = (np.array(textbook(bank, item, ability + h)) for h in (-1e-4, 0.0, 1e-4))
         expected = (((high - low) / 2e-4) ** 2 / here)[here > 1e-12].sum()
@@ -180,22 +180,22 @@ def test_information_is_the_expected_square_of_the_slope(model: Model, seed: int
 def test_criteria_are_those_of_their_definitions(seed: int) -> None:
     """Item by item and category by category, as the papers write them."""
     pool = laws.mixed_pool(seed, 12)
-    *_, (sitting, _) = laws.steps(pool, Plan(max_items=3), laws.random_answers(pool, seed), seed)
+    *_, (state, _) = laws.steps(pool, Plan(max_items=3), laws.random_answers(pool, seed), seed)
     everything = np.arange(pool.count)
-    weights, ability = posterior(sitting.log_posterior[0]), sitting.ability[0]
+    weights, ability = posterior(state.log_posterior[0]), state.ability[0]
     variance = float((weights * (NODES - ability) ** 2).sum())
-    lowered = selection.worth(pool, Plan(rule="min_expected_posterior_variance"), sitting, everything)
-    apart = selection.worth(pool, Plan(rule="kullback_leibler"), sitting, everything)
+    lowered = selection.criterion_values(pool, Plan(rule="min_expected_posterior_variance"), state, everything)
+    apart = selection.criterion_values(pool, Plan(rule="kullback_leibler"), state, everything)
     for item in range(pool.count):
-        assert lowered[item] == pytest.approx(variance - expected_variance(pool, sitting, item), abs=1e-9)
+        assert lowered[item] == pytest.approx(variance - expected_variance(pool, state, item), abs=1e-9)
         here, everywhere = np.exp(log_curve(pool, item, np.array([ability]))), log_curve(pool, item, NODES)
         divergence = (here * (np.log(here) - everywhere)).sum(axis=0)
         assert apart[item] == pytest.approx(float((weights * divergence).sum()), abs=1e-9)
 
 
-def expected_variance(pool: Pool, sitting: Sitting, item: int) -> float:
+def expected_variance(pool: Pool, state: ExamineeState, item: int) -> float:
     """Σ_k P(k) Var(θ | k) over the posterior."""
-    weights, whole = posterior(sitting.log_posterior[0]), 0.0
+    weights, whole = posterior(state.log_posterior[0]), 0.0
     for curve in np.exp(log_curve(pool, item, NODES)):
         after = weights * curve
         mean = (after * NODES).sum() / after.sum()
@@ -204,8 +204,8 @@ def expected_variance(pool: Pool, sitting: Sitting, item: int) -> float:
 
 
 def test_the_expected_score_is_that_of_the_curve() -> None:
-    steps, grades, guessing = np.array([[0.0, 0], [-1, 1]]), np.array([1, 2]), np.array([0.25, 0])
-    pool = make_pool(["3pl", "gpcm"], np.ones(2), steps, grades=grades, guessing=guessing)
+    steps, max_category, guessing = np.array([[0.0, 0], [-1, 1]]), np.array([1, 2]), np.array([0.25, 0])
+    pool = make_pool(["3pl", "gpcm"], np.ones(2), steps, max_category=max_category, guessing=guessing)
     assert expected_score(pool, 0, 0.0) == pytest.approx(0.25 + 0.75 / 2)
     assert expected_score(pool, 1, 0.0) == pytest.approx(0.5)
 
@@ -216,16 +216,16 @@ def test_the_expected_score_is_that_of_the_curve() -> None:
 def test_the_standard_error_comes_from_what_the_items_say() -> None:
     """Items that say nothing leave it, however many they are; seven right answers are no .4."""
     dull = make_pool(["2pl"] * 50, np.full(50, 0.01), np.zeros(50))
-    sitting = played(dull, Plan(max_items=50), 1)
-    assert sitting.standard_error[0] == pytest.approx(1, abs=0.005)
+    state = played(dull, Plan(max_items=50), 1)
+    assert state.standard_error[0] == pytest.approx(1, abs=0.005)
     easy = make_pool(["2pl"] * 7, np.ones(7), np.full(7, -2.0))
     assert played(easy, Plan(standard_error=0.4), 1).standard_error[0] > 0.8
 
 
-def played(pool: Pool, plan: Plan, category: int) -> Sitting:
+def played(pool: Pool, plan: Plan, category: int) -> ExamineeState:
     """A test in which every answer is alike."""
-    *_, (sitting, _) = laws.steps(pool, plan, np.full(pool.count, category), 1)
-    return sitting
+    *_, (state, _) = laws.steps(pool, plan, np.full(pool.count, category), 1)
+    return state
 
 
 def test_a_test_ends_for_the_reason_that_is_met_first() -> None:
@@ -243,15 +243,15 @@ def test_a_test_ends_for_the_reason_that_is_met_first() -> None:
         assert whole[-1][1].stop == stop
         assert len(whole) == 61 if stop == "no_items" else len(whole) < 51
     late = Plan(standard_error=0.5, max_items=50, min_items=30)
-    assert [turn.stop for _, turn in laws.steps(pool, late, answers, 1)][-1] == "standard_error"
+    assert [decision.stop for _, decision in laws.steps(pool, late, answers, 1)][-1] == "standard_error"
     assert len(list(laws.steps(pool, late, answers, 1))) == 31
-    assert next_item(pool, Plan(max_seconds=60.0, min_items=5), begin(pool, Plan()), 1, 60.0).stop == "max_seconds"
-    assert next_item(pool, Plan(max_seconds=60.0), begin(pool, Plan()), 1, 59.9).stop is None
+    assert next_item(pool, Plan(max_seconds=60.0, min_items=5), start_test(pool, Plan()), 1, 60.0).stop == "max_seconds"
+    assert next_item(pool, Plan(max_seconds=60.0), start_test(pool, Plan()), 1, 59.9).stop is None
 
 
 def test_the_standard_error_that_was_asked_for_is_reached_and_not_earlier() -> None:
     pool = laws.plain_pool(200)
-    records = simulate(pool, Plan(standard_error=0.35), draw_abilities(Plan(), 40, 3), 3)
+    records = simulate_tests(pool, Plan(standard_error=0.35), draw_abilities(Plan(), 40, 3), 3)
     assert set(records.stops) == {"standard_error"}
     assert (records.standard_error <= 0.35).all()
     for items, truth in zip(records.items, records.truth, strict=True):
@@ -261,57 +261,57 @@ def test_the_standard_error_that_was_asked_for_is_reached_and_not_earlier() -> N
 def test_first_items_and_pilots_come_in_their_places() -> None:
     pool = laws.plain_pool(20)
     plan = Plan(first=(7, 3), pilots=(5, 6), pilot_places=(2, 4), max_items=4)
-    *whole, (sitting, _) = laws.steps(pool, plan, np.zeros(20, dtype=np.int64), 8)
-    assert [turn.kind for _, turn in whole] == ["first", "first", "pilot", "selected", "pilot", "selected"]
-    assert sitting.items[:2] == (7, 3)
-    assert sitting.length == 4
+    *whole, (state, _) = laws.steps(pool, plan, np.zeros(20, dtype=np.int64), 8)
+    assert [decision.kind for _, decision in whole] == ["first", "first", "pilot", "selected", "pilot", "selected"]
+    assert state.items[:2] == (7, 3)
+    assert state.length == 4
     assert whole[2][1].propensity == 0.5
-    for (before, turn), (after, _) in pairwise(whole):
-        assert (before.ability == after.ability) == (turn.kind == "pilot")
+    for (before, decision), (after, _) in pairwise(whole):
+        assert (before.ability == after.ability) == (decision.kind == "pilot")
 
 
 def test_content_is_balanced_by_its_shares() -> None:
     pool = replace(laws.plain_pool(90), content=np.arange(90) % 3)
-    *_, (sitting, _) = laws.steps(pool, Plan(max_items=20, content_shares=(0.5, 0.3, 0.2)), np.arange(90) % 2, 1)
-    assert np.bincount(pool.content[list(sitting.items)]).tolist() == [10, 6, 4]
+    *_, (state, _) = laws.steps(pool, Plan(max_items=20, content_shares=(0.5, 0.3, 0.2)), np.arange(90) % 2, 1)
+    assert np.bincount(pool.content[list(state.items)]).tolist() == [10, 6, 4]
     bare = replace(pool, content=np.full(90, -1))
-    turn = next_item(bare, Plan(content_shares=(1.0,)), begin(bare, Plan()), 1)
-    assert turn.relaxed == ("content_shares",)
+    decision = next_item(bare, Plan(content_shares=(1.0,)), start_test(bare, Plan()), 1)
+    assert decision.relaxed == ("content_shares",)
 
 
 def test_items_given_too_often_wait() -> None:
     pool = laws.plain_pool(10)
-    best = next_item(pool, Plan(), begin(pool, Plan()), 1).item
+    best = next_item(pool, Plan(), start_test(pool, Plan()), 1).item
     rates = np.zeros(10)
     rates[best] = 0.3
     plan = Plan(max_exposure=0.3)
-    assert next_item(pool, plan, begin(pool, plan), 1, 0.0, rates).item != best
-    everybody = next_item(pool, plan, begin(pool, plan), 1, 0.0, np.ones(10))
+    assert next_item(pool, plan, start_test(pool, plan), 1, 0.0, rates).item != best
+    everybody = next_item(pool, plan, start_test(pool, plan), 1, 0.0, np.ones(10))
     assert (everybody.item, everybody.relaxed) == (best, ("max_exposure",))
 
 
 def test_bounds_that_cannot_be_kept_are_given_up_aloud() -> None:
     pool = replace(laws.plain_pool(12), groups=(np.arange(3),))
     plan = Plan(max_items=6, bounds=(Bound(0, 5, 6),))
-    turn = next_item(pool, plan, begin(pool, plan), 1)
-    assert turn.relaxed == ("bounds",)
-    assert turn.item >= 0
+    decision = next_item(pool, plan, start_test(pool, plan), 1)
+    assert decision.relaxed == ("bounds",)
+    assert decision.item >= 0
     rates = np.where(np.arange(12) < 3, 0.9, 0.0)
     kept = replace(plan, bounds=(Bound(0, 2, 6),), max_exposure=0.5)
-    assert next_item(pool, kept, begin(pool, kept), 1, 0.0, rates).relaxed == ("max_exposure",)
+    assert next_item(pool, kept, start_test(pool, kept), 1, 0.0, rates).relaxed == ("max_exposure",)
 
 
 def test_the_scale_that_is_least_sure_comes_next() -> None:
     pool = replace(laws.plain_pool(80), scale=np.arange(80) % 2)
     plan = Plan(prior_mean=(0.0, 0.0), prior_sd=(1.0, 0.7), standard_error=0.45)
-    *whole, (sitting, end) = laws.steps(pool, plan, np.arange(80) // 2 % 2, 1)
+    *whole, (state, end) = laws.steps(pool, plan, np.arange(80) // 2 % 2, 1)
     assert end.stop == "standard_error"
-    assert max(sitting.standard_error) <= 0.45
-    for before, turn in whole:
-        alike = before.lowest[turn.scale] or before.highest[turn.scale]
-        assert before.standard_error[turn.scale] > 0.45 or alike
-    moved = take(pool, plan, begin(pool, plan), 1, 1)
-    assert moved.ability[0] == begin(pool, plan).ability[0]
+    assert max(state.standard_error) <= 0.45
+    for before, decision in whole:
+        alike = before.lowest[decision.scale] or before.highest[decision.scale]
+        assert before.standard_error[decision.scale] > 0.45 or alike
+    moved = update_state(pool, plan, start_test(pool, plan), 1, 1)
+    assert moved.ability[0] == start_test(pool, plan).ability[0]
     assert moved.ability[1] > 0
 
 
@@ -319,11 +319,11 @@ def test_the_scale_that_is_least_sure_comes_next() -> None:
 def test_looking_ahead_begins_with_the_next_item(rule: Rule) -> None:
     pool = laws.mixed_pool(4, 20)
     plan = Plan(rule=rule, max_items=6, pilots=(1,), pilot_places=(2,))
-    sitting = take(pool, plan, begin(pool, plan), 0, 1)
-    ahead = look_ahead(pool, plan, sitting, 9, 3)
+    state = update_state(pool, plan, start_test(pool, plan), 0, 1)
+    ahead = look_ahead(pool, plan, state, 9, 3)
     assert len(set(ahead)) == 3
-    assert ahead[0] == next_item(pool, plan, sitting, 9).item
-    scored = [item for item in look_ahead(pool, plan, sitting, 9, 50) if item != 1]
+    assert ahead[0] == next_item(pool, plan, state, 9).item
+    scored = [item for item in look_ahead(pool, plan, state, 9, 50) if item != 1]
     assert len(scored) == 5
     assert 0 not in scored
 
@@ -331,7 +331,7 @@ def test_looking_ahead_begins_with_the_next_item(rule: Rule) -> None:
 def test_looking_ahead_keeps_the_bounds() -> None:
     pool = replace(laws.plain_pool(30), groups=(np.arange(10),))
     plan = Plan(max_items=8, bounds=(Bound(0, 3, 4),))
-    ahead = look_ahead(pool, plan, begin(pool, plan), 1, 8)
+    ahead = look_ahead(pool, plan, start_test(pool, plan), 1, 8)
     assert 3 <= np.isin(ahead, np.arange(10)).sum() <= 4
 
 
@@ -345,7 +345,7 @@ def test_errors_of_classification_are_near_their_rates(method: str) -> None:
     rule = Classification(((0.0,),), "sprt" if method == "sprt" else "interval", alpha=0.1, beta=0.1, delta=0.4)
     plan = Plan(prior_sd=(10.0,), classification=rule, rule="random")
     for side in (-1, 1):
-        records = simulate(pool, plan, np.full((150, 1), side * 0.4), 7)
+        records = simulate_tests(pool, plan, np.full((150, 1), side * 0.4), 7)
         wrong = (records.level[:, 0] != (side > 0)).mean()
         # .1 and three standard errors; an interval of 95 % errs less.
         assert wrong < 0.1 + 3 * (0.09 / 150) ** 0.5
@@ -357,10 +357,10 @@ def test_errors_of_classification_are_near_their_rates(method: str) -> None:
 def test_levels_count_the_cuts_below() -> None:
     pool = laws.plain_pool(40)
     plan = Plan(classification=Classification(((-1.0, 1.0),)), max_items=40)
-    assert levels(plan, played(pool, plan, 1)) == (2,)
-    assert levels(plan, played(pool, plan, 0)) == (0,)
-    assert levels(plan, begin(pool, plan)) == (1,)
-    assert levels(Plan(), begin(pool, Plan())) == (0,)
+    assert cut_levels(plan, played(pool, plan, 1)) == (2,)
+    assert cut_levels(plan, played(pool, plan, 0)) == (0,)
+    assert cut_levels(plan, start_test(pool, plan)) == (1,)
+    assert cut_levels(Plan(), start_test(pool, Plan())) == (0,)
 
 
 # Exposure
@@ -369,9 +369,9 @@ def test_levels_count_the_cuts_below() -> None:
 def test_calibrated_exposure_keeps_the_target() -> None:
     pool = laws.plain_pool(80, seed=2)
     plan, target = Plan(max_items=8), 0.3
-    free = simulate(pool, plan, draw_abilities(plan, 300, 1), 1)
+    free = simulate_tests(pool, plan, draw_abilities(plan, 300, 1), 1)
     calibrated = calibrate_exposure(pool, plan, target, seed=100, learners=50, rounds=30)
-    held = simulate(calibrated, replace(plan, sympson_hetter=True), draw_abilities(plan, 300, 1), 1)
+    held = simulate_tests(calibrated, replace(plan, sympson_hetter=True), draw_abilities(plan, 300, 1), 1)
     most = [rates(pool, records.items).max() for records in (free, held)]
     assert most[0] > 0.6
     # Three standard errors of a rate of .3.
@@ -392,15 +392,15 @@ def rates(pool: Pool, tests: tuple[tuple[int, ...], ...]) -> Floats:
 def test_an_empty_pool_ends_at_once() -> None:
     pool = make_pool([], np.zeros(0), np.zeros(0))
     for rule in RULES:
-        assert next_item(pool, Plan(rule=rule), begin(pool, Plan(rule=rule)), 1).stop == "no_items"
-    assert look_ahead(pool, Plan(), begin(pool, Plan()), 1, 3) == ()
+        assert next_item(pool, Plan(rule=rule), start_test(pool, Plan(rule=rule)), 1).stop == "no_items"
+    assert look_ahead(pool, Plan(), start_test(pool, Plan()), 1, 3) == ()
 
 
 def test_one_item_is_given_and_then_nothing_is_left() -> None:
     pool = make_pool(["2pl"], np.ones(1), np.zeros(1))
     for rule in RULES:
         *whole, (_, end) = laws.steps(pool, Plan(rule=rule, max_items=5), np.ones(1, dtype=np.int64), 1)
-        assert [turn.item for _, turn in whole] == [0]
+        assert [decision.item for _, decision in whole] == [0]
         assert whole[0][1].propensity == 1
         assert end.stop == "no_items"
 
@@ -412,16 +412,16 @@ def test_extreme_items_stay_finite(a: float, b: float, c: float) -> None:
     pool = make_pool(["3pl"] * 12, np.full(12, a), np.full(12, b), guessing=np.full(12, c))
     for rule in RULES:
         for right in (0, 1):
-            sitting = played(pool, Plan(rule=rule), right)
-            assert np.isfinite(sitting.log_posterior).all()
-            assert abs(sitting.ability[0]) <= 6
-            assert 0 <= sitting.standard_error[0] <= 1
+            state = played(pool, Plan(rule=rule), right)
+            assert np.isfinite(state.log_posterior).all()
+            assert abs(state.ability[0]) <= 6
+            assert 0 <= state.standard_error[0] <= 1
 
 
 def test_an_ability_at_the_end_of_the_grid_is_said_to_be_a_limit() -> None:
     pool = make_pool(["2pl"] * 300, np.full(300, 3.0), np.full(300, 8.0))
     assert played(pool, Plan(), 1).at_bound == (True,)
-    assert begin(pool, Plan()).at_bound == (False,)
+    assert start_test(pool, Plan()).at_bound == (False,)
 
 
 @pytest.mark.parametrize(
@@ -468,9 +468,9 @@ def test_items_that_are_none_are_refused() -> None:
     with pytest.raises(ValueError, match="within"):
         make_pool(["2pl"], one, 50 * one)
     with pytest.raises(ValueError, match="ascend"):
-        make_pool(["graded"], one, np.array([[1.0, 0.0]]), grades=np.array([2]))
+        make_pool(["graded"], one, np.array([[1.0, 0.0]]), max_category=np.array([2]))
     with pytest.raises(ValueError, match="step for every grade"):
-        make_pool(["graded"], one, one, grades=np.array([2]))
+        make_pool(["graded"], one, one, max_category=np.array([2]))
     with pytest.raises(ValueError, match="guessing < upper"):
         make_pool(["4pl"], one, one, guessing=0.6 * one, upper=0.5 * one)
     with pytest.raises(ValueError, match="only 3pl"):
@@ -485,7 +485,7 @@ def test_items_that_are_none_are_refused() -> None:
 
 def test_answers_that_do_not_fit_are_refused() -> None:
     pool = laws.plain_pool(3)
-    sitting = take(pool, Plan(), begin(pool, Plan()), 1, 1)
+    state = update_state(pool, Plan(), start_test(pool, Plan()), 1, 1)
     for item, category, said in ((1, 0, "before"), (3, 0, "exist"), (-1, 0, "exist"), (0, 2, "category")):
         with pytest.raises(ValueError, match=said):
-            take(pool, Plan(), sitting, item, category)
+            update_state(pool, Plan(), state, item, category)

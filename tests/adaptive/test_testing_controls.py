@@ -6,40 +6,40 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.adaptive.testing import Bound, Plan, Pool, exposure, pool, shadow, shelves, sitting, stopping, turn
-from app.adaptive.types import Floats
+from app.adaptive.arrays import Floats
+from app.adaptive.cat import Bound, Plan, Pool, decide, exposure, information_index, pool, shadow, state, stopping
 from tests.adaptive import testing_laws as laws
 
 Patch = pytest.MonkeyPatch
 
 
 def forget_what_was_given(patch: Patch) -> None:
-    patch.setattr(turn, "open_items", lambda bank, _: np.ones(bank.count, dtype=np.bool_))
+    patch.setattr(decide, "open_items", lambda bank, _: np.ones(bank.count, dtype=np.bool_))
 
 
 def forget_the_enemies(patch: Patch) -> None:
-    patch.setattr(pool.Pool, "foes", {})
+    patch.setattr(pool.Pool, "enemies_of", {})
 
 
 def choose_by_the_length(patch: Patch) -> None:
     """Chance that depends on something else than answers and seed."""
-    calls, select = iter(range(10**9)), turn.select
+    calls, select_by_rule = iter(range(10**9)), decide.select_by_rule
 
     def by_the_call(bank: Any, plan: Any, before: Any, _: Any, *others: Any) -> Any:
-        return select(bank, plan, before, (next(calls), 0), *others)
+        return select_by_rule(bank, plan, before, (next(calls), 0), *others)
 
-    patch.setattr(turn, "select", by_the_call)
+    patch.setattr(decide, "select_by_rule", by_the_call)
 
 
 def turn_an_answer_round(patch: Patch) -> None:
     log_row = pool.log_row
-    patch.setattr(sitting, "log_row", lambda bank, item: log_row(bank, item)[: bank.grades[item] + 1][::-1])
+    patch.setattr(state, "log_row", lambda bank, item: log_row(bank, item)[: bank.max_category[item] + 1][::-1])
 
 
 def count_answers(patch: Patch) -> None:
     """A standard error of 1 / √n, as one peer has it."""
     calls = iter(range(1, 10**9))
-    patch.setattr(sitting, "moments_of", lambda _, sd: (0.0, min(sd, next(calls) ** -0.5)))
+    patch.setattr(state, "moments_of", lambda _, sd: (0.0, min(sd, next(calls) ** -0.5)))
 
 
 def believe_extremes(patch: Patch) -> None:
@@ -48,24 +48,24 @@ def believe_extremes(patch: Patch) -> None:
 
 def trust_the_first_few(patch: Patch) -> None:
     """The nearest items are taken for the best ones without a proof."""
-    patch.setattr(shelves, "rounded_up", lambda bounds: np.zeros(bounds.shape, dtype=np.float32))
+    patch.setattr(information_index, "rounded_up", lambda bounds: np.zeros(bounds.shape, dtype=np.float32))
 
 
 def bound_by_the_left_edge(patch: Patch) -> None:
-    patch.setattr(shelves, "grown", lambda exponent: np.ones(exponent.shape))
+    patch.setattr(information_index, "grown", lambda exponent: np.ones(exponent.shape))
 
 
 def tell_half_the_chance(patch: Patch) -> None:
-    patch.setattr(exposure, "chances", lambda given: np.full(len(given), 0.5))
+    patch.setattr(exposure, "selection_probabilities", lambda given: np.full(len(given), 0.5))
 
 
 def lose_a_bound(patch: Patch) -> None:
-    solve = shadow.solve
+    solve_shadow_test = shadow.solve_shadow_test
 
     def only_the_length(items: Any, values: Any, rows: Any, limits: Any) -> Any:
-        return solve(items, values, rows[:1], (limits[0][:1], limits[1][:1]))
+        return solve_shadow_test(items, values, rows[:1], (limits[0][:1], limits[1][:1]))
 
-    patch.setattr(shadow, "solve", only_the_length)
+    patch.setattr(shadow, "solve_shadow_test", only_the_length)
 
 
 def over(law: Callable[[Pool, Plan, int], Any]) -> Callable[[], None]:
@@ -146,4 +146,4 @@ def test_what_was_given_stays_so() -> None:
     """A take that writes into the posterior it was given is refused by the array itself."""
     bank = laws.plain_pool(3)
     with pytest.raises(ValueError, match="read-only"):
-        sitting.begin(bank, Plan()).log_posterior[0] = 0.0
+        state.start_test(bank, Plan()).log_posterior[0] = 0.0

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.adaptive.testing import Plan, Pool, Rule, Sitting, begin, make_pool, next_item, take
-from app.adaptive.testing.pool import information_at
-from app.adaptive.testing.sitting import given
-from app.adaptive.types import Floats
-from app.itembanks import ItemBank, read_bank
+from app.adaptive.arrays import Floats
+from app.adaptive.cat import ExamineeState, Plan, Pool, Rule, make_pool, next_item, start_test, update_state
+from app.adaptive.cat.pool import information_at
+from app.adaptive.cat.state import add_unscored
+from app.files.item_parameters import ItemFile, read_item_file
 
 # catsim 0.20.0 on this bank: `irt.inf_hpc(θ, bank)`, and `MaxInfoSelector().select(item_bank=ItemBank(bank),
 # administered_items=those chosen so far, est_theta=θ)` until none was left; `irt.see(θ, bank)`. It has no EAP.
@@ -80,10 +80,10 @@ def test_information_and_choices_are_those_of_catsim(ability: float) -> None:
     found = information_at(pool, np.arange(8), ability)
     np.testing.assert_allclose(found, told, atol=1e-10)
     assert found.sum() ** -0.5 == pytest.approx(error, rel=1e-9)
-    sitting = begin(pool, Plan())._replace(ability=(ability,))
+    state = start_test(pool, Plan())._replace(ability=(ability,))
     for item in order:
-        assert next_item(pool, Plan(), sitting, 1).item == item
-        sitting = given(sitting, item)
+        assert next_item(pool, Plan(), state, 1).item == item
+        state = add_unscored(state, item)
 
 
 def test_eap_and_standard_error_of_catr() -> None:
@@ -92,34 +92,34 @@ def test_eap_and_standard_error_of_catr() -> None:
     `eapEst` has 33 nodes from -4 to 4. `semTheta` is that of the Bayes mode, (I(θ) + 1)^-1/2 at θ = .1307695.
     """
     pool = pool_of(np.array([[1.0, -1.0, 0.0, 1.0], [1.2, 0.0, 0.0, 1.0], [0.8, 1.0, 0.0, 1.0]]))
-    sitting = begin(pool, Plan())
+    state = start_test(pool, Plan())
     for item, category in enumerate((1, 0, 1)):
-        sitting = take(pool, Plan(), sitting, item, category)
-    assert sitting.ability[0] == pytest.approx(0.1446946, abs=1e-5)
+        state = update_state(pool, Plan(), state, item, category)
+    assert state.ability[0] == pytest.approx(0.1446946, abs=1e-5)
     at_mode = information_at(pool, np.arange(3), 0.1307695).sum()
     assert (at_mode + 1) ** -0.5 == pytest.approx(0.7705124, abs=1e-6)
 
 
-def tcals() -> ItemBank:
+def tcals() -> ItemFile:
     """The bank of catR's examples; as data of others it is not in the repository."""
     folder = os.environ.get("REFERENCE_DATA")
     if folder is None:
         pytest.skip("set REFERENCE_DATA to the folder that holds itembanks/catr_tcals85.csv")
-    return read_bank(Path(folder) / "itembanks" / "catr_tcals85.csv")
+    return read_item_file(Path(folder) / "itembanks" / "catr_tcals85.csv")
 
 
-def best(pool: Pool, plan: Plan, sitting: Sitting) -> int:
+def best(pool: Pool, plan: Plan, state: ExamineeState) -> int:
     """The next item, counted from 1 as catR does."""
-    return next_item(pool, plan, sitting, 1).item + 1
+    return next_item(pool, plan, state, 1).item + 1
 
 
 def test_most_informative_items_of_catr() -> None:
     """The examples of `nextItem` in catR's manual (Magis & Raîche 2012): θ = 0, then without 63, then without 10."""
     pool = tcals().pool
-    sitting = begin(pool, Plan())
+    state = start_test(pool, Plan())
     for item in (63, 10, 62):
-        assert best(pool, Plan(), sitting) == item
-        sitting = given(sitting, item - 1)
+        assert best(pool, Plan(), state) == item
+        state = add_unscored(state, item - 1)
 
 
 @pytest.mark.parametrize(("rule", "item"), [("min_expected_posterior_variance", 19), ("kullback_leibler", 44)])
@@ -129,7 +129,7 @@ def test_bayesian_choices_of_catr(rule: Rule, item: int) -> None:
     They weigh alike; P of the next answer is catR's at an estimate by weighted likelihood, here under the posterior.
     """
     pool, plan = tcals().pool, Plan(rule=rule)
-    assert best(pool, plan, take(pool, plan, begin(pool, plan), 62, 0)) == item
+    assert best(pool, plan, update_state(pool, plan, start_test(pool, plan), 62, 0)) == item
 
 
 def test_the_balanced_choice_of_catr() -> None:
@@ -147,7 +147,7 @@ def test_the_balanced_choice_of_catr() -> None:
         content=content,
     )
     plan = Plan(content_shares=(0.1, 0.2, 0.2, 0.2, 0.3))
-    sitting = begin(pool, plan)
+    state = start_test(pool, plan)
     for item in (12, 33, 46, 63):
-        sitting = given(sitting, item - 1)
-    assert best(pool, plan, sitting) == 70
+        state = add_unscored(state, item - 1)
+    assert best(pool, plan, state) == 70

@@ -8,10 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import expit
 
-from app.adaptive import twins as module
-from app.adaptive.replay import Log
-from app.adaptive.twins import FALSE_ALARMS, LEAST_AGREEMENT, LEAST_SHARED, SLIP, WORTH, first_answers, surprise, twins
-from app.adaptive.types import Floats, Integers
+from app.adaptive.arrays import Floats, Integers
+from app.adaptive.calibration import duplicates as module
+from app.adaptive.calibration.duplicates import (
+    FALSE_ALARMS,
+    LEAST_AGREEMENT,
+    LEAST_SHARED,
+    SLIP,
+    WORTH,
+    collect_first_responses,
+    find_duplicates,
+    surprisal,
+)
+from app.adaptive.response_log import Log
 
 Learner = list[tuple[int, float]]
 
@@ -29,12 +38,12 @@ def strangers(
     rng: np.random.Generator, learners: int, shortest: int, longest: int, items: int = 100, spread: float = 1.0
 ) -> list[Learner]:
     """Independent learners who work through a part of one course in its order; knowledge clusters by four items."""
-    easiness = rng.normal(1, 1, items)
+    intercept = rng.normal(1, 1, items)
     result: list[Learner] = []
     for length in rng.integers(shortest, longest, learners, endpoint=True):
         first = int(rng.integers(0, min(items - length, 5), endpoint=True))
         asked = np.arange(first, first + length)
-        eta = easiness[asked] + rng.normal() + rng.normal(0, spread, items)[asked // 4]
+        eta = intercept[asked] + rng.normal() + rng.normal(0, spread, items)[asked // 4]
         result.append(list(zip(asked.tolist(), (rng.uniform(size=length) < expit(eta)).astype(float), strict=True)))
     return result
 
@@ -50,8 +59,8 @@ def partition(groups: Integers, names: Integers | None = None) -> set[frozenset[
 
 def slow_twins(log: Log) -> set[frozenset[int]]:
     """The rule of the docstring with dictionaries, pair by pair."""
-    whose, items, right = first_answers(log)
-    telling = WORTH * surprise(whose, items, right) + np.log(1 - SLIP)
+    whose, items, right = collect_first_responses(log)
+    telling = WORTH * surprisal(whose, items, right) + np.log(1 - SLIP)
     logs: list[dict[int, tuple[int, float]]] = [{} for _ in range(log.learners)]
     for learner, item, result, said in zip(
         whose.tolist(), items.tolist(), right.tolist(), telling.tolist(), strict=True
@@ -79,7 +88,7 @@ def test_independent_learners_have_no_twins(shortest: int, longest: int, items: 
     """Also where everybody answers the same items, and where knowledge of a skill decides several answers at once."""
     for seed in range(3):
         log = log_of(strangers(np.random.default_rng(seed), 600, shortest, longest, items, spread=2.0))
-        assert twins(log).tolist() == list(range(600))
+        assert find_duplicates(log).tolist() == list(range(600))
 
 
 def test_agreement_alone_makes_no_twins() -> None:
@@ -87,7 +96,7 @@ def test_agreement_alone_makes_no_twins() -> None:
     log = log_of(strangers(np.random.default_rng(0), 600, 15, 25, 25, spread=2.0))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "WORTH", 1e3)
-        assert len(np.unique(twins(log))) < 550
+        assert len(np.unique(find_duplicates(log))) < 550
 
 
 @pytest.mark.parametrize("part", [slice(None), slice(0, 250), slice(150, None), slice(20, 280)])
@@ -98,7 +107,7 @@ def test_planted_twins_are_found(part: slice) -> None:
     copies = [copy_of(rng, learner[part]) for learner in learners[:20]]
     copies[0] += [(item, 1.0) for item in range(500, 560)]
     copies[1] = [answer for answer in copies[1] for _ in range(2)]
-    groups = twins(log_of(learners + copies))
+    groups = find_duplicates(log_of(learners + copies))
     assert len(np.unique(groups[:120])) == 120
     whole = {frozenset({n, 120 + n}) for n in range(20)}
     found = {group for group in partition(groups) if len(group) > 1}
@@ -111,7 +120,7 @@ def test_three_copies_are_one_group_numbered_by_first_appearance() -> None:
     rng = np.random.default_rng(4)
     a, b, c = strangers(rng, 3, 400, 400, 410)
     others = strangers(rng, 30, 400, 400, 410)
-    groups = twins(log_of([a, b, copy_of(rng, a), c, *others, copy_of(rng, a), b]))
+    groups = find_duplicates(log_of([a, b, copy_of(rng, a), c, *others, copy_of(rng, a), b]))
     assert groups.tolist() == [0, 1, 0, *range(2, 33), 0, 1]
 
 
@@ -119,7 +128,7 @@ def test_opposite_answers_are_no_copy() -> None:
     rng = np.random.default_rng(5)
     learners = strangers(rng, 50, 100, 100)
     opposite = [[(item, 1 - score) for item, score in learner] for learner in learners[:10]]
-    assert len(np.unique(twins(log_of(learners + opposite)))) == 60
+    assert len(np.unique(find_duplicates(log_of(learners + opposite)))) == 60
 
 
 @given(seeds)
@@ -127,7 +136,7 @@ def test_as_the_slow_reference_and_whatever_the_order(seed: int) -> None:
     rng = np.random.default_rng(seed)
     learners = strangers(rng, 12, 10, 100)
     learners += [copy_of(rng, learners[n][: int(rng.integers(10, 100))], 0.01) for n in range(4)]
-    found = partition(twins(log_of(learners)))
+    found = partition(find_duplicates(log_of(learners)))
     assert found == slow_twins(log_of(learners))
     order, renamed = rng.permutation(len(learners)), rng.permutation(100)
     mixed: list[Learner] = [
@@ -137,7 +146,7 @@ def test_as_the_slow_reference_and_whatever_the_order(seed: int) -> None:
         ]
         for who in order
     ]
-    assert partition(twins(log_of(mixed)), order) == found
+    assert partition(find_duplicates(log_of(mixed)), order) == found
 
 
 @given(seeds, st.integers(1, 5000))
@@ -145,11 +154,11 @@ def test_blocks_change_nothing(seed: int, block: int) -> None:
     rng = np.random.default_rng(seed)
     learners = strangers(rng, 15, 20, 80)
     log = log_of([*learners, *(copy_of(rng, learner) for learner in learners[:5])])
-    expected = twins(log)
+    expected = find_duplicates(log)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "BLOCK", block)
         patch.setattr(module, "CHUNK", 3)
-        assert twins(log).tolist() == expected.tolist()
+        assert find_duplicates(log).tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize(
@@ -166,7 +175,7 @@ def test_blocks_change_nothing(seed: int, block: int) -> None:
 )
 def test_logs_that_say_nothing_make_no_twins(learners: list[Learner]) -> None:
     """Nobody, nothing, or everybody always right: that many agree is to be expected."""
-    groups = twins(log_of(learners))
+    groups = find_duplicates(log_of(learners))
     assert groups.dtype == np.int64
     assert len(groups) == len(learners)
     if len(learners) != 2 or len(learners[0]) < 5000:
@@ -176,11 +185,11 @@ def test_logs_that_say_nothing_make_no_twins(learners: list[Learner]) -> None:
 @given(seeds)
 def test_surprise_is_finite_and_larger_for_the_rarer_answer(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    easiness = rng.choice([-50.0, 0.0, 50.0], 40)
+    intercept = rng.choice([-50.0, 0.0, 50.0], 40)
     whose, items = np.repeat(np.arange(30), 40), np.tile(np.arange(40), 30)
-    right = (rng.uniform(size=1200) < (easiness[items] + 50) / 100).astype(np.int64)
-    told: Floats = surprise(whose, items, right)
+    right = (rng.uniform(size=1200) < (intercept[items] + 50) / 100).astype(np.int64)
+    told: Floats = surprisal(whose, items, right)
     assert np.isfinite(told).all()
     assert (told > 0).all()
-    once = surprise(np.arange(10), np.zeros(10, dtype=np.int64), np.array([1] * 9 + [0]))
+    once = surprisal(np.arange(10), np.zeros(10, dtype=np.int64), np.array([1] * 9 + [0]))
     assert once[9] > once[0]

@@ -5,27 +5,27 @@ from dataclasses import fields, replace
 
 import numpy as np
 
-from app.adaptive.testing import (
+from app.adaptive.arrays import Floats, Integers
+from app.adaptive.cat import (
     NODES,
     RULES,
     Bound,
     Classification,
+    ExamineeState,
+    NextItem,
     Plan,
     Pool,
-    Sitting,
-    Turn,
-    begin,
+    information_index,
     make_pool,
     next_item,
     selection,
-    shelves,
-    take,
+    start_test,
+    update_state,
 )
-from app.adaptive.testing import exposure as passing
-from app.adaptive.testing.pool import MODELS, information_at, log_curve, parts
-from app.adaptive.types import Floats, Integers
+from app.adaptive.cat import exposure as passing
+from app.adaptive.cat.pool import MODELS, curve_blocks, information_at, log_curve
 
-Step = tuple[Sitting, Turn]
+Step = tuple[ExamineeState, NextItem]
 ROUNDING = 1e-12
 
 
@@ -33,19 +33,19 @@ def mixed_pool(seed: int, items: int = 30, scales: int = 1, steps: int = 3) -> P
     """Items of all models, some of them extreme: a from .01 to 6, b to ±10, guessing to .5."""
     rng = np.random.default_rng(seed)
     models = [MODELS[m] for m in rng.integers(0, len(MODELS), items)]
-    grades = np.array([1 if m in MODELS[:4] else rng.integers(1, steps + 1) for m in models])
+    max_category = np.array([1 if m in MODELS[:4] else rng.integers(1, steps + 1) for m in models])
     wild = rng.random(items) < 0.15
     a = np.where(wild, rng.choice([0.01, 6.0], items), np.exp(rng.normal(0, 0.4, items)))
     b = np.where(wild, rng.choice([-10.0, 10.0], items), rng.normal(0, 1.2, items))
     c = np.where(wild, 0.5, rng.beta(5, 23, items))
     difficulty = b[:, None] * (np.abs(b[:, None]) < 9) + np.sort(rng.normal(0, 1, (items, steps)), axis=1)
     difficulty += 0.1 * np.arange(steps)
-    difficulty[:, 0] = np.where(grades == 1, b, difficulty[:, 0])
+    difficulty[:, 0] = np.where(max_category == 1, b, difficulty[:, 0])
     return make_pool(
         models,
         a,
         difficulty,
-        grades=grades,
+        max_category=max_category,
         guessing=np.array([c[i] if m in ("3pl", "4pl") else 0 for i, m in enumerate(models)]),
         upper=np.array([0.95 if m == "4pl" else 1 for m in models]),
         scale=np.arange(items) % scales,
@@ -98,76 +98,76 @@ def random_plan(pool: Pool, seed: int) -> Plan:
 
 def random_answers(pool: Pool, seed: int) -> Integers:
     """A category for every item."""
-    return np.random.default_rng(seed).integers(0, pool.grades + 1)
+    return np.random.default_rng(seed).integers(0, pool.max_category + 1)
 
 
 def steps(pool: Pool, plan: Plan, answers: Integers, seed: int, rates: Floats | None = None) -> Iterator[Step]:
     """Every turn of a test with what was known before it; the last one is its end."""
-    sitting = begin(pool, plan)
+    state = start_test(pool, plan)
     while True:
-        turn = next_item(pool, plan, sitting, seed, 0.0, rates)
-        yield sitting, turn
-        if turn.item < 0:
+        decision = next_item(pool, plan, state, seed, 0.0, rates)
+        yield state, decision
+        if decision.item < 0:
             return
-        sitting = take(pool, plan, sitting, turn.item, int(answers[turn.item]))
+        state = update_state(pool, plan, state, decision.item, int(answers[decision.item]))
 
 
-def refold(pool: Pool, plan: Plan, sitting: Sitting) -> Sitting:
+def replay(pool: Pool, plan: Plan, state: ExamineeState) -> ExamineeState:
     """The same answers once more."""
-    folded = begin(pool, plan)
-    for item, category in zip(sitting.items, sitting.categories, strict=True):
-        folded = take(pool, plan, folded, item, category)
-    return folded
+    replayed = start_test(pool, plan)
+    for item, category in zip(state.items, state.categories, strict=True):
+        replayed = update_state(pool, plan, replayed, item, category)
+    return replayed
 
 
 def keeps_its_plan(pool: Pool, plan: Plan, seed: int) -> None:
     """No item twice, no two enemies, the first items first, pilots in their places, and an end that the plan has."""
     rates = np.random.default_rng(seed).random(pool.count)
     whole = list(steps(pool, plan, random_answers(pool, seed), seed, rates))
-    for place, (sitting, turn) in enumerate(whole[:-1]):
-        assert turn.item not in sitting.items
-        assert 0 < turn.propensity <= 1
-        assert turn.stop is None
-        assert turn.scale == pool.scale[turn.item]
-        assert all(np.isfinite(value) for value in turn.terms.values())
-        if turn.kind == "pilot":
-            assert turn.item in plan.pilots
+    for place, (state, decision) in enumerate(whole[:-1]):
+        assert decision.item not in state.items
+        assert 0 < decision.propensity <= 1
+        assert decision.stop is None
+        assert decision.scale == pool.scale[decision.item]
+        assert all(np.isfinite(value) for value in decision.terms.values())
+        if decision.kind == "pilot":
+            assert decision.item in plan.pilots
             assert any(due <= place for due in plan.pilot_places)
-        elif turn.kind == "selected":
-            assert turn.item not in plan.pilots
-            if plan.max_exposure is not None and not turn.relaxed:
-                assert rates[turn.item] < plan.max_exposure
-    sitting, end = whole[-1]
+        elif decision.kind == "selected":
+            assert decision.item not in plan.pilots
+            if plan.max_exposure is not None and not decision.relaxed:
+                assert rates[decision.item] < plan.max_exposure
+    state, end = whole[-1]
     for group in pool.enemies:
-        assert np.isin(group, sitting.items).sum() <= 1
-    free_first = [item for item in plan.first if item in sitting.items]
-    assert list(sitting.items[: len(free_first)]) == free_first
-    scored = [item for item in sitting.items if item not in plan.pilots]
-    assert sitting.length == len(scored) <= (plan.max_items or pool.count)
+        assert np.isin(group, state.items).sum() <= 1
+    free_first = [item for item in plan.first if item in state.items]
+    assert list(state.items[: len(free_first)]) == free_first
+    scored = [item for item in state.items if item not in plan.pilots]
+    assert state.length == len(scored) <= (plan.max_items or pool.count)
     assert end.stop is not None
     if end.stop not in ("max_items", "no_items"):
-        assert sitting.length >= plan.min_items
+        assert state.length >= plan.min_items
 
 
 def resumes_at_the_same_item(pool: Pool, plan: Plan, seed: int) -> None:
     """A test folded again from its answers offers the same item, for the same reason, with the same chance."""
-    for sitting, turn in steps(pool, plan, random_answers(pool, seed), seed):
-        folded = refold(pool, plan, sitting)
-        assert folded.log_posterior.tobytes() == sitting.log_posterior.tobytes()
-        assert folded._replace(log_posterior=sitting.log_posterior) == sitting
-        assert next_item(pool, plan, folded, seed) == turn
+    for state, decision in steps(pool, plan, random_answers(pool, seed), seed):
+        replayed = replay(pool, plan, state)
+        assert replayed.log_posterior.tobytes() == state.log_posterior.tobytes()
+        assert replayed._replace(log_posterior=state.log_posterior) == state
+        assert next_item(pool, plan, replayed, seed) == decision
 
 
 def changes_nothing_it_was_given(pool: Pool, plan: Plan, seed: int) -> None:
     """Pool, rates and sitting have the same bits after a turn and an answer."""
     rates = np.random.default_rng(seed).random(pool.count)
     before = {each.name: np.copy(getattr(pool, each.name)) for each in fields(Pool) if each.type == "Floats"}
-    for sitting, turn in steps(pool, plan, random_answers(pool, seed), seed, rates):
-        held, told = sitting.log_posterior.tobytes(), repr(sitting)
-        next_item(pool, plan, sitting, seed, 0.0, rates)
-        if turn.item >= 0:
-            take(pool, plan, sitting, turn.item, 0)
-        assert (sitting.log_posterior.tobytes(), repr(sitting)) == (held, told)
+    for state, decision in steps(pool, plan, random_answers(pool, seed), seed, rates):
+        held, reported = state.log_posterior.tobytes(), repr(state)
+        next_item(pool, plan, state, seed, 0.0, rates)
+        if decision.item >= 0:
+            update_state(pool, plan, state, decision.item, 0)
+        assert (state.log_posterior.tobytes(), repr(state)) == (held, reported)
     assert rates.tobytes() == np.random.default_rng(seed).random(pool.count).tobytes()
     for name, values in before.items():
         assert np.array_equal(getattr(pool, name), values), name
@@ -176,53 +176,56 @@ def changes_nothing_it_was_given(pool: Pool, plan: Plan, seed: int) -> None:
 def answers_move_the_right_way(pool: Pool, seed: int) -> None:
     """A wrong answer never raises an ability, a right one never lowers it, a better category gives no lower one."""
     plan = Plan(max_items=12, rule="random")
-    for sitting, turn in steps(pool, plan, random_answers(pool, seed), seed):
-        if turn.item < 0:
+    for state, decision in steps(pool, plan, random_answers(pool, seed), seed):
+        if decision.item < 0:
             return
-        told = [take(pool, plan, sitting, turn.item, k).ability[0] for k in range(int(pool.grades[turn.item]) + 1)]
-        assert told[0] <= sitting.ability[0] + ROUNDING
-        assert told[-1] >= sitting.ability[0] - ROUNDING
-        assert (np.diff(told) >= -ROUNDING).all()
+        reported = [
+            update_state(pool, plan, state, decision.item, k).ability[0]
+            for k in range(int(pool.max_category[decision.item]) + 1)
+        ]
+        assert reported[0] <= state.ability[0] + ROUNDING
+        assert reported[-1] >= state.ability[0] - ROUNDING
+        assert (np.diff(reported) >= -ROUNDING).all()
 
 
 def is_the_posterior(pool: Pool, seed: int) -> None:
     """Ability and standard error are mean and deviation of prior × curves, summed by hand on the same nodes."""
     plan = Plan(prior_mean=(0.3,), prior_sd=(1.2,), max_items=15, rule="random")
     weights = np.exp(-0.5 * ((NODES - 0.3) / 1.2) ** 2)
-    for sitting, turn in steps(pool, plan, random_answers(pool, seed), seed):
+    for state, decision in steps(pool, plan, random_answers(pool, seed), seed):
         share = weights / weights.sum()
         mean = float((share * NODES).sum())
         spread = float((share * (NODES - mean) ** 2).sum()) ** 0.5
-        np.testing.assert_allclose(sitting.ability[0], mean, atol=1e-9)
-        np.testing.assert_allclose(sitting.standard_error[0], min(spread, 1.2), atol=1e-7)
-        if turn.item >= 0:
-            category = int(random_answers(pool, seed)[turn.item])
-            weights = weights * np.exp(log_curve(pool, turn.item, NODES)[category])
+        np.testing.assert_allclose(state.ability[0], mean, atol=1e-9)
+        np.testing.assert_allclose(state.standard_error[0], min(spread, 1.2), atol=1e-7)
+        if decision.item >= 0:
+            category = int(random_answers(pool, seed)[decision.item])
+            weights = weights * np.exp(log_curve(pool, decision.item, NODES)[category])
 
 
 def extreme_patterns_go_on(pool: Pool, right: bool) -> None:
     """All right or all wrong, no precision asked for ends the test before its greatest length."""
-    answers = pool.grades if right else 0 * pool.grades
+    answers = pool.max_category if right else 0 * pool.max_category
     most = min(10, pool.count)
     for plan in (
         Plan(standard_error=5.0, max_items=most),
         Plan(standard_error_change=5.0, max_items=most),
         Plan(standard_error=5.0, rule="random", max_items=most),
     ):
-        *_, (sitting, end) = steps(pool, plan, answers, 1)
+        *_, (state, end) = steps(pool, plan, answers, 1)
         assert end.stop in ("max_items", "no_items")
-        assert end.stop == "no_items" or sitting.length == most
+        assert end.stop == "no_items" or state.length == most
 
 
 def finds_the_best(pool: Pool, plan: Plan, seed: int, wanted: int) -> None:
     """What `rank` tells are the best of all that are free, in order, as if every item had been looked at."""
     rng = np.random.default_rng(seed)
-    *_, (sitting, _) = steps(pool, replace(plan, max_items=int(rng.integers(1, 6))), random_answers(pool, seed), seed)
+    *_, (state, _) = steps(pool, replace(plan, max_items=int(rng.integers(1, 6))), random_answers(pool, seed), seed)
     free = rng.random(pool.count) < rng.choice([0.1, 0.5, 1.0])
-    free[list(sitting.items)] = False
-    found = selection.rank(pool, plan, sitting, 0, free, wanted)
+    free[list(state.items)] = False
+    found = selection.rank(pool, plan, state, 0, free, wanted)
     items = np.flatnonzero(free & (pool.scale == 0))
-    values = selection.worth(pool, plan, sitting, items)
+    values = selection.criterion_values(pool, plan, state, items)
     order = np.lexsort((items, -values))
     many = len(found.items)
     assert many >= min(wanted, len(items))
@@ -233,43 +236,43 @@ def finds_the_best(pool: Pool, plan: Plan, seed: int, wanted: int) -> None:
 def bounds_hold(pool: Pool, seed: int) -> None:
     """No item's information anywhere in a cell is above the bound of the cell."""
     rng = np.random.default_rng(seed)
-    for items, bank in parts(pool, np.arange(pool.count)):
-        bounds = shelves.rounded_up(shelves.upper_bounds(bank))
-        for cell in rng.integers(0, shelves.CELLS, 12).tolist():
+    for items, bank in curve_blocks(pool, np.arange(pool.count)):
+        bounds = information_index.rounded_up(information_index.upper_bounds(bank))
+        for cell in rng.integers(0, information_index.CELLS, 12).tolist():
             for share in (0.0, float(rng.random()), 1.0):
-                ability = float(shelves.EDGES[cell] + share * shelves.WIDTH)
+                ability = float(information_index.EDGES[cell] + share * information_index.WIDTH)
                 assert (information_at(pool, items, ability) <= bounds[:, cell]).all()
 
 
 def chances_are_those_of_seeds(pool: Pool, plan: Plan, seed: int, many: int = 3000) -> None:
     """Over many seeds each item comes as often as its propensity says, and the propensities sum to 1."""
-    *_, (sitting, _) = steps(pool, replace(plan, max_items=4), random_answers(pool, seed), seed)
+    *_, (state, _) = steps(pool, replace(plan, max_items=4), random_answers(pool, seed), seed)
     found: dict[int, list[float]] = {}
     for each in range(many):
-        turn = next_item(pool, plan, sitting, each)
-        found.setdefault(turn.item, []).append(turn.propensity)
-    told = {item: values[0] for item, values in found.items()}
+        decision = next_item(pool, plan, state, each)
+        found.setdefault(decision.item, []).append(decision.propensity)
+    reported = {item: values[0] for item, values in found.items()}
     for item, values in found.items():
-        np.testing.assert_allclose(values, told[item], rtol=1e-12)
+        np.testing.assert_allclose(values, reported[item], rtol=1e-12)
         share = len(values) / many
-        assert abs(share - told[item]) < 5 * (told[item] * (1 - told[item]) / many) ** 0.5 + 1e-3
-    assert 0.98 < sum(told.values()) <= 1 + 1e-9
+        assert abs(share - reported[item]) < 5 * (reported[item] * (1 - reported[item]) / many) ** 0.5 + 1e-3
+    assert 0.98 < sum(reported.values()) <= 1 + 1e-9
 
 
 def passing_sums_to_one(exposure: Floats) -> None:
     """The chances of all candidates in their order."""
-    chances = passing.chances(exposure)
-    assert (chances >= 0).all()
-    np.testing.assert_allclose(chances.sum(), 1, atol=1e-12)
+    probabilities = passing.selection_probabilities(exposure)
+    assert (probabilities >= 0).all()
+    np.testing.assert_allclose(probabilities.sum(), 1, atol=1e-12)
 
 
 def keeps_bounds(pool: Pool, plan: Plan, seed: int) -> int:
     """A test of full length is within every bound, unless it said that none is; how often it said so."""
     whole = list(steps(pool, plan, random_answers(pool, seed), seed))
-    gave_up = sum("bounds" in turn.relaxed for _, turn in whole)
-    sitting, end = whole[-1]
+    gave_up = sum("bounds" in decision.relaxed for _, decision in whole)
+    state, end = whole[-1]
     if not gave_up:
         assert end.stop == "max_items"
         for bound in plan.bounds:
-            assert bound.least <= np.isin(pool.groups[bound.group], sitting.items).sum() <= bound.most
+            assert bound.least <= np.isin(pool.groups[bound.group], state.items).sum() <= bound.most
     return gave_up

@@ -6,11 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from app.adaptive.filter import initial
-from app.adaptive.habits import CONTEXTS, FEATURES, PAIR_OF_ITEMS, place_keys
-from app.adaptive.keys import mixed
-from app.adaptive.replay import Log, replay
-from app.adaptive.types import Floats, Head, Integers, Items, Parameters, Population, Skills, States
+from app.adaptive.arrays import Floats, Integers
+from app.adaptive.behaviour.model import CONTEXTS, FEATURES, PAIR_OF_ITEMS, hash_item_contexts
+from app.adaptive.hashing import hash_keys
+from app.adaptive.parameters import BehaviourModel, Items, Parameters, Population, Skills
+from app.adaptive.response_log import Log
+from app.adaptive.state import States
+from app.adaptive.tracing.filter import initial_states
+from app.adaptive.tracing.replay import replay
 
 NOBODY = -1
 
@@ -22,7 +25,7 @@ def bank(skills: list[list[int]], **given: Any) -> Items:
     for item, row in enumerate(skills):
         padded[item, : len(row)] = row
     values: dict[str, Any] = {
-        "easiness": np.zeros(count),
+        "intercept": np.zeros(count),
         "discrimination": np.ones(count),
         "guessing": np.zeros(count),
         "upper": np.ones(count),
@@ -39,7 +42,7 @@ def tree(prerequisites: list[list[int]], **given: Any) -> Skills:
     padded = np.full((count, width), NOBODY, dtype=np.int64)
     for skill, row in enumerate(prerequisites):
         padded[skill, : len(row)] = row
-    rates = {"prior": np.full(count, 0.41), "learn": np.full(count, 0.24), "forget": np.full(count, 0.03)}
+    rates = {"prior": np.full(count, 0.41), "p_learn": np.full(count, 0.24), "p_forget": np.full(count, 0.03)}
     rates |= {name: np.asarray(value, dtype=np.float64) for name, value in given.items()}
     return Skills(**rates, prerequisites=padded)
 
@@ -57,7 +60,7 @@ def random_course(seed: int, skills: int = 5, items: int = 12, kinds: str = "mix
     rng = np.random.default_rng(seed)
     edges = [[int(p) for p in rng.permutation(s)[: rng.integers(0, 3)]] for s in range(skills)]
     asked = [[int(s) for s in rng.permutation(skills)[: rng.integers(0, 4)]] for _ in range(items)]
-    chosen = bank(asked, easiness=rng.normal(0, 1.2, items), discrimination=np.exp(rng.normal(0, 0.4, items)))
+    chosen = bank(asked, intercept=rng.normal(0, 1.2, items), discrimination=np.exp(rng.normal(0, 0.4, items)))
     if kinds == "mixed":
         kind = rng.integers(0, 3, items)
         thresholds = np.full((items, 3), np.inf)
@@ -73,36 +76,36 @@ def random_course(seed: int, skills: int = 5, items: int = 12, kinds: str = "mix
     rates = tree(
         edges,
         prior=rng.uniform(0.02, 0.98, skills),
-        learn=rng.uniform(0.005, 0.6, skills),
-        forget=rng.uniform(0.001, 0.06, skills),
+        p_learn=rng.uniform(0.005, 0.6, skills),
+        p_forget=rng.uniform(0.001, 0.06, skills),
     )
     return course(rates, chosen, skill_variance=float(rng.choice([0.0, 0.3])))
 
 
-def random_head(rng: np.random.Generator, items: int, factors: int = 2) -> Head:
+def random_head(rng: np.random.Generator, items: int, factors: int = 2) -> BehaviourModel:
     """A head that has a say in everything: in the first answer to each item, and after each result."""
-    first = place_keys(np.arange(items), np.zeros(items, dtype=np.int64))
-    pairs = [mixed(PAIR_OF_ITEMS, 3 * np.full(items, i) + 2, np.arange(items)) for i in range(items)]
-    cues = np.unique(np.concatenate([np.empty(0, dtype=np.uint64), *pairs]))
-    return Head(
-        places=np.sort(first),
+    first = hash_item_contexts(np.arange(items), np.zeros(items, dtype=np.int64))
+    pairs = [hash_keys(PAIR_OF_ITEMS, 3 * np.full(items, i) + 2, np.arange(items)) for i in range(items)]
+    crosses = np.unique(np.concatenate([np.empty(0, dtype=np.uint64), *pairs]))
+    return BehaviourModel(
+        item_contexts=np.sort(first),
         loadings=rng.normal(0, 0.5, (items, 1 + factors)),
-        kin=np.zeros(1, dtype=np.uint64),
-        kin_loadings=np.zeros((1, 1 + factors)),
+        skill_sets=np.zeros(1, dtype=np.uint64),
+        skill_set_loadings=np.zeros((1, 1 + factors)),
         context_loadings=rng.normal(0, 0.5, (8, 1 + factors)),
         context_slope=rng.normal(0, 0.2, 8),
         weights=rng.normal(0, 0.2, FEATURES),
         context_weights=rng.normal(0, 0.2, (CONTEXTS, 3)),
-        cues=cues,
-        cue_weights=rng.normal(0, 0.3, len(cues)),
+        crosses=crosses,
+        cross_weights=rng.normal(0, 0.3, len(crosses)),
     )
 
 
 def random_scores(parameters: Parameters, rng: np.random.Generator, items: Integers) -> Floats:
     """Right or wrong, a fraction now and then, and a category for graded items."""
-    grades = np.where(parameters.items.grades[items] > 0, parameters.items.grades[items], 1)
-    scores = rng.integers(0, grades + 1) / grades
-    partial = (parameters.items.grades[items] == 0) & (rng.random(len(items)) < 0.2)
+    max_category = np.where(parameters.items.max_category[items] > 0, parameters.items.max_category[items], 1)
+    scores = rng.integers(0, max_category + 1) / max_category
+    partial = (parameters.items.max_category[items] == 0) & (rng.random(len(items)) < 0.2)
     return np.where(partial, rng.random(len(items)), scores)
 
 
@@ -132,7 +135,7 @@ def log_of(rows: list[list[tuple[int, float]]]) -> Log:
 def random_states(parameters: Parameters, seed: int, learners: int = 4, longest: int = 12) -> States:
     """Learners after some answers."""
     if not parameters.items.count:
-        return initial(parameters, learners)
+        return initial_states(parameters, learners)
     states, _ = replay(parameters, random_log(parameters, seed, learners, longest))
     return states
 
@@ -154,13 +157,13 @@ def simulate(parameters: Parameters, seed: int, learners: int, answers: int) -> 
         tagged = skill >= 0
         known = np.ones(learners, dtype=np.bool_)
         known[tagged] = knows[everyone[tagged], skill[tagged]]
-        shift = np.where(known, population.known_shift, population.unknown_shift) * items.tagged[item]
-        x = items.easiness[item] + items.discrimination[item] * ability + shift
+        shift = np.where(known, population.known_shift, population.unknown_shift) * items.has_skills[item]
+        x = items.intercept[item] + items.discrimination[item] * ability + shift
         p = items.guessing[item] + (items.upper[item] - items.guessing[item]) / (1 + np.exp(-x))
         scores[t] = rng.random(learners) < p
         luck, skill, known = rng.random(learners)[tagged], skill[tagged], known[tagged]
-        learn = skills.learn[skill] * scores[t, tagged]
-        knows[everyone[tagged], skill] = np.where(known, luck >= skills.forget[skill], luck < learn)
+        p_learn = skills.p_learn[skill] * scores[t, tagged]
+        knows[everyone[tagged], skill] = np.where(known, luck >= skills.p_forget[skill], luck < p_learn)
     return Log(np.arange(learners + 1) * answers, asked.T.reshape(-1), scores.T.reshape(-1), np.zeros(scores.size))
 
 

@@ -54,7 +54,9 @@ def test_services_know_no_more_of_sqlalchemy_than_a_connection() -> None:
 
 
 def test_the_checks_can_fail() -> None:
-    allowed = "import numpy as np\nfrom app.adaptive.types import Items\nfrom scipy.special import expit\nimport math"
+    allowed = (
+        "import numpy as np\nfrom app.adaptive.parameters import Items\nfrom scipy.special import expit\nimport math"
+    )
     assert foreign(allowed) == []
     assert foreign("import time\nfrom app.models import Item\nfrom app import adaptives") == [
         "app",

@@ -7,8 +7,8 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, MetaData, Table, UniqueConstraint
 
-from app.database import Database
-from app.migrate import head, is_current
+from app.core.database import Database
+from app.core.migrate import head_revision, is_current
 from app.models import Base
 
 OWNER = "tenant"
@@ -50,7 +50,7 @@ def collations(connection: Connection, metadata: MetaData | None = None) -> dict
 
 @pytest.mark.anyio
 async def test_a_migrated_database_is_current(database: Database) -> None:
-    assert head() is not None
+    assert head_revision() is not None
     assert await database.read(is_current)
 
 

@@ -10,7 +10,7 @@ STATEMENTS = {"select", "update", "delete", "insert", "text"}
 # module.function → why it may look at all tenants
 ACROSS_TENANTS = {
     "clock.read_clock": "it asks the database what time it is",
-    "matching.among_these": "it is a condition; what it selects from is a parameter",
+    "matching.matches_any_parameter": "it is a condition; what it selects from is a parameter",
     "keys.find_tenant": "a tenant is found by its name, before anybody belongs to it",
     "statistics.refresh_statistics": "it is about tables, not about rows",
     "durability.connections_allowed": "it asks the database about itself, not about rows",
@@ -20,20 +20,20 @@ ACROSS_TENANTS = {
     "transfer.count_rows": "of one tenant, or of all for a backup",
     "transfer.stream_rows": "of one tenant, or of all for a backup",
     "transfer.find_namesake": "a tenant that is to be imported must not be there",
-    "transfer.insert_rows": "the rows are whole rows",
-    "transfer.settle": "it is about the numbers of tenants",
+    "transfer.insert_table_rows": "the rows are whole rows",
+    "transfer.finish_load": "it is about the numbers of tenants",
     "transfer.analyze": "it is about tables, not about rows",
     "transfer.close_streams": "it is about cursors, not about rows",
     "transfer.drop_tables": "it is about tables without rows",
-    "transfer.dangling": "it asks the database about itself, not about rows",
-    "webhooks.delete_given_up": "what is over is over for all",
+    "transfer.count_dangling": "it asks the database about itself, not about rows",
+    "webhooks.delete_failed_calls": "what is over is over for all",
     # an insert without a tenant fails: the column is the first of the key and has no default
     "calibrations.insert_calibration": "the row is a whole row",
     "catalogue.insert_many": "the rows are whole rows",
     "webhooks.insert_outbox": "the rows are whole rows",
     "webhooks.insert_webhook": "the row is a whole row",
     "responses.insert_correction": "the row is a whole row",
-    "bulk.insertion": "the rows are whole rows",
+    "bulk.insert_statement": "the rows are whole rows",
 }
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 APP = Path(__file__).parents[2] / "app"
-OPENERS = ("routers/", "intake.py", "worker.py", "delivery.py", "cli.py", "main.py")
+OPENERS = ("cli/", "group_commit.py", "http/auth.py", "ims_cat/routes.py", "jobs/", "main.py", "routers/")
 
 
 def calls(source: str) -> Iterator[tuple[int, str, str]]:

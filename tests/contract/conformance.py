@@ -17,9 +17,9 @@ from schemathesis.hooks import HookContext
 from schemathesis.openapi.checks import RejectedPositiveData
 from schemathesis.python.asgi import shutdown_lifespans
 
-from app.routers import imsx
+from app.http import ims_status
 from tests.client import encoded
-from tests.contract.course import COURSE, HOOKS, SECTIONS, SESSIONS, SITTINGS
+from tests.contract.course import CAT_SESSIONS, COURSE, HOOKS, SECTIONS, SESSIONS
 
 # Examples of each operation in every run; `make soak` takes more, with a seed of its own each time. To repeat one:
 # CONTRACT_SEED=… CONTRACT_EXAMPLES=… pytest tests/test_openapi.py
@@ -35,7 +35,7 @@ HITS = {
     "path.webhook": HOOKS,
     "path.session": SESSIONS,
     "path.sectionIdentifier": SECTIONS,
-    "path.sessionIdentifier": SITTINGS,
+    "path.sessionIdentifier": CAT_SESSIONS,
     "body.sectionConfiguration": [encoded({"pool": COURSE}), encoded({"items": [{"id": "q", "b": 0}]})],
     "query.skill": ["s1", "s/3 ü"],
     "query.calibration": ["c-1", "defaults"],
@@ -122,7 +122,7 @@ def every_reply_keeps_the_rules_of_the_house(ctx: CheckContext, response: Respon
     assert response.headers.get("x-request-id"), "no request id"
     if response.status_code >= 400 and response.status_code != 405 and case.operation.path == TOKENS:
         assert response.json().keys() == {"error", "error_description"}, "not an error of OAuth"
-    elif response.status_code >= 400 and imsx.speaks(case.operation.path):
+    elif response.status_code >= 400 and ims_status.is_cat_path(case.operation.path):
         assert response.headers["content-type"] == ["application/json"], "not an imsx_StatusInfo"
         assert response.json()["imsx_codeMajor"] == "failure", "not an imsx_StatusInfo"
         documented = case.operation.definition.raw["responses"]
@@ -153,7 +153,7 @@ def explore(app: FastAPI, key: str | None, role: Role, seed: int = SEED) -> Run:
 
     @schema.hook
     def filter_failure(_context: HookContext, failure: Failure, case: Case, response: Response) -> bool:
-        refusal = refused(failure, case, response)
+        refusal = allowed_refusal(failure, case, response)
         if refusal is not None:
             run.refusals.add(refusal)
         return refusal is None and not too_long_to_look_at(failure, response)
@@ -167,14 +167,14 @@ def explore(app: FastAPI, key: str | None, role: Role, seed: int = SEED) -> Run:
     return run
 
 
-def refused(failure: Failure, case: Case, response: Response) -> tuple[str, str, str] | None:
+def allowed_refusal(failure: Failure, case: Case, response: Response) -> tuple[str, str, str] | None:
     """The entry of `MAY_REFUSE` that this failure falls under."""
     if not isinstance(failure, RejectedPositiveData):
         return None
-    code, told = code_and_text(response.json())
+    code, text = code_and_text(response.json())
     name = case.operation.definition.raw["operationId"]
     for entry in MAY_REFUSE:
-        if entry[0] in {name, "any"} and entry[1] == code and entry[2] in told:
+        if entry[0] in {name, "any"} and entry[1] == code and entry[2] in text:
             return entry
     return None
 
@@ -203,24 +203,24 @@ def findings_of(event: events.EngineEvent) -> Iterator[str]:
     for case_id, checks in event.recorder.checks.items():
         for check in checks:
             if check.failure_info is not None:
-                asked = event.recorder.interactions[case_id]
-                answer = asked.response.content[:500] if asked.response else b"nothing"
-                body = (asked.request.body or b"")[:1000]
+                interaction = event.recorder.interactions[case_id]
+                reply = interaction.response.content[:500] if interaction.response else b"nothing"
+                body = (interaction.request.body or b"")[:1000]
                 yield (
                     f"{check.name}: {check.failure_info.failure.message}\n"
-                    f"  {asked.request.method} {asked.request.uri} {body!r}\n  {answer!r}"
+                    f"  {interaction.request.method} {interaction.request.uri} {body!r}\n  {reply!r}"
                 )
 
 
 def statuses_of(event: events.EngineEvent) -> Iterator[tuple[str, int]]:
     """Which operation answered what."""
     if isinstance(event, events.ScenarioFinished):
-        for case_id, asked in event.recorder.interactions.items():
-            if asked.response is not None:
+        for case_id, interaction in event.recorder.interactions.items():
+            if interaction.response is not None:
                 operation: Any = event.recorder.cases[case_id].value.operation
-                yield operation.definition.raw["operationId"], asked.response.status_code
+                yield operation.definition.raw["operationId"], interaction.response.status_code
 
 
-def show(findings: list[str]) -> str:
+def format_findings(findings: list[str]) -> str:
     """For the message of a test; all of them would be too much to read."""
     return json.dumps(len(findings)) + " findings\n" + "\n".join(findings[:10])

@@ -6,13 +6,13 @@ from typing import Any
 import httpx
 from sqlalchemy import Connection
 
-from app.database import Database
+from app.core.database import Database
+from app.core.times import now
+from app.http import ims_status
 from app.queries.calibrations import insert_calibration
 from app.queries.webhooks import insert_webhook
-from app.routers import imsx
-from app.services.calibrations import request
-from app.times import now
-from tests.client import app_of, encoded, naming
+from app.services.calibrations import request_calibration
+from tests.client import app_of, encoded, fixed_cat_ids
 
 COURSE = "c1"
 CATALOGUE: dict[str, Any] = {
@@ -33,7 +33,7 @@ CATALOGUE: dict[str, Any] = {
 CROWD = 20
 HOUR_US = 3_600_000_000
 # Sections of 1EdTech CAT, each with one session; many, as they are deleted.
-SECTIONS, SITTINGS = ([f"{kind}-{number:032x}" for number in range(100)] for kind in "st")
+SECTIONS, CAT_SESSIONS = ([f"{kind}-{number:032x}" for number in range(100)] for kind in "st")
 HOOKS = [f"wh-000000000000000{number}" for number in (1, 2, 3)]
 # The last one has no item to offer, the others this one.
 OVER, OFFERED = "t-over", "i2"
@@ -48,11 +48,11 @@ def crowd() -> list[dict[str, Any]]:
             "id": f"crowd-{learner}-{item}",
             "learner": f"learner {learner:02d}",
             "item": item,
-            "correct": (learner + place) % 3 > 0,
-            "occurred_at": f"2026-01-{learner + 1:02d}T09:{place:02d}:00Z",
+            "correct": (learner + index) % 3 > 0,
+            "occurred_at": f"2026-01-{learner + 1:02d}T09:{index:02d}:00Z",
         }
         for learner in range(CROWD)
-        for place, item in enumerate(ITEMS)
+        for index, item in enumerate(ITEMS)
     ]
 
 
@@ -79,15 +79,15 @@ async def open_sections(client: httpx.AsyncClient) -> None:
     """Sections of the course, and a session in each."""
     for number, section in enumerate(SECTIONS):
         configuration = encoded({"pool": COURSE, "stop": {"max_items": number + 1}})
-        with naming(number):
+        with fixed_cat_ids(number):
             made = await client.post(
-                f"http://service{imsx.PREFIX}/sections", json={"sectionConfiguration": configuration}
+                f"http://service{ims_status.PREFIX}/sections", json={"sectionConfiguration": configuration}
             )
-            begun = await client.post(f"http://service{imsx.PREFIX}/sections/{section}/sessions", json={})
-        assert (made.status_code, begun.status_code) == (201, 201)
+            session_made = await client.post(f"http://service{ims_status.PREFIX}/sections/{section}/sessions", json={})
+        assert (made.status_code, session_made.status_code) == (201, 201)
 
 
-def keep_webhooks(db: Connection) -> None:
+def insert_webhooks(db: Connection) -> None:
     """Webhooks with ids that are known beforehand."""
     row = {"tenant_id": 1, "url": "https://lms.example.org", "events": ["skill.mastered"], "course_id": None}
     for id_ in HOOKS:
@@ -96,15 +96,15 @@ def keep_webhooks(db: Connection) -> None:
 
 async def calibrate(client: httpx.AsyncClient) -> str:
     """Add a calibration to the course; its id, once it has succeeded."""
-    asked = await client.post(f"courses/{COURSE}/calibrations")
-    assert asked.status_code == 202
+    started = await client.post(f"courses/{COURSE}/calibrations")
+    assert started.status_code == 202
     await asyncio.gather(*app_of(client).state.tasks)
-    told = (await client.get(client.base_url.join(asked.headers["location"]))).json()
-    assert told["status"] == "succeeded", told
-    return str(told["id"])
+    calibration = (await client.get(client.base_url.join(started.headers["location"]))).json()
+    assert calibration["status"] == "succeeded", calibration
+    return str(calibration["id"])
 
 
-async def keep_a_worse_calibration(database: Database, course: str) -> None:
+async def insert_worse_calibration(database: Database, course: str) -> None:
     """Give a course a calibration, c-1, that predicts worse than what was before it."""
     moment = now()
     row: dict[str, Any] = {
@@ -126,6 +126,6 @@ async def keep_a_worse_calibration(database: Database, course: str) -> None:
     await database.write(insert_calibration, row)
 
 
-async def keep_calibrating(database: Database) -> None:
+async def insert_running_calibration(database: Database) -> None:
     """Leave the course with a calibration that seems to run, for an hour: another one is refused."""
-    await database.write(request, 1, COURSE, now() + HOUR_US)
+    await database.write(request_calibration, 1, COURSE, now() + HOUR_US)

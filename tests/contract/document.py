@@ -4,13 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from app.core.settings import Settings
 from app.main import create_app
-from app.settings import Settings
 
 PATH = Path(__file__).parents[2] / "docs" / "openapi.json"
 
 
-def current() -> dict[str, Any]:
+def current_document() -> dict[str, Any]:
     """What the program serves at /openapi.json."""
     return create_app(Settings(log_level="error")).openapi()
 
@@ -21,4 +21,4 @@ def render(document: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    PATH.write_text(render(current()))
+    PATH.write_text(render(current_document()))

@@ -8,11 +8,11 @@ import httpx
 import pytest
 from sqlalchemy import Connection, text
 
-from app.routers import limits
-from app.routers.problems import classes_by_code, status_of
+from app.http import rate_limits
+from app.http.problems import classes_by_code, status_of
 from tests.client import client_of, make_key, served
-from tests.contract.course import COURSE, fill, keep_a_worse_calibration, keep_calibrating
-from tests.contract.document import current
+from tests.contract.course import COURSE, fill, insert_running_calibration, insert_worse_calibration
+from tests.contract.document import current_document
 from tests.contract.replies import check_problem
 
 AT = f"courses/{COURSE}"
@@ -20,7 +20,7 @@ ANSWER = {"learner": "ann", "item": "i1", "correct": True}
 SMALL = {"items": [{"id": "i1", "skills": ["s"]}], "skills": [{"id": "s"}]}
 JSON = {"content-type": "application/json"}
 OPERATIONS = {
-    operation["operationId"]: operation for path in current()["paths"].values() for operation in path.values()
+    operation["operationId"]: operation for path in current_document()["paths"].values() for operation in path.values()
 }
 
 
@@ -98,8 +98,8 @@ async def test_every_error_is_met_and_documented_where_it_is(database_url: str) 
         await client.put(
             "courses/small/catalogue", json={"skills": [{"id": "s"}], "items": [{"id": "i", "skills": ["s"]}]}
         )
-        await keep_calibrating(app.state.database)
-        await keep_a_worse_calibration(app.state.database, "small")
+        await insert_running_calibration(app.state.database)
+        await insert_worse_calibration(app.state.database, "small")
         reader = await make_key(app.state.database, scopes=["learners:read"])
         for row in ROWS:
             headers = dict(row.headers or {})
@@ -136,7 +136,7 @@ async def test_too_many_waiting_answers_are_told_to_come_back(database_url: str)
 async def test_who_comes_too_often_is_told_when_to_come_back(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "MINUTE_S", 10_000_000)  # no window ends meanwhile
+    monkeypatch.setattr(rate_limits, "MINUTE_S", 10_000_000)  # no window ends meanwhile
     async with (
         served(database_url, requests_per_minute=1, failed_keys_per_minute=1) as app,
         client_of(app, await make_key(app.state.database)) as client,

@@ -10,8 +10,8 @@ from urllib.parse import quote, urlsplit
 import httpx
 import pytest
 
-from app.services.calibrations import request
-from app.times import now
+from app.core.times import now
+from app.services.calibrations import request_calibration
 from tests.client import app_of, client_of, make_key, served
 from tests.contract.course import COURSE, HOUR_US
 from tests.contract.replies import check_headers, check_json, check_problem
@@ -163,7 +163,7 @@ async def test_calibrations_are_paged_from_the_newest(client: httpx.AsyncClient)
     database = app_of(client).state.database
     for day in range(1, 6):
         # Each fell silent long before the next was asked for.
-        await database.write(request, 1, COURSE, now() - (5 - day) * HOUR_US)
+        await database.write(request_calibration, 1, COURSE, now() - (5 - day) * HOUR_US)
     for limit in (1, 2, 4, 5, 6):
         found = await follow(client, f"courses/{COURSE}/calibrations?limit={limit}")
         assert [one["id"] for one in found] == ["c-5", "c-4", "c-3", "c-2", "c-1"]

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple, Self
 
 import httpx
 
+from app.core.times import now
 from app.services.catalogue import upsert
-from app.times import now
 from tests.client import CATALOGUE, COURSE, make_key, opened
 
 ROOT = Path(__file__).parents[2]

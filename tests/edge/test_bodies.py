@@ -11,7 +11,7 @@ MIB = 1 << 20
 HUGE = 200 * MIB
 PIECE = b" " * (MIB // 4)
 MOST_GROWTH = 64 * MIB
-HURRY = "import app.server as server\nserver.HEAD_S = 1.0\n"
+HURRY = "import app.http.server as server\nserver.HEAD_S = 1.0\n"
 
 pytestmark = pytest.mark.parametrize("engine_name", ["sqlite"], indirect=True)
 

@@ -15,7 +15,7 @@ import asyncpg
 import pytest
 from sqlalchemy import Connection, text
 
-from app.database import Database, PostgresDatabase, SqliteDatabase
+from app.core.database import Database, PostgresDatabase, SqliteDatabase
 from tests.edge.service import Reply, Service, Wire, exchange, post, service
 from tests.edge.test_load import busy
 
@@ -23,7 +23,7 @@ CANCELLED, AT_ONCE, CALLERS = 1000, 50, 100
 SOON_S, HANGING_S = 15.0, 6.0
 # A database that is waited for as SQLAlchemy and PostgreSQL would have it.
 PATIENT = """
-import app.database as database
+import app.core.database as database
 database.POOL_TIMEOUT_S, database.SQLITE_BUSY_TIMEOUT_MS, database.SQLITE_BUSY_S = 30.0, 60_000, 60.0
 engine = database.postgres_engine
 def patient(*arguments, **options):
@@ -40,7 +40,7 @@ database.postgres_engine = patient
 """
 # What every request borrows is kept.
 LEAKY = """
-import app.database as database
+import app.core.database as database
 kept, proper = [], database.PostgresDatabase._run
 async def leak(self, engine, work, *arguments, **options):
     if self._engine.pool.size() < 30:

@@ -15,7 +15,7 @@ from tests.client import COURSE, opened
 from tests.edge.service import Reply, Service, Wire, exchange, post, service
 
 ROOM, CALLERS = 50, 200
-SMALL = f"import app.routers.guard as guard\nguard.MOST_IN_HAND = {ROOM}\n"
+SMALL = f"import app.http.admission as guard\nguard.MOST_IN_HAND = {ROOM}\n"
 NO_LIMIT = "guard.MOST_IN_HAND = 10**9\n"
 NO_EXEMPTION = "guard.PROBES = frozenset()\n"
 PROBE = b"GET /livez HTTP/1.1\r\nHost: service\r\n\r\n"

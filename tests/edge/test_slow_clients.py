@@ -14,7 +14,7 @@ EACH = 10
 DRIP_S = 0.1
 PROBE = b"GET /livez HTTP/1.1\r\nHost: service\r\n\r\n"
 HURRY = """
-import app.server as server, app.routers.guard as guard
+import app.http.server as server, app.http.admission as guard
 server.HEAD_S, server.IDLE_S, server.UNREAD_S = 1.0, 1, 1.0
 guard.BODY_FIRST_S, guard.BODY_S, guard.BODY_BYTES_A_SECOND = 0.5, 1.0, 10_000
 """

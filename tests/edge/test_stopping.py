@@ -17,8 +17,8 @@ ONE = pytest.mark.parametrize("engine_name", ["sqlite"], indirect=True)
 SEVERAL = pytest.mark.parametrize("engine_name", ["postgresql"], indirect=True)
 READY = b"GET /readyz HTTP/1.1\r\nHost: service\r\n\r\n"
 POLL_S = 0.5
-NO_LINGER = "import app.server as server\nserver.LINGER_S = 0.0\n"
-SHORT = "import app.server as server\nserver.LONGEST_STOP_S = 1.0\n"
+NO_LINGER = "import app.http.server as server\nserver.LINGER_S = 0.0\n"
+SHORT = "import app.http.server as server\nserver.LONGEST_STOP_S = 1.0\n"
 
 
 class Balancer:
@@ -164,7 +164,7 @@ async def told_in_hand(started: Service) -> None:
 
 
 @ONE
-@pytest.mark.parametrize("patch", ["", "import app.server as server\nserver.FINISH_S = 0\n"])
+@pytest.mark.parametrize("patch", ["", "import app.http.server as server\nserver.FINISH_S = 0\n"])
 def test_what_was_begun_is_finished(database_url: str, patch: str) -> None:
     with service(database_url, patch=patch) as started:
         told = asyncio.run(stop_in_the_middle(started, database_url.removeprefix("sqlite:///")))

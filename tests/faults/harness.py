@@ -1,7 +1,7 @@
 """Faults on real processes: a service that can be killed, clients that do not give up, a ledger of what they were told.
 
 A client sends an answer until it is acknowledged, always under the same id, and notes what it was told. Whatever was
-killed meanwhile, `losses` must then be empty: everything in the ledger is stored, as it was told.
+killed meanwhile, `find_losses` must then be empty: everything in the ledger is stored, as it was told.
 """
 
 import asyncio
@@ -25,11 +25,11 @@ import pytest
 from prometheus_client.mmap_dict import MmapedDict
 from sqlalchemy import Connection, select
 
-from app.database import Database
+from app.core.database import Database
 from app.models import Response
 from app.queries.learners import find_learners
 from app.services.catalogue import upsert
-from tests.client import CATALOGUE, COURSE, at, make_key, opened, verified
+from tests.client import CATALOGUE, COURSE, make_key, minute_text, opened, verify
 from tests.postgres import children_of
 
 ROOT = Path(__file__).parents[2]
@@ -47,7 +47,7 @@ LEARNERS = 12
 Answer = dict[str, Any]
 
 
-def amounts(gate: int, soak: int) -> list[Any]:
+def fault_counts(gate: int, soak: int) -> list[Any]:
     """How many faults: few in every run, many under `-m soak`."""
     return [pytest.param(gate, id="gate"), pytest.param(soak, id="soak", marks=pytest.mark.soak)]
 
@@ -68,7 +68,7 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-async def until(condition: Callable[[], bool], longest_s: float = LONGEST_S) -> None:
+async def wait_until(condition: Callable[[], bool], longest_s: float = LONGEST_S) -> None:
     """Wait for a condition."""
     deadline = time.monotonic() + longest_s
     while not condition():
@@ -127,11 +127,11 @@ class Service:
     async def ready(self, starts: int) -> None:
         """Wait until processes have begun to answer so many times in all."""
 
-        def begun() -> bool:
+        def has_begun() -> bool:
             assert self.process.poll() is None, self.log[-2000:]
             return self.started >= starts
 
-        await until(begun)
+        await wait_until(has_begun)
 
     def kill(self, pids: Sequence[int]) -> None:
         """Kill -9; one that is alone is started again."""
@@ -183,7 +183,7 @@ def serving(
         service.end()
 
 
-async def furnish(url: str, *courses: str) -> str:
+async def create_courses(url: str, *courses: str) -> str:
     """Make courses of the small catalogue in an empty database; a key for them."""
     async with opened(url) as database:
         key = await make_key(database)
@@ -195,7 +195,7 @@ async def furnish(url: str, *courses: str) -> str:
 # Clients
 
 
-def answer_of(id_: str) -> Answer:
+def response_of(id_: str) -> Answer:
     """The answer that has this id: whoever sends the id again sends the same. Every third comes late."""
     number = int.from_bytes(hashlib.sha256(id_.encode()).digest()[:4], "big")
     answer = {
@@ -204,7 +204,7 @@ def answer_of(id_: str) -> Answer:
         "item": ITEMS[number // LEARNERS % len(ITEMS)],
         "correct": number % 5 > 1,
     }
-    return {**answer, "occurred_at": at(number % 1000)} if number % 3 == 0 else answer
+    return {**answer, "occurred_at": minute_text(number % 1000)} if number % 3 == 0 else answer
 
 
 class Ledger:
@@ -222,9 +222,9 @@ class Ledger:
     def read(self) -> dict[str, str]:
         """The digests by id, from the disk."""
         rows = [line.split() for line in self._path.read_text().splitlines()]
-        told = dict(rows)
-        assert len(told) == len(rows), "an answer was acknowledged twice"
-        return told
+        digests = dict(rows)
+        assert len(digests) == len(rows), "an answer was acknowledged twice"
+        return digests
 
     def close(self) -> None:
         """Let go of the file."""
@@ -233,10 +233,10 @@ class Ledger:
 
 @asynccontextmanager
 async def clients_of(
-    service: Service, course: str = COURSE, clients: int = CLIENTS, kept: int = CLIENTS
+    service: Service, course: str = COURSE, clients: int = CLIENTS, keepalive: int = CLIENTS
 ) -> AsyncIterator[httpx.AsyncClient]:
-    """Callers of a course of a service, each on a connection of its own; so many `kept` for the next request."""
-    limits = httpx.Limits(max_connections=clients, max_keepalive_connections=kept)
+    """Callers of a course of a service, each on a connection of its own; so many `keepalive` for the next request."""
+    limits = httpx.Limits(max_connections=clients, max_keepalive_connections=keepalive)
     async with httpx.AsyncClient(
         base_url=f"http://127.0.0.1:{service.port}/v1/courses/{course}/",
         headers={"Authorization": f"Bearer {service.key}"},
@@ -246,7 +246,9 @@ async def clients_of(
         yield client
 
 
-async def insist(client: httpx.AsyncClient, answer: Answer, tally: Counter[str], **arguments: Any) -> httpx.Response:
+async def send_until_acknowledged(
+    client: httpx.AsyncClient, answer: Answer, tally: Counter[str], **arguments: Any
+) -> httpx.Response:
     """Send an answer until it is acknowledged; it may only be refused with 503 and when to come back."""
     async with asyncio.timeout(LONGEST_S):
         while True:
@@ -276,9 +278,9 @@ class Load:
 
     async def work(self, client: httpx.AsyncClient, number: int) -> None:
         """One client: an answer, its acknowledgement, the next."""
-        for place in range(10**9):
-            id_ = f"{self.prefix}{number}-{place}"
-            reply = await insist(client, answer_of(id_), self.tally)
+        for index in range(10**9):
+            id_ = f"{self.prefix}{number}-{index}"
+            reply = await send_until_acknowledged(client, response_of(id_), self.tally)
             self.ledger.note(id_, reply.content)
             self.acknowledged += 1
             self.changed.set()
@@ -308,7 +310,7 @@ async def under_load(
 # What must hold
 
 
-def outcomes(db: Connection, course: str = COURSE) -> dict[str, bytes]:
+def stored_outcomes(db: Connection, course: str = COURSE) -> dict[str, bytes]:
     """What was told of every stored answer."""
     rows = db.execute(select(Response.id, Response.outcome).where(Response.course_id == course))
     return {id_: (outcome or "").encode() for id_, outcome in rows}
@@ -322,17 +324,17 @@ def positions(db: Connection, learner: str, course: str = COURSE) -> tuple[int, 
     return find_learners(db, 1, course, [learner])[learner].position, sorted(rows)
 
 
-async def losses(database: Database, ledger: Ledger) -> set[str]:
+async def find_losses(database: Database, ledger: Ledger) -> set[str]:
     """The answers that were acknowledged but are not stored as they were told."""
-    stored = await database.read(outcomes)
-    return {id_ for id_, digest in ledger.read().items() if digest_of(stored.get(id_, b"")) != digest}
+    stored = await database.read(stored_outcomes)
+    return {id_ for id_, digest in ledger.read().items() if outcome_digest(stored.get(id_, b"")) != digest}
 
 
-def digest_of(outcome: bytes) -> str:
+def outcome_digest(outcome: bytes) -> str:
     return hashlib.sha256(outcome).hexdigest()
 
 
-async def told_otherwise(service: Service, ledger: Ledger) -> set[str]:
+async def find_changed_replies(service: Service, ledger: Ledger) -> set[str]:
     """The answers that are not told the same, byte for byte and as a repetition, when they are sent again."""
     wrong = set()
     waiting = iter(ledger.read().items())
@@ -340,8 +342,8 @@ async def told_otherwise(service: Service, ledger: Ledger) -> set[str]:
 
         async def resend() -> None:
             for id_, digest in waiting:
-                reply = await client.post("responses", json=answer_of(id_))
-                if reply.status_code != 200 or digest_of(reply.content) != digest:
+                reply = await client.post("responses", json=response_of(id_))
+                if reply.status_code != 200 or outcome_digest(reply.content) != digest:
                     wrong.add(id_)
 
         await asyncio.gather(*(resend() for _ in range(CLIENTS)))
@@ -351,9 +353,9 @@ async def told_otherwise(service: Service, ledger: Ledger) -> set[str]:
 async def assert_nothing_lost(service: Service, ledger: Ledger) -> None:
     """Every acknowledged answer is stored, is told the same again, and the log explains all that was told."""
     async with opened(service.url) as database:
-        assert await losses(database, ledger) == set()
-        assert await told_otherwise(service, ledger) == set()
-        found = await verified(database)
-        assert found.differences == []
-        assert found.responses == len(await database.read(outcomes)) >= len(ledger.read()) > 0
+        assert await find_losses(database, ledger) == set()
+        assert await find_changed_replies(service, ledger) == set()
+        verification = await verify(database)
+        assert verification.differences == []
+        assert verification.responses == len(await database.read(stored_outcomes)) >= len(ledger.read()) > 0
     assert service.unexpected() == []

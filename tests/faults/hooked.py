@@ -26,11 +26,12 @@ from typing import Any, NoReturn
 import uvicorn
 from sqlalchemy import Connection, Engine, event, text
 
-from app import database, main
-from app.database import Database
-from app.errors import Unavailable
-from app.intake import Intake
-from app.services.responses import NewAnswer, record
+from app import main
+from app.core import database
+from app.core.database import Database
+from app.core.errors import Unavailable
+from app.group_commit import GroupCommit
+from app.services.responses import NewResponse, record
 
 LATE_S = 0.3
 
@@ -52,37 +53,37 @@ class Hooked:
     async def close(self) -> None:
         await self.real.close()
 
-    async def write(self, work: Any, answers: Sequence[NewAnswer]) -> Any:
+    async def write(self, work: Any, responses: Sequence[NewResponse]) -> Any:
         """What the intake calls."""
         assert work is record
-        if any(each.id.startswith("told-early-") for each in answers):
-            return await self.tell_early(answers)
+        if any(response.id.startswith("told-early-") for response in responses):
+            return await self.tell_early(responses)
         if "FORGIVING" in os.environ:
-            return await self.forgive(answers)
-        results = await self.real.write(record_or_die, answers)
-        if is_time_to_die(answers, "dies-after-"):
+            return await self.forgive(responses)
+        results = await self.real.write(record_or_die, responses)
+        if is_time_to_die(responses, "dies-after-"):
             die()
         return results
 
-    async def forgive(self, answers: Sequence[NewAnswer]) -> Any:
+    async def forgive(self, responses: Sequence[NewResponse]) -> Any:
         """Return what may not have been committed."""
-        told: list[Any] = []
+        returned: list[Any] = []
 
         def remember(db: Connection) -> None:
-            told[:] = record(db, answers)
+            returned[:] = record(db, responses)
 
         with suppress(Unavailable):
             await self.real.write(remember)
-        return told
+        return returned
 
-    async def tell_early(self, answers: Sequence[NewAnswer]) -> Any:
+    async def tell_early(self, responses: Sequence[NewResponse]) -> Any:
         """Return what is not committed yet."""
         loop = asyncio.get_running_loop()
-        told = loop.create_future()
+        returned = loop.create_future()
 
         def dawdle(db: Connection) -> None:
-            results = record(db, answers)
-            loop.call_soon_threadsafe(told.set_result, results)
+            results = record(db, responses)
+            loop.call_soon_threadsafe(returned.set_result, results)
             if db.dialect.name == "postgresql":
                 db.execute(text(f"SELECT pg_sleep({LATE_S})"))
             else:
@@ -91,23 +92,23 @@ class Hooked:
         task = loop.create_task(self.real.write(dawdle))
         self.late.add(task)
         task.add_done_callback(self.late.discard)
-        return await told
+        return await returned
 
 
-def record_or_die(db: Connection, answers: Sequence[NewAnswer]) -> Any:
+def record_or_die(db: Connection, responses: Sequence[NewResponse]) -> Any:
     """`record`, with a death at its end."""
-    results = record(db, answers)
-    if is_time_to_die(answers, "dies-before-"):
+    results = record(db, responses)
+    if is_time_to_die(responses, "dies-before-"):
         die()
     return results
 
 
-def is_time_to_die(answers: Sequence[NewAnswer], mark: str) -> bool:
+def is_time_to_die(responses: Sequence[NewResponse], mark: str) -> bool:
     """Whether an answer with this mark is here for the first time."""
-    for each in answers:
-        if each.id.startswith(mark):
+    for response in responses:
+        if response.id.startswith(mark):
             try:
-                Path(tempfile.gettempdir(), each.id).touch(exist_ok=False)
+                Path(tempfile.gettempdir(), response.id).touch(exist_ok=False)
             except FileExistsError:
                 continue
             return True
@@ -130,10 +131,10 @@ def unsynced(*args: Any, **kwargs: Any) -> Engine:
 sqlite_engine = database.sqlite_engine
 
 
-def hooked_intake(real: Database, limit: int) -> Intake:
+def hooked_intake(real: Database, limit: int) -> GroupCommit:
     """The intake over a database with faults."""
     hooked: Any = Hooked(real)
-    return Intake(hooked, limit)
+    return GroupCommit(hooked, limit)
 
 
 def supervise(port: int, workers: int) -> NoReturn:

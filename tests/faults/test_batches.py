@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from app.errors import Conflict, ProximaError
-from app.intake import Intake
+from app.core.errors import Conflict, ProximaError
+from app.group_commit import GroupCommit
 from app.services import responses
-from tests.client import app_of, at, differences, school
+from tests.client import app_of, find_differences, minute_text, school
 
 Batches = list[list[Any]]
 Send = Callable[[Batches], list[dict[str, Any]]]
@@ -26,7 +26,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"correct": True, "item": "i3"},
     {"correct": True, "learner": "bob-RUN"},
     {"correct": True, "duration_ms": 7},
-    {"correct": True, "occurred_at": at(999)},
+    {"correct": True, "occurred_at": minute_text(999)},
 ]
 # What is refused, whatever else comes.
 WRONG: list[Any] = [
@@ -39,7 +39,7 @@ WRONG: list[Any] = [
 
 
 def use(letter: str, variant: dict[str, Any]) -> dict[str, Any]:
-    return {"id": f"{letter}-RUN", "learner": "ann-RUN", "item": "i1", "occurred_at": at(1), **variant}
+    return {"id": f"{letter}-RUN", "learner": "ann-RUN", "item": "i1", "occurred_at": minute_text(1), **variant}
 
 
 used = st.builds(use, st.sampled_from("abcd"), st.sampled_from(VARIANTS))
@@ -90,7 +90,7 @@ def send(database_url: str) -> Iterator[Send]:
             return runner.run(post(bodies * 2))
 
         yield work
-        found = runner.run(differences(app_of(client).state.database))
+        found = runner.run(find_differences(app_of(client).state.database))
         runner.run(service.__aexit__(None, None, None))
     assert found == []
 
@@ -126,16 +126,18 @@ def burst() -> ProximaError:
     raise Conflict("taken")
 
 
-async def shuffled(self: Intake, answers: Any) -> Any:
+async def shuffled(self: GroupCommit, answers: Any) -> Any:
     """Results in the wrong order."""
     return (await submit(self, answers))[::-1]
 
 
-submit = Intake.submit
+submit = GroupCommit.submit
 
 
 @pytest.mark.parametrize("engine_name", ["sqlite"], indirect=True)
-@pytest.mark.parametrize(("owner", "name", "mutant"), [(responses, "conflict", burst), (Intake, "submit", shuffled)])
+@pytest.mark.parametrize(
+    ("owner", "name", "mutant"), [(responses, "conflict", burst), (GroupCommit, "submit", shuffled)]
+)
 def test_the_law_can_fail(owner: Any, name: str, mutant: Any, send: Send, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(owner, name, mutant)
 

@@ -19,8 +19,8 @@ from random import Random
 import httpx
 import pytest
 
-from tests.client import opened, verified
-from tests.faults.harness import ITEMS, Service, clients_of, furnish, serving
+from tests.client import opened, verify
+from tests.faults.harness import ITEMS, Service, clients_of, create_courses, serving
 
 pytestmark = [pytest.mark.anyio, pytest.mark.soak]
 
@@ -45,7 +45,7 @@ class Window:
 async def test_an_hour_under_load(
     workers: int, engine_name: str, database_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    key = await furnish(database_url)
+    key = await create_courses(database_url)
     with serving(database_url, key, tmp_path / "service", workers=workers) as service:
         await service.ready(workers)
         windows, statuses = await load(service)
@@ -62,7 +62,7 @@ async def test_an_hour_under_load(
     assert growth <= MOST_GROWTH_MB_IN_TEN_MINUTES
     assert drift <= MOST_DRIFT
     async with opened(database_url) as database:
-        assert (await verified(database)).differences == []
+        assert (await verify(database)).differences == []
 
 
 async def load(service: Service) -> tuple[list[Window], Counter[int]]:

@@ -13,12 +13,12 @@ import pytest
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import InterfaceError
 
-from app import database as foundations
-from app import intake
-from app.migrate import migrate
+from app import group_commit
+from app.core import database as foundations
+from app.core.migrate import migrate
 from tests import postgres
-from tests.client import app_of, differences, school
-from tests.faults.harness import answer_of, outcomes
+from tests.client import app_of, find_differences, school
+from tests.faults.harness import response_of, stored_outcomes
 
 pytestmark = pytest.mark.anyio
 
@@ -103,8 +103,8 @@ async def fill_up(url: str, disk: Path) -> list[tuple[str, int]]:
         database = app_of(client).state.database
 
         async def send(number: int) -> int:
-            reply = await client.post("/responses:batch", json={"responses": list(map(answer_of, ids[number]))})
-            stored = ids[number] & (await database.read(outcomes)).keys()
+            reply = await client.post("/responses:batch", json={"responses": list(map(response_of, ids[number]))})
+            stored = ids[number] & (await database.read(stored_outcomes)).keys()
             if len(stored) != (BATCH if reply.status_code == 200 else 0):
                 wrong.append(("stored", len(stored)))
             if reply.status_code == 503:
@@ -129,7 +129,7 @@ async def fill_up(url: str, disk: Path) -> list[tuple[str, int]]:
             assert (await client.get("learners/l1/mastery")).status_code == 200
         for number in refused:
             assert await send(number) == 200
-        assert await differences(database) == []
+        assert await find_differences(database) == []
     return wrong
 
 
@@ -141,7 +141,7 @@ async def test_answers_that_share_no_transaction_are_stored_by_halves(
     small_url: str, disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The control."""
-    monkeypatch.setattr(intake, "LARGEST_GROUP", 1)
+    monkeypatch.setattr(group_commit, "MAX_GROUP", 1)
     [(complaint, stored)] = await fill_up(small_url, disk)
     assert complaint == "stored"
     assert 0 < stored < BATCH

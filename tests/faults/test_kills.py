@@ -11,20 +11,20 @@ import httpx
 import pytest
 from sqlalchemy import Connection, text
 
-from tests.client import opened, verified
+from tests.client import opened, verify
 from tests.faults.harness import (
     CLIENTS,
     HOOKED,
     Ledger,
-    amounts,
-    answer_of,
     assert_nothing_lost,
     clients_of,
-    furnish,
-    insist,
-    losses,
-    outcomes,
+    create_courses,
+    fault_counts,
+    find_losses,
+    response_of,
+    send_until_acknowledged,
     serving,
+    stored_outcomes,
     under_load,
 )
 
@@ -39,11 +39,11 @@ def integrity(db: Connection) -> str:
 
 
 @pytest.mark.parametrize(("engine_name", "workers"), [("sqlite", 1), ("postgresql", 2)], indirect=["engine_name"])
-@pytest.mark.parametrize("kills", amounts(2, 30))
+@pytest.mark.parametrize("kills", fault_counts(2, 30))
 async def test_what_was_acknowledged_survives_the_kill_of_whoever_answered(
     workers: int, kills: int, database_url: str, ledger: Ledger, tmp_path: Path
 ) -> None:
-    key = await furnish(database_url)
+    key = await create_courses(database_url)
     with serving(database_url, key, tmp_path / "service", workers=workers) as service:
         await service.ready(workers)
         async with under_load(service, ledger) as load:
@@ -61,43 +61,43 @@ async def test_what_was_acknowledged_survives_the_kill_of_whoever_answered(
 
 async def test_answers_told_before_their_commit_are_lost(database_url: str, ledger: Ledger, tmp_path: Path) -> None:
     """The control: the ledger notices."""
-    key = await furnish(database_url)
+    key = await create_courses(database_url)
     with serving(database_url, key, tmp_path / "service", command=HOOKED) as service:
         await service.ready(1)
         async with under_load(service, ledger, prefix="told-early-") as load:
             await load.more(CLIENTS)
             service.end()
     async with opened(database_url) as database:
-        assert await losses(database, ledger) != set()
+        assert await find_losses(database, ledger) != set()
 
 
-@pytest.mark.parametrize("deaths", amounts(3, 100))
+@pytest.mark.parametrize("deaths", fault_counts(3, 100))
 async def test_a_death_around_the_commit_takes_effect_once(deaths: int, database_url: str, tmp_path: Path) -> None:
     """Killed before the commit, the retry is the first; killed after it, the retry is told what was decided then."""
-    key = await furnish(database_url)
+    key = await create_courses(database_url)
     with serving(database_url, key, tmp_path / "service", command=HOOKED) as service:
         await service.ready(1)
         async with clients_of(service) as client, opened(database_url) as database:
             for number in range(deaths):
                 for moment, status in (("before", 201), ("after", 200)):
                     id_ = f"dies-{moment}-{number}"
-                    answer = answer_of(id_)
+                    answer = response_of(id_)
                     with pytest.raises(httpx.TransportError):
                         await client.post("responses", json=answer)
-                    assert (id_ in await database.read(outcomes)) == (status == 200)
+                    assert (id_ in await database.read(stored_outcomes)) == (status == 200)
                     # The other way to name an answer.
                     del answer["id"]
-                    again = await insist(client, answer, Counter(), headers={"Idempotency-Key": id_})
+                    again = await send_until_acknowledged(client, answer, Counter(), headers={"Idempotency-Key": id_})
                     assert again.status_code == status
-                    assert again.content == (await database.read(outcomes))[id_]
-            assert len(await database.read(outcomes)) == 2 * deaths
-            assert (await verified(database)).differences == []
+                    assert again.content == (await database.read(stored_outcomes))[id_]
+            assert len(await database.read(stored_outcomes)) == 2 * deaths
+            assert (await verify(database)).differences == []
 
             # The control: who does not name the answer again counts it twice.
             with pytest.raises(httpx.TransportError):
-                await client.post("responses", json=answer_of("dies-after-all"))
-            await insist(client, {**answer_of("dies-after-all"), "id": None}, Counter())
-            assert len(await database.read(outcomes)) == 2 * deaths + 2
+                await client.post("responses", json=response_of("dies-after-all"))
+            await send_until_acknowledged(client, {**response_of("dies-after-all"), "id": None}, Counter())
+            assert len(await database.read(stored_outcomes)) == 2 * deaths + 2
 
 
 def can_run(command: Sequence[str]) -> bool:
@@ -114,7 +114,7 @@ async def test_sqlite_waits_for_the_disk_before_it_acknowledges(
     tracing = ("strace", "-f", "-qq", "--signal=none", "--trace=fdatasync,fsync", f"--output={trace}")
     if not can_run([*tracing, "true"]):
         pytest.skip("strace is not here, or may not look into processes")
-    key = await furnish(database_url)
+    key = await create_courses(database_url)
     settings = {"UNSYNCED": "1"} if unsynced else {}
     with serving(database_url, key, tmp_path / "service", command=(*tracing, *HOOKED), settings=settings) as service:
         await service.ready(1)

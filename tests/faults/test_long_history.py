@@ -17,14 +17,14 @@ import httpx
 import pytest
 from sqlalchemy import Connection
 
+from app.core.times import now, to_text
 from app.queries.learners import page_learners
-from app.services.banks import Bank, read_bank
-from app.services.folding import at, fold
-from app.services.history import Life, read_lives
-from app.services.mastery import report
-from app.times import now, to_text
-from tests.client import COURSE, opened, verified
-from tests.faults.harness import ITEMS, Service, amounts, clients_of, furnish, serving
+from app.services.course_model import CourseModel, read_course_model
+from app.services.learner_log import LearnerLog, read_learner_logs
+from app.services.mastery import mastery_report
+from app.services.replay import replay_entries, states_at
+from tests.client import COURSE, opened, verify
+from tests.faults.harness import ITEMS, Service, clients_of, create_courses, fault_counts, serving
 
 pytestmark = pytest.mark.anyio
 
@@ -64,9 +64,9 @@ class Operation:
 
 
 @pytest.mark.parametrize(("engine_name", "workers"), [("sqlite", 1), ("postgresql", 2)], indirect=["engine_name"])
-@pytest.mark.parametrize("operations", amounts(600, 100_000))
+@pytest.mark.parametrize("operations", fault_counts(600, 100_000))
 async def test_clients_see_one_history(operations: int, workers: int, database_url: str, tmp_path: Path) -> None:
-    key = await furnish(database_url)
+    key = await create_courses(database_url)
     with serving(database_url, key, tmp_path / "service", workers=workers) as service:
         await service.ready(workers)
         history = await live(service, operations)
@@ -78,12 +78,12 @@ async def test_clients_see_one_history(operations: int, workers: int, database_u
     assert ends["ok"] > operations / 2
     assert ends["info"] > 0
     async with opened(database_url, LONGEST_CHECK_S) as database:
-        bank, lives = await database.read(stored)
-        assert anomalies(history, lives) == []
-        assert misread(bank, history, lives) == []
-        assert (await verified(database)).differences == []
+        course_model, learner_logs = await database.read(stored)
+        assert anomalies(history, learner_logs) == []
+        assert misread(course_model, history, learner_logs) == []
+        assert (await verify(database)).differences == []
     for doctor in DOCTORS:
-        assert anomalies(*doctor(history, lives)), doctor.__name__
+        assert anomalies(*doctor(history, learner_logs)), doctor.__name__
 
 
 async def live(service: Service, operations: int) -> list[Operation]:
@@ -146,27 +146,30 @@ async def reach(client: httpx.AsyncClient, path: str, body: dict[str, Any] | Non
 # The checker
 
 
-def stored(db: Connection) -> tuple[Bank, dict[str, Life]]:
+def stored(db: Connection) -> tuple[CourseModel, dict[str, LearnerLog]]:
     """The course and its whole log."""
-    bank = read_bank(db, 1, COURSE)
-    return bank, {life.row.id: life for life in read_lives(db, bank, page_learners(db, 1, COURSE, None, 1_000_000))}
+    course_model = read_course_model(db, 1, COURSE)
+    return course_model, {
+        learner_log.row.id: learner_log
+        for learner_log in read_learner_logs(db, course_model, page_learners(db, 1, COURSE, None, 1_000_000))
+    }
 
 
-def anomalies(history: Sequence[Operation], lives: dict[str, Life]) -> list[str]:
+def anomalies(history: Sequence[Operation], learner_logs: dict[str, LearnerLog]) -> list[str]:
     """What one log, read in one order, could not have shown."""
-    return [*misplaced(history, lives), *unseen(history), *risen(history, lives)]
+    return [*misplaced(history, learner_logs), *unseen(history), *risen(history, learner_logs)]
 
 
-def misplaced(history: Sequence[Operation], lives: dict[str, Life]) -> list[str]:
+def misplaced(history: Sequence[Operation], learner_logs: dict[str, LearnerLog]) -> list[str]:
     """Answers that are gone, or that nobody sent, or that were refused and are there."""
-    stored = {response.id for life in lives.values() for response in life.responses.values()}
+    stored = {response.id for learner_log in learner_logs.values() for response in learner_log.responses.values()}
     ends = {operation.id: operation.end for operation in history if operation.kind == "append"}
     gone = [f"{id_} is gone" for id_, end in ends.items() if end == "ok" and id_ not in stored]
     refused = [f"{id_} was refused" for id_, end in ends.items() if end == "fail" and id_ in stored]
     torn = [
-        f"the log of {life.row.id} has gaps"
-        for life in lives.values()
-        if sorted([*life.responses, *life.corrections]) != list(range(1, life.row.position + 1))
+        f"the log of {learner_log.row.id} has gaps"
+        for learner_log in learner_logs.values()
+        if sorted([*learner_log.responses, *learner_log.corrections]) != list(range(1, learner_log.row.position + 1))
     ]
     return gone + refused + torn + [f"{id_} is a phantom" for id_ in stored - ends.keys()]
 
@@ -195,23 +198,28 @@ def unseen(history: Sequence[Operation]) -> list[str]:
     return found
 
 
-def risen(history: Sequence[Operation], lives: dict[str, Life]) -> list[str]:
+def risen(history: Sequence[Operation], learner_logs: dict[str, LearnerLog]) -> list[str]:
     """Answers that were voided and count again."""
     voided = {operation.id for operation in history if operation.kind == "void" and operation.end == "ok"}
-    counted = {entry.id for life in lives.values() for entry in life.entries(life.end) if entry.score is not None}
+    counted = {
+        entry.id
+        for learner_log in learner_logs.values()
+        for entry in learner_log.entries(learner_log.end)
+        if entry.score is not None
+    }
     return [f"{id_} was voided and counts" for id_ in voided & counted]
 
 
-def misread(bank: Bank, history: Sequence[Operation], lives: dict[str, Life]) -> list[str]:
+def misread(course_model: CourseModel, history: Sequence[Operation], learner_logs: dict[str, LearnerLog]) -> list[str]:
     """Readings that were not the fold of the log up to their position."""
     reads = [operation for operation in history if operation.kind != "append" and operation.end == "ok"]
     wrong = []
     for read in random.sample(reads, min(len(reads), COMPARED_READS)):
-        entries = lives[read.learner].entries(read.position)
+        entries = learner_logs[read.learner].entries(read.position)
         # After an hour skills begin to fade: what counts is when it was read.
         read_at = now() - round((time.monotonic() - read.ended) * 1e6)
-        states = at(bank, fold(bank, [read.learner], entries).states, read_at)
-        if report(bank, states, read.learner, read.position) != read.told:
+        states = states_at(course_model, replay_entries(course_model, [read.learner], entries).states, read_at)
+        if mastery_report(course_model, states, read.learner, read.position) != read.told:
             wrong.append(f"{read.kind} of {read.learner} at {read.position}")
     return wrong
 
@@ -219,34 +227,39 @@ def misread(bank: Bank, history: Sequence[Operation], lives: dict[str, Life]) ->
 # Controls: histories with a lie in them
 
 
-Lie = tuple[Sequence[Operation], dict[str, Life]]
+Lie = tuple[Sequence[Operation], dict[str, LearnerLog]]
 
 
 def first(history: Sequence[Operation], wanted: Callable[[Operation], bool]) -> Operation:
     return next(operation for operation in history if operation.end == "ok" and wanted(operation))
 
 
-def lose_an_answer(history: Sequence[Operation], lives: dict[str, Life]) -> Lie:
-    life = max(lives.values(), key=lambda each: len(each.responses))
-    kept = {position: row for position, row in life.responses.items() if position != min(life.responses)}
-    return history, {**lives, life.row.id: replace(life, responses=kept)}
+def lose_an_answer(history: Sequence[Operation], learner_logs: dict[str, LearnerLog]) -> Lie:
+    learner_log = max(learner_logs.values(), key=lambda each: len(each.responses))
+    kept = {position: row for position, row in learner_log.responses.items() if position != min(learner_log.responses)}
+    return history, {**learner_logs, learner_log.row.id: replace(learner_log, responses=kept)}
 
 
-def dream_of_an_answer(history: Sequence[Operation], lives: dict[str, Life]) -> Lie:
+def dream_of_an_answer(history: Sequence[Operation], learner_logs: dict[str, LearnerLog]) -> Lie:
     dreamt = first(history, lambda operation: operation.kind == "append")
-    return [operation for operation in history if operation.id != dreamt.id], lives
+    return [operation for operation in history if operation.id != dreamt.id], learner_logs
 
 
-def read_the_past(history: Sequence[Operation], lives: dict[str, Life]) -> Lie:
+def read_the_past(history: Sequence[Operation], learner_logs: dict[str, LearnerLog]) -> Lie:
     known = first(history, lambda operation: operation.kind == "append")
     late = Operation("read", known.learner, "", known.ended + 1, known.ended + 2, "ok", {"position": 0})
-    return [*history, late], lives
+    return [*history, late], learner_logs
 
 
-def void_what_counts(history: Sequence[Operation], lives: dict[str, Life]) -> Lie:
-    counts = next(entry for life in lives.values() for entry in life.entries(life.end) if entry.score is not None)
+def void_what_counts(history: Sequence[Operation], learner_logs: dict[str, LearnerLog]) -> Lie:
+    counts = next(
+        entry
+        for learner_log in learner_logs.values()
+        for entry in learner_log.entries(learner_log.end)
+        if entry.score is not None
+    )
     void = Operation("void", counts.learner_id, counts.id, 0.0, 0.0, "ok", {"position": 0})
-    return [*history, void], lives
+    return [*history, void], learner_logs
 
 
 DOCTORS = (lose_an_answer, dream_of_an_answer, read_the_past, void_what_counts)

@@ -12,7 +12,16 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from tests.client import opened
-from tests.faults.harness import Ledger, amounts, assert_nothing_lost, furnish, losses, serving, under_load, until
+from tests.faults.harness import (
+    Ledger,
+    assert_nothing_lost,
+    create_courses,
+    fault_counts,
+    find_losses,
+    serving,
+    under_load,
+    wait_until,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -101,9 +110,9 @@ async def wired(url: str) -> AsyncIterator[tuple[Wire, str]]:
 
 
 @pytest.mark.parametrize("engine_name", ["postgresql"], indirect=True)
-@pytest.mark.parametrize("rounds", amounts(1, 20))
+@pytest.mark.parametrize("rounds", fault_counts(1, 20))
 async def test_a_disturbed_way_to_the_database(rounds: int, database_url: str, ledger: Ledger, tmp_path: Path) -> None:
-    key = await furnish(database_url)
+    key = await create_courses(database_url)
     async with wired(database_url) as (wire, url):
         with serving(url, key, tmp_path / "service") as service:
             await service.ready(1)
@@ -116,7 +125,7 @@ async def test_a_disturbed_way_to_the_database(rounds: int, database_url: str, l
                     wire.cut()
                     await load.more(BETWEEN)
                     wire.cut_commits = CUT_COMMITS
-                    await until(lambda: not wire.cut_commits)
+                    await wait_until(lambda: not wire.cut_commits)
                     await load.more(BETWEEN)
                     if number % 4 == 1:
                         wire.silent = True
@@ -135,4 +144,4 @@ async def test_a_disturbed_way_to_the_database(rounds: int, database_url: str, l
             # The control: whoever takes a cut commit for a success loses those that had not passed.
             async with opened(database_url) as database:
                 ledger.note("never-sent", b"an outcome")
-                assert await losses(database, ledger) == {"never-sent"}
+                assert await find_losses(database, ledger) == {"never-sent"}

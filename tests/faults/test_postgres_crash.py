@@ -10,18 +10,18 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, text
 
-from app.migrate import migrate
+from app.core.migrate import migrate
 from tests import postgres
 from tests.client import opened
 from tests.faults.harness import (
     Ledger,
     Service,
-    amounts,
-    answer_of,
     assert_nothing_lost,
     clients_of,
-    furnish,
-    losses,
+    create_courses,
+    fault_counts,
+    find_losses,
+    response_of,
     serving,
     under_load,
 )
@@ -72,8 +72,8 @@ async def assert_out_of_order(service: Service) -> None:
     address = f"http://127.0.0.1:{service.port}"
     async with clients_of(service) as client:
         for method, path, body in (
-            ("POST", "responses", answer_of("unheard")),
-            ("POST", "/responses:batch", {"responses": [answer_of("unheard")]}),
+            ("POST", "responses", response_of("unheard")),
+            ("POST", "/responses:batch", {"responses": [response_of("unheard")]}),
             ("GET", "learners/l1/mastery", None),
             ("GET", f"{address}/readyz", None),
         ):
@@ -83,12 +83,12 @@ async def assert_out_of_order(service: Service) -> None:
         assert (await client.get(f"{address}/livez")).status_code == 200
 
 
-@pytest.mark.parametrize("kills", amounts(1, 20))
+@pytest.mark.parametrize("kills", fault_counts(1, 20))
 async def test_what_was_acknowledged_survives_the_kill_of_postgresql(
     kills: int, server: Server, ledger: Ledger, tmp_path: Path
 ) -> None:
     await asyncio.to_thread(migrate, server.url)
-    key = await furnish(server.url)
+    key = await create_courses(server.url)
     with serving(server.url, key, tmp_path / "service", workers=2) as service:
         await service.ready(2)
         first, other = service.pids
@@ -125,7 +125,7 @@ async def test_what_was_acknowledged_survives_the_kill_of_postgresql(
         server.recover()
         await asyncio.to_thread(postgres.wait_until_ready, server.url)
         async with opened(server.url) as database:
-            lost = await losses(database, ledger)
+            lost = await find_losses(database, ledger)
         assert lost
         assert all(id_.startswith("control-") for id_ in lost)
 

@@ -7,18 +7,18 @@ from typing import Any
 
 import pytest
 
-from app import database as foundations
-from app import worker
-from app.adaptive import calibration
-from app.adaptive.calibration import silent
-from app.database import Database
-from app.errors import Unavailable
-from app.intake import Intake
-from app.services.calibrations import request
+from app.adaptive.calibration import fit
+from app.adaptive.calibration.fit import ignore_progress
+from app.core import database as foundations
+from app.core.database import Database
+from app.core.errors import Unavailable
+from app.core.times import now
+from app.group_commit import GroupCommit
+from app.jobs import worker
+from app.services.calibrations import request_calibration
 from app.services.mastery import learner_mastery
-from app.times import now
-from tests.client import COURSE, NEW_YEAR_US, opened, right_or_wrong, verified
-from tests.faults.harness import ITEMS, amounts, outcomes
+from tests.client import COURSE, NEW_YEAR_US, make_response, opened, verify
+from tests.faults.harness import ITEMS, fault_counts, stored_outcomes
 from tests.test_worker import LEARNERS, prepare, state
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("engine_name", ["sqlite"], indirect=True)]
@@ -36,11 +36,11 @@ async def crowd(url: str, calibrations: int) -> list[str]:
         except Unavailable as error:
             complaints.append(repr(error.__cause__))
 
-    async def write(door: Intake, number: int, done: asyncio.Event) -> int:
+    async def write(door: GroupCommit, number: int, done: asyncio.Event) -> int:
         written = 0
         while written < LEAST or not done.is_set():
             learner, item = f"l{written % LEARNERS}", ITEMS[written % len(ITEMS)]
-            answer = right_or_wrong(f"w-{number}-{written}", learner, item, written, correct=written % 3 > 0)
+            answer = make_response(f"w-{number}-{written}", learner, item, written, correct=written % 3 > 0)
             [result] = await door.submit([answer])
             if isinstance(result, Exception):
                 complaints.append(repr(result.__cause__))
@@ -53,8 +53,8 @@ async def crowd(url: str, calibrations: int) -> list[str]:
 
     async with opened(url) as one, opened(url) as other:
         await prepare(one)
-        before = len(await one.read(outcomes))
-        doors, done = [Intake(one, 100), Intake(other, 100)], asyncio.Event()
+        before = len(await one.read(stored_outcomes))
+        doors, done = [GroupCommit(one, 100), GroupCommit(other, 100)], asyncio.Event()
         readers = [asyncio.create_task(read(one, done)) for _ in range(READERS)]
         writers = [asyncio.create_task(write(doors[number % 2], number, done)) for number in range(WRITERS)]
         for _ in range(calibrations):
@@ -62,27 +62,27 @@ async def crowd(url: str, calibrations: int) -> list[str]:
         done.set()
         written = sum(await asyncio.gather(*writers))
         await asyncio.gather(*readers)
-        assert before < len(await one.read(outcomes)) <= before + written
+        assert before < len(await one.read(stored_outcomes)) <= before + written
     return complaints
 
 
 async def calibrated(url: str) -> None:
     """A calibration, with connections of its own."""
     async with opened(url) as database:
-        claim = await database.write(request, 1, COURSE, now())
-        await worker.fit_claimed(database, claim, silent)
+        claim = await database.write(request_calibration, 1, COURSE, now())
+        await worker.fit_claimed(database, claim, ignore_progress)
         assert (await database.read(state, claim.number))[0] == "succeeded"
 
 
-@pytest.mark.parametrize("calibrations", amounts(2, 50))
+@pytest.mark.parametrize("calibrations", fault_counts(2, 50))
 async def test_nobody_finds_the_database_locked(
     calibrations: int, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calibration, "ROUNDS", 1)
-    monkeypatch.setattr(calibration, "SEARCH_EVALUATIONS", 8)
+    monkeypatch.setattr(fit, "ROUNDS", 1)
+    monkeypatch.setattr(fit, "SEARCH_EVALUATIONS", 8)
     assert await crowd(database_url, calibrations) == []
     async with opened(database_url) as database:
-        assert (await verified(database)).differences == []
+        assert (await verify(database)).differences == []
 
 
 def deferred(real: Any, *args: Any, **kwargs: Any) -> Any:

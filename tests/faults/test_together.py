@@ -10,28 +10,28 @@ from typing import Any
 
 import pytest
 
-from app import database as foundations
-from app.database import Database
-from app.errors import ProximaError
-from app.intake import Intake
+from app.core import database as foundations
+from app.core.database import Database
+from app.core.errors import ProximaError
+from app.group_commit import GroupCommit
 from app.queries.learners import find_learners
 from app.services import responses
-from app.services.responses import Recorded
-from tests.client import COURSE, opened, right_or_wrong, verified
+from app.services.responses import RecordedResponse
+from tests.client import COURSE, make_response, opened, verify
 from tests.faults.harness import (
     CLIENTS,
     HOOKED,
     ITEMS,
     Answer,
     Service,
-    amounts,
-    answer_of,
     clients_of,
-    furnish,
-    insist,
-    outcomes,
+    create_courses,
+    fault_counts,
     positions,
+    response_of,
+    send_until_acknowledged,
     serving,
+    stored_outcomes,
 )
 
 pytestmark = pytest.mark.anyio
@@ -44,22 +44,22 @@ async def all_sent(service: Service, course: str, answers: Iterable[Answer]) -> 
     """What was told of each answer, each time; no connection is used twice, so that both processes are met."""
     told: dict[str, list[tuple[int, bytes]]] = defaultdict(list)
     waiting = iter(answers)
-    async with clients_of(service, course, kept=0) as client:
+    async with clients_of(service, course, keepalive=0) as client:
 
         async def work() -> None:
             for answer in waiting:
-                reply = await insist(client, answer, Counter())
+                reply = await send_until_acknowledged(client, answer, Counter())
                 told[answer["id"]].append((reply.status_code, reply.content))
 
         await asyncio.gather(*(work() for _ in range(CLIENTS)))
     return told
 
 
-@pytest.mark.parametrize("count", amounts(60, 2000))
+@pytest.mark.parametrize("count", fault_counts(60, 2000))
 async def test_two_processes_record_an_answer_once_and_lose_nothing_of_a_learner(
     count: int, database_url: str, tmp_path: Path
 ) -> None:
-    key = await furnish(database_url, ONE, MANY)
+    key = await create_courses(database_url, ONE, MANY)
     ids = [f"r-{number}" for number in range(count)]
     folder = tmp_path / "service"
     settings = {"PROMETHEUS_MULTIPROC_DIR": str(folder)}
@@ -67,21 +67,25 @@ async def test_two_processes_record_an_answer_once_and_lose_nothing_of_a_learner
         await service.ready(2)
 
         # Learners who are not there yet: there is no row to lock.
-        doubled = ({**answer_of(id_), "learner": f"of {id_}"} for id_ in ids for _ in range(TIMES))
+        doubled = ({**response_of(id_), "learner": f"of {id_}"} for id_ in ids for _ in range(TIMES))
         told = await all_sent(service, MANY, doubled)
         assert {tuple(sorted(status for status, _ in each)) for each in told.values()} == {(200, 200, 200, 201)}
         assert {len({body for _, body in each}) for each in told.values()} == {1}
 
-        alone = await all_sent(service, ONE, ({**answer_of(id_), "learner": "ann"} for id_ in ids))
+        alone = await all_sent(service, ONE, ({**response_of(id_), "learner": "ann"} for id_ in ids))
         assert {status for [(status, _)] in alone.values()} == {201}
         assert sum(taken > 0 for taken in service.taken) == 2
         assert service.unexpected() == []
 
     async with opened(database_url) as database:
-        assert (await database.read(outcomes, MANY)).keys() == (await database.read(outcomes, ONE)).keys() == set(ids)
+        assert (
+            (await database.read(stored_outcomes, MANY)).keys()
+            == (await database.read(stored_outcomes, ONE)).keys()
+            == set(ids)
+        )
         assert await database.read(positions, "ann", ONE) == (count, list(range(1, count + 1)))
         for course in (ONE, MANY):
-            assert (await verified(database, course)).differences == []
+            assert (await verify(database, course)).differences == []
 
 
 # The controls, in this process: two doors to one database are what two processes have.
@@ -92,14 +96,14 @@ def deferred(real: Any, *args: Any, **kwargs: Any) -> Any:
     return real(*args, **{**kwargs, "begin": "BEGIN"})
 
 
-async def twice(database: Database, other: Database) -> list[Recorded | ProximaError]:
+async def twice(database: Database, other: Database) -> list[RecordedResponse | ProximaError]:
     """What is told of answers of new learners that come to two doors at the same moment; until one is refused."""
-    doors = [Intake(database, 100), Intake(other, 100)]
-    told: list[Recorded | ProximaError] = []
+    doors = [GroupCommit(database, 100), GroupCommit(other, 100)]
+    told: list[RecordedResponse | ProximaError] = []
     for number in range(20):
-        answer = right_or_wrong(f"r-{number}", f"l-{number}", "i1", number, correct=True)
+        answer = make_response(f"r-{number}", f"l-{number}", "i1", number, correct=True)
         told += chain(*await asyncio.gather(*(door.submit([answer]) for door in doors)))
-        if not all(isinstance(result, Recorded) for result in told):
+        if not all(isinstance(result, RecordedResponse) for result in told):
             break
     return told
 
@@ -108,13 +112,13 @@ async def twice(database: Database, other: Database) -> list[Recorded | ProximaE
 async def test_without_its_guards_the_database_refuses_one_of_two(
     broken: bool, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await furnish(database_url)
+    await create_courses(database_url)
     if broken:
         monkeypatch.setattr(foundations, "RETRIED_STATES", frozenset())
         monkeypatch.setattr(foundations, "sqlite_engine", partial(deferred, foundations.sqlite_engine))
     async with opened(database_url) as database, opened(database_url) as other:
         told = await twice(database, other)
-    assert all(isinstance(result, Recorded) for result in told) != broken
+    assert all(isinstance(result, RecordedResponse) for result in told) != broken
 
 
 def unlocked(real: Any, *args: Any, **kwargs: Any) -> Any:
@@ -127,19 +131,19 @@ def unlocked(real: Any, *args: Any, **kwargs: Any) -> Any:
 async def test_without_the_lock_answers_of_a_learner_are_lost(
     broken: bool, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await furnish(database_url)
+    await create_courses(database_url)
     if broken:
         monkeypatch.setattr(responses, "find_learners", partial(unlocked, find_learners))
     async with opened(database_url) as database, opened(database_url) as other:
-        doors = [Intake(database, 100), Intake(other, 100)]
+        doors = [GroupCommit(database, 100), GroupCommit(other, 100)]
 
         async def client(number: int) -> None:
             for step in range(10):
                 place = 10 * number + step
-                answer = right_or_wrong(f"r-{place}", "ann", ITEMS[place % len(ITEMS)], place, correct=place % 3 > 0)
+                answer = make_response(f"r-{place}", "ann", ITEMS[place % len(ITEMS)], place, correct=place % 3 > 0)
                 await doors[number % 2].submit([answer])
 
         await asyncio.gather(*map(client, range(8)))
         whole = await database.read(positions, "ann") == (80, list(range(1, 81)))
-        sound = (await verified(database, COURSE)).differences == []
+        sound = (await verify(database, COURSE)).differences == []
     assert (whole, sound) == (not broken, not broken)

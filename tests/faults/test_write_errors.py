@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from app.migrate import migrate
+from app.core.migrate import migrate
 from tests import postgres
 from tests.client import opened
 from tests.faults.harness import (
     HOOKED,
     Ledger,
-    amounts,
     assert_nothing_lost,
-    furnish,
-    losses,
+    create_courses,
+    fault_counts,
+    find_losses,
     serving,
     under_load,
 )
@@ -40,13 +40,13 @@ def failing(trace: Path) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize("engine_name", ["sqlite"], indirect=True)
-@pytest.mark.parametrize("answers", amounts(100, 2_000))
+@pytest.mark.parametrize("answers", fault_counts(100, 2_000))
 async def test_what_the_disk_refuses_is_not_acknowledged(
     answers: int, database_url: str, ledger: Ledger, tmp_path: Path
 ) -> None:
     trace = tmp_path / "trace"
     command = (*failing(trace), *HOOKED)
-    key = await furnish(database_url)
+    key = await create_courses(database_url)
     with serving(database_url, key, tmp_path / "service", command=command) as service:
         await service.ready(1)
         async with under_load(service, ledger, clients=2) as load:
@@ -64,17 +64,17 @@ async def test_whoever_forgives_the_disk_loses_answers(database_url: str, ledger
     """The control: a service that takes a commit that failed for one that did not."""
     trace = tmp_path / "trace"
     command = (*failing(trace), *HOOKED)
-    key = await furnish(database_url)
+    key = await create_courses(database_url)
     with serving(database_url, key, tmp_path / "service", command=command, settings={"FORGIVING": "1"}) as service:
         await service.ready(1)
         async with under_load(service, ledger, clients=2) as load:
             await load.more(2 * BETWEEN)
         async with opened(database_url) as database:
-            lost = await losses(database, ledger)
+            lost = await find_losses(database, ledger)
     assert 0 < len(lost) < load.acknowledged
 
 
-@pytest.mark.parametrize("answers", amounts(100, 2_000))
+@pytest.mark.parametrize("answers", fault_counts(100, 2_000))
 async def test_what_the_disk_refuses_postgresql_is_not_acknowledged(
     answers: int, ledger: Ledger, tmp_path: Path
 ) -> None:
@@ -88,7 +88,7 @@ async def test_what_the_disk_refuses_postgresql_is_not_acknowledged(
     try:
         await asyncio.to_thread(postgres.wait_until_ready, url)
         await asyncio.to_thread(migrate, url)
-        key = await furnish(url)
+        key = await create_courses(url)
         postgres.crash(process, folder)
         process = postgres.launch(folder, traced, postgres.DURABLE)
         await asyncio.to_thread(postgres.wait_until_ready, url)

@@ -2,10 +2,10 @@
 
 import pytest
 
-from app.database import Database
-from app.errors import Invalid, NotFound
+from app.core.database import Database
+from app.core.errors import Invalid, NotFound
+from app.core.security import parse_key
 from app.queries.keys import find_key
-from app.security import parse_key
 from app.services.keys import create_key, list_keys, revoke_key
 
 pytestmark = pytest.mark.anyio

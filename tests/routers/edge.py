@@ -8,15 +8,16 @@ import httpx
 from fastapi import APIRouter, Body, FastAPI, Query
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from app.database import Database
-from app.errors import Overloaded, ProximaError, UnknownCourse
-from app.routers import health, pages
-from app.routers.body import StrictRoute
-from app.routers.deps import Caller, KnownKeys, require
-from app.routers.limits import LimitHeaders, Limits
-from app.routers.problems import install_problems, responses_for
-from app.settings import Settings
-from app.telemetry import Telemetry, configure_logging
+from app.core.database import Database
+from app.core.errors import Overloaded, ProximaError, UnknownCourse
+from app.core.settings import Settings
+from app.core.telemetry import Telemetry, configure_logging
+from app.http import html
+from app.http.auth import Caller, KnownKeys, require
+from app.http.json_body import StrictRoute
+from app.http.problems import install_problems, responses_for
+from app.http.rate_limits import LimitHeaders, Limits
+from app.routers import health
 
 LIMIT = 4096
 CANARY = "canary-4711"
@@ -109,7 +110,7 @@ def make_edge(database: Database | None = None, **settings: Any) -> FastAPI:
     install_problems(app)
     app.add_middleware(LimitHeaders)
     app.add_middleware(Telemetry)
-    for router in (health.router, pages.router):
+    for router in (health.router, html.router):
         app.include_router(router)
     app.include_router(open_router, prefix="/v1")
     app.include_router(keyed_router, prefix="/v1")

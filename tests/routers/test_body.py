@@ -13,8 +13,8 @@ import uvicorn
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.errors import Malformed
-from app.routers.body import parse
+from app.core.errors import Malformed
+from app.http.json_body import parse_json
 from tests.routers.edge import LIMIT, edge_client, make_edge
 
 JSON = {"content-type": "application/json"}
@@ -78,14 +78,14 @@ HIDDEN = [
 @pytest.mark.parametrize(("body", "where"), REFUSED)
 def test_what_is_not_strict_json_is_refused_with_its_place(body: bytes, where: str) -> None:
     with pytest.raises(Malformed) as refusal:
-        parse(body)
+        parse_json(body)
     assert where in refusal.value.detail
 
 
 @pytest.mark.parametrize(("body", "pointer"), HIDDEN)
 def test_what_an_escape_hides_is_refused_with_its_pointer(body: bytes, pointer: str) -> None:
     with pytest.raises(Malformed) as refusal:
-        parse(body)
+        parse_json(body)
     assert [fault.pointer for fault in refusal.value.faults] == [pointer]
 
 
@@ -102,12 +102,12 @@ def test_what_an_escape_hides_is_refused_with_its_pointer(body: bytes, pointer: 
     ],
 )
 def test_strict_json_is_read(body: bytes, value: object) -> None:
-    assert value is None or parse(body) == value
+    assert value is None or parse_json(body) == value
 
 
 @given(VALUES, st.booleans())
 def test_what_json_writes_is_read_back(value: object, ascii_only: bool) -> None:
-    assert parse(json.dumps(value, ensure_ascii=ascii_only).encode()) == value
+    assert parse_json(json.dumps(value, ensure_ascii=ascii_only).encode()) == value
 
 
 @given(st.binary() | st.text().map(lambda text: text.encode(errors="surrogatepass")))
@@ -123,7 +123,7 @@ def test_anything_like_json_is_read_or_refused(parts: list[str]) -> None:
 def check_read_or_refused(body: bytes) -> None:
     """What is read can be written by the strictest writer and stored by either database."""
     try:
-        value = parse(body)
+        value = parse_json(body)
     except Malformed:
         return
     written = json.dumps(value, ensure_ascii=False, allow_nan=False)
@@ -134,7 +134,7 @@ def check_read_or_refused(body: bytes) -> None:
 def test_the_parser_costs_little_more_than_json() -> None:
     answer = {"id": "r" * 36, "learner": "l" * 36, "item": "i" * 36, "score": 1.0, "duration_ms": 1234}
     body = json.dumps(answer).encode()
-    assert fastest(lambda: parse(body)) < max(20e-6, 5 * fastest(lambda: json.loads(body)))
+    assert fastest(lambda: parse_json(body)) < max(20e-6, 5 * fastest(lambda: json.loads(body)))
 
 
 def fastest(call: object) -> float:

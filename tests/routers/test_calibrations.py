@@ -7,10 +7,10 @@ from typing import Any
 import httpx
 import pytest
 
-from app.adaptive.calibration import Fit
+from app.adaptive.calibration.fit import CalibrationFit
+from app.core.times import now
 from app.services import calibrations
-from app.services.calibrations import read_job, request, result_of, succeed
-from app.times import now
+from app.services.calibrations import build_result, read_calibration_job, request_calibration, save_result
 from tests.client import COURSE, app_of, school
 
 pytestmark = pytest.mark.anyio
@@ -19,18 +19,18 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture
 async def client(database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[httpx.AsyncClient]:
     """A course with one answer, a calibration c-1 that is better than the defaults, and c-2 that is worse."""
-    monkeypatch.setattr(calibrations, "LEAST_RESPONSES", 1)
+    monkeypatch.setattr(calibrations, "MIN_RESPONSES", 1)
     async with school(database_url) as client:
         answer = {"id": "r-1", "learner": "ann", "item": "i1", "correct": True}
         assert (await client.post("responses", json=answer)).status_code == 201
         database = app_of(client).state.database
         for after in (0.5, 0.7):
-            claim = await database.write(request, 1, COURSE, now())
-            job = await database.read(read_job, claim)
-            parameters = job.bank.parameters
+            claim = await database.write(request_calibration, 1, COURSE, now())
+            job = await database.read(read_calibration_job, claim)
+            parameters = job.course.parameters
             skills = replace(parameters.skills, prior=parameters.skills.prior / 2)
-            fit = Fit(replace(parameters, skills=skills), parameters, 1, 0.6, after, 0.5, 0.5, 0.6)
-            await database.write(succeed, claim, result_of(job, fit), now())
+            fit = CalibrationFit(replace(parameters, skills=skills), parameters, 1, 0.6, after, 0.5, 0.5, 0.6)
+            await database.write(save_result, claim, build_result(job, fit), now())
         yield client
 
 

@@ -14,18 +14,19 @@ import jsonschema_rs
 import pytest
 from sqlalchemy import Connection, func, select
 
-from app.models import Course, SectionTurn, SessionResponse
-from app.routers import guard, imsx, limits
-from app.security import SCOPES
+from app.core.security import SCOPES
+from app.http import admission, ims_status
+from app.http import rate_limits as limits
+from app.models import Course, SectionExchange, SessionResponse
 from app.services import sessions
 from app.services.keys import create_key
-from app.services.verification import Verified
-from tests.client import app_of, client_of, make_key, served, verified
+from app.services.verification import VerificationResult
+from tests.client import app_of, client_of, make_key, served, verify
 
 pytestmark = pytest.mark.anyio
 
 JSON = {"content-type": "application/json"}
-BASE = f"http://service{imsx.PREFIX}"
+BASE = f"http://service{ims_status.PREFIX}"
 INLINE: dict[str, Any] = {
     "items": [
         {
@@ -290,8 +291,8 @@ async def described(sitting: Sitting) -> dict[str, Any]:
     return told
 
 
-async def proven(platform: Platform, course: str) -> Verified:
-    return await verified(app_of(platform.client).state.database, course)
+async def proven(platform: Platform, course: str) -> VerificationResult:
+    return await verify(app_of(platform.client).state.database, course)
 
 
 async def test_what_tao_sends_goes_to_the_end_of_a_test(platform: Platform) -> None:
@@ -458,7 +459,7 @@ async def test_one_of_simultaneous_results_counts(platform: Platform) -> None:
     won = {reply.content for reply in replies if reply.status_code == 201}
     assert len(won) == 1
     assert {reply.status_code for reply in replies} == {201, 400}
-    assert (await count(platform, SessionResponse), await count(platform, SectionTurn)) == (2, 4)
+    assert (await count(platform, SessionResponse), await count(platform, SectionExchange)) == (2, 4)
     made = await asyncio.gather(*(platform.section({**INLINE, "lookAhead": 1}) for _ in range(6)))
     assert len(set(made)) == 1
 
@@ -785,11 +786,11 @@ async def test_every_error_has_the_standards_form(database_url: str, monkeypatch
         reply = await client.put(f"{BASE}/sections", content=b"{}", headers=JSON)
         check_error(reply, 405, "invaliddata")
         assert reply.headers["allow"] == "POST"
-        monkeypatch.setattr(guard, "MOST_IN_HAND", 0)
+        monkeypatch.setattr(admission, "MOST_IN_HAND", 0)
         check_error(await client.get(f"{BASE}/sections/s"), 503, "server_busy")
         assert (await client.get("sessions/s")).json()["code"] == "overloaded"
         monkeypatch.undo()
-        monkeypatch.setattr("app.services.cat.need_section", lambda *_: 1 / 0)
+        monkeypatch.setattr("app.ims_cat.sections.need_section", lambda *_: 1 / 0)
         description = check_error(await client.get(f"{BASE}/sections/s"), 500, "internal_server_error")
         assert "division" not in description
         monkeypatch.undo()

@@ -6,9 +6,9 @@ import httpx
 import pytest
 from fastapi.routing import iter_route_contexts
 
-from app.database import Database
-from app.routers.deps import KNOWN_KEYS, Caller, KnownKeys, permits_of, require
-from app.security import NewKey, make_key
+from app.core.database import Database
+from app.core.security import NewKey, make_key
+from app.http.auth import KNOWN_KEYS, Caller, KnownKeys, permits_of, require
 from app.services.keys import create_key, revoke_key
 from tests.routers.edge import edge_client, make_edge
 

@@ -46,7 +46,7 @@ EXPRESS, ORDINARY = "responses", "%72esponses"
 
 async def test_both_ways_tell_the_same(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[str] = []
-    monkeypatch.setattr(responses, "plain_course", spy(taken))
+    monkeypatch.setattr(responses, "fast_path_course", spy(taken))
     told = [await replies(database_url, way) for way in (EXPRESS, ORDINARY)]
     assert told[0] == told[1]
     assert {status for status, _, _ in told[0]} >= {201, 200, 409, 404, 422, 400, 415, 401}
@@ -54,8 +54,8 @@ async def test_both_ways_tell_the_same(database_url: str, monkeypatch: pytest.Mo
 
 
 async def test_the_comparison_can_fail(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = responses.again
-    monkeypatch.setattr(responses, "again", lambda _, receive: real(b"{}", receive))
+    real = responses.restore_body
+    monkeypatch.setattr(responses, "restore_body", lambda _, receive: real(b"{}", receive))
     told = [await replies(database_url, way) for way in (EXPRESS, ORDINARY)]
     assert told[0] != told[1]
 
@@ -107,8 +107,8 @@ def same(response: httpx.Response) -> tuple[int, dict[str, str], str]:
 
 
 def spy(taken: list[str]) -> Any:
-    """`plain_course`, with a list of what it took."""
-    real = responses.plain_course
+    """`fast_path_course`, with a list of what it took."""
+    real = responses.fast_path_course
 
     def plain_course(scope: Any) -> str | None:
         course = real(scope)

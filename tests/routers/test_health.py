@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from app.database import Database, open_database
+from app.core.database import Database, open_database
 from app.routers import health
 from app.schemas.problems import Problem
 from tests.routers.edge import edge_client, make_edge

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import httpx
 import pytest
 
-from app.routers.problems import classes_by_code
+from app.http.problems import classes_by_code
 from tests.routers.edge import edge_client, make_edge
 
 pytestmark = pytest.mark.anyio

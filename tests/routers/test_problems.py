@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 from structlog.testing import capture_logs
 
-from app import errors
-from app.errors import ProximaError
-from app.routers import imsx
-from app.routers.advice import ADVICE
-from app.routers.problems import classes_by_code, faults_of, problem_body, responses_for, status_of
+from app.core import errors
+from app.core.errors import ProximaError
+from app.http import ims_status
+from app.http.error_help import ADVICE
+from app.http.problems import classes_by_code, faults_of, problem_body, responses_for, status_of
 from app.schemas.problems import Problem
 from tests.routers.edge import CANARY, Answers, edge_client, make_edge
 
@@ -189,7 +189,7 @@ def test_an_entry_says_what_the_program_says(code: str, entry: str) -> None:
         shown = json.loads(example)
         if "imsx_description" in shown:
             _, _, detail = shown["imsx_description"].partition(": ")
-            assert shown == imsx.status_info(problem_body(error(detail), ""))
+            assert shown == ims_status.to_status_info(problem_body(error(detail), ""))
             continue
         assert shown.items() <= {**problem_body(error(shown["detail"]), ""), **shown}.items()
         assert (shown["code"], shown["status"], shown["title"]) == (code, status_of(error), error.title)

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, insert
 from app.models import Calibration
 from app.queries.catalogue import update_course
 from app.services import calibrations
-from tests.client import CATALOGUE, COURSE, app_of, at, client_of, make_key, school
+from tests.client import CATALOGUE, COURSE, app_of, client_of, make_key, minute_text, school
 from tests.contract.replies import check_json, check_problem
 
 pytestmark = pytest.mark.anyio
@@ -43,7 +43,7 @@ class Told:
 
 async def answer(client: httpx.AsyncClient, learner: str, item: str, day: int, score: float) -> Told:
     minute = day * DAY + len(learner)
-    body = {"learner": learner, "item": item, "score": score, "occurred_at": at(minute)}
+    body = {"learner": learner, "item": item, "score": score, "occurred_at": minute_text(minute)}
     reply = check_json(await client.post("responses", json=body), 201, body)
     moment = datetime(2025, 1, 1, tzinfo=UTC) + timedelta(minutes=minute)
     share = score / HIGHEST.get(item, 1)

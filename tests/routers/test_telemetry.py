@@ -17,7 +17,7 @@ import structlog
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
-from app.database import Database
+from app.core.database import Database
 from app.services.keys import create_key
 from tests.routers.edge import CANARY, edge_client, make_edge
 
@@ -97,7 +97,7 @@ async def test_another_request_id_is_replaced(given: str) -> None:
 
 SCRIPT = f"""
 import asyncio, logging, warnings
-from app.settings import Settings
+from app.core.settings import Settings
 from tests.routers.edge import edge_client, make_served_edge
 
 async def main():

@@ -9,12 +9,13 @@ import httpx
 import pytest
 from sqlalchemy import Connection, func, select
 
+from app.core.security import make_token, parse_token
+from app.core.times import now
+from app.http import auth
+from app.http.auth import KnownKeys
 from app.models import AccessToken
-from app.routers import deps, tokens
-from app.routers.deps import KnownKeys
-from app.security import make_token, parse_token
+from app.routers import tokens
 from app.services.keys import create_key, issue_token, revoke_key
-from app.times import now
 from tests.client import CATALOGUE, client_of, make_key, served
 
 pytestmark = pytest.mark.anyio
@@ -154,7 +155,7 @@ async def test_a_token_dies_with_its_key_within_five_seconds(desk: Desk) -> None
 async def test_a_token_lives_an_hour_and_no_longer(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     database, begun, elapsed = desk.app.state.database, now(), 0.0
     desk.app.state.known_keys = KnownKeys(lambda: elapsed)
-    monkeypatch.setattr(deps, "now", lambda: begun + round(elapsed * 1_000_000))
+    monkeypatch.setattr(auth, "now", lambda: begun + round(elapsed * 1_000_000))
     token = await database.write(issue_token, 1, desk.key.id, BOTH, begun)
     for elapsed, status in ((0.0, 200), (3598.0, 200), (3599.9, 200), (3600.0, 401), (3604.0, 401)):
         assert await desk.get(token) == status, elapsed

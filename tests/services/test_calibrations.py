@@ -7,46 +7,46 @@ import numpy as np
 import pytest
 from sqlalchemy import Connection
 
-from app.adaptive.calibration import Fit
-from app.database import Database
-from app.errors import CalibrationNotReady, CalibrationRunning, CalibrationWorse, ProximaError
+from app.adaptive.calibration.fit import CalibrationFit
+from app.core.database import Database
+from app.core.errors import CalibrationNotReady, CalibrationRunning, CalibrationWorse, ProximaError
 from app.queries.calibrations import list_lapsed
 from app.services import calibrations
 from app.services.calibrations import (
     LEASE_US,
-    MOST_ATTEMPTS,
+    MAX_ATTEMPTS,
+    CalibrationJob,
+    CalibrationResult,
     Claim,
-    Job,
-    Result,
     activate,
-    describe,
-    fail,
-    hand_back,
+    build_result,
+    describe_calibration,
     is_running,
-    read_job,
-    release,
-    renew,
-    request,
-    result_of,
-    succeed,
+    read_calibration_job,
+    release_lease,
+    renew_lease,
+    request_calibration,
+    return_claim,
+    save_failure,
+    save_result,
     take_over,
 )
 from app.services.catalogue import upsert
-from app.services.corrections import correct
+from app.services.corrections import correct_response
 from app.services.keys import create_key
-from app.services.responses import NewAnswer, Recorded, record
-from tests.client import CATALOGUE, COURSE, MINUTE_US, NEW_YEAR_US, right_or_wrong
+from app.services.responses import NewResponse, RecordedResponse, record
+from tests.client import CATALOGUE, COURSE, MINUTE_US, NEW_YEAR_US, make_response
 
 pytestmark = pytest.mark.anyio
 
 T0 = NEW_YEAR_US + 1_000_000 * MINUTE_US
 ITEMS = [item["id"] for item in CATALOGUE["items"] if item["id"] not in {"i5", "i8"}]
-DONE = Result(b"", {"log_loss_before": 0.6, "log_loss_after": 0.5})
+DONE = CalibrationResult(b"", {"log_loss_before": 0.6, "log_loss_after": 0.5})
 
 
 @pytest.fixture(autouse=True)
 def _small_calibrations(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibrations, "LEAST_RESPONSES", 1)
+    monkeypatch.setattr(calibrations, "MIN_RESPONSES", 1)
 
 
 @pytest.fixture
@@ -58,21 +58,21 @@ async def school(database: Database) -> Database:
     return database
 
 
-def answer(who: int, n: int) -> NewAnswer:
-    return right_or_wrong(f"r-{who}-{n}", f"l{who}", ITEMS[n], 10 * who + n, correct=(who * n + who) % 3 > 0)
+def answer(who: int, n: int) -> NewResponse:
+    return make_response(f"r-{who}-{n}", f"l{who}", ITEMS[n], 10 * who + n, correct=(who * n + who) % 3 > 0)
 
 
-async def send(database: Database, answers: list[NewAnswer]) -> None:
+async def send(database: Database, answers: list[NewResponse]) -> None:
     told = await database.write(record, answers)
-    assert all(isinstance(result, Recorded) for result in told), told
+    assert all(isinstance(result, RecordedResponse) for result in told), told
 
 
 def told(db: Connection, number: int = 1) -> dict[str, Any]:
-    return describe(db, 1, COURSE, number)
+    return describe_calibration(db, 1, COURSE, number)
 
 
 async def asked(database: Database, now: int = T0) -> Claim:
-    claim = await database.write(request, 1, COURSE, now)
+    claim = await database.write(request_calibration, 1, COURSE, now)
     assert isinstance(claim, Claim)
     return claim
 
@@ -88,13 +88,13 @@ async def test_one_calibration_of_a_course_runs_at_a_time(school: Database) -> N
     with pytest.raises(CalibrationRunning):
         await asked(school, T0 + LEASE_US - 1)
     assert await lapsed(school, T0 + LEASE_US - 1) is None
-    assert await school.write(succeed, first, DONE, T0)
+    assert await school.write(save_result, first, DONE, T0)
     assert (await asked(school, T0 + 1)).number == 2
 
 
 async def test_a_renewed_lease_cannot_be_taken(school: Database) -> None:
     first = await asked(school)
-    assert await school.write(renew, first, T0 + LEASE_US // 2)
+    assert await school.write(renew_lease, first, T0 + LEASE_US // 2)
     assert await lapsed(school, T0 + LEASE_US) is None
     assert await school.read(list_lapsed, T0 + LEASE_US) == []
     assert await school.read(list_lapsed, T0 + 2 * LEASE_US) == [(1, COURSE, 1)]
@@ -106,46 +106,46 @@ async def test_whoever_lost_the_lease_writes_nothing(school: Database) -> None:
     assert second == replace(first, attempt=2)
     assert await lapsed(school, T0 + LEASE_US) is None
 
-    assert not await school.write(renew, first, T0)
-    assert not await school.write(succeed, first, Result(b"late", {}), T0)
-    assert not await school.write(fail, first, "late", T0)
-    await school.write(release, first, T0)
-    await school.write(hand_back, first, T0)
+    assert not await school.write(renew_lease, first, T0)
+    assert not await school.write(save_result, first, CalibrationResult(b"late", {}), T0)
+    assert not await school.write(save_failure, first, "late", T0)
+    await school.write(release_lease, first, T0)
+    await school.write(return_claim, first, T0)
     assert (await school.read(told))["status"] == "running"
 
-    assert await school.write(succeed, second, DONE, T0 + LEASE_US + 1)
+    assert await school.write(save_result, second, DONE, T0 + LEASE_US + 1)
     assert (await school.read(told))["report"] == DONE.report
 
 
 async def test_a_result_is_never_changed(school: Database) -> None:
     first = await asked(school)
-    assert await school.write(succeed, first, DONE, T0)
+    assert await school.write(save_result, first, DONE, T0)
     assert not await school.read(is_running, first)
     before = await school.read(told)
-    assert not await school.write(succeed, first, Result(b"again", {}), T0 + 1)
-    assert not await school.write(fail, first, "again", T0 + 1)
+    assert not await school.write(save_result, first, CalibrationResult(b"again", {}), T0 + 1)
+    assert not await school.write(save_failure, first, "again", T0 + 1)
     assert await school.read(told) == before
 
 
 async def test_a_calibration_that_kills_its_process_fails_in_the_end(school: Database) -> None:
     claim: Claim | None = await asked(school)
-    for attempt in range(1, MOST_ATTEMPTS + 1):
+    for attempt in range(1, MAX_ATTEMPTS + 1):
         assert claim is not None
         assert claim.attempt == attempt
-        await school.write(release, claim, T0)
+        await school.write(release_lease, claim, T0)
         claim = await lapsed(school, T0)
     assert claim is None
     said = await school.read(told)
     assert (said["status"], said["finished_at"] is not None) == ("failed", True)
-    assert f"died {MOST_ATTEMPTS} times" in said["error"]
+    assert f"died {MAX_ATTEMPTS} times" in said["error"]
     assert await school.read(list_lapsed, T0 + 10 * LEASE_US) == []
 
 
 async def test_a_service_that_stops_hands_its_attempt_back(school: Database) -> None:
     claim: Claim | None = await asked(school)
-    for _ in range(2 * MOST_ATTEMPTS):
+    for _ in range(2 * MAX_ATTEMPTS):
         assert claim is not None
-        await school.write(hand_back, claim, T0)
+        await school.write(return_claim, claim, T0)
         claim = await lapsed(school, T0)
     assert claim is not None
 
@@ -154,66 +154,66 @@ async def test_a_run_that_nobody_works_at_makes_room(school: Database) -> None:
     first = await asked(school)
     second = await asked(school, T0 + LEASE_US)
     assert second.number == 2
-    assert not await school.write(succeed, first, DONE, T0 + LEASE_US)
+    assert not await school.write(save_result, first, DONE, T0 + LEASE_US)
     assert "another was requested" in (await school.read(told))["error"]
 
 
-def same(one: Job, other: Job) -> bool:
+def same(one: CalibrationJob, other: CalibrationJob) -> bool:
     arrays = [
         (one.log.starts, other.log.starts),
         (one.log.items, other.log.items),
         (one.log.scores, other.log.scores),
         (one.held_out, other.held_out),
-        (one.before.items.easiness, other.before.items.easiness),
-        (one.bank.parameters.items.easiness, other.bank.parameters.items.easiness),
-        (one.bank.parameters.items.skills, other.bank.parameters.items.skills),
+        (one.before.items.intercept, other.before.items.intercept),
+        (one.course.parameters.items.intercept, other.course.parameters.items.intercept),
+        (one.course.parameters.items.skills, other.course.parameters.items.skills),
     ]
     return one.learners == other.learners and all(np.array_equal(a, b) for a, b in arrays)
 
 
 async def test_every_attempt_sees_what_was_there_at_the_request(school: Database) -> None:
     """Answers, corrections, items and a switch that come later belong to the next calibration."""
-    await school.write(correct, 1, COURSE, "r-1-1", 0.25, "misread", "key", T0 - 2)
+    await school.write(correct_response, 1, COURSE, "r-1-1", 0.25, "misread", "key", T0 - 2)
     first = await asked(school, T0 - 1)
-    job = await school.read(read_job, first)
-    await school.write(succeed, first, result_of(job, moved(job, 0.5)), T0)
+    job = await school.read(read_calibration_job, first)
+    await school.write(save_result, first, build_result(job, moved(job, 0.5)), T0)
 
     claim = await asked(school)
-    before = await school.read(read_job, claim)
+    before = await school.read(read_calibration_job, claim)
     assert len(before.log.items) == 60
 
     late = [replace(answer(who, 5), id=f"late-{who}", received_at=T0 + 1) for who in range(12)]
     await school.write(upsert, 1, COURSE, {"items": [{"id": "new", "skills": ["add"]}]}, T0 + 1)
     await send(school, [*late, replace(late[0], id="early", item="new", received_at=T0 - 1)])
     for place, score in (("r-1-1", 1.0), ("r-2-2", 0.5), ("r-3-3", None)):
-        await school.write(correct, 1, COURSE, place, score, "later", "key", T0 + 2)
+        await school.write(correct_response, 1, COURSE, place, score, "later", "key", T0 + 2)
     await school.write(upsert, 1, COURSE, {"items": [{"id": "i1", "skills": ["multiply"]}]}, T0 + 2)
     await school.write(activate, 1, COURSE, 1, T0 + 3)
 
-    assert same(before, await school.read(read_job, claim))
+    assert same(before, await school.read(read_calibration_job, claim))
     # The control: a later request sees it all.
-    await school.write(fail, claim, "enough", T0 + 4)
-    after = await school.read(read_job, await asked(school, T0 + 5))
+    await school.write(save_failure, claim, "enough", T0 + 4)
+    after = await school.read(read_calibration_job, await asked(school, T0 + 5))
     assert not same(before, after)
     assert len(after.log.items) == 60 + len(late) + 1 - 1
 
 
-def moved(job: Job, by: float, loss: tuple[float, float] = (0.6, 0.5)) -> Fit:
+def moved(job: CalibrationJob, by: float, loss: tuple[float, float] = (0.6, 0.5)) -> CalibrationFit:
     """A fit that found every item `by` logits easier."""
-    parameters = job.bank.parameters
-    easiness = np.where(job.bank.known, parameters.items.easiness, parameters.items.easiness + by)
-    fitted = replace(parameters, items=replace(parameters.items, easiness=easiness))
-    return Fit(fitted, fitted, 10, *loss, 0.5, 0.6, 0.6)
+    parameters = job.course.parameters
+    intercept = np.where(job.course.known, parameters.items.intercept, parameters.items.intercept + by)
+    fitted = replace(parameters, items=replace(parameters.items, intercept=intercept))
+    return CalibrationFit(fitted, fitted, 10, *loss, 0.5, 0.6, 0.6)
 
 
 async def test_the_report_names_items_skills_and_learners(school: Database) -> None:
-    await send(school, [right_or_wrong(f"x-{who}", f"l{who}", "i1", 900 + who, correct=True) for who in range(10)])
+    await send(school, [make_response(f"x-{who}", f"l{who}", "i1", 900 + who, correct=True) for who in range(10)])
     claim = await asked(school)
-    job = await school.read(read_job, claim)
-    skills = replace(job.bank.parameters.skills, prior=np.full(4, 0.97))
+    job = await school.read(read_calibration_job, claim)
+    skills = replace(job.course.parameters.skills, prior=np.full(4, 0.97))
     fit = moved(job, 0.5)
     fit = replace(fit, parameters=replace(fit.parameters, skills=skills))
-    await school.write(succeed, claim, result_of(job, fit), T0)
+    await school.write(save_result, claim, build_result(job, fit), T0)
     report = (await school.read(told))["report"]
 
     assert report["compared_with"] is None
@@ -234,8 +234,8 @@ async def test_the_report_names_items_skills_and_learners(school: Database) -> N
 async def test_only_a_better_calibration_is_activated_unless_forced(school: Database) -> None:
     async def calibrated(loss: tuple[float, float]) -> int:
         claim = await asked(school)
-        job = await school.read(read_job, claim)
-        await school.write(succeed, claim, result_of(job, moved(job, 0.1, loss)), T0)
+        job = await school.read(read_calibration_job, claim)
+        await school.write(save_result, claim, build_result(job, moved(job, 0.1, loss)), T0)
         return claim.number
 
     good, equal, worse = [await calibrated(loss) for loss in ((0.6, 0.5), (0.5, 0.5), (0.5, 0.51))]
@@ -259,7 +259,7 @@ async def test_what_has_no_result_is_not_activated(school: Database) -> None:
     claim = await asked(school)
     with pytest.raises(CalibrationNotReady):
         await school.write(activate, 1, COURSE, 1, T0)
-    await school.write(fail, claim, "no", T0)
+    await school.write(save_failure, claim, "no", T0)
     with pytest.raises(CalibrationNotReady):
         await school.write(activate, 1, COURSE, 1, T0)
 
@@ -267,7 +267,7 @@ async def test_what_has_no_result_is_not_activated(school: Database) -> None:
 async def test_all_voided_is_nothing_to_calibrate(school: Database) -> None:
     for who in range(10):
         for n in range(6):
-            await school.write(correct, 1, COURSE, f"r-{who}-{n}", None, "all", "key", T0 - 1)
+            await school.write(correct_response, 1, COURSE, f"r-{who}-{n}", None, "all", "key", T0 - 1)
     claim = await asked(school)
     with pytest.raises(ProximaError, match="voided"):
-        await school.read(read_job, claim)
+        await school.read(read_calibration_job, claim)

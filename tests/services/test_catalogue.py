@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from sqlalchemy import Connection
 
-from app.database import Database
-from app.services.banks import bank_at, read_bank
+from app.core.database import Database
 from app.services.catalogue import catalogue_at, read_catalogue
+from app.services.course_model import course_model_at, read_course_model
 from tests.client import CATALOGUE, COURSE, app_of, school
 
 pytestmark = pytest.mark.anyio
@@ -141,8 +141,8 @@ async def test_a_refused_first_catalogue_makes_no_course(client: httpx.AsyncClie
 
 async def test_every_revision_can_be_read_again(client: httpx.AsyncClient) -> None:
     def banks_agree(db: Connection) -> bool:
-        now = read_bank(db, 1, COURSE)
-        again = bank_at(db, 1, COURSE, now.revision, None)
+        now = read_course_model(db, 1, COURSE)
+        again = course_model_at(db, 1, COURSE, now.revision, None)
         arrays = [(name, getattr(now.parameters.items, name)) for name in now.parameters.items.__dataclass_fields__]
         return now.item_ids == again.item_ids and all(
             np.array_equal(array, getattr(again.parameters.items, name)) for name, array in arrays
@@ -199,23 +199,23 @@ async def test_known_parameters_reach_the_engine(client: httpx.AsyncClient) -> N
         {"id": "u", "skills": ["add", "subtract"], "max_score": 5},
     ]
     assert (await put(client, items=items)).status_code == 200
-    bank = await database_of(client).read(read_bank, 1, COURSE)
-    places = [bank.item_numbers[item["id"]] for item in items]
-    arrays = bank.parameters.items
-    assert bank.known[places].tolist() == [True, True, True, True, True, False]
+    course_model = await database_of(client).read(read_course_model, 1, COURSE)
+    places = [course_model.item_numbers[item["id"]] for item in items]
+    arrays = course_model.parameters.items
+    assert course_model.known[places].tolist() == [True, True, True, True, True, False]
     assert arrays.discrimination[places].tolist() == [1, 1.5, 0.8, 2, 1.2, 1]
-    np.testing.assert_allclose(arrays.easiness[places], [-0.7, 0.6, -0.88, 0, 0, 0], atol=1e-15)
+    np.testing.assert_allclose(arrays.intercept[places], [-0.7, 0.6, -0.88, 0, 0, 0], atol=1e-15)
     assert arrays.guessing[places].tolist() == [0, 0, 0.25, 0.1, 0, 0]
     assert arrays.upper[places].tolist() == [1, 1, 1, 0.95, 1, 1]
-    assert arrays.grades[places].tolist() == [0, 0, 0, 0, 2, 0]
+    assert arrays.max_category[places].tolist() == [0, 0, 0, 0, 2, 0]
     np.testing.assert_allclose(arrays.thresholds[places[4], :2], [-1.2, 0.6])
-    assert bank.max_scores[places].tolist() == [1, 1, 1, 1, 2, 5]
-    names = dict[int, str | None](enumerate(bank.skill_ids)) | {-1: None}
+    assert course_model.max_scores[places].tolist() == [1, 1, 1, 1, 2, 5]
+    names = dict[int, str | None](enumerate(course_model.skill_ids)) | {-1: None}
     assert [[names[s] for s in arrays.skills[p].tolist()] for p in places[4:]] == [["add", None], ["add", "subtract"]]
-    assert arrays.tagged[places].tolist() == [1, 1, 0, 1, 1, 1]
+    assert arrays.has_skills[places].tolist() == [1, 1, 0, 1, 1, 1]
     parents = {
-        bank.skill_ids[number]: {bank.skill_ids[p] for p in row if p >= 0}
-        for number, row in enumerate(bank.parameters.skills.prerequisites.tolist())
+        course_model.skill_ids[number]: {course_model.skill_ids[p] for p in row if p >= 0}
+        for number, row in enumerate(course_model.parameters.skills.prerequisites.tolist())
     }
     expected = {skill["id"]: set(skill.get("prerequisites", ())) for skill in CATALOGUE["skills"]}
     assert parents == expected

@@ -8,22 +8,24 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, event, func, select, update
 
-from app.adaptive.replay import replay_marked
-from app.adaptive.states import ENGINE, pack
-from app.files import Answer
+from app.adaptive.tracing.replay import replay_marked
+from app.adaptive.tracing.state_codec import ENGINE, encode_states
+from app.files.responses import ResponseRecord
 from app.models import Checkpoint
 from app.queries.checkpoints import insert_checkpoints
 from app.queries.learners import page_learners
 from app.queries.responses import read_entries
-from app.services import banks, folding, mastery, verification
-from app.services.banks import Bank, Shelf, read_bank
+from app.services import course_model as banks
+from app.services import mastery, verification
+from app.services import replay as folding
 from app.services.catalogue import catalogue_at, upsert
-from app.services.corrections import correct
+from app.services.corrections import correct_response
+from app.services.course_model import CourseModel, LruCache, read_course_model
 from app.services.imports import import_chunk
 from app.services.mastery import cohort_mastery, learner_mastery
-from app.services.responses import NewAnswer, Recorded, record
-from app.services.verification import verify_page
-from tests.client import CATALOGUE, COURSE, MINUTE_US, NEW_YEAR_US, Trial, right_or_wrong, undoing
+from app.services.responses import NewResponse, RecordedResponse, record
+from app.services.verification import verify_learners
+from tests.client import CATALOGUE, COURSE, MINUTE_US, NEW_YEAR_US, RunAndUndo, make_response, rolled_back_runs
 
 ITEMS = [item["id"] for item in CATALOGUE["items"]]
 WHO = ("ann", "bob")
@@ -32,15 +34,15 @@ EVERY = 4
 
 
 @pytest.fixture
-def course(database_url: str) -> Iterator[Trial]:
+def course(database_url: str) -> Iterator[RunAndUndo]:
     """Do something with the small course, and undo it."""
-    with undoing(database_url) as once:
+    with rolled_back_runs(database_url) as once:
         yield once
 
 
 @pytest.fixture(autouse=True)
 def _many_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folding, "EVERY", EVERY)
+    monkeypatch.setattr(folding, "CHECKPOINT_INTERVAL", EVERY)
 
 
 @pytest.fixture
@@ -57,13 +59,13 @@ def folded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counts
 
 
-def answer(number: int, minute: int, who: str = "ann") -> NewAnswer:
-    return right_or_wrong(f"r{number:03d}", who, ITEMS[number * 5 % len(ITEMS)], minute, correct=number * 7919 % 10 < 6)
+def answer(number: int, minute: int, who: str = "ann") -> NewResponse:
+    return make_response(f"r{number:03d}", who, ITEMS[number * 5 % len(ITEMS)], minute, correct=number * 7919 % 10 < 6)
 
 
-def give(db: Connection, answers: Sequence[NewAnswer]) -> None:
+def give(db: Connection, answers: Sequence[NewResponse]) -> None:
     results = record(db, answers)
-    assert all(isinstance(result, Recorded) for result in results), results
+    assert all(isinstance(result, RecordedResponse) for result in results), results
 
 
 def give_in_order(db: Connection, many: int, first: int = 0) -> None:
@@ -73,7 +75,7 @@ def give_in_order(db: Connection, many: int, first: int = 0) -> None:
 
 def load(db: Connection, many: int) -> None:
     rows = [
-        Answer(
+        ResponseRecord(
             line=number + 1,
             learner="ann",
             item=ITEMS[number % 4],
@@ -96,25 +98,27 @@ def kept(db: Connection) -> int:
 
 def differences(db: Connection) -> list[str]:
     """What is not as the whole fold says: answers told, snapshots, checkpoints."""
-    return verify_page(db, 1, COURSE, "", Shelf())[0].differences
+    return verify_learners(db, 1, COURSE, "", LruCache())[0].differences
 
 
 def states(db: Connection) -> tuple[list[bytes], list[bytes]]:
     """What is kept of all learners, and what the whole fold says."""
-    bank, rows = read_bank(db, 1, COURSE), page_learners(db, 1, COURSE, None, 100)
-    whole = folding.refold(db, bank, [row.id for row in rows]).states
-    return pack(bank.parameters, folding.load_states(db, bank, rows)), pack(bank.parameters, whole)
+    course_model, rows = read_course_model(db, 1, COURSE), page_learners(db, 1, COURSE, None, 100)
+    whole = folding.rebuild(db, course_model, [row.id for row in rows]).states
+    return encode_states(course_model.parameters, folding.load_states(db, course_model, rows)), encode_states(
+        course_model.parameters, whole
+    )
 
 
 def as_of(db: Connection, moment: int) -> tuple[list[Any], list[Any]]:
     """What is told of a moment, and what the answers until then say."""
-    bank, rows = read_bank(db, 1, COURSE), page_learners(db, 1, COURSE, None, 100)
+    course_model, rows = read_course_model(db, 1, COURSE), page_learners(db, 1, COURSE, None, 100)
     told = [learner_mastery(db, 1, COURSE, row.id, moment, LATER) for row in rows]
     expected = []
     for row in rows:
         entries = read_entries(db, 1, COURSE, [row.id], moment)
-        known = folding.at(bank, folding.fold(bank, [row.id], entries).states, moment)
-        expected.append(mastery.report(bank, known, row.id, row.position))
+        known = folding.states_at(course_model, folding.replay_entries(course_model, [row.id], entries).states, moment)
+        expected.append(mastery.mastery_report(course_model, known, row.id, row.position))
     return told, expected
 
 
@@ -123,12 +127,12 @@ def as_of(db: Connection, moment: int) -> tuple[list[Any], list[Any]]:
 steps = st.one_of(
     st.lists(st.tuples(st.sampled_from(WHO), st.integers(0, 30)), min_size=1, max_size=12),
     st.tuples(st.sampled_from([None, 0.0, 1.0]), st.integers(0, 10**6)),
-    st.sampled_from(["retag", "refold"]),
+    st.sampled_from(["retag", "rebuild"]),
 )
 
 
 def live(db: Connection, history: Sequence[Any]) -> None:
-    given: list[NewAnswer] = []
+    given: list[NewResponse] = []
     voided: set[str] = set()
     for number, step in enumerate(history):
         if isinstance(step, list):
@@ -138,12 +142,12 @@ def live(db: Connection, history: Sequence[Any]) -> None:
         elif step == "retag":
             skills = [["add"], ["subtract"]][number % 2]
             upsert(db, 1, COURSE, {"items": [{"id": "i1", "skills": skills}]}, 1)
-        elif step == "refold":
-            folding.refold_stale(db, 1, COURSE, 10)
+        elif step == "rebuild":
+            folding.rebuild_stale(db, 1, COURSE, 10)
         elif given:
             chosen = given[step[1] % len(given)]
             if step[0] is None or chosen.id not in voided:
-                correct(db, 1, COURSE, chosen.id, step[0], "misprint", "key", 1)
+                correct_response(db, 1, COURSE, chosen.id, step[0], "misprint", "key", 1)
             voided |= {chosen.id} if step[0] is None else set()
 
 
@@ -169,15 +173,15 @@ def test_whatever_happens_checkpoints_change_no_bit(
 def late_twice(db: Connection) -> bool:
     """Whether all is right after a late answer, and another one after that."""
     give_in_order(db, 40)
-    give(db, [right_or_wrong("x", "ann", "i1", 9, correct=False)])
-    give(db, [right_or_wrong("y", "ann", "i1", 38, correct=False)])
+    give(db, [make_response("x", "ann", "i1", 9, correct=False)])
+    give(db, [make_response("y", "ann", "i1", 38, correct=False)])
     return differences(db) == []
 
 
 def void_then_late(db: Connection) -> bool:
     give_in_order(db, 40)
-    correct(db, 1, COURSE, "r009", None, "misprint", "key", 1)
-    give(db, [right_or_wrong("y", "ann", "i1", 38, correct=False)])
+    correct_response(db, 1, COURSE, "r009", None, "misprint", "key", 1)
+    give(db, [make_response("y", "ann", "i1", 38, correct=False)])
     return differences(db) == []
 
 
@@ -203,11 +207,11 @@ def test_of_another_version_no_checkpoint_is_used(
     def stale(db: Connection) -> bool:
         give_in_order(db, 20)
         upsert(db, 1, COURSE, {"items": [{"id": "i1", "skills": ["subtract"]}]}, 1)
-        correct(db, 1, COURSE, "r018", None, "misprint", "key", 1)
+        correct_response(db, 1, COURSE, "r018", None, "misprint", "key", 1)
         return differences(db) == []
 
     assert course(stale)
-    monkeypatch.setattr(folding, "good_version", lambda bank: (bank.calibration, 0, ENGINE))
+    monkeypatch.setattr(folding, "current_version", lambda course_model: (course_model.calibration, 0, ENGINE))
     assert not course(stale)
 
 
@@ -222,21 +226,21 @@ def fill_by_import(db: Connection) -> None:
 def fill_and_refold(db: Connection) -> None:
     load(db, 40)
     upsert(db, 1, COURSE, {"items": [{"id": "i1", "skills": ["subtract"]}]}, 1)
-    assert folding.refold_stale(db, 1, COURSE, 10) == 1
+    assert folding.rebuild_stale(db, 1, COURSE, 10) == 1
 
 
 def fill_and_answer_after_a_change(db: Connection) -> None:
     load(db, 40)
     upsert(db, 1, COURSE, {"items": [{"id": "i1", "skills": ["subtract"]}]}, 1)
-    give(db, [right_or_wrong("z", "ann", "i1", 40, correct=True)])
+    give(db, [make_response("z", "ann", "i1", 40, correct=True)])
 
 
 def late(db: Connection) -> None:
-    give(db, [right_or_wrong("x", "ann", "i1", 36, correct=False)])
+    give(db, [make_response("x", "ann", "i1", 36, correct=False)])
 
 
 def voided(db: Connection) -> None:
-    correct(db, 1, COURSE, "r037", None, "misprint", "key", 1)
+    correct_response(db, 1, COURSE, "r037", None, "misprint", "key", 1)
 
 
 def asked(db: Connection) -> None:
@@ -261,7 +265,7 @@ def test_only_what_comes_after_a_checkpoint_is_folded(
         return most
 
     assert course(most) <= EVERY + 6
-    monkeypatch.setattr(folding, "EVERY", 10**9)
+    monkeypatch.setattr(folding, "CHECKPOINT_INTERVAL", 10**9)
     assert course(most) >= 36
 
 
@@ -316,15 +320,15 @@ def test_past_banks_are_built_once_in_a_run(
             upsert(db, 1, COURSE, {"items": [{"id": item, "skills": ["add"]}]}, 1)
             give(db, [answer(3 * number + place, number, who) for place, who in enumerate(("ann", "bob", "cem"))])
         built.clear()
-        shelf = Shelf[Bank]()
+        shelf = LruCache[CourseModel]()
         after: str | None = ""
         while after is not None:
-            found, after = verify_page(db, 1, COURSE, after, shelf)
+            found, after = verify_learners(db, 1, COURSE, after, shelf)
             assert found.differences == []
         return built
 
     assert course(verify) == [2, 3]
-    monkeypatch.setattr(banks, "BANKS_KEPT", 1)
+    monkeypatch.setattr(banks, "MODELS_KEPT", 1)
     assert course(verify) == [2, 3, 2, 3, 2, 3]
 
 
@@ -344,7 +348,7 @@ def test_a_page_of_the_cohort_reads_the_learners_it_needs(
     def pages(db: Connection) -> tuple[int, list[Any]]:
         names = [f"l{number:03d}" for number in range(100)]
         group = [
-            right_or_wrong(f"{who}-{item}", who, item, 1, correct=True) for who in names for item in ("i1", "i3", "i4")
+            make_response(f"{who}-{item}", who, item, 1, correct=True) for who in names for item in ("i1", "i3", "i4")
         ]
         give(db, group)
         whole = cohort_mastery(db, 1, COURSE, None, None, 10**6, LATER)
@@ -359,5 +363,5 @@ def test_a_page_of_the_cohort_reads_the_learners_it_needs(
     count, rows = course(pages)
     assert len(rows) == 300
     assert count <= 200
-    monkeypatch.setattr(mastery, "FEWEST", 50)
+    monkeypatch.setattr(mastery, "MIN_LEARNERS_READ", 50)
     assert course(pages)[0] > 200

@@ -7,12 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.adaptive.calibration import take
-from app.adaptive.mastery import is_mastered
-from app.adaptive.replay import Log, replay
-from app.adaptive.types import Items, Parameters, Population, Skills
-from app.services import effects
-from app.services.effects import LEAST_ANCHORS, LISTED, find_link, item_changes, mastery_changes
+from app.adaptive.calibration.fit import select_learners
+from app.adaptive.parameters import Items, Parameters, Population, Skills
+from app.adaptive.response_log import Log
+from app.adaptive.tracing.mastery import is_mastered
+from app.adaptive.tracing.replay import replay
+from app.services import calibration_impact
+from app.services.calibration_impact import MAX_LISTED, MIN_ANCHORS, find_link, item_changes, mastery_changes
 
 ITEMS, SKILLS, LEARNERS, ANSWERS = 40, 4, 30, 16
 IDS = [f"i{number}" for number in range(ITEMS)]
@@ -22,15 +23,15 @@ def course(seed: int = 1) -> Parameters:
     rng = np.random.default_rng(seed)
     skills = np.arange(ITEMS)[:, None] % (SKILLS + 1)
     items = Items(
-        easiness=rng.normal(0, 1, ITEMS),
+        intercept=rng.normal(0, 1, ITEMS),
         discrimination=np.where(np.arange(ITEMS) % 3, 1.0, 1.4),
         guessing=np.zeros(ITEMS),
         upper=np.ones(ITEMS),
         thresholds=np.empty((ITEMS, 0)),
         skills=np.where(skills < SKILLS, skills, -1),
     )
-    prior, learn, forget = (np.full(SKILLS, value) for value in (0.4, 0.3, 0.02))
-    return Parameters(Population(), Skills(prior, learn, forget, np.empty((SKILLS, 0), dtype=np.int64)), items)
+    prior, p_learn, p_forget = (np.full(SKILLS, value) for value in (0.4, 0.3, 0.02))
+    return Parameters(Population(), Skills(prior, p_learn, p_forget, np.empty((SKILLS, 0), dtype=np.int64)), items)
 
 
 def answers(seed: int = 1) -> Log:
@@ -46,7 +47,7 @@ def shifted(
     """The course as a population that is `by` logits abler would have it calibrated, and some items changed besides."""
     items = parameters.items
     move = by * items.discrimination + (0 if drift is None else drift)
-    return replace(parameters, items=replace(items, easiness=items.easiness + move))
+    return replace(parameters, items=replace(items, intercept=items.intercept + move))
 
 
 EVERYTHING = np.ones(ITEMS, dtype=np.bool_)
@@ -58,7 +59,7 @@ def test_a_change_of_scale_is_no_change_of_items(by: float, level: float) -> Non
     """Neither is easiness that trades its level with the shifts of knowing and not knowing."""
     before = course()
     after = shifted(before, by)
-    tagged = after.items.tagged
+    tagged = after.items.has_skills
     population = replace(
         after.population,
         known_shift=after.population.known_shift + level,
@@ -67,7 +68,7 @@ def test_a_change_of_scale_is_no_change_of_items(by: float, level: float) -> Non
     after = replace(
         after,
         population=population,
-        items=replace(after.items, easiness=after.items.easiness - level * tagged),
+        items=replace(after.items, intercept=after.items.intercept - level * tagged),
     )
     told = item_changes(before, after, IDS, MANY, EVERYTHING)
     assert told["items_changed"] == 0
@@ -88,11 +89,11 @@ def test_items_that_changed_are_told_the_most_changed_first() -> None:
 def test_too_few_anchors_give_no_scale() -> None:
     before = course()
     anchors = np.zeros(ITEMS, dtype=np.bool_)
-    anchors[: LEAST_ANCHORS - 1] = True
+    anchors[: MIN_ANCHORS - 1] = True
     told = item_changes(before, shifted(before, 0.7), IDS, MANY, anchors)
     assert told["scale"] is None
     assert told["items_changed"] == ITEMS
-    assert len(told["most_changed_items"]) == LISTED
+    assert len(told["most_changed_items"]) == MAX_LISTED
     assert not find_link(before, shifted(before, 0.7), np.zeros(ITEMS, dtype=np.bool_))[1].any()
 
 
@@ -111,9 +112,9 @@ def crossed(before: Parameters, after: Parameters, log: Log) -> dict[str, list[i
     gained, lost = [0] * SKILLS, [0] * SKILLS
     who = []
     for learner in range(log.learners):
-        part = take(log, np.array([learner]))
+        part = select_learners(log, np.array([learner]))
         states = [replay(parameters, part)[0] for parameters in (before, after)]
-        was, becomes = [is_mastered(one.mastery, one.evidence)[0].tolist() for one in states]
+        was, becomes = [is_mastered(one.mastery, one.responses)[0].tolist() for one in states]
         for skill in range(SKILLS):
             gained[skill] += becomes[skill] and not was[skill]
             lost[skill] += was[skill] and not becomes[skill]
@@ -125,9 +126,9 @@ def crossed(before: Parameters, after: Parameters, log: Log) -> dict[str, list[i
 @pytest.mark.parametrize("block", [1, 5 * SKILLS, 1 << 18])
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_who_crosses_the_line_is_counted_in_any_blocks(seed: int, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(effects, "BLOCK", block)
+    monkeypatch.setattr(calibration_impact, "BLOCK", block)
     before, log = course(seed), answers(seed)
-    rates = replace(before.skills, prior=np.array([0.9, 0.1, 0.6, 0.2]), learn=np.array([0.5, 0.06, 0.4, 0.1]))
+    rates = replace(before.skills, prior=np.array([0.9, 0.1, 0.6, 0.2]), p_learn=np.array([0.5, 0.06, 0.4, 0.1]))
     after = replace(before, skills=rates)
     expected = crossed(before, after, log)
     assert expected["who"]
@@ -136,7 +137,7 @@ def test_who_crosses_the_line_is_counted_in_any_blocks(seed: int, block: int, mo
     told = mastery_changes(before, after, log, names, skills)
     assert (told["gained"], told["lost"]) == (sum(expected["gained"]), sum(expected["lost"]))
     assert told["learners"] == len(expected["who"])
-    assert told["learner_ids"] == [names[number] for number in expected["who"]][:LISTED]
+    assert told["learner_ids"] == [names[number] for number in expected["who"]][:MAX_LISTED]
     for row in told["skills"]:
         place = skills.index(row["skill"])
         assert (row["gained"], row["lost"]) == (expected["gained"][place], expected["lost"][place])

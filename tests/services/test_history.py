@@ -28,20 +28,21 @@ from hypothesis.stateful import (
 )
 from sqlalchemy.exc import IntegrityError
 
-from app.adaptive.calibration import Fit
-from app.adaptive.filter import fade, initial, step
-from app.adaptive.types import Population, States
-from app.errors import NothingToCalibrate
+from app.adaptive.calibration.fit import CalibrationFit
+from app.adaptive.parameters import Population
+from app.adaptive.state import States
+from app.adaptive.tracing.filter import fade_states, initial_states, update_states
+from app.core.errors import NothingToCalibrate
+from app.core.times import DAY_US, UNDATED_EPOCH_US, from_datetime, now, to_days
+from app.jobs.worker import import_responses
 from app.queries.responses import read_entries
-from app.services import calibrations, corrections, folding, mastery, recommendations, responses
-from app.services.banks import Bank, read_bank
-from app.services.folding import fold
-from app.services.mastery import report
-from app.services.reports import DIGITS
-from app.times import DAY_US, UNDATED_EPOCH_US, from_datetime, now, to_days
-from app.worker import import_responses
+from app.services import calibrations, corrections, mastery, recommendations, replay, responses
+from app.services.course_model import CourseModel, read_course_model
+from app.services.mastery import mastery_report
+from app.services.present import DIGITS
+from app.services.replay import replay_entries
 from tests.adaptive.worlds import random_head
-from tests.client import CATALOGUE, MINUTE_US, NEW_YEAR_US, at, client_of, make_key, served, verified
+from tests.client import CATALOGUE, MINUTE_US, NEW_YEAR_US, client_of, make_key, minute_text, served, verify
 
 T = TypeVar("T")
 
@@ -137,7 +138,7 @@ class History(RuleBasedStateMachine):
         body: dict[str, Any] = {"id": f"{letter}{next(self.numbers)}", "learner": learner, "item": item["id"]}
         body |= {"correct": bool(share)} if share in {0.0, 1.0} else {"score": score}
         if moment is not None:
-            body["occurred_at"] = at(moment)
+            body["occurred_at"] = minute_text(moment)
         return body, score
 
     def take(self, body: dict[str, Any], score: float, told: bytes, outcome: dict[str, Any] | None = None) -> None:
@@ -168,7 +169,7 @@ class History(RuleBasedStateMachine):
             "learner": f"not {given.learner}",
             "item": next(id_ for id_ in self.catalogue["items"] if id_ != given.item),
             "score": 0.0 if given.score else 1.0,
-            "occurred_at": at(999),
+            "occurred_at": minute_text(999),
             "duration_ms": 7,
         }
         body[other] = changed[other]
@@ -271,13 +272,15 @@ class History(RuleBasedStateMachine):
 
     async def fitted(self, seed: int) -> int:
         """The number of a new calibration, 0 if every answer was voided."""
-        claim = await self.database.write(calibrations.request, 1, self.course, now())
+        claim = await self.database.write(calibrations.request_calibration, 1, self.course, now())
         try:
-            job = await self.database.read(calibrations.read_job, claim)
+            job = await self.database.read(calibrations.read_calibration_job, claim)
         except NothingToCalibrate as error:
-            await self.database.write(calibrations.fail, claim, error.detail, now())
+            await self.database.write(calibrations.save_failure, claim, error.detail, now())
             return 0
-        await self.database.write(calibrations.succeed, claim, calibrations.result_of(job, made_up(job, seed)), now())
+        await self.database.write(
+            calibrations.save_result, claim, calibrations.build_result(job, made_up(job, seed)), now()
+        )
         return int(claim.number)
 
     @rule(number=st.integers(1, 4))
@@ -298,7 +301,7 @@ class History(RuleBasedStateMachine):
             score = share * highest_of(item)
             body["score"] = score
             if moment is not None:
-                body["occurred_at"] = at(moment)
+                body["occurred_at"] = minute_text(moment)
             occurred_at = UNDATED_EPOCH_US + order if moment is None else NEW_YEAR_US + moment * MINUTE_US
             fresh.append(Given(body, learner, item["id"], score, occurred_at, None))
             lines.append([learner, item["id"], "", str(share), str(order), body.get("occurred_at", ""), body["id"]])
@@ -328,29 +331,31 @@ class History(RuleBasedStateMachine):
             if score is not None:
                 yield id_, self.answers[id_].item, score, moment
 
-    def fold(self, learner: str) -> tuple[Bank, States, dict[str, float]]:
+    def replay_entries(self, learner: str) -> tuple[CourseModel, States, dict[str, float]]:
         """One answer after the other, by the engine alone."""
-        bank = self.run(self.database.read(read_bank, 1, self.course))
-        states, expected = initial(bank.parameters, 1), {}
+        course_model = self.run(self.database.read(read_course_model, 1, self.course))
+        states, expected = initial_states(course_model.parameters, 1), {}
         for id_, item, score, moment in self.entries(learner):
-            number = bank.item_numbers[item]
-            share = min(score / bank.max_scores[number], 1.0)
+            number = course_model.item_numbers[item]
+            share = min(score / course_model.max_scores[number], 1.0)
             answer = (np.array([number]), np.array([share]), np.array([to_days(moment)]))
-            states, predicted = step(bank.parameters, states, *answer)
+            states, predicted = update_states(course_model.parameters, states, *answer)
             expected[id_] = float(predicted.p[0])
-        return bank, states, expected
+        return course_model, states, expected
 
     def expected(self, learner: str, moment: int) -> dict[str, Any]:
         """The learner's mastery as it must be told at a moment."""
-        bank, states, _ = self.fold(learner)
-        return report(bank, folding.at(bank, states, moment), learner, self.positions[learner])
+        course_model, states, _ = self.replay_entries(learner)
+        return mastery_report(
+            course_model, replay.states_at(course_model, states, moment), learner, self.positions[learner]
+        )
 
     def compare_outcome(self, outcome: dict[str, Any]) -> None:
         """An outcome against the fold."""
         response = outcome["response"]
-        bank, states, predicted = self.fold(response["learner"])
-        last = fade(bank.parameters, states, states.seen_at)
-        expected = report(bank, last, response["learner"], response["position"])
+        course_model, states, predicted = self.replay_entries(response["learner"])
+        last = fade_states(course_model.parameters, states, states.seen_at)
+        expected = mastery_report(course_model, last, response["learner"], response["position"])
         assert outcome["ability"] == expected["ability"]
         assert outcome["p_correct"] == round(predicted[response["id"]], DIGITS)
         told = [{name: value for name, value in row.items() if name != "change"} for row in outcome["mastery"]]
@@ -362,7 +367,7 @@ class History(RuleBasedStateMachine):
     def the_log_explains_everything(self) -> None:
         if not self.answers:
             return
-        found = self.run(verified(self.database, self.course))
+        found = self.run(verify(self.database, self.course))
         assert found.differences == []
         assert (found.learners, found.responses) == (len(+self.positions), len(self.answers))
 
@@ -405,16 +410,18 @@ def instant(response: dict[str, Any]) -> int:
     return from_datetime(datetime.fromisoformat(response["occurred_at"]))
 
 
-def made_up(job: calibrations.Job, seed: int) -> Fit:
+def made_up(job: calibrations.CalibrationJob, seed: int) -> CalibrationFit:
     """A calibration like any other, without the work."""
     rng = np.random.default_rng(seed)
-    parameters = job.bank.parameters
+    parameters = job.course.parameters
     skills = replace(parameters.skills, prior=rng.uniform(0.1, 0.6, parameters.skills.count))
-    easiness = np.where(job.bank.known, parameters.items.easiness, rng.normal(0, 1, parameters.items.count))
-    items = replace(parameters.items, easiness=easiness)
-    head = random_head(rng, parameters.items.count) if seed % 2 else None
-    fitted = replace(parameters, population=Population(ability_variance=1.1), skills=skills, items=items, head=head)
-    return Fit(fitted, fitted, 1, 0.6, 0.5, 0.5, 0.6, 0.7)
+    intercept = np.where(job.course.known, parameters.items.intercept, rng.normal(0, 1, parameters.items.count))
+    items = replace(parameters.items, intercept=intercept)
+    behaviour_model = random_head(rng, parameters.items.count) if seed % 2 else None
+    fitted = replace(
+        parameters, population=Population(ability_variance=1.1), skills=skills, items=items, behaviour=behaviour_model
+    )
+    return CalibrationFit(fitted, fitted, 1, 0.6, 0.5, 0.5, 0.6, 0.7)
 
 
 def run_history(url: str, examples: int, steps: int, phases: Sequence[Phase] = (Phase.generate, Phase.shrink)) -> None:
@@ -430,7 +437,7 @@ def run_history(url: str, examples: int, steps: int, phases: Sequence[Phase] = (
 
 @pytest.fixture(autouse=True)
 def _small_calibrations(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibrations, "LEAST_RESPONSES", 1)
+    monkeypatch.setattr(calibrations, "MIN_RESPONSES", 1)
 
 
 @pytest.fixture(autouse=True)
@@ -443,7 +450,7 @@ def _stopped_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _checkpoints_at_every_second_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folding, "EVERY", 2)
+    monkeypatch.setattr(replay, "CHECKPOINT_INTERVAL", 2)
 
 
 def test_after_any_history_all_that_is_kept_and_told_is_the_fold_of_the_log(database_url: str) -> None:
@@ -458,14 +465,14 @@ def never_stale(*_: Any) -> bool:
     return False
 
 
-def never_later(_bank: Bank, states: States, _moment: int) -> States:
+def never_later(_bank: CourseModel, states: States, _moment: int) -> States:
     return states
 
 
-def forgive(db: Any, bank: Bank, places: Mapping[str, Any], until: int | None = None) -> Any:
+def forgive(db: Any, course_model: CourseModel, places: Mapping[str, Any], until: int | None = None) -> Any:
     """A fold for which every voided answer was right."""
-    entries = read_entries(db, bank.tenant_id, bank.course_id, places, until)
-    return fold(bank, list(places), [entry._replace(score=entry.score or 1.0) for entry in entries])
+    entries = read_entries(db, course_model.tenant_id, course_model.course_id, places, until)
+    return replay_entries(course_model, list(places), [entry._replace(score=entry.score or 1.0) for entry in entries])
 
 
 def keep_outdated(*_: Any) -> None:
@@ -477,11 +484,11 @@ def keep_outdated(*_: Any) -> None:
     ("module", "name", "mutant"),
     [
         (responses, "is_late", never_late),
-        (folding, "is_stale", never_stale),
-        (corrections, "refold_from", forgive),
-        (folding, "drop_checkpoints", keep_outdated),
-        (mastery, "at", never_later),
-        (recommendations, "at", never_later),
+        (replay, "is_stale", never_stale),
+        (corrections, "replay_from_checkpoints", forgive),
+        (replay, "drop_checkpoints", keep_outdated),
+        (mastery, "states_at", never_later),
+        (recommendations, "states_at", never_later),
     ],
 )
 def test_the_machine_can_fail(

@@ -7,16 +7,17 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, func, select, text
 
-from app import sample, worker
-from app.database import Database
-from app.files import Rejection
+from app import sample
+from app.core.database import Database
+from app.files.responses import Rejection
+from app.jobs import worker
+from app.jobs.worker import ImportTotals, import_responses
 from app.models import Learner, Response
 from app.queries.learners import page_learners
 from app.services.catalogue import read_catalogue, upsert
-from app.services.imports import Imported, import_chunk
+from app.services.imports import ImportedChunk, import_chunk
 from app.services.keys import create_key
-from app.worker import ImportTotals, import_responses
-from tests.client import CATALOGUE, COURSE, app_of, at, differences, school, verified
+from tests.client import CATALOGUE, COURSE, app_of, find_differences, minute_text, school, verify
 
 pytestmark = pytest.mark.anyio
 
@@ -56,7 +57,7 @@ def stored(db: Connection) -> tuple[int, int, int]:
 def many(learners: int = 12, answers: int = 25) -> list[str]:
     """Rows of a file whose learners take turns."""
     return [
-        f"l{who},i{1 + (who + n) % 4},,{(who * n + n) % 3 % 2},,{at(n)},r-{who}-{n}"
+        f"l{who},i{1 + (who + n) % 4},,{(who * n + n) % 3 % 2},,{minute_text(n)},r-{who}-{n}"
         for n in range(answers)
         for who in range(learners)
     ]
@@ -70,7 +71,7 @@ async def test_the_sample_is_loaded_whole_once_and_verified(database: Database) 
     assert await database.read(stored) == (536, 10_720, 10_720)
     totals, _ = await load(database, sample.responses(), sample.COURSE)
     assert counts(totals) == (0, 0, 0)
-    found = await verified(database, sample.COURSE)
+    found = await verify(database, sample.COURSE)
     assert (found.learners, found.responses, found.differences) == (536, 10_720, [])
 
 
@@ -92,13 +93,13 @@ async def test_a_killed_import_goes_on_without_loss_or_doubling(
     before: bool, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await begin(database)
-    monkeypatch.setattr(worker, "CHUNK", 70)
-    monkeypatch.setattr(worker, "WINDOW", 150)
+    monkeypatch.setattr(worker, "CHUNK_ROWS", 70)
+    monkeypatch.setattr(worker, "WINDOW_ROWS", 150)
     path = written(tmp_path / "answers.csv", many())
     # In the second window: a window is two chunks whose learners are apart, or three.
     last, calls = {"postgresql": 3, "sqlite": 5}[database.dialect], []
 
-    def one_dies(db: Connection, *arguments: Any) -> Imported:
+    def one_dies(db: Connection, *arguments: Any) -> ImportedChunk:
         calls.append(1)
         number = len(calls)
         if number == last and before:
@@ -118,7 +119,7 @@ async def test_a_killed_import_goes_on_without_loss_or_doubling(
     totals, _ = await load(database, path)
     assert counts(totals) == (300 - kept, kept - 150, 0)
     assert await database.read(stored) == (12, 300, 300)
-    assert await differences(database) == []
+    assert await find_differences(database) == []
 
 
 @pytest.mark.parametrize(("chunk", "window"), [(7, 20), (7, 1000), (1000, 1000)])
@@ -127,8 +128,8 @@ async def test_the_order_of_the_lines_and_the_chunks_do_not_matter(
 ) -> None:
     await begin(database)
     await database.write(upsert, 1, "other", CATALOGUE, 1)
-    monkeypatch.setattr(worker, "CHUNK", chunk)
-    monkeypatch.setattr(worker, "WINDOW", window)
+    monkeypatch.setattr(worker, "CHUNK_ROWS", chunk)
+    monkeypatch.setattr(worker, "WINDOW_ROWS", window)
     rows = many(4, 12)
     shuffled = [rows[place * 29 % len(rows)] for place in range(len(rows))]
     assert sorted(shuffled) == sorted(rows)
@@ -137,30 +138,30 @@ async def test_the_order_of_the_lines_and_the_chunks_do_not_matter(
     assert [row.state for row in await database.read(snapshots)] == [
         row.state for row in await database.read(lambda db: page_learners(db, 1, "other", None, 1000))
     ]
-    assert await differences(database) == []
+    assert await find_differences(database) == []
 
 
 async def test_rows_that_cannot_be_loaded_are_named_by_their_lines(database: Database, tmp_path: Path) -> None:
     await begin(database)
     rows = [
-        f"ann,i1,,1,,{at(1)},r-1",
-        f"ann,i8,,0.5,,{at(2)},r-2",  # line 3: a graded item has whole scores
-        f"ann,i1,,2,,{at(3)},r-3",  # line 4
-        f"ann,i2,,1,,{at(4)},r-1",  # line 5: r-1 is another answer
-        f"ann,i1,,1,,{at(1)},r-1",  # line 6 repeats line 2
+        f"ann,i1,,1,,{minute_text(1)},r-1",
+        f"ann,i8,,0.5,,{minute_text(2)},r-2",  # line 3: a graded item has whole scores
+        f"ann,i1,,2,,{minute_text(3)},r-3",  # line 4
+        f"ann,i2,,1,,{minute_text(4)},r-1",  # line 5: r-1 is another answer
+        f"ann,i1,,1,,{minute_text(1)},r-1",  # line 6 repeats line 2
         ",i1,,1,,,r-4",  # line 7
         "ann,i1,,1,,2199-01-01T00:00:00Z,r-5",  # line 8: not yet
         "ann,i1,,1,9000000000000000000,,r-6",  # line 9: no such moment
         "ann,i1,,1,-9000000000000000000,,r-7",  # line 10
         "ann,i1,,1,1735689600000,,r-8",  # line 11: some count milliseconds
-        f"ann,fresh,fraction;add,1,,{at(5)},r-9",  # line 12: an item that the course learns of
-        f"zoe,i1,,1,,{at(6)},r-10",
-        f"ann,i1,,1,,{at(6)},r-10",  # line 14: r-10 is zoe's
+        f"ann,fresh,fraction;add,1,,{minute_text(5)},r-9",  # line 12: an item that the course learns of
+        f"zoe,i1,,1,,{minute_text(6)},r-10",
+        f"ann,i1,,1,,{minute_text(6)},r-10",  # line 14: r-10 is zoe's
     ]
     totals, rejections = await load(database, written(tmp_path / "answers.csv", rows))
     assert [rejection.line for rejection in rejections] == [3, 4, 5, 7, 8, 9, 10, 14]
     assert counts(totals) == (4, 1, 8)
-    assert await differences(database) == []
+    assert await find_differences(database) == []
     items = (await database.read(read_catalogue, 1, COURSE)).items
     assert items["fresh"]["skills"] == ["fraction", "add"]
 
@@ -168,12 +169,17 @@ async def test_rows_that_cannot_be_loaded_are_named_by_their_lines(database: Dat
 async def test_an_imported_answer_can_be_sent_again_and_its_outcome_stays(database_url: str, tmp_path: Path) -> None:
     async with school(database_url) as client:
         database = app_of(client).state.database
-        rows = ["ann,i3,,0,0,,r-0", f"ann,i1,,1,,{at(1)},r-1", f"ann,i5,,0.5,,{at(3)},r-3", f"ann,i2,,1,,{at(2)},r-2"]
+        rows = [
+            "ann,i3,,0,0,,r-0",
+            f"ann,i1,,1,,{minute_text(1)},r-1",
+            f"ann,i5,,0.5,,{minute_text(3)},r-3",
+            f"ann,i2,,1,,{minute_text(2)},r-2",
+        ]
         await load(database, written(tmp_path / "answers.csv", rows))
         again = [
             {"id": "r-0", "learner": "ann", "item": "i3", "correct": False},
-            {"id": "r-1", "learner": "ann", "item": "i1", "correct": True, "occurred_at": at(1)},
-            {"id": "r-3", "learner": "ann", "item": "i5", "score": 1, "occurred_at": at(3)},
+            {"id": "r-1", "learner": "ann", "item": "i1", "correct": True, "occurred_at": minute_text(1)},
+            {"id": "r-3", "learner": "ann", "item": "i5", "score": 1, "occurred_at": minute_text(3)},
         ]
         batch = await client.post("/responses:batch", json={"responses": [*again, *again]})
         results = batch.json()["results"]
@@ -188,7 +194,7 @@ async def test_an_imported_answer_can_be_sent_again_and_its_outcome_stays(databa
         assert (await client.post("responses", json=answer)).status_code == 201
         other = await client.post("responses", json={**again[1], "correct": False})
         assert (other.status_code, other.json()["code"]) == (409, "conflict")
-        assert await differences(database) == []
+        assert await find_differences(database) == []
 
 
 Tamper = Callable[[Connection], Any]
@@ -220,14 +226,19 @@ TAMPERED = {
 async def test_what_was_tampered_with_is_found(what: str, database_url: str, tmp_path: Path) -> None:
     async with school(database_url) as client:
         database = app_of(client).state.database
-        await load(database, written(tmp_path / "answers.csv", [f"ann,i1,,1,,{at(1)},m-1", f"bob,i1,,0,,{at(2)},m-2"]))
+        await load(
+            database,
+            written(tmp_path / "answers.csv", [f"ann,i1,,1,,{minute_text(1)},m-1", f"bob,i1,,0,,{minute_text(2)},m-2"]),
+        )
         for number in range(4):
             body = {"id": f"r-{number}", "learner": "ann", "item": f"i{1 + number}", "correct": number != 1}
-            assert (await client.post("responses", json={**body, "occurred_at": at(9 - number)})).status_code == 201
+            assert (
+                await client.post("responses", json={**body, "occurred_at": minute_text(9 - number)})
+            ).status_code == 201
         await client.post("responses/r-0/regrade", json={"score": 0, "reason": "wrong key"})
         await client.post("learners/ann/recommendations", params={"limit": 2})
-        found = await verified(database)
+        found = await verify(database)
         assert (found.learners, found.responses, found.recommendations) == (2, 6, 6)
         assert found.differences == []
         await database.write(TAMPERED[what])
-        assert await differences(database) != []
+        assert await find_differences(database) != []

@@ -10,27 +10,27 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection
 
-from app.errors import ProximaError
+from app.core.errors import ProximaError
+from app.core.times import DAY_US, UNDATED_EPOCH_US, to_days
 from app.queries.learners import LearnerRow, page_learners
-from app.services.corrections import correct
+from app.services.corrections import correct_response
 from app.services.mastery import learner_mastery
-from app.services.responses import NewAnswer, Recorded, record
-from app.times import DAY_US, UNDATED_EPOCH_US, to_days
-from tests.client import CATALOGUE, COURSE, MINUTE_US, NEW_YEAR_US, Trial, right_or_wrong, undoing
+from app.services.responses import NewResponse, RecordedResponse, record
+from tests.client import CATALOGUE, COURSE, MINUTE_US, NEW_YEAR_US, RunAndUndo, make_response, rolled_back_runs
 
 T = TypeVar("T")
 LATER = NEW_YEAR_US + 100 * DAY_US
 
 
 @pytest.fixture
-def trial(database_url: str) -> Iterator[Trial]:
+def trial(database_url: str) -> Iterator[RunAndUndo]:
     """Do something with the small course, and undo it."""
-    with undoing(database_url) as once:
+    with rolled_back_runs(database_url) as once:
         yield once
 
 
-def make(number: int, learner: str, item: str, minute: int, *, correct: bool) -> NewAnswer:
-    return right_or_wrong(f"{number * 7919 % 1000:03d}", learner, item, minute, correct=correct)
+def make(number: int, learner: str, item: str, minute: int, *, correct: bool) -> NewResponse:
+    return make_response(f"{number * 7919 % 1000:03d}", learner, item, minute, correct=correct)
 
 
 rows = st.tuples(
@@ -45,9 +45,9 @@ histories = st.lists(rows, min_size=1, max_size=14).map(
 law = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
-def told(results: Sequence[Recorded | ProximaError]) -> list[bytes]:
-    assert all(isinstance(result, Recorded) for result in results), results
-    return [result.outcome for result in results if isinstance(result, Recorded)]
+def told(results: Sequence[RecordedResponse | ProximaError]) -> list[bytes]:
+    assert all(isinstance(result, RecordedResponse) for result in results), results
+    return [result.outcome for result in results if isinstance(result, RecordedResponse)]
 
 
 def learners(db: Connection) -> list[LearnerRow]:
@@ -60,10 +60,12 @@ def states(db: Connection) -> dict[str, bytes]:
 
 @law
 @given(history=histories, data=st.data())
-def test_the_order_of_arrival_does_not_matter(trial: Trial, history: list[NewAnswer], data: st.DataObject) -> None:
+def test_the_order_of_arrival_does_not_matter(
+    trial: RunAndUndo, history: list[NewResponse], data: st.DataObject
+) -> None:
     shuffled = data.draw(st.permutations(history))
 
-    def after(arrivals: Sequence[NewAnswer]) -> Callable[[Connection], list[LearnerRow]]:
+    def after(arrivals: Sequence[NewResponse]) -> Callable[[Connection], list[LearnerRow]]:
         def arrive(db: Connection) -> list[LearnerRow]:
             for each in arrivals:
                 told(record(db, [each]))
@@ -77,9 +79,9 @@ def test_the_order_of_arrival_does_not_matter(trial: Trial, history: list[NewAns
 @law
 @given(history=histories, cuts=st.lists(st.integers(0, 14)))
 def test_how_answers_are_grouped_changes_neither_state_nor_a_byte_that_is_told(
-    trial: Trial, history: list[NewAnswer], cuts: list[int]
+    trial: RunAndUndo, history: list[NewResponse], cuts: list[int]
 ) -> None:
-    def after(groups: Sequence[Sequence[NewAnswer]]) -> Callable[[Connection], Any]:
+    def after(groups: Sequence[Sequence[NewResponse]]) -> Callable[[Connection], Any]:
         return lambda db: ([outcome for group in groups for outcome in told(record(db, group))], learners(db))
 
     places = sorted({0, *(cut for cut in cuts if cut < len(history)), len(history)})
@@ -89,13 +91,13 @@ def test_how_answers_are_grouped_changes_neither_state_nor_a_byte_that_is_told(
 
 @law
 @given(history=histories, place=st.integers(0, 13), late=st.integers(0, 13))
-def test_a_voided_answer_was_never_given(trial: Trial, history: list[NewAnswer], place: int, late: int) -> None:
+def test_a_voided_answer_was_never_given(trial: RunAndUndo, history: list[NewResponse], place: int, late: int) -> None:
     place %= len(history)
     late = max(place + 1, late % (len(history) + 1))
 
     def voided(db: Connection) -> dict[str, bytes]:
         told(record(db, history[:late]))
-        correct(db, 1, COURSE, history[place].id, None, "misprint", "key", 1)
+        correct_response(db, 1, COURSE, history[place].id, None, "misprint", "key", 1)
         if history[late:]:
             told(record(db, history[late:]))
         return states(db)
@@ -114,7 +116,9 @@ def test_a_voided_answer_was_never_given(trial: Trial, history: list[NewAnswer],
 
 @law
 @given(history=histories, place=st.integers(0, 13), late=st.integers(0, 13))
-def test_a_regraded_answer_had_always_that_score(trial: Trial, history: list[NewAnswer], place: int, late: int) -> None:
+def test_a_regraded_answer_had_always_that_score(
+    trial: RunAndUndo, history: list[NewResponse], place: int, late: int
+) -> None:
     place %= len(history)
     late = max(place + 1, late % (len(history) + 1))
     other = not history[place].correct
@@ -122,8 +126,8 @@ def test_a_regraded_answer_had_always_that_score(trial: Trial, history: list[New
 
     def regraded(db: Connection) -> dict[str, bytes]:
         told(record(db, history[:late]))
-        correct(db, 1, COURSE, history[place].id, highest * (not other), "again", "key", 1)
-        correct(db, 1, COURSE, history[place].id, highest * other, "wrong key", "key", 2)
+        correct_response(db, 1, COURSE, history[place].id, highest * (not other), "again", "key", 1)
+        correct_response(db, 1, COURSE, history[place].id, highest * other, "wrong key", "key", 2)
         if history[late:]:
             told(record(db, history[late:]))
         return states(db)
@@ -137,7 +141,9 @@ def test_a_regraded_answer_had_always_that_score(trial: Trial, history: list[New
 
 @law
 @given(history=histories, minute=st.integers(0, 6))
-def test_as_of_counts_only_the_answers_given_until_then(trial: Trial, history: list[NewAnswer], minute: int) -> None:
+def test_as_of_counts_only_the_answers_given_until_then(
+    trial: RunAndUndo, history: list[NewResponse], minute: int
+) -> None:
     moment = NEW_YEAR_US + minute * MINUTE_US
     until = [each for each in history if each.occurred_at <= moment]
 
@@ -159,7 +165,7 @@ def test_as_of_counts_only_the_answers_given_until_then(trial: Trial, history: l
 
 @law
 @given(history=histories)
-def test_a_snapshot_is_read_as_it_was_written(trial: Trial, history: list[NewAnswer]) -> None:
+def test_a_snapshot_is_read_as_it_was_written(trial: RunAndUndo, history: list[NewResponse]) -> None:
     def both(db: Connection) -> tuple[list[Any], list[Any]]:
         told(record(db, history))
         stored = [learner_mastery(db, 1, COURSE, row.id, None, LATER) for row in learners(db)]
@@ -172,7 +178,9 @@ def test_a_snapshot_is_read_as_it_was_written(trial: Trial, history: list[NewAns
 
 @law
 @given(history=histories, first=st.integers(0, 10**6), second=st.integers(0, 10**6))
-def test_reading_later_never_tells_of_more(trial: Trial, history: list[NewAnswer], first: int, second: int) -> None:
+def test_reading_later_never_tells_of_more(
+    trial: RunAndUndo, history: list[NewResponse], first: int, second: int
+) -> None:
     """No mastery is higher, no ability surer, the later it is read; and it can be said again as of then."""
     sooner, later = (LATER + days * DAY_US for days in sorted((first, second)))
 
@@ -191,12 +199,12 @@ def test_reading_later_never_tells_of_more(trial: Trial, history: list[NewAnswer
 
 @law
 @given(history=histories, days=st.integers(0, 10**6))
-def test_what_carries_no_time_never_fades(trial: Trial, history: list[NewAnswer], days: int) -> None:
+def test_what_carries_no_time_never_fades(trial: RunAndUndo, history: list[NewResponse], days: int) -> None:
     """Imported in an order without times: the same whenever it is read, and as if all had come at once."""
     undated = [replace(each, occurred_at=UNDATED_EPOCH_US + place, dated=False) for place, each in enumerate(history)]
     at_once = [replace(each, occurred_at=NEW_YEAR_US + place) for place, each in enumerate(history)]
 
-    def read(answers: list[NewAnswer], now: int) -> list[Any]:
+    def read(answers: list[NewResponse], now: int) -> list[Any]:
         def work(db: Connection) -> list[Any]:
             told(record(db, answers))
             return [learner_mastery(db, 1, COURSE, row.id, None, now) for row in learners(db)]

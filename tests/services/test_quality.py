@@ -5,34 +5,44 @@ from datetime import date, timedelta
 import numpy as np
 import pytest
 
-from app.database import Database
+from app.core.database import Database
+from app.core.times import EPOCH, MICROSECOND
 from app.services import quality
-from app.services.quality import Asked, Outcomes, Sample, draw, groups_of, name_of, pieces, prepare, read_outcomes
+from app.services.quality import (
+    LearnerSample,
+    QualityFilter,
+    ScoredPredictions,
+    draw_learners,
+    group_name,
+    group_predictions,
+    read_predictions,
+    split_sample,
+    start_sample,
+)
 from app.services.responses import record
-from app.times import EPOCH, MICROSECOND
-from tests.client import COURSE, app_of, right_or_wrong, school
+from tests.client import COURSE, app_of, make_response, school
 
 LEARNERS = 23
 
 
-async def sample_of(database: Database, asked: Asked) -> Sample:
-    sample = await database.read(prepare, 1, COURSE, asked)
+async def sample_of(database: Database, asked: QualityFilter) -> LearnerSample:
+    sample = await database.read(start_sample, 1, COURSE, asked)
     while not sample.complete:
-        sample = await database.read(draw, sample, asked)
+        sample = await database.read(draw_learners, sample, asked)
     return sample
 
 
 async def fill(database: Database) -> None:
     """Learner n gives n + 1 answers, the last on minute n."""
     answers = [
-        right_or_wrong(f"{learner}-{number}", f"l{learner:02d}", "i1", learner - number, correct=number % 2 == 0)
+        make_response(f"{learner}-{number}", f"l{learner:02d}", "i1", learner - number, correct=number % 2 == 0)
         for learner in range(LEARNERS)
         for number in range(learner + 1)
     ]
     await database.write(record, answers)
 
 
-def drawn(sample: Sample) -> set[str]:
+def drawn(sample: LearnerSample) -> set[str]:
     return {id_ for _, id_, _ in sample.drawn}
 
 
@@ -42,12 +52,12 @@ async def test_whole_learners_are_drawn_and_always_the_same(database_url: str, m
     async with school(database_url) as client:
         database = app_of(client).state.database
         await fill(database)
-        everybody = await sample_of(database, Asked())
+        everybody = await sample_of(database, QualityFilter())
         assert (everybody.share, len(drawn(everybody))) == (1, LEARNERS)
         previous = set[str]()
         for most in (1, 30, 100, 200, 276):
-            monkeypatch.setattr(quality, "MOST_RESPONSES", most)
-            sample = await sample_of(database, Asked())
+            monkeypatch.setattr(quality, "MAX_RESPONSES", most)
+            sample = await sample_of(database, QualityFilter())
             sizes = [size for _, _, size in sample.drawn]
             assert sum(sizes) <= most or len(sizes) == 1
             assert previous <= drawn(sample)
@@ -64,8 +74,8 @@ async def test_who_has_not_answered_since_takes_no_place(database_url: str) -> N
     async with school(database_url) as client:
         database = app_of(client).state.database
         await fill(database)
-        since = right_or_wrong("", "", "", 15, correct=True).occurred_at
-        sample = await sample_of(database, Asked(since=since))
+        since = make_response("", "", "", 15, correct=True).occurred_at
+        sample = await sample_of(database, QualityFilter(since=since))
         assert drawn(sample) == {f"l{learner:02d}" for learner in range(15, LEARNERS)}
 
 
@@ -74,16 +84,16 @@ async def test_pieces_change_nothing(database_url: str, monkeypatch: pytest.Monk
     async with school(database_url) as client:
         database = app_of(client).state.database
         await fill(database)
-        asked = Asked()
+        asked = QualityFilter()
         sample = await sample_of(database, asked)
         told = [(await client.get("quality?by=day")).json()]
         for responses, learners in ((1, 500), (40, 500), (2000, 4)):
             monkeypatch.setattr(quality, "PIECE_RESPONSES", responses)
             monkeypatch.setattr(quality, "PIECE_LEARNERS", learners)
-            parts = list(pieces(sample))
+            parts = list(split_sample(sample))
             assert [number for part in parts for number in part.values()] == list(range(LEARNERS))
             assert len(parts) > 1
-            sizes = [len((await database.read(read_outcomes, sample.bank, asked, part)).p) for part in parts]
+            sizes = [len((await database.read(read_predictions, sample.course, asked, part)).p) for part in parts]
             assert all(size <= responses or len(part) == 1 for size, part in zip(sizes, parts, strict=True))
             told.append((await client.get("quality?by=day")).json())
         assert all(each == told[0] for each in told)
@@ -93,27 +103,27 @@ async def test_pieces_change_nothing(database_url: str, monkeypatch: pytest.Monk
 async def test_an_item_added_meanwhile_is_left_for_the_next_time(database_url: str) -> None:
     async with school(database_url) as client:
         database = app_of(client).state.database
-        sample = await database.read(prepare, 1, COURSE, Asked())
+        sample = await database.read(start_sample, 1, COURSE, QualityFilter())
         assert (await client.put("catalogue", json={"items": [{"id": "new", "skills": []}]})).status_code == 200
-        answers = [right_or_wrong(item, "ann", item, 0, correct=True) for item in ("i1", "new")]
+        answers = [make_response(item, "ann", item, 0, correct=True) for item in ("i1", "new")]
         await database.write(record, answers)
-        outcomes = await database.read(read_outcomes, sample.bank, Asked(), {"ann": 0})
+        outcomes = await database.read(read_predictions, sample.course, QualityFilter(), {"ann": 0})
         assert len(outcomes.p) == 1
 
 
 @pytest.mark.anyio
 async def test_every_day_has_its_period(database_url: str) -> None:
     async with school(database_url) as client:
-        sample = await app_of(client).state.database.read(prepare, 1, COURSE, Asked())
+        sample = await app_of(client).state.database.read(start_sample, 1, COURSE, QualityFilter())
     days = [EPOCH.date() + timedelta(days=number) for number in range(0, 84_000, 37)]
     times = np.array([(day - EPOCH.date()) // MICROSECOND + 5 for day in days], dtype=np.int64)
     empty = np.zeros(len(times), dtype=np.int64)
-    outcomes = Outcomes(empty / 1, empty / 1, empty, empty, empty, times)
+    outcomes = ScoredPredictions(empty / 1, empty / 1, empty, empty, empty, times)
     for by in ("day", "week", "month"):
-        rows, groups = groups_of(sample.bank, outcomes, by)
+        rows, groups = group_predictions(sample.course, outcomes, by)
         assert rows.tolist() == list(range(len(times)))
         for day, number in zip(days, groups.tolist(), strict=True):
-            first = date.fromisoformat(name_of(sample.bank, by, number)["period"])
+            first = date.fromisoformat(group_name(sample.course, by, number)["period"])
             assert number >= 0
             if by == "day":
                 assert first == day

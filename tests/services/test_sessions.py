@@ -10,7 +10,7 @@ from sqlalchemy import Connection, update
 
 from app.models import SessionResponse
 from app.services import sessions
-from tests.client import app_of, at, differences, school, served
+from tests.client import app_of, find_differences, minute_text, school, served
 
 pytestmark = pytest.mark.anyio
 
@@ -92,7 +92,7 @@ async def test_a_test_measures_and_ends(client: httpx.AsyncClient) -> None:
     assert seen["status"] == "finished"
     assert [step["ability"] for step in seen["responses"]] == [outcome["ability"] for outcome in outcomes]
     assert {row["skill"] for row in seen["mastery"]} <= {"algebra", "geometry"}
-    assert await differences(app_of(client).state.database, "bank") == []
+    assert await find_differences(app_of(client).state.database, "bank") == []
     listed = (await client.get("sessions")).json()["data"]
     assert [(row["id"], row["status"], row["position"]) for row in listed] == [("t-1", "finished", len(items))]
 
@@ -217,7 +217,7 @@ async def test_a_test_and_practice_know_nothing_of_each_other_unless_asked(clien
     assert practice["position"] == len(outcomes)
     after = await begin(client, id="t-3", learner="ann", prior_from_practice=True)
     assert after["ability"]["theta"] == pytest.approx(practice["ability"]["theta"], abs=2e-3)
-    assert await differences(app_of(client).state.database, "bank") == []
+    assert await find_differences(app_of(client).state.database, "bank") == []
 
 
 async def test_items_that_were_shown_too_often_wait(client: httpx.AsyncClient) -> None:
@@ -305,18 +305,20 @@ async def test_a_session_that_was_tampered_with_is_found(client: httpx.AsyncClie
     await send(client, "t-2", item=ended["next"]["item"], correct=True)
     await client.post("http://service/v1/sessions/t-2/end")
     database = app_of(client).state.database
-    assert await differences(database, "bank") == []
+    assert await find_differences(database, "bank") == []
 
     def tamper(db: Connection, score: float) -> None:
         db.execute(update(SessionResponse).where(SessionResponse.position == 2).values(score=score))
 
     await database.write(tamper, 1.0)
-    found = await differences(database, "bank")
+    found = await find_differences(database, "bank")
     assert {text.split(":")[0] for text in found} == {"session t-1"}
 
 
 async def test_time_ends_a_test(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
     told = await begin(client, stop={"max_seconds": 1000}, lifetime_s=31_536_000)
     monkeypatch.setattr(sessions, "SECOND_US", 1)
-    outcome = (await send(client, told["id"], item=told["next"]["item"], correct=True, occurred_at=at(0))).json()
+    outcome = (
+        await send(client, told["id"], item=told["next"]["item"], correct=True, occurred_at=minute_text(0))
+    ).json()
     assert outcome["stop"]["code"] == "max_seconds"

@@ -13,35 +13,35 @@ from sqlalchemy import Connection, Engine, event, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.util import await_only
 
-from app.adaptive.types import States
-from app.database import Database
-from app.errors import UnknownCourse, UnknownLearner, UnknownWebhook
+from app.adaptive.state import States
+from app.core.database import Database
+from app.core.errors import UnknownCourse, UnknownLearner, UnknownWebhook
+from app.core.times import DAY_US
 from app.models import Outbox, Webhook
 from app.queries import webhooks as rows_of
 from app.queries.webhooks import Listener, list_webhooks
 from app.services import calibrations, responses, webhooks
-from app.services.banks import Bank
 from app.services.catalogue import upsert
-from app.services.corrections import correct
+from app.services.corrections import correct_response
+from app.services.course_model import CourseModel
 from app.services.keys import create_key
 from app.services.mastery import learner_mastery
-from app.services.responses import NewAnswer, Recorded, record
+from app.services.responses import NewResponse, RecordedResponse, record
 from app.services.webhooks import (
     CALIBRATION_FINISHED,
     EVENTS,
     RESPONSE_CORRECTED,
     SKILL_MASTERED,
-    Call,
-    claim,
-    forget_given_up,
-    make,
-    next_attempt,
-    page,
-    remove,
-    settle,
+    WebhookCall,
+    claim_calls,
+    create_webhook,
+    delete_failed_calls,
+    next_attempt_at,
+    page_of_webhooks,
+    remove_webhook,
+    settle_calls,
 )
-from app.times import DAY_US
-from tests.client import CATALOGUE, COURSE, NEW_YEAR_US, Trial, opened, right_or_wrong, undoing
+from tests.client import CATALOGUE, COURSE, NEW_YEAR_US, RunAndUndo, make_response, opened, rolled_back_runs
 
 URL = "https://lms.example.org/hook"
 AT = NEW_YEAR_US
@@ -57,9 +57,9 @@ def prepare(db: Connection) -> None:
 
 
 @pytest.fixture
-def trial(database_url: str) -> Iterator[Trial]:
+def trial(database_url: str) -> Iterator[RunAndUndo]:
     """Do something with the schools, and undo it."""
-    with undoing(database_url, prepare) as once:
+    with rolled_back_runs(database_url, prepare) as once:
         yield once
 
 
@@ -76,19 +76,19 @@ def data_of(db: Connection) -> list[dict[str, Any]]:
     return [row["data"] for row in outbox(db)]
 
 
-def told(db: Connection, answers: Sequence[NewAnswer]) -> None:
-    assert all(isinstance(result, Recorded) for result in record(db, answers))
+def told(db: Connection, answers: Sequence[NewResponse]) -> None:
+    assert all(isinstance(result, RecordedResponse) for result in record(db, answers))
 
 
-def mastering(learner: str = "ann", first: int = 0) -> list[NewAnswer]:
+def mastering(learner: str = "ann", first: int = 0) -> list[NewResponse]:
     """Three right answers: with the third the skill is mastered."""
-    return [right_or_wrong(f"{learner}-{n}", learner, "i1", n, correct=True) for n in range(first, first + 3)]
+    return [make_response(f"{learner}-{n}", learner, "i1", n, correct=True) for n in range(first, first + 3)]
 
 
 rows = st.tuples(st.sampled_from(["ann", "bob"]), st.sampled_from(ITEMS), st.integers(0, 3), st.integers(0, 5))
 histories = st.lists(rows, min_size=1, max_size=16).map(
     lambda listed: [
-        right_or_wrong(f"{n:02d}", who, item, 60 * 24 * 30 * months + n, correct=luck > 0)
+        make_response(f"{n:02d}", who, item, 60 * 24 * 30 * months + n, correct=luck > 0)
         for n, (who, item, months, luck) in enumerate(listed)
     ]
 )
@@ -97,7 +97,7 @@ histories = st.lists(rows, min_size=1, max_size=16).map(
 @settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(history=histories, cuts=st.lists(st.integers(0, 16)))
 def test_told_is_what_became_mastered_however_answers_are_grouped(
-    trial: Trial, history: list[NewAnswer], cuts: list[int]
+    trial: RunAndUndo, history: list[NewResponse], cuts: list[int]
 ) -> None:
     def alone(db: Connection) -> list[Any]:
         """By asking before and after each answer for the learner at its moment, or at that of the last one if later."""
@@ -112,7 +112,7 @@ def test_told_is_what_became_mastered_however_answers_are_grouped(
         return sorted(found)
 
     def grouped(db: Connection) -> list[Any]:
-        make(db, 1, URL, EVENTS, COURSE, AT)
+        create_webhook(db, 1, URL, EVENTS, COURSE, AT)
         edges = [0, *sorted(cut for cut in cuts if cut < len(history)), len(history)]
         for start, end in pairwise(edges):
             told(db, history[start:end])
@@ -130,35 +130,35 @@ def mastered(db: Connection, learner: str, moment: int) -> dict[str, float]:
     return {row["skill"]: row["mastery"] for row in known["mastery"] if row["status"] == "mastered"}
 
 
-def test_what_was_lost_and_regained_is_told_again(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_lost_and_regained_is_told_again(trial: RunAndUndo, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control does not look at what was known before: then every right answer tells it again."""
     results = [True, True, True, True, False, False, False, True, True, True, True]
-    history = [right_or_wrong(f"{n:02d}", "ann", "i1", n, correct=good) for n, good in enumerate(results)]
+    history = [make_response(f"{n:02d}", "ann", "i1", n, correct=good) for n, good in enumerate(results)]
 
     def work(db: Connection) -> list[str]:
-        make(db, 1, URL, EVENTS, None, AT)
+        create_webhook(db, 1, URL, EVENTS, None, AT)
         told(db, history)
         return sorted(data["response"] for data in data_of(db))
 
     first, second = trial(work)
     assert (first, second > "06") == ("02", True)
-    find = webhooks.skills_mastered
+    find = webhooks.mastery_events
 
-    def forgetful(bank: Bank, before: States, after: States, *rest: Any) -> list[webhooks.Event]:
+    def forgetful(course_model: CourseModel, before: States, after: States, *rest: Any) -> list[webhooks.WebhookEvent]:
         before = before.copy()
-        before.evidence[:] = 0
-        return find(bank, before, after, *rest)
+        before.responses[:] = 0
+        return find(course_model, before, after, *rest)
 
-    monkeypatch.setattr(responses, "skills_mastered", forgetful)
+    monkeypatch.setattr(responses, "mastery_events", forgetful)
     assert len(trial(work)) > 2
 
 
-def test_an_event_says_what_happened(trial: Trial) -> None:
+def test_an_event_says_what_happened(trial: RunAndUndo) -> None:
     def work(db: Connection) -> Any:
-        make(db, 1, URL, EVENTS, None, AT)
+        create_webhook(db, 1, URL, EVENTS, None, AT)
         told(db, mastering())
-        correct(db, 1, COURSE, "ann-1", 0.0, "misprint", "key-1", AT + 1)
-        correct(db, 1, COURSE, "ann-1", None, "misprint", "key-1", AT + 2)
+        correct_response(db, 1, COURSE, "ann-1", 0.0, "misprint", "key-1", AT + 1)
+        correct_response(db, 1, COURSE, "ann-1", None, "misprint", "key-1", AT + 2)
         return outbox(db)
 
     mastery, regrade, void = trial(work)
@@ -179,29 +179,29 @@ def test_an_event_says_what_happened(trial: Trial) -> None:
     assert len({row["id"] for row in (mastery, regrade, void)}) == 3
 
 
-def test_what_is_repeated_is_told_once(trial: Trial) -> None:
+def test_what_is_repeated_is_told_once(trial: RunAndUndo) -> None:
     def work(db: Connection) -> Any:
-        make(db, 1, URL, EVENTS, None, AT)
+        create_webhook(db, 1, URL, EVENTS, None, AT)
         for _ in range(2):
             told(db, mastering())
-            correct(db, 1, COURSE, "ann-1", None, "misprint", "key-1", AT)
+            correct_response(db, 1, COURSE, "ann-1", None, "misprint", "key-1", AT)
         return [row["type"] for row in outbox(db)]
 
     assert sorted(trial(work)) == [RESPONSE_CORRECTED, SKILL_MASTERED]
 
 
-def test_the_end_of_a_calibration_is_told(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibrations, "LEAST_RESPONSES", 1)
+def test_the_end_of_a_calibration_is_told(trial: RunAndUndo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibrations, "MIN_RESPONSES", 1)
 
     def work(db: Connection) -> Any:
-        make(db, 1, URL, EVENTS, None, AT)
+        create_webhook(db, 1, URL, EVENTS, None, AT)
         told(db, mastering())
-        lost, kept = (calibrations.request(db, 1, COURSE, AT + n * DAY_US) for n in range(2))
-        result = calibrations.Result(b"", {})
-        assert calibrations.succeed(db, kept, result, AT + DAY_US)
+        lost, kept = (calibrations.request_calibration(db, 1, COURSE, AT + n * DAY_US) for n in range(2))
+        result = calibrations.CalibrationResult(b"", {})
+        assert calibrations.save_result(db, kept, result, AT + DAY_US)
         # What an attempt without a lease wants to write is neither written nor told.
-        assert not calibrations.succeed(db, lost, result, AT + DAY_US)
-        assert not calibrations.fail(db, kept, "late", AT + DAY_US)
+        assert not calibrations.save_result(db, lost, result, AT + DAY_US)
+        assert not calibrations.save_failure(db, kept, "late", AT + DAY_US)
         return [(row["data"], row["learner_id"]) for row in outbox(db) if row["type"] == CALIBRATION_FINISHED]
 
     assert trial(work) == [
@@ -210,10 +210,10 @@ def test_the_end_of_a_calibration_is_told(trial: Trial, monkeypatch: pytest.Monk
     ]
 
 
-def test_told_is_who_wants_to_hear_of_it(trial: Trial) -> None:
+def test_told_is_who_wants_to_hear_of_it(trial: RunAndUndo) -> None:
     def work(db: Connection) -> Any:
         made = [
-            make(db, tenant_id, URL, events, course, AT)["id"]
+            create_webhook(db, tenant_id, URL, events, course, AT)["id"]
             for tenant_id, events, course in (
                 (1, [SKILL_MASTERED], None),
                 (1, [SKILL_MASTERED, RESPONSE_CORRECTED], COURSE),
@@ -246,22 +246,22 @@ class Statements:
         self.seen.append(statement)
 
 
-def test_where_nobody_listens_no_statement_is_more(trial: Trial) -> None:
+def test_where_nobody_listens_no_statement_is_more(trial: RunAndUndo) -> None:
     """The control is somebody who listens: then a group that masters something has two more."""
 
     def statements(db: Connection, first: int) -> list[str]:
-        told(db, [right_or_wrong(f"warm-{first}", "eve", "i6", first, correct=True)])
+        told(db, [make_response(f"warm-{first}", "eve", "i6", first, correct=True)])
         with Statements() as seen:
             told(db, mastering("ann", first) + mastering("bob", first))
         return seen
 
     def deaf(db: Connection) -> list[str]:
-        make(db, 2, URL, EVENTS, None, AT)
-        make(db, 1, URL, EVENTS, "other", AT)
+        create_webhook(db, 2, URL, EVENTS, None, AT)
+        create_webhook(db, 1, URL, EVENTS, "other", AT)
         return statements(db, 10)
 
     def heard(db: Connection) -> list[str]:
-        make(db, 1, URL, EVENTS, None, AT)
+        create_webhook(db, 1, URL, EVENTS, None, AT)
         return statements(db, 20)
 
     nobody, others, somebody = trial(lambda db: statements(db, 0)), trial(deaf), trial(heard)
@@ -270,20 +270,20 @@ def test_where_nobody_listens_no_statement_is_more(trial: Trial) -> None:
     assert not any("outbox" in statement for statement in nobody)
 
 
-def test_a_webhook_is_made_listed_and_removed(trial: Trial) -> None:
+def test_a_webhook_is_made_listed_and_removed(trial: RunAndUndo) -> None:
     def work(db: Connection) -> Any:
-        made = [make(db, 1, URL, [SKILL_MASTERED, SKILL_MASTERED], course, AT) for course in (None, COURSE)]
+        made = [create_webhook(db, 1, URL, [SKILL_MASTERED, SKILL_MASTERED], course, AT) for course in (None, COURSE)]
         with pytest.raises(UnknownCourse):
-            make(db, 1, URL, EVENTS, "nowhere", AT)
+            create_webhook(db, 1, URL, EVENTS, "nowhere", AT)
         told(db, mastering())
-        listed = page(db, 1, None, 10)
-        remove(db, 1, made[0]["id"])
+        listed = page_of_webhooks(db, 1, None, 10)
+        remove_webhook(db, 1, made[0]["id"])
         for stranger in (1, 2):
             with pytest.raises(UnknownWebhook):
-                remove(db, stranger, made[0]["id"])
+                remove_webhook(db, stranger, made[0]["id"])
         with pytest.raises(UnknownWebhook):
-            remove(db, 2, made[1]["id"])
-        return made, listed, page(db, 1, None, 10), page(db, 2, None, 10), outbox(db)
+            remove_webhook(db, 2, made[1]["id"])
+        return made, listed, page_of_webhooks(db, 1, None, 10), page_of_webhooks(db, 2, None, 10), outbox(db)
 
     made, listed, left, theirs, calls = trial(work)
     secrets = {webhook.pop("secret") for webhook in made}
@@ -297,58 +297,58 @@ def test_a_webhook_is_made_listed_and_removed(trial: Trial) -> None:
 
 def one_call(db: Connection) -> str:
     """A webhook with one call."""
-    webhook_id = str(make(db, 1, URL, EVENTS, None, AT)["id"])
+    webhook_id = str(create_webhook(db, 1, URL, EVENTS, None, AT)["id"])
     told(db, mastering())
     return webhook_id
 
 
-def test_a_claim_lasts_for_a_while(trial: Trial) -> None:
+def test_a_claim_lasts_for_a_while(trial: RunAndUndo) -> None:
     def work(db: Connection) -> None:
         webhook_id = one_call(db)
-        [first] = claim(db, 1, webhook_id, AT)
-        assert claim(db, 1, webhook_id, AT + webhooks.LEASE_US - 1) == []
-        [second] = claim(db, 1, webhook_id, AT + webhooks.LEASE_US)
+        [first] = claim_calls(db, 1, webhook_id, AT)
+        assert claim_calls(db, 1, webhook_id, AT + webhooks.LEASE_US - 1) == []
+        [second] = claim_calls(db, 1, webhook_id, AT + webhooks.LEASE_US)
         assert (first.id, first.body, first.attempt) == (second.id, second.body, second.attempt - 1)
-        webhooks.hand_back(db, 1, webhook_id, [second], AT)
-        assert claim(db, 1, webhook_id, AT - 1) == []
-        assert claim(db, 1, webhook_id, AT) == [second]
+        webhooks.return_calls(db, 1, webhook_id, [second], AT)
+        assert claim_calls(db, 1, webhook_id, AT - 1) == []
+        assert claim_calls(db, 1, webhook_id, AT) == [second]
         # Whoever was too slow may still say that it was taken; then it is over for both.
-        settle(db, 1, webhook_id, [(first, None)], AT)
-        settle(db, 1, webhook_id, [(second, "answered 500")], AT)
+        settle_calls(db, 1, webhook_id, [(first, None)], AT)
+        settle_calls(db, 1, webhook_id, [(second, "answered 500")], AT)
         assert outbox(db) == []
 
     trial(work)
 
 
-def test_what_is_not_taken_comes_again_for_three_days(trial: Trial) -> None:
+def test_what_is_not_taken_comes_again_for_three_days(trial: RunAndUndo) -> None:
     def work(db: Connection) -> None:
         webhook_id = one_call(db)
         moment, tries = AT, []
-        while calls := claim(db, 1, webhook_id, moment):
+        while calls := claim_calls(db, 1, webhook_id, moment):
             [call] = calls
             tries.append((moment, call.id, call.body))
-            settle(db, 1, webhook_id, [(call, f"answered {call.attempt}")], moment)
+            settle_calls(db, 1, webhook_id, [(call, f"answered {call.attempt}")], moment)
             [row] = db.execute(select(Outbox.due_at, Outbox.error)).all()
             assert row.error == f"answered {call.attempt}"
-            [shown] = page(db, 1, None, 10)
+            [shown] = page_of_webhooks(db, 1, None, 10)
             assert shown["last_failure"]["reason"] == row.error
             assert (shown["waiting"], shown["given_up"]) == ((1, 0) if row.due_at else (0, 1))
             moment = row.due_at or moment
-        assert len(tries) == webhooks.MOST_ATTEMPTS
+        assert len(tries) == webhooks.MAX_ATTEMPTS
         assert len({call[1:] for call in tries}) == 1
         assert 2 * DAY_US < moment - AT < 4 * DAY_US
         assert list_webhooks(db, moment + 365 * DAY_US) == [(1, webhook_id, False)]
-        forget_given_up(db, moment + webhooks.GIVEN_UP_KEPT_US)
-        assert page(db, 1, None, 10)[0]["given_up"] == 1
-        forget_given_up(db, moment + webhooks.GIVEN_UP_KEPT_US + 1)
-        assert page(db, 1, None, 10)[0]["given_up"] == 0
+        delete_failed_calls(db, moment + webhooks.FAILED_KEPT_US)
+        assert page_of_webhooks(db, 1, None, 10)[0]["given_up"] == 1
+        delete_failed_calls(db, moment + webhooks.FAILED_KEPT_US + 1)
+        assert page_of_webhooks(db, 1, None, 10)[0]["given_up"] == 0
 
     trial(work)
 
 
-@given(attempt=st.integers(1, webhooks.MOST_ATTEMPTS - 1))
+@given(attempt=st.integers(1, webhooks.MAX_ATTEMPTS - 1))
 def test_pauses_grow_and_scatter(attempt: int) -> None:
-    due = [next_attempt(attempt, AT) for _ in range(20)]
+    due = [next_attempt_at(attempt, AT) for _ in range(20)]
     wanted = min(10_000_000 * 4 ** (attempt - 1), DAY_US // 2)
     assert all(moment is not None and 0.74 * wanted < moment - AT < 1.26 * wanted for moment in due)
     assert len(set(due)) > 1
@@ -358,21 +358,21 @@ def test_pauses_grow_and_scatter(attempt: int) -> None:
 async def test_who_claims_at_the_same_time_gets_other_calls(database: Database, database_url: str) -> None:
     def fill(db: Connection) -> str:
         prepare(db)
-        webhook_id = str(make(db, 1, URL, EVENTS, None, AT)["id"])
+        webhook_id = str(create_webhook(db, 1, URL, EVENTS, None, AT)["id"])
         told(db, [answer for n in range(40) for answer in mastering(f"l{n:02d}")])
         return webhook_id
 
     webhook_id = await database.write(fill)
     async with opened(database_url) as other:
-        claims = [(database, other)[n % 2].write(claim, 1, webhook_id, AT) for n in range(8)]
-        groups: list[list[Call]] = await asyncio.gather(*claims)
+        claims = [(database, other)[n % 2].write(claim_calls, 1, webhook_id, AT) for n in range(8)]
+        groups: list[list[WebhookCall]] = await asyncio.gather(*claims)
     ids = [call.id for group in groups for call in group]
     # Whoever comes while others hold the first rows may find fewer than there are, but never the same.
     assert len(ids) == len(set(ids))
-    rest = await database.write(claim, 1, webhook_id, AT)
+    rest = await database.write(claim_calls, 1, webhook_id, AT)
     while rest:
         ids += [call.id for call in rest]
-        rest = await database.write(claim, 1, webhook_id, AT)
+        rest = await database.write(claim_calls, 1, webhook_id, AT)
     assert len(ids) == len(set(ids)) == 40
 
 
@@ -384,14 +384,14 @@ async def test_a_webhook_can_be_removed_while_it_is_told_something(
 ) -> None:
     """The control does not hold on to the webhook: then it goes, and the answers cannot be stored."""
     await database.write(prepare)
-    webhook_id = (await database.write(make, 1, URL, EVENTS, None, AT))["id"]
+    webhook_id = (await database.write(create_webhook, 1, URL, EVENTS, None, AT))["id"]
     removal: list[asyncio.Task[None]] = []
     find = rows_of.find_listeners
 
     def meanwhile(db: Connection, tenant_id: int, course_id: str) -> list[Listener]:
         bare = [Listener(*row) for row in db.execute(select(Webhook.id, Webhook.events))]
         found = find(db, tenant_id, course_id) if locked else bare
-        removal.append(asyncio.get_running_loop().create_task(other.write(remove, 1, webhook_id)))
+        removal.append(asyncio.get_running_loop().create_task(other.write(remove_webhook, 1, webhook_id)))
         await_only(asyncio.wait(removal, timeout=1))
         assert removal[0].done() != locked
         return found
@@ -405,4 +405,4 @@ async def test_a_webhook_can_be_removed_while_it_is_told_something(
                 await database.write(told, mastering())
         await removal[0]
     assert await database.read(outbox) == []
-    assert await database.read(page, 1, None, 10) == []
+    assert await database.read(page_of_webhooks, 1, None, 10) == []

@@ -16,31 +16,31 @@ from pydantic_core import from_json
 from sqlalchemy import Connection, select, text
 
 from app import texts
-from app.adaptive.objections import OBJECTIONS
-from app.adaptive.policy import CODES
+from app.adaptive.practice.branches import CODES
+from app.adaptive.practice.explain import EXPLANATION_CODES
 from app.models import Recommendation
 from app.queries.learners import page_learners
-from app.schemas.wishes import NextIn, OfferQuery, PreviewQuery
-from app.services.banks import Bank, Shelf
+from app.schemas.options import NextIn, OfferQuery, PreviewQuery
 from app.services.catalogue import upsert
-from app.services.corrections import correct
-from app.services.recommendations import offer, preview
-from app.services.responses import NewAnswer, Recorded, record
-from app.services.verification import verify_offers, verify_page
-from app.services.wishes import Wishes, from_row, to_row
+from app.services.corrections import correct_response
+from app.services.course_model import CourseModel, LruCache
+from app.services.options import RecommendationOptions, options_from_row, options_to_row
+from app.services.recommendations import offer_recommendations, preview_recommendations
+from app.services.responses import NewResponse, RecordedResponse, record
+from app.services.verification import verify_learners, verify_offers
 from tests.client import (
     CATALOGUE,
     COURSE,
     MINUTE_US,
     NEW_YEAR_US,
-    Trial,
+    RunAndUndo,
     app_of,
-    at,
-    differences,
-    right_or_wrong,
+    find_differences,
+    make_response,
+    minute_text,
+    rolled_back_runs,
     school,
     small_course,
-    undoing,
 )
 
 ITEMS = [item["id"] for item in CATALOGUE["items"]]
@@ -58,7 +58,7 @@ NOW = NEW_YEAR_US + 100 * MINUTE_US
 some_items = st.lists(st.sampled_from([*ITEMS, "none"]), max_size=3).map(tuple)
 some_skills = st.lists(st.sampled_from([*SKILLS, "none"]), max_size=3).map(tuple)
 wishes = st.builds(
-    Wishes,
+    RecommendationOptions,
     skill=st.just(()) | some_skills,
     tag=st.just(()) | st.lists(st.sampled_from(["easy", "hard", "none"]), max_size=2).map(tuple),
     kind=st.just(()) | st.sampled_from([("choice",), ("text", "choice")]),
@@ -78,7 +78,7 @@ wishes = st.builds(
 rows = st.tuples(st.sampled_from(["ann", "bob"]), st.sampled_from(ITEMS), st.integers(0, 6), st.booleans())
 histories = st.lists(st.tuples(rows, st.none() | wishes), min_size=1, max_size=8).map(
     lambda listed: [
-        replace(right_or_wrong(f"{n * 7919 % 1000:03d}", who, item, minute, correct=good), next=wanted)
+        replace(make_response(f"{n * 7919 % 1000:03d}", who, item, minute, correct=good), next=wanted)
         for n, ((who, item, minute, good), wanted) in enumerate(listed)
     ]
 )
@@ -91,30 +91,30 @@ def labelled_course(db: Connection) -> None:
 
 
 @pytest.fixture
-def trial(database_url: str) -> Iterator[Trial]:
+def trial(database_url: str) -> Iterator[RunAndUndo]:
     """Do something with the small course, whose items have labels, and undo it."""
-    with undoing(database_url, labelled_course) as once:
+    with rolled_back_runs(database_url, labelled_course) as once:
         yield once
 
 
 def told(results: Sequence[Any]) -> list[bytes]:
-    assert all(isinstance(result, Recorded) for result in results), results
+    assert all(isinstance(result, RecordedResponse) for result in results), results
     return [result.outcome for result in results]
 
 
 def found_by_verification(db: Connection) -> list[str]:
     """What `replay --verify` would say."""
-    shelf: Shelf[Bank] = Shelf()
-    pages = verify_page(db, 1, COURSE, "", shelf)[0], verify_offers(db, 1, COURSE, "", shelf)[0]
+    shelf: LruCache[CourseModel] = LruCache()
+    pages = verify_learners(db, 1, COURSE, "", shelf)[0], verify_offers(db, 1, COURSE, "", shelf)[0]
     return [each for page in pages for each in page.differences]
 
 
 @law
 @given(history=histories, cuts=st.lists(st.integers(0, 8)))
 def test_how_answers_are_grouped_changes_no_byte_whatever_is_wanted(
-    trial: Trial, history: list[NewAnswer], cuts: list[int]
+    trial: RunAndUndo, history: list[NewResponse], cuts: list[int]
 ) -> None:
-    def after(groups: Sequence[Sequence[NewAnswer]]) -> Callable[[Connection], Any]:
+    def after(groups: Sequence[Sequence[NewResponse]]) -> Callable[[Connection], Any]:
         return lambda db: (
             [outcome for group in groups for outcome in told(record(db, group))],
             page_learners(db, 1, COURSE, None, 100),
@@ -128,19 +128,19 @@ def test_how_answers_are_grouped_changes_no_byte_whatever_is_wanted(
 @law
 @given(history=histories, wanted=wishes, void=st.booleans())
 def test_whatever_was_wanted_is_told_and_chosen_again(
-    trial: Trial, history: list[NewAnswer], wanted: Wishes, void: bool
+    trial: RunAndUndo, history: list[NewResponse], wanted: RecommendationOptions, void: bool
 ) -> None:
     def live(db: Connection) -> None:
         first = told(record(db, history))
         if void:
-            correct(db, 1, COURSE, history[0].id, None, "misprint", "key", 1)
+            correct_response(db, 1, COURSE, history[0].id, None, "misprint", "key", 1)
         for row in page_learners(db, 1, COURSE, None, 100):
-            offer(db, 1, COURSE, row.id, 2, wanted, NOW)
-            shown = preview(db, 1, COURSE, row.id, 2, wanted, NOW)
-            assert shown == preview(db, 1, COURSE, row.id, 2, wanted, NOW)
+            offer_recommendations(db, 1, COURSE, row.id, 2, wanted, NOW)
+            shown = preview_recommendations(db, 1, COURSE, row.id, 2, wanted, NOW)
+            assert shown == preview_recommendations(db, 1, COURSE, row.id, 2, wanted, NOW)
         again = record(db, history)
-        assert [result.outcome for result in again if isinstance(result, Recorded)] == first
-        assert {result.status for result in again if isinstance(result, Recorded)} == {"duplicate"}
+        assert [result.outcome for result in again if isinstance(result, RecordedResponse)] == first
+        assert {result.status for result in again if isinstance(result, RecordedResponse)} == {"duplicate"}
         assert found_by_verification(db) == []
 
     trial(live)
@@ -149,20 +149,20 @@ def test_whatever_was_wanted_is_told_and_chosen_again(
 @law
 @given(history=histories, wanted=wishes, branch=st.booleans())
 def test_what_was_prefetched_is_what_follows(
-    trial: Trial, history: list[NewAnswer], wanted: Wishes, branch: bool
+    trial: RunAndUndo, history: list[NewResponse], wanted: RecommendationOptions, branch: bool
 ) -> None:
     """An answer at the moment of the offer, right or wrong: the same exercise for the same reason, to the bit."""
 
     def live(db: Connection) -> None:
         for earlier in history:
             told(record(db, [replace(earlier, learner="ann")]))
-        reply = offer(db, 1, COURSE, "ann", 2, replace(wanted, prefetch=True), NOW)
+        reply = offer_recommendations(db, 1, COURSE, "ann", 2, replace(wanted, prefetch=True), NOW)
         if not reply["recommendations"]:
             return
         offered = reply["recommendations"][-1]
         for turn in range(2):
             foretold = offered["if_correct" if branch else "if_wrong"]
-            answer = right_or_wrong(f"x{turn}", "ann", offered["item"], 100, correct=branch)
+            answer = make_response(f"x{turn}", "ann", offered["item"], 100, correct=branch)
             [outcome] = told(record(db, [replace(answer, recommendation=offered["id"], received_at=NOW)]))
             outcome = from_json(outcome)
             assert outcome["offer"] == {"matches": True, "expired": False}
@@ -177,13 +177,15 @@ def test_what_was_prefetched_is_what_follows(
 
 @law
 @given(history=histories, wanted=wishes)
-def test_no_filter_offers_what_it_excludes(trial: Trial, history: list[NewAnswer], wanted: Wishes) -> None:
+def test_no_filter_offers_what_it_excludes(
+    trial: RunAndUndo, history: list[NewResponse], wanted: RecommendationOptions
+) -> None:
     history = [replace(each, learner="ann", next=None) for each in history]
     items = {item["id"]: item for item in LABELLED["items"]}
 
     def live(db: Connection) -> None:
         told(record(db, history))
-        reply = offer(db, 1, COURSE, "ann", 3, wanted, NOW)
+        reply = offer_recommendations(db, 1, COURSE, "ann", 3, wanted, NOW)
         past = sorted(history, key=lambda each: (each.occurred_at, each.id))
         recent = {each.item for each in past[-wanted.repeat_after :]} if wanted.repeat_after else set()
         if wanted.repeat_after_days is not None:
@@ -198,7 +200,7 @@ def test_no_filter_offers_what_it_excludes(trial: Trial, history: list[NewAnswer
         assert len({each["item"] for each in reply["recommendations"]}) == len(reply["recommendations"])
         assert bool(reply["recommendations"]) != ("reason" in reply)
         if reply.get("reason", {}).get("code") == "nothing_eligible":
-            used = {name for name in to_row(wanted) or {} if getattr(wanted, name)}
+            used = {name for name in options_to_row(wanted) or {} if getattr(wanted, name)}
             assert reply["reason"].get("filter") in {None, *used}
         assert [each["item"] for each in reply.get("why_not", [])] == list(wanted.why_not)
 
@@ -207,20 +209,20 @@ def test_no_filter_offers_what_it_excludes(trial: Trial, history: list[NewAnswer
 
 @law
 @given(wanted=wishes)
-def test_wishes_are_read_as_they_were_stored(trial: Trial, wanted: Wishes) -> None:
+def test_wishes_are_read_as_they_were_stored(trial: RunAndUndo, wanted: RecommendationOptions) -> None:
     def live(db: Connection) -> None:
-        answer = right_or_wrong("a", "ann", "i1", 0, correct=True)
+        answer = make_response("a", "ann", "i1", 0, correct=True)
         told(record(db, [replace(answer, next=wanted)]))
         kept = db.execute(select(Recommendation.wishes)).scalar()
-        assert kept is None or from_row(kept) == wanted
+        assert kept is None or options_from_row(kept) == wanted
 
     trial(live)
-    assert from_row(to_row(wanted)) == wanted
-    assert from_row(to_row(None)) is None
+    assert options_from_row(options_to_row(wanted)) == wanted
+    assert options_from_row(options_to_row(None)) is None
 
 
 def test_a_wish_has_one_name_everywhere() -> None:
-    names = [field.name for field in fields(Wishes)]
+    names = [field.name for field in fields(RecommendationOptions)]
     assert list(NextIn.model_fields) == names
     assert list(OfferQuery.model_fields) == ["limit", *names]
     assert list(PreviewQuery.model_fields) == ["limit", *names[:-1]]
@@ -256,7 +258,7 @@ async def send(client: httpx.AsyncClient, id_: str, item: str, *, right: bool = 
 
 def test_an_answer_is_told_whether_it_fits_its_offer(database_url: str) -> None:
     async def work(client: httpx.AsyncClient) -> None:
-        first = await send(client, "r1", "i1", occurred_at=at(0))
+        first = await send(client, "r1", "i1", occurred_at=minute_text(0))
         assert "offer" not in first
         assert "expires_at" not in first["next"]
         fits = await send(client, "r2", first["next"]["item"], recommendation=first["next"]["id"])
@@ -305,7 +307,7 @@ def test_a_batch_may_want_something_else_for_each_answer(database_url: str) -> N
         assert results[0]["next"]["skill"] == "divide"
         assert results[1]["next"]["item"] == "i5"
         assert (results[2]["next"], results[2]["reason"]["filter"]) == (None, "goal")
-        assert await differences(app_of(client).state.database) == []
+        assert await find_differences(app_of(client).state.database) == []
 
     run(database_url, work)
 
@@ -400,7 +402,7 @@ def test_skills_change_after_so_many_in_a_row(database_url: str) -> None:
             practised.append(following["skill"])
         runs = [practised[n : n + 3] for n in range(len(practised) - 2)]
         assert all(len(set(three)) > 1 for three in runs)
-        assert await differences(app_of(client).state.database, "flat") == []
+        assert await find_differences(app_of(client).state.database, "flat") == []
 
     run(database_url, work)
 
@@ -447,12 +449,12 @@ def test_a_changed_wish_is_found(database_url: str) -> None:
         database = app_of(client).state.database
         await send(client, "r1", "i1", next={"skill": ["divide"]})
         await client.post("learners/ann/recommendations", params={"skill": "divide"})
-        assert await differences(database) == []
+        assert await find_differences(database) == []
         kind = "jsonb" if database.dialect == "postgresql" else "text"
         for table in ("response", "recommendation"):
             kept = await database.read(lambda db, t=table: db.execute(text(f"SELECT id, wishes FROM {t}")).all())
             await database.write(lambda db, t=table: db.execute(text(f"UPDATE {t} SET wishes = '{{}}'")))
-            assert await differences(database)
+            assert await find_differences(database)
             for id_, wanted in kept:
                 value = wanted if isinstance(wanted, str) or wanted is None else json.dumps(wanted)
                 await database.write(
@@ -461,7 +463,7 @@ def test_a_changed_wish_is_found(database_url: str) -> None:
                         {"id": i, "wishes": v},
                     )
                 )
-            assert await differences(database) == []
+            assert await find_differences(database) == []
 
     run(database_url, work)
 
@@ -509,5 +511,5 @@ def test_what_a_language_lacks_is_said_in_english(monkeypatch: pytest.MonkeyPatc
 
 
 def test_every_code_has_its_text() -> None:
-    used = {*CODES, *(f"why_not.{code}" for code in OBJECTIONS), "why_not.recommended", "why_not.unknown_item"}
+    used = {*CODES, *(f"why_not.{code}" for code in EXPLANATION_CODES), "why_not.recommended", "why_not.unknown_item"}
     assert used <= texts.TEXTS["en"].keys()

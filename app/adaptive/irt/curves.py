@@ -12,15 +12,15 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import expit, expm1, log1p, log_expit
 
-from app.adaptive.irt.bank import ASYMPTOTIC, Bank
-from app.adaptive.likelihood import ordered_sum
-from app.adaptive.types import Booleans, Floats, Integers
+from app.adaptive.arrays import Booleans, Floats, Integers
+from app.adaptive.irt.items import ASYMPTOTIC, ItemBank
+from app.adaptive.numerics import ordered_sum
 
 # A category farther off than this adds nothing to a sum of floats, and its exponential would underflow.
 FAR = 200.0
 
 
-class Curves(NamedTuple):
+class CategoryCurves(NamedTuple):
     """`log_p` and `p` (I, K, Q); `slope` (I, P, K, Q): d log P / d (aθ-scale slope a, intercepts, c, d)."""
 
     log_p: Floats
@@ -28,17 +28,19 @@ class Curves(NamedTuple):
     slope: Floats
 
 
-def log_probabilities(bank: Bank, nodes: Floats) -> Floats:
+def log_probabilities(bank: ItemBank, nodes: Floats) -> Floats:
     """(I, K, Q): log P(category | θ) at the nodes, 0 for categories an item does not have."""
-    values = bank.discrimination, bank.easiness, bank.guessing, bank.upper
+    values = bank.discrimination, bank.intercept, bank.guessing, bank.upper
     if bank.model in ASYMPTOTIC:
-        return asymptotic(*values, nodes).log_p
+        return asymptotic_curves(*values, nodes).log_p
     if bank.model == "graded":
-        return graded(bank.grades, *values[:2], nodes).log_p
-    return partial_credit(bank.grades, *values[:2], nodes).log_p
+        return graded_curves(bank.max_category, *values[:2], nodes).log_p
+    return partial_credit_curves(bank.max_category, *values[:2], nodes).log_p
 
 
-def asymptotic(slope: Floats, intercepts: Floats, guessing: Floats, upper: Floats, nodes: Floats) -> Curves:
+def asymptotic_curves(
+    slope: Floats, intercepts: Floats, guessing: Floats, upper: Floats, nodes: Floats
+) -> CategoryCurves:
     """3PL and 4PL; the slopes are by a, e, c, d."""
     x = slope[:, None] * nodes + intercepts
     right, wrong = expit(x), expit(-x)
@@ -47,18 +49,18 @@ def asymptotic(slope: Floats, intercepts: Floats, guessing: Floats, upper: Float
     sign = np.array([-1.0, 1.0])[:, None] / p
     by_x = sign * ((d - c) * right * wrong)[:, None]
     slopes = np.stack([by_x * nodes, by_x, sign * wrong[:, None], sign * right[:, None]], axis=1)
-    return Curves(np.log(p), p, slopes)
+    return CategoryCurves(np.log(p), p, slopes)
 
 
-def graded(grades: Integers, slope: Floats, intercepts: Floats, nodes: Floats) -> Curves:
+def graded_curves(max_category: Integers, slope: Floats, intercepts: Floats, nodes: Floats) -> CategoryCurves:
     """Graded response; `intercepts` d_k fall with k. The slopes are by a and every d_k."""
     items, steps = intercepts.shape
     x = np.clip((slope[:, None] * nodes)[:, None] + intercepts[:, :, None], 10 - FAR, FAR - 10)
     # Beyond the item's last step no category is reached.
-    x = np.where((np.arange(steps) < grades[:, None])[:, :, None], x, -FAR)
+    x = np.where((np.arange(steps) < max_category[:, None])[:, :, None], x, -FAR)
     edge = np.full((items, 1, len(nodes)), FAR)
     above, below = np.concatenate([edge, x], axis=1), np.concatenate([x, -edge], axis=1)
-    held = has_category(grades, steps)[:, :, None]
+    held = has_category(max_category, steps)[:, :, None]
     gap = np.where(held, np.maximum(above - below, 1e-12), 1.0)
     log_p = np.where(held, log_expit(above) + log_expit(-below) + np.log(-expm1(-gap)), 0.0)
     p = np.where(held, np.exp(np.maximum(log_p, -FAR)), 0.0)
@@ -69,14 +71,14 @@ def graded(grades: Integers, slope: Floats, intercepts: Floats, nodes: Floats) -
     slopes[:, 0] = np.where(held, expit(-above) - expit(below), 0.0) * nodes
     for step in range(steps):
         slopes[:, step + 1, step + 1] = by_above[:, step + 1]
-        slopes[:, step + 1, step] = np.where((step < grades)[:, None], by_below[:, step], 0.0)
-    return Curves(log_p, p, slopes)
+        slopes[:, step + 1, step] = np.where((step < max_category)[:, None], by_below[:, step], 0.0)
+    return CategoryCurves(log_p, p, slopes)
 
 
-def partial_credit(grades: Integers, slope: Floats, intercepts: Floats, nodes: Floats) -> Curves:
+def partial_credit_curves(max_category: Integers, slope: Floats, intercepts: Floats, nodes: Floats) -> CategoryCurves:
     """Generalised partial credit; the slopes are by a and the easiness e_v of every step."""
     items, steps = intercepts.shape
-    held = has_category(grades, steps)[:, :, None]
+    held = has_category(max_category, steps)[:, :, None]
     z = np.zeros((items, steps + 1, len(nodes)))
     lift = slope[:, None] * nodes
     for step in range(steps):
@@ -91,11 +93,11 @@ def partial_credit(grades: Integers, slope: Floats, intercepts: Floats, nodes: F
     for step in range(steps - 1, -1, -1):
         tail = tail + p[:, step + 1]
         reached = (np.arange(steps + 1) > step)[None, :, None] & held
-        slopes[:, step + 1] = np.where(held & (step < grades)[:, None, None], reached - tail[:, None], 0.0)
+        slopes[:, step + 1] = np.where(held & (step < max_category)[:, None, None], reached - tail[:, None], 0.0)
     slopes[:, 0] = slopes[:, 1:].sum(axis=1) * nodes
-    return Curves(log_p, p, slopes)
+    return CategoryCurves(log_p, p, slopes)
 
 
-def has_category(grades: Integers, steps: int) -> Booleans:
+def has_category(max_category: Integers, steps: int) -> Booleans:
     """(I, K): which categories an item has."""
-    return np.asarray(np.arange(steps + 1) <= grades[:, None])
+    return np.asarray(np.arange(steps + 1) <= max_category[:, None])

@@ -11,19 +11,19 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_array
 
-from app.adaptive.irt.bank import Answers
-from app.adaptive.types import Floats, Integers
+from app.adaptive.arrays import Floats, Integers
+from app.adaptive.irt.items import ItemResponses
 
 # BLAS multiplies so many cells in the time in which a sparse product gathers one (measured: 4 to 6).
-WORTH_FILLING = 5
-LARGEST_DENSE = 1 << 26
+DENSE_SPEED_UP = 5
+MAX_DENSE_CELLS = 1 << 26
 ROWS_DENSE, ROWS_SPARSE = 2048, 16384
 # Less than e^-100 of a learner's greatest likelihood weighs nothing, and would underflow.
 NEGLIGIBLE = -100.0
 
 
 @dataclass(frozen=True)
-class Design:
+class ResponseMatrices:
     """`blocks`: the matrix (rows, columns) of consecutive learners. `complete`: everyone answered every item once."""
 
     blocks: list[Any]
@@ -46,55 +46,59 @@ class Design:
         return np.concatenate([np.maximum(rest, 0.0), counts], axis=1)
 
 
-def design(answers: Answers, items: int, categories: int) -> Design:
+def build_matrices(responses: ItemResponses, items: int, categories: int) -> ResponseMatrices:
     """The matrices of a set of answers."""
-    learners, count = answers.learners, len(answers.items)
+    learners, count = responses.learners, len(responses.items)
     cells = learners * items
-    complete = count == cells > 0 and once_each(answers, items)
+    complete = count == cells > 0 and has_all_responses(responses, items)
     width = items * (categories - complete)
-    column = answers.items * (categories - complete) + answers.categories - complete
-    kept = answers.categories >= complete
-    dense = learners * width <= min(WORTH_FILLING * int(kept.sum()), LARGEST_DENSE)
+    column = responses.items * (categories - complete) + responses.categories - complete
+    used = responses.categories >= complete
+    dense = learners * width <= min(DENSE_SPEED_UP * int(used.sum()), MAX_DENSE_CELLS)
     step = ROWS_DENSE if dense else ROWS_SPARSE
-    make = filled if dense else gathered
-    return Design(
-        [make(answers, column, kept, first, step, width) for first in range(0, learners, step)], categories, complete
+    build_block = dense_block if dense else sparse_block
+    return ResponseMatrices(
+        [build_block(responses, column, used, first, step, width) for first in range(0, learners, step)],
+        categories,
+        complete,
     )
 
 
-def once_each(answers: Answers, items: int) -> bool:
+def has_all_responses(responses: ItemResponses, items: int) -> bool:
     """Whether every learner answered every item, none twice."""
-    if (np.diff(answers.starts) != items).any():
+    if (np.diff(responses.starts) != items).any():
         return False
-    return bool((np.bincount(answers.rows * items + answers.items, minlength=answers.learners * items) == 1).all())
+    return bool(
+        (np.bincount(responses.rows * items + responses.items, minlength=responses.learners * items) == 1).all()
+    )
 
 
-def part(answers: Answers, first: int, step: int) -> slice:
+def response_slice(responses: ItemResponses, first: int, step: int) -> slice:
     """The answers of some consecutive learners."""
-    last = min(first + step, answers.learners)
-    return slice(int(answers.starts[first]), int(answers.starts[last]))
+    last = min(first + step, responses.learners)
+    return slice(int(responses.starts[first]), int(responses.starts[last]))
 
 
-def filled(answers: Answers, column: Integers, kept: Any, first: int, step: int, width: int) -> Floats:
+def dense_block(responses: ItemResponses, column: Integers, used: Any, first: int, step: int, width: int) -> Floats:
     """A block as a dense matrix; an item answered twice counts twice."""
-    here = part(answers, first, step)
-    rows = min(step, answers.learners - first)
-    place = ((answers.rows[here] - first) * width + column[here])[kept[here]]
-    return np.bincount(place, minlength=rows * width).astype(np.float64).reshape(rows, width)
+    here = response_slice(responses, first, step)
+    rows = min(step, responses.learners - first)
+    cell = ((responses.rows[here] - first) * width + column[here])[used[here]]
+    return np.bincount(cell, minlength=rows * width).astype(np.float64).reshape(rows, width)
 
 
-def gathered(answers: Answers, column: Integers, kept: Any, first: int, step: int, width: int) -> Any:
+def sparse_block(responses: ItemResponses, column: Integers, used: Any, first: int, step: int, width: int) -> Any:
     """A block as a sparse matrix."""
-    here = part(answers, first, step)
-    rows = min(step, answers.learners - first)
-    row = (answers.rows[here] - first)[kept[here]]
+    here = response_slice(responses, first, step)
+    rows = min(step, responses.learners - first)
+    row = (responses.rows[here] - first)[used[here]]
     starts = np.zeros(rows + 1, dtype=np.int64)
     np.cumsum(np.bincount(row, minlength=rows), out=starts[1:])
-    columns = column[here][kept[here]].astype(np.int32)
+    columns = column[here][used[here]].astype(np.int32)
     return csr_array((np.ones(len(columns)), columns, starts.astype(np.int32)), shape=(rows, width))
 
 
-def posteriors(matrices: Design, log_p: Floats, log_weights: Floats) -> Iterator[tuple[Any, Floats, float]]:
+def posteriors(matrices: ResponseMatrices, log_p: Floats, log_weights: Floats) -> Iterator[tuple[Any, Floats, float]]:
     """Per block: its matrix, the posterior (rows, Q) of every learner over the nodes, and the log-likelihood."""
     columns, common = matrices.expand(log_p)
     for block in matrices.blocks:
@@ -109,7 +113,7 @@ def posteriors(matrices: Design, log_p: Floats, log_weights: Floats) -> Iterator
         yield block, weights, float(highest.sum() + np.log(total).sum())
 
 
-def expect(matrices: Design, log_p: Floats, log_weights: Floats) -> tuple[float, Floats]:
+def expected_counts(matrices: ResponseMatrices, log_p: Floats, log_weights: Floats) -> tuple[float, Floats]:
     """The E-step: the marginal log-likelihood, and r (I, K, Q), how many learners at a node gave each answer."""
     likelihood = 0.0
     width, nodes = log_p.shape[0] * (matrices.categories - matrices.complete), log_p.shape[2]

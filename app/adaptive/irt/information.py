@@ -8,75 +8,75 @@ Partial credit (Muraki 1993): a² Var(k), the variance of the category reached.
 import numpy as np
 from scipy.special import expit, xlogy
 
-from app.adaptive.irt.bank import Bank
-from app.adaptive.irt.curves import partial_credit
-from app.adaptive.likelihood import ordered_sum
-from app.adaptive.types import Floats
+from app.adaptive.arrays import Floats
+from app.adaptive.irt.curves import partial_credit_curves
+from app.adaptive.irt.items import ItemBank
+from app.adaptive.numerics import ordered_sum
 
 # For wrong and right, before as many further axes.
 SIDES = [np.array([-1.0, 1.0]).reshape(2, *(1,) * axes) for axes in range(3)]
 
 
-def information(bank: Bank, nodes: Floats) -> Floats:
+def fisher_information(bank: ItemBank, nodes: Floats) -> Floats:
     """(I, Q): the information of every item at the nodes. Items of any model."""
     if bank.model == "graded":
-        return graded(bank, nodes)
+        return graded_information(bank, nodes)
     if bank.model in ("gpcm", "pcm"):
-        return partial(bank, nodes)
-    return binary(columns(bank)[:, :, None], nodes)
+        return partial_credit_information(bank, nodes)
+    return binary_information(binary_columns(bank)[:, :, None], nodes)
 
 
-def columns(bank: Bank) -> Floats:
+def binary_columns(bank: ItemBank) -> Floats:
     """(6, I): a, b, a (d - c), 1 - d, c and d - c of items scored right or wrong."""
     a, span = bank.discrimination, bank.upper - bank.guessing
     return np.stack([a, bank.difficulty[:, 0], a * span, 1 - bank.upper, bank.guessing, span])
 
 
-def binary(given: Floats, nodes: Floats) -> Floats:
-    """The information of items scored right or wrong, element by element; `given` are their `columns`."""
-    curve = logistic(given, nodes)
-    steep = given[2] * curve[0] * curve[1]
-    p = given[3:5] + given[5] * curve
+def binary_information(columns: Floats, nodes: Floats) -> Floats:
+    """The information of items scored right or wrong, element by element; `columns` are their `binary_columns`."""
+    curve = logistic_pair(columns, nodes)
+    steep = columns[2] * curve[0] * curve[1]
+    p = columns[3:5] + columns[5] * curve
     return np.asarray(steep * steep / (p[0] * p[1]))
 
 
-def binary_log_p(given: Floats, nodes: Floats) -> Floats:
+def binary_log_p(columns: Floats, nodes: Floats) -> Floats:
     """(2, …): their log P of wrong and right, element by element."""
-    curve = logistic(given, nodes)
-    floors = given[3:5].reshape(2, *given.shape[1:], *(1,) * (curve.ndim - given.ndim))
-    return np.asarray(xlogy(1.0, floors + given[5] * curve))
+    curve = logistic_pair(columns, nodes)
+    floors = columns[3:5].reshape(2, *columns.shape[1:], *(1,) * (curve.ndim - columns.ndim))
+    return np.asarray(xlogy(1.0, floors + columns[5] * curve))
 
 
-def logistic(given: Floats, nodes: Floats) -> Floats:
+def logistic_pair(columns: Floats, nodes: Floats) -> Floats:
     """(2, …): σ(-x) and σ(x), x = a(θ - b), each to full precision."""
-    x = given[0] * (nodes - given[1])
+    x = columns[0] * (nodes - columns[1])
     return np.asarray(expit(SIDES[x.ndim] * x))
 
 
-def graded(bank: Bank, nodes: Floats) -> Floats:
+def graded_information(bank: ItemBank, nodes: Floats) -> Floats:
     """Graded response; thresholds ascend."""
-    reached = reach(bank, nodes)
+    reached = cumulative_probabilities(bank, nodes)
     share, tilt = reached[:, :-1] - reached[:, 1:], 1 - reached[:, :-1] - reached[:, 1:]
-    return bank.discrimination[:, None] ** 2 * over_categories(share * tilt * tilt)
+    return bank.discrimination[:, None] ** 2 * sum_over_categories(share * tilt * tilt)
 
 
-def reach(bank: Bank, nodes: Floats) -> Floats:
+def cumulative_probabilities(bank: ItemBank, nodes: Floats) -> Floats:
     """(I, K + 1, Q): the chance of category k or above in the graded response model; 1 at first, 0 at last."""
     x = bank.discrimination[:, None, None] * (nodes - bank.difficulty[:, :, None])
-    held = np.arange(bank.steps) < bank.grades[:, None]
+    held = np.arange(bank.steps) < bank.max_category[:, None]
     edge = np.ones((bank.count, 1, len(nodes)))
     return np.concatenate([edge, np.where(held[:, :, None], expit(x), 0.0), 0 * edge], axis=1)
 
 
-def partial(bank: Bank, nodes: Floats) -> Floats:
+def partial_credit_information(bank: ItemBank, nodes: Floats) -> Floats:
     """(Generalised) partial credit."""
-    p = partial_credit(bank.grades, bank.discrimination, bank.easiness, nodes).p
+    p = partial_credit_curves(bank.max_category, bank.discrimination, bank.intercept, nodes).p
     category = np.arange(bank.steps + 1.0)[:, None]
-    mean = over_categories(p * category)[:, None]
-    return bank.discrimination[:, None] ** 2 * over_categories(p * (category - mean) ** 2)
+    mean = sum_over_categories(p * category)[:, None]
+    return bank.discrimination[:, None] ** 2 * sum_over_categories(p * (category - mean) ** 2)
 
 
-def over_categories(values: Floats) -> Floats:
+def sum_over_categories(values: Floats) -> Floats:
     """(I, K, Q) summed to (I, Q), always from the lowest category up."""
     items, categories, nodes = values.shape
     return ordered_sum(np.moveaxis(values, 1, -1).reshape(-1, categories)).reshape(items, nodes)

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import expit, log_expit
 
-from app.adaptive.irt.bank import ASYMPTOTIC, COMMON_SLOPE, Bank, Model
-from app.adaptive.irt.curves import Curves, asymptotic, graded, partial_credit
-from app.adaptive.likelihood import logit
-from app.adaptive.types import Booleans, Floats, Integers
+from app.adaptive.arrays import Booleans, Floats, Integers
+from app.adaptive.irt.curves import CategoryCurves, asymptotic_curves, graded_curves, partial_credit_curves
+from app.adaptive.irt.items import ASYMPTOTIC, COMMON_SLOPE, ItemBank, Model
+from app.adaptive.numerics import logit
 
 # Bounds of what is reported: the interface takes no parameters beyond them.
 DISCRIMINATION = (0.01, 6.0)
@@ -36,7 +36,7 @@ class Priors:
     """
 
     log_discrimination: tuple[float, float] | None = (0.0, 0.5)
-    easiness: tuple[float, float] | None = (0.0, 2.0)
+    intercept: tuple[float, float] | None = (0.0, 2.0)
     log_gap: tuple[float, float] | None = (0.0, 1.0)
     guessing: tuple[float, float] | None = (5.0, 23.0)
     upper: tuple[float, float] | None = (20.0, 2.0)
@@ -47,17 +47,17 @@ FLAT = Priors(None, None, None, None, None)
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the free parameters stand. `place` (I, P): number in the vector that is searched, -1 for none."""
+    """Where the free parameters stand. `index` (I, P): number in the vector that is searched, -1 for none."""
 
     model: Model
-    grades: Integers
-    place: Integers
+    max_category: Integers
+    index: Integers
     count: int
 
     @property
     def steps(self) -> int:
         """M."""
-        return int(self.place.shape[1]) - 1 - 2 * (self.model in ASYMPTOTIC)
+        return int(self.index.shape[1]) - 1 - 2 * (self.model in ASYMPTOTIC)
 
     @property
     def common(self) -> bool:
@@ -66,31 +66,31 @@ class Layout:
 
     def spread(self, vector: Floats) -> Floats:
         """The vector as (I, P); 0 where there is no parameter."""
-        return np.where(self.place >= 0, np.append(vector, 0.0)[self.place], 0.0)
+        return np.where(self.index >= 0, np.append(vector, 0.0)[self.index], 0.0)
 
     def gather(self, values: Floats) -> Floats:
         """(I, P) as a vector; what is shared is added up."""
-        held = self.place >= 0
-        return np.bincount(self.place[held], values[held], self.count).astype(np.float64)
+        held = self.index >= 0
+        return np.bincount(self.index[held], values[held], self.count).astype(np.float64)
 
 
-def layout(model: Model, grades: Integers) -> Layout:
+def build_layout(model: Model, max_category: Integers) -> Layout:
     """Number the free parameters of a bank."""
-    items, steps = len(grades), int(grades.max(initial=1))
+    items, steps = len(max_category), int(max_category.max(initial=1))
     held = np.ones((items, 1 + steps + 2 * (model in ASYMPTOTIC)), dtype=np.bool_)
-    held[:, 1 : 1 + steps] = np.arange(steps) < grades[:, None]
+    held[:, 1 : 1 + steps] = np.arange(steps) < max_category[:, None]
     if model == "3pl":
         held[:, -1] = False
     common = model in COMMON_SLOPE
     held[:, 0] = not common
-    place = np.where(held, np.cumsum(held.reshape(-1)).reshape(held.shape) - 1, -1)
+    index = np.where(held, np.cumsum(held.reshape(-1)).reshape(held.shape) - 1, -1)
     count = int(held.sum())
     if common:
-        place[:, 0] = count
-    return Layout(model, grades, place, count + common)
+        index[:, 0] = count
+    return Layout(model, max_category, index, count + common)
 
 
-class Belief(NamedTuple):
+class ParameterPrior(NamedTuple):
     """A prior on each free parameter, each (I, P): normal (mean, precision) times σ(x)^rise σ(-x)^fall."""
 
     mean: Floats
@@ -112,25 +112,25 @@ class Belief(NamedTuple):
         return np.asarray(self.precision + (self.rise + self.fall) * expit(free) * expit(-free))
 
 
-def belief(shape: Layout, priors: Priors, weak: Booleans) -> Belief:
+def build_prior(shape: Layout, priors: Priors, weak: Booleans) -> ParameterPrior:
     """The prior of every item; those of `weak` (I,) get the default where `priors` has none."""
-    mean, precision, rise, fall = (np.zeros(shape.place.shape) for _ in range(4))
+    mean, precision, rise, fall = (np.zeros(shape.index.shape) for _ in range(4))
     default = Priors()
     last = 1 + shape.steps
     first_gap = 2 if shape.model == "graded" else last
 
-    def normal(columns: slice, given: tuple[float, float] | None, otherwise: tuple[float, float] | None) -> None:
-        for chosen, value in ((~weak, given), (weak, given or otherwise)):
+    def normal(columns: slice, specified: tuple[float, float] | None, fallback: tuple[float, float] | None) -> None:
+        for chosen, value in ((~weak, specified), (weak, specified or fallback)):
             if value is not None:
                 mean[chosen, columns], precision[chosen, columns] = value[0], value[1] ** -2
 
-    def beta(column: int, given: tuple[float, float] | None, otherwise: tuple[float, float] | None) -> None:
-        for chosen, value in ((~weak, given), (weak, given or otherwise)):
+    def beta(column: int, specified: tuple[float, float] | None, fallback: tuple[float, float] | None) -> None:
+        for chosen, value in ((~weak, specified), (weak, specified or fallback)):
             if value is not None:
                 rise[chosen, column], fall[chosen, column] = value
 
     normal(slice(0, 1), priors.log_discrimination, default.log_discrimination)
-    normal(slice(1, first_gap), priors.easiness, default.easiness)
+    normal(slice(1, first_gap), priors.intercept, default.intercept)
     normal(slice(first_gap, last), priors.log_gap, default.log_gap)
     if shape.model in ASYMPTOTIC:
         beta(last, priors.guessing, default.guessing)
@@ -140,37 +140,37 @@ def belief(shape: Layout, priors: Priors, weak: Booleans) -> Belief:
         precision[:, 0] = 0.0
         if priors.log_discrimination is not None or weak.all():
             precision[:1, 0] = (priors.log_discrimination or (0.0, 0.5))[1] ** -2
-    held = shape.place >= 0
-    return Belief(mean, *(np.where(held, value, 0.0) for value in (precision, rise, fall)))
+    held = shape.index >= 0
+    return ParameterPrior(mean, *(np.where(held, value, 0.0) for value in (precision, rise, fall)))
 
 
-def limits(shape: Layout) -> tuple[Floats, Floats]:
+def parameter_bounds(shape: Layout) -> tuple[Floats, Floats]:
     """The bounds of the vector that is searched."""
     steps = shape.steps
     first_gap = 2 if shape.model == "graded" else 1 + steps
-    lower, upper = np.full(shape.place.shape[1], -60.0), np.full(shape.place.shape[1], 60.0)
+    lower, upper = np.full(shape.index.shape[1], -60.0), np.full(shape.index.shape[1], 60.0)
     lower[0], upper[0] = np.log(DISCRIMINATION)
     lower[first_gap : 1 + steps], upper[first_gap : 1 + steps] = np.log(GAP)
     if shape.model in ASYMPTOTIC:
         lower[-2:], upper[-2:] = logit(np.array([GUESSING[0], UPPER[0]])), logit(np.array([GUESSING[1], UPPER[1]]))
     low, high = np.zeros(shape.count), np.zeros(shape.count)
-    held = shape.place >= 0
-    low[shape.place[held]] = np.broadcast_to(lower, shape.place.shape)[held]
-    high[shape.place[held]] = np.broadcast_to(upper, shape.place.shape)[held]
+    held = shape.index >= 0
+    low[shape.index[held]] = np.broadcast_to(lower, shape.index.shape)[held]
+    high[shape.index[held]] = np.broadcast_to(upper, shape.index.shape)[held]
     return low, high
 
 
-def start(shape: Layout, prior: Belief, counts: Floats) -> Floats:
+def starting_values(shape: Layout, prior: ParameterPrior, counts: Floats) -> Floats:
     """Where the search begins: slopes of 1, intercepts from how often each category was reached, `counts` (I, K)."""
     free = prior.mean.copy()
     steps = shape.steps
     smooth = counts + 0.5
     if shape.model == "graded":
-        held = np.arange(steps) < shape.grades[:, None]
+        held = np.arange(steps) < shape.max_category[:, None]
         reached = np.cumsum(smooth[:, ::-1], axis=1)[:, ::-1]
-        levels = ATTENUATION * logit(reached[:, 1:] / reached[:, :1])
-        free[:, 1] = (levels * held).sum(axis=1) / shape.grades
-        free[:, 2 : 1 + steps] = np.log(np.clip(levels[:, :-1] - levels[:, 1:], 0.1, 10.0))
+        intercept_values = ATTENUATION * logit(reached[:, 1:] / reached[:, :1])
+        free[:, 1] = (intercept_values * held).sum(axis=1) / shape.max_category
+        free[:, 2 : 1 + steps] = np.log(np.clip(intercept_values[:, :-1] - intercept_values[:, 1:], 0.1, 10.0))
     elif shape.model in ASYMPTOTIC:
         has_upper = shape.model == "4pl"
         c, d = (0.15, 0.97 if has_upper else 1.0)
@@ -180,10 +180,10 @@ def start(shape: Layout, prior: Belief, counts: Floats) -> Floats:
         free[:, -1] = float(logit(np.array([0.97]))[0])
     else:
         free[:, 1:] = ATTENUATION * np.log(smooth[:, 1:] / smooth[:, :-1])
-    low, high = limits(shape)
-    held = shape.place >= 0
+    low, high = parameter_bounds(shape)
+    held = shape.index >= 0
     vector = np.zeros(shape.count)
-    vector[shape.place[held]] = free[held]
+    vector[shape.index[held]] = free[held]
     return np.clip(vector, low, high)
 
 
@@ -192,31 +192,31 @@ def intercepts(shape: Layout, free: Floats) -> tuple[Floats, Floats]:
     steps = shape.steps
     if shape.model != "graded":
         return free[:, 1 : 1 + steps], np.zeros((len(free), steps, 0))
-    held = np.arange(steps) < shape.grades[:, None]
+    held = np.arange(steps) < shape.max_category[:, None]
     gaps = np.where(held[:, 1:], np.exp(free[:, 2 : 1 + steps]), 0.0)
     after = np.tri(steps, steps - 1, -1)
-    centre = (held[:, :, None] * after).sum(axis=1, keepdims=True) / shape.grades[:, None, None]
-    turn = (centre - after) * gaps[:, None, :] * held[:, :, None]
-    return (free[:, 1, None] + turn.sum(axis=2)) * held, turn
+    centre = (held[:, :, None] * after).sum(axis=1, keepdims=True) / shape.max_category[:, None, None]
+    gap_slopes = (centre - after) * gaps[:, None, :] * held[:, :, None]
+    return (free[:, 1, None] + gap_slopes.sum(axis=2)) * held, gap_slopes
 
 
-def free_curves(shape: Layout, free: Floats, nodes: Floats) -> Curves:
+def free_curves(shape: Layout, free: Floats, nodes: Floats) -> CategoryCurves:
     """The curves, and their slopes by the free parameters (I, P, K, Q)."""
     a = np.exp(free[:, 0])
-    levels, turn = intercepts(shape, free)
+    intercept_values, gap_slopes = intercepts(shape, free)
     if shape.model in ASYMPTOTIC:
         c, d = expit(free[:, -2]), asymptotes(shape, free)[1]
-        found = asymptotic(a, levels, c, d, nodes)
+        curves = asymptotic_curves(a, intercept_values, c, d, nodes)
         chain = np.stack([a, np.ones_like(a), c * (1 - c), d * (1 - d)], axis=1)
-        return found._replace(slope=found.slope * chain[:, :, None, None])
-    make = graded if shape.model == "graded" else partial_credit
-    found = make(shape.grades, a, levels, nodes)
-    found.slope[:, 0] *= a[:, None, None]
+        return curves._replace(slope=curves.slope * chain[:, :, None, None])
+    make = graded_curves if shape.model == "graded" else partial_credit_curves
+    curves = make(shape.max_category, a, intercept_values, nodes)
+    curves.slope[:, 0] *= a[:, None, None]
     if shape.model == "graded":
-        by_mean = found.slope[:, 1:].sum(axis=1, keepdims=True)
-        by_gap = np.einsum("imj,imkq->ijkq", turn, found.slope[:, 1:])
-        return found._replace(slope=np.concatenate([found.slope[:, :1], by_mean, by_gap], axis=1))
-    return found
+        by_mean = curves.slope[:, 1:].sum(axis=1, keepdims=True)
+        by_gap = np.einsum("imj,imkq->ijkq", gap_slopes, curves.slope[:, 1:])
+        return curves._replace(slope=np.concatenate([curves.slope[:, :1], by_mean, by_gap], axis=1))
+    return curves
 
 
 def asymptotes(shape: Layout, free: Floats) -> tuple[Floats, Floats]:
@@ -227,10 +227,10 @@ def asymptotes(shape: Layout, free: Floats) -> tuple[Floats, Floats]:
     return expit(free[:, -2]), (expit(free[:, -1]) if shape.model == "4pl" else one)
 
 
-def reported(shape: Layout, free: Floats) -> Bank:
+def to_item_bank(shape: Layout, free: Floats) -> ItemBank:
     """The public parameters, difficulty without a bound; a common slope is 1, and the spread of ability varies."""
     a = np.exp(free[:, 0])
     difficulty = -intercepts(shape, free)[0] / (1.0 if shape.common else a[:, None])
     c, d = asymptotes(shape, free)
     slope = np.ones_like(a) if shape.common else a
-    return Bank(shape.model, shape.grades, slope, difficulty, c, d)
+    return ItemBank(shape.model, shape.max_category, slope, difficulty, c, d)

@@ -1,4 +1,4 @@
-"""The policies that are compared; each sees a `View` and offers an exercise to every learner.
+"""The policies that are compared; each sees a `PolicyView` and offers an exercise to every learner.
 
 Whoever holds that everything is mastered goes on all the same: it may not be true.
 """
@@ -6,55 +6,61 @@ Whoever holds that everything is mastered goes on all the same: it may not be tr
 import numpy as np
 from scipy.special import expm1, xlogy
 
-from app.adaptive import policy as service
-from app.adaptive.filter import latent, levels, predict
-from app.adaptive.likelihood import bounded, expected_score, logit
-from app.adaptive.mastery import is_mastered
-from app.adaptive.simulation.practice import Offer, Policy, View
-from app.adaptive.simulation.worlds import gain, is_ready, is_truly_mastered, true_chance
-from app.adaptive.types import Booleans, Floats, Integers, Parameters
+from app.adaptive.arrays import Booleans, Floats, Integers
+from app.adaptive.hashing import uniform
+from app.adaptive.numerics import clip, logit
+from app.adaptive.parameters import Parameters
+from app.adaptive.practice.branches import ALL_MASTERED
+from app.adaptive.practice.choose import choose_items
+from app.adaptive.practice.items import score_items
+from app.adaptive.practice.skills import judge_skills, skills_of_last_item
+from app.adaptive.simulation.practice import Policy, PolicyOffer, PolicyView
+from app.adaptive.simulation.worlds import is_ready, is_truly_mastered, strength_gain, true_chance
+from app.adaptive.tracing.filter import latent_moments, logits_by_knowledge, predict_score
+from app.adaptive.tracing.likelihood import expected_score
+from app.adaptive.tracing.mastery import is_mastered
 
 # The line of Corbett & Anderson (1995), and the one that is best for linear mastery by the engine (docs/simulation.md).
 LINE, BEST_LINE = 0.95, 0.85
 TARGET, JITTER = 0.62, 0.2
 # The first policy of the service.
-TYPICAL_LEARN, FADING, TAUGHT_DISCOUNT, SETTLED, CEILING, STAY = 0.17, 0.2, 0.5, 0.2, 1.1, 0.5
+TYPICAL_LEARN, FADING, TAUGHT_DISCOUNT, SECURED, CEILING, STAY = 0.17, 0.2, 0.5, 0.2, 1.1, 0.5
 INFORMATION_WEIGHT = 0.3
 # Readiness, remediation, appropriate difficulty, continuity, and the log odds of mastery.
 READINESS, REMEDIATION, DIFFICULTY, CONTINUITY, MASTERY_LOG_ODDS = 1.0, 2.0, 0.5, 1.0, 2.2
 NEAR = 1e-6
 
 
-def serve(view: View) -> Offer:
+def recommend_as_service(view: PolicyView) -> PolicyOffer:
     """What the service recommends; where it says that all is mastered, an item of the skill it doubts most."""
-    choices = service.choose(view.parameters, view.states, view.seeds)
-    done = choices.code == service.ALL_MASTERED
-    skill = np.argmax(service.stand(view.parameters, view.states).doubt, axis=1)
-    return Offer(np.where(done, suited_item(view, skill), choices.item), done)
+    choices = choose_items(view.parameters, view.states, view.seeds)
+    done = choices.code == ALL_MASTERED
+    skill = np.argmax(judge_skills(view.parameters, view.states).need, axis=1)
+    return PolicyOffer(np.where(done, suited_item(view, skill), choices.item), done)
 
 
-def first_doubts(view: View) -> Offer:
+def first_doubts(view: PolicyView) -> PolicyOffer:
     """The first policy of the service: a skill is settled when its doubt is, weighed by what it opens up."""
     states, skills = view.states, view.parameters.skills
-    idle = np.where(states.evidence > 0, states.answers[:, None] - states.practised, 0)
-    faded = states.mastery * (expm1(-FADING * skills.forget * idle) + 1)
-    held = np.clip(faded - TAUGHT_DISCOUNT * states.bump, 0.0, 1.0)
-    opens_up = 1 + lacking_above(view.parameters, 1 - held)
-    speed = TARGET * skills.learn / TYPICAL_LEARN
-    doubt = (1 - held) * opens_up * np.sqrt(speed)
-    settled = doubt <= SETTLED
-    ready = np.ones_like(settled)
+    idle = np.where(states.responses > 0, states.total_responses[:, None] - states.practised, 0)
+    faded = states.mastery * (expm1(-FADING * skills.p_forget * idle) + 1)
+    held = np.clip(faded - TAUGHT_DISCOUNT * states.learning_gain, 0.0, 1.0)
+    unlocks = 1 + lacking_above(view.parameters, 1 - held)
+    speed = TARGET * skills.p_learn / TYPICAL_LEARN
+    need = (1 - held) * unlocks * np.sqrt(speed)
+    secured = need <= SECURED
+    ready = np.ones_like(secured)
     for prerequisite in skills.prerequisites.T:
-        ready &= settled[:, prerequisite] | (prerequisite < 0)
-    value = opens_up * np.sqrt(speed / (CEILING - held)) + STAY * service.of_last_item(view.parameters, states)
-    unmastered = ~is_mastered(held, states.evidence)
+        ready &= secured[:, prerequisite] | (prerequisite < 0)
+    value = unlocks * np.sqrt(speed / (CEILING - held)) + STAY * skills_of_last_item(view.parameters, states)
+    unmastered = ~is_mastered(held, states.responses)
     done = none_of(unmastered)
-    doubtful = np.argmax(np.where(unmastered | done[:, None], doubt, -np.inf), axis=1)
-    skill = best_of(~settled & ready, value, doubtful)
-    return Offer(target_item(view, skill), done)
+    doubtful = np.argmax(np.where(unmastered | done[:, None], need, -np.inf), axis=1)
+    skill = best_skill(~secured & ready, value, doubtful)
+    return PolicyOffer(target_item(view, skill), done)
 
 
-def best_of(among: Booleans, value: Floats, otherwise: Integers) -> Integers:
+def best_skill(among: Booleans, value: Floats, otherwise: Integers) -> Integers:
     """The skill of the greatest value among some of each learner; another where there is none."""
     best = np.argmax(np.where(among, value, -np.inf), axis=1)
     return np.where(among.any(axis=1), best, otherwise)
@@ -68,50 +74,50 @@ def lacking_above(parameters: Parameters, missing: Floats) -> Floats:
     return total
 
 
-def linear_skill(view: View, mastery: Floats, line: float) -> tuple[Integers, Booleans]:
+def linear_skill(view: PolicyView, mastery: Floats, line: float) -> tuple[Integers, Booleans]:
     """The first skill below the line, prerequisites first; where there is none, the one practised longest ago."""
     below = mastery < line
     done = none_of(below)
     return np.where(done, np.argmin(view.states.practised, axis=1), np.argmax(below, axis=1)), done
 
 
-def linear(view: View) -> Offer:
+def linear(view: PolicyView) -> PolicyOffer:
     """Linear mastery by the engine's mastery, any item."""
     skill, done = linear_skill(view, view.states.mastery, LINE)
-    return Offer(any_item(view, skill), done)
+    return PolicyOffer(any_item(view, skill), done)
 
 
-def linear_target(view: View) -> Offer:
+def linear_target(view: PolicyView) -> PolicyOffer:
     """Linear mastery by the engine's mastery, items as in the service."""
     skill, done = linear_skill(view, view.states.mastery, LINE)
-    return Offer(suited_item(view, skill), done)
+    return PolicyOffer(suited_item(view, skill), done)
 
 
-def linear_best(view: View) -> Offer:
+def linear_best(view: PolicyView) -> PolicyOffer:
     """The same with the line that is best for it."""
     skill, done = linear_skill(view, view.states.mastery, BEST_LINE)
-    return Offer(suited_item(view, skill), done)
+    return PolicyOffer(suited_item(view, skill), done)
 
 
-def linear_bkt(view: View) -> Offer:
+def linear_bkt(view: PolicyView) -> PolicyOffer:
     """Linear mastery by plain knowledge tracing, any item."""
     skill, done = linear_skill(view, view.traced, LINE)
-    return Offer(any_item(view, skill), done)
+    return PolicyOffer(any_item(view, skill), done)
 
 
-def lowest(view: View) -> Offer:
+def lowest(view: PolicyView) -> PolicyOffer:
     """The skill of the lowest mastery, any item: the default of OATutor (Pardos et al. 2023)."""
-    return Offer(any_item(view, np.argmin(view.states.mastery, axis=1)), all_above(view))
+    return PolicyOffer(any_item(view, np.argmin(view.states.mastery, axis=1)), all_above(view))
 
 
-def at_random(view: View) -> Offer:
+def at_random(view: PolicyView) -> PolicyOffer:
     """Any item."""
     count = view.parameters.items.count
-    luck = service.uniform(view.seeds, np.zeros(len(view.seeds), dtype=np.int64))
-    return Offer(np.floor(luck * count).astype(np.int64), all_above(view))
+    luck = uniform(view.seeds, np.zeros(len(view.seeds), dtype=np.int64))
+    return PolicyOffer(np.floor(luck * count).astype(np.int64), all_above(view))
 
 
-def all_above(view: View) -> Booleans:
+def all_above(view: PolicyView) -> Booleans:
     """Whether all skills are above the line; (B,)."""
     return none_of(view.states.mastery < LINE)
 
@@ -121,15 +127,15 @@ def none_of(skills: Booleans) -> Booleans:
     return np.asarray(~skills.any(axis=1), dtype=np.bool_)
 
 
-def information(view: View) -> Offer:
+def most_informative_item(view: PolicyView) -> PolicyOffer:
     """The item that tells most of the ability: maximum Fisher information (Lord 1980), as in a test."""
     items = view.parameters.items
     p, c = everything(view), items.guessing
-    told = (items.discrimination * (p - c) / (1 - c)) ** 2 * (1 - p) / p
-    return Offer(best_item(view, told), all_above(view))
+    information = (items.discrimination * (p - c) / (1 - c)) ** 2 * (1 - p) / p
+    return PolicyOffer(best_item(view, information), all_above(view))
 
 
-def gain_and_challenge(view: View) -> Offer:
+def gain_and_challenge(view: PolicyView) -> PolicyOffer:
     """One formula over all items: what is missing × what it opens up × pace × readiness × challenge, + information.
 
     The information is that of the answer on whether the skill is known.
@@ -140,13 +146,13 @@ def gain_and_challenge(view: View) -> Offer:
     readiness = np.ones_like(missing)
     for prerequisite in skills.prerequisites.T:
         readiness *= np.where(prerequisite >= 0, states.mastery[:, prerequisite], 1.0)
-    worth = missing * (1 + lacking_above(parameters, missing)) * skills.learn / TYPICAL_LEARN * readiness
-    challenge = expm1(-np.abs(logit(everything(view)) - logit(np.array(TARGET)))) + 1
-    told = INFORMATION_WEIGHT * knowledge_told(view) * readiness[:, asked]
-    return Offer(best_item(view, worth[:, asked] * challenge + told), all_above(view))
+    worth = missing * (1 + lacking_above(parameters, missing)) * skills.p_learn / TYPICAL_LEARN * readiness
+    difficulty_match = expm1(-np.abs(logit(everything(view)) - logit(np.array(TARGET)))) + 1
+    information = INFORMATION_WEIGHT * knowledge_information(view) * readiness[:, asked]
+    return PolicyOffer(best_item(view, worth[:, asked] * difficulty_match + information), all_above(view))
 
 
-def alosi(view: View) -> Offer:
+def alosi(view: PolicyView) -> PolicyOffer:
     """The weighted rules of Harvard's ALOSI (Rosen et al. 2018), with the weights of its example.
 
     L are log odds of mastery, L* = 2.2: readiness Σ over the prerequisites of min(L − L*, 0); remediation
@@ -154,52 +160,53 @@ def alosi(view: View) -> Offer:
     """
     parameters = view.parameters
     items, asked = parameters.items, parameters.items.skills[:, 0]
-    odds = logit(bounded(view.states.mastery, NEAR, 1 - NEAR))
+    odds = logit(clip(view.states.mastery, NEAR, 1 - NEAR))
     short = np.minimum(odds - MASTERY_LOG_ODDS, 0.0)
     readiness = np.zeros_like(short)
     for prerequisite in parameters.skills.prerequisites.T:
         readiness += np.where(prerequisite >= 0, short[:, prerequisite], 0.0)
     of_skill = READINESS * readiness - REMEDIATION * short
-    of_skill += CONTINUITY * service.of_last_item(parameters, view.states)
-    difficulty = -items.easiness / items.discrimination
+    of_skill += CONTINUITY * skills_of_last_item(parameters, view.states)
+    difficulty = -items.intercept / items.discrimination
     score = of_skill[:, asked] - DIFFICULTY * np.abs(odds[:, asked] - difficulty)
-    return Offer(best_item(view, score), all_above(view))
+    return PolicyOffer(best_item(view, score), all_above(view))
 
 
-def oracle(view: View) -> Offer:
+def oracle(view: PolicyView) -> PolicyOffer:
     """Knows what is true: of the skills that are ready, the one finished soonest, by the item that teaches most."""
     world, course, truth = view.world, view.course, view.truth
     known, asked = is_truly_mastered(world, truth), view.parameters.items.skills[:, 0]
     learners, items = pairs(view)
     p = true_chance(world, course, truth, learners, items)
-    taught = gain(world, course, truth, learners, items, p)
+    taught = strength_gain(world, course, truth, learners, items, p)
     left = np.maximum(world.line - truth.strength[learners, asked[items]], NEAR)
     useful = is_ready(world, truth, learners, asked[items]) & ~known[learners, asked[items]]
     rate = np.where(useful, taught / left, 0.0).reshape(truth.count, -1)
-    return Offer(best_item(view, rate), none_of(~known))
+    return PolicyOffer(best_item(view, rate), none_of(~known))
 
 
-def pairs(view: View) -> tuple[Integers, Integers]:
+def pairs(view: PolicyView) -> tuple[Integers, Integers]:
     """Every learner with every item; both (B I,)."""
     count, items = view.states.count, view.parameters.items.count
     return np.repeat(np.arange(count), items), np.tile(np.arange(items), count)
 
 
-def everything(view: View) -> Floats:
+def everything(view: PolicyView) -> Floats:
     """The predicted chance of success of every learner with every item; (B, I)."""
-    return predict(view.parameters, view.states, *pairs(view)).reshape(view.states.count, -1)
+    return predict_score(view.parameters, view.states, *pairs(view)).reshape(view.states.count, -1)
 
 
-def knowledge_told(view: View) -> Floats:
+def knowledge_information(view: PolicyView) -> Floats:
     """How much an answer tells of whether the skill is known: mutual information in nats; (B, I)."""
     learners, items = pairs(view)
-    logits, variance, mastery = latent(view.parameters.items, view.states, learners, items)
+    logits, variance, mastery = latent_moments(view.parameters.items, view.states, learners, items)
     known, unknown = (
-        expected_score(view.parameters.items, items, x) for x in levels(view.parameters, items, logits, variance)
+        expected_score(view.parameters.items, items, x)
+        for x in logits_by_knowledge(view.parameters, items, logits, variance)
     )
-    whole = mastery * known + (1 - mastery) * unknown
-    told = entropy(whole) - mastery * entropy(known) - (1 - mastery) * entropy(unknown)
-    return told.reshape(view.states.count, -1)
+    expected = mastery * known + (1 - mastery) * unknown
+    information = entropy(expected) - mastery * entropy(known) - (1 - mastery) * entropy(unknown)
+    return information.reshape(view.states.count, -1)
 
 
 def entropy(p: Floats) -> Floats:
@@ -207,20 +214,20 @@ def entropy(p: Floats) -> Floats:
     return np.asarray(-xlogy(p, p) - xlogy(1 - p, 1 - p))
 
 
-def best_item(view: View, score: Floats) -> Integers:
+def best_item(view: PolicyView, score: Floats) -> Integers:
     """The item of the greatest score (B, I), not the last one again."""
     again = np.arange(score.shape[1]) == view.states.last_item[:, None]
     return np.asarray(np.argmax(np.where(again, -np.inf, score), axis=1))
 
 
-def chances_of(view: View, skill: Integers) -> tuple[Integers, Floats, Floats, Booleans]:
+def items_of_skill(view: PolicyView, skill: Integers) -> tuple[Integers, Floats, Floats, Booleans]:
     """The items of each learner's skill, (B, K): numbers, predicted chances, random numbers, and which was the last."""
     starts, members = view.parameters.items.by_skill
     width = starts[1] - starts[0]
     items = members[starts[skill][:, None] + np.arange(width)]
     rows = np.repeat(np.arange(len(skill)), width)
-    p = predict(view.parameters, view.states, rows, items.reshape(-1)).reshape(items.shape)
-    luck = service.uniform(view.seeds[rows], items.reshape(-1)).reshape(items.shape)
+    p = predict_score(view.parameters, view.states, rows, items.reshape(-1)).reshape(items.shape)
+    luck = uniform(view.seeds[rows], items.reshape(-1)).reshape(items.shape)
     return items, p, luck, items == view.states.last_item[:, None]
 
 
@@ -229,28 +236,28 @@ def least(items: Integers, score: Floats, last: Booleans) -> Integers:
     return np.asarray(items[np.arange(len(items)), np.argmin(np.where(last, np.inf, score), axis=1)])
 
 
-def any_item(view: View, skill: Integers) -> Integers:
+def any_item(view: PolicyView, skill: Integers) -> Integers:
     """An item of the skill by chance."""
-    items, _, luck, last = chances_of(view, skill)
+    items, _, luck, last = items_of_skill(view, skill)
     return least(items, luck, last)
 
 
-def target_item(view: View, skill: Integers) -> Integers:
+def target_item(view: PolicyView, skill: Integers) -> Integers:
     """An item of the skill near a chance of .62."""
-    items, p, luck, last = chances_of(view, skill)
+    items, p, luck, last = items_of_skill(view, skill)
     return least(items, np.abs(logit(p) - logit(np.array(TARGET))) - JITTER * luck, last)
 
 
-def suited_item(view: View, skill: Integers) -> Integers:
+def suited_item(view: PolicyView, skill: Integers) -> Integers:
     """An item of the skill by the rule of the service."""
-    items, _, luck, last = chances_of(view, skill)
+    items, _, luck, last = items_of_skill(view, skill)
     rows = np.repeat(np.arange(len(skill)), items.shape[1])
-    suits = service.weigh(view.parameters, view.states, rows, items.reshape(-1))
-    return least(items, suits.score.reshape(items.shape) - JITTER * luck, last)
+    item_scores = score_items(view.parameters, view.states, rows, items.reshape(-1))
+    return least(items, item_scores.score.reshape(items.shape) - JITTER * luck, last)
 
 
 POLICIES: dict[str, Policy] = {
-    "service": serve,
+    "service": recommend_as_service,
     "first_doubts": first_doubts,
     "linear": linear,
     "linear_target": linear_target,
@@ -260,6 +267,6 @@ POLICIES: dict[str, Policy] = {
     "alosi": alosi,
     "lowest": lowest,
     "random": at_random,
-    "information": information,
+    "information": most_informative_item,
     "oracle": oracle,
 }

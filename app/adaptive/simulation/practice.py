@@ -5,22 +5,24 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from app.adaptive.filter import advance, initial
+from app.adaptive.arrays import Booleans, Floats, Integers, Seeds
+from app.adaptive.parameters import Parameters
 from app.adaptive.simulation.worlds import (
     ANSWER,
     CHOICE,
     LEARNT,
-    Course,
+    SimulatedCourse,
     Truth,
     World,
-    begin,
-    drawn,
+    draw_uniform,
     is_ready,
     is_truly_mastered,
-    live,
+    start_learners,
     true_chance,
+    undergo_exercise,
 )
-from app.adaptive.types import Booleans, Floats, Integers, Parameters, Seeds, States
+from app.adaptive.state import States
+from app.adaptive.tracing.filter import advance_states, initial_states
 
 # 15 of 16 skills.
 ENOUGH = 0.9
@@ -34,7 +36,7 @@ PER_ANSWER = 0.62
 
 
 @dataclass(frozen=True)
-class View:
+class PolicyView:
     """What a policy may look at: the engine's states of B learners, and numbers of chance.
 
     `traced` (B, S) is P(known) by plain knowledge tracing, `seeds` (B,) are new at every turn. The world, the course
@@ -46,23 +48,23 @@ class View:
     traced: Floats
     seeds: Seeds
     world: World
-    course: Course
+    course: SimulatedCourse
     truth: Truth
 
 
 @dataclass(frozen=True)
-class Offer:
+class PolicyOffer:
     """The next exercise of B learners, and whether the policy holds that they have mastered everything; both (B,)."""
 
     item: Integers
     done: Booleans
 
 
-Policy = Callable[[View], Offer]
+Policy = Callable[[PolicyView], PolicyOffer]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PracticeOutcome:
     """What became of L learners, each (L,), until 90 % of their skills were truly mastered.
 
     `exercises`, and whether the end was `reached` within the most there are; `streaks`: runs of five or more wrong
@@ -81,7 +83,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Group:
+class PracticeGroup:
     """The learners who go on: their places among all, what is true of them, and what is thought of them."""
 
     rows: Integers
@@ -90,18 +92,20 @@ class Group:
     traced: Floats
     run: Integers
 
-    def __getitem__(self, rows: Booleans) -> "Group":
+    def __getitem__(self, rows: Booleans) -> "PracticeGroup":
         """The chosen learners."""
-        return Group(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+        return PracticeGroup(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
 
-def practise(world: World, course: Course, policy: Policy, seeds: Seeds, most: int = MOST_EXERCISES) -> Outcome:
+def practise(
+    world: World, course: SimulatedCourse, policy: Policy, seeds: Seeds, most: int = MOST_EXERCISES
+) -> PracticeOutcome:
     """Let every learner (a seed) practise until 90 % of the skills are truly mastered, at most `most` exercises.
 
-    The engine's states come from the `advance` of the service. A learner's outcome is the same in any batch.
+    The engine's states come from the `advance_states` of the service. A learner's outcome is the same in any batch.
     """
     parameters, count = course.parameters, len(seeds)
-    outcome = Outcome(
+    outcome = PracticeOutcome(
         exercises=np.full(count, most),
         reached=np.zeros(count, dtype=np.bool_),
         streaks=np.zeros(count, dtype=np.int64),
@@ -111,46 +115,56 @@ def practise(world: World, course: Course, policy: Policy, seeds: Seeds, most: i
         misled=np.zeros(count, dtype=np.bool_),
         true=np.zeros(count, dtype=np.int64),
     )
-    states = initial(parameters, count)
-    group = Group(np.arange(count), begin(world, course, seeds), states, states.mastery.copy(), np.zeros(count, int))
-    for turn in range(most + 1):
-        group = dismiss(world, group, outcome, turn)
-        if turn == most or not len(group.rows):
+    states = initial_states(parameters, count)
+    group = PracticeGroup(
+        np.arange(count), start_learners(world, course, seeds), states, states.mastery.copy(), np.zeros(count, int)
+    )
+    for number in range(most + 1):
+        group = retire_learners(world, group, outcome, number)
+        if number == most or not len(group.rows):
             break
-        exercise(world, course, policy, seeds, group, outcome, turn)
+        practise_once(world, course, policy, seeds, group, outcome, number)
     return outcome
 
 
-def dismiss(world: World, group: Group, outcome: Outcome, turn: int) -> Group:
+def retire_learners(world: World, group: PracticeGroup, outcome: PracticeOutcome, number: int) -> PracticeGroup:
     """Note who has reached the end before this turn; those who go on, if it is worth sorting them out."""
     enough = is_truly_mastered(world, group.truth).mean(axis=1) >= ENOUGH
     fresh = group.rows[enough & ~outcome.reached[group.rows]]
-    outcome.exercises[fresh] = turn
+    outcome.exercises[fresh] = number
     outcome.reached[fresh] = True
     over = outcome.reached[group.rows]
     return group[~over] if over.mean() > LEAVING or over.all() else group
 
 
-def exercise(
-    world: World, course: Course, policy: Policy, seeds: Seeds, group: Group, outcome: Outcome, turn: int
+def practise_once(
+    world: World,
+    course: SimulatedCourse,
+    policy: Policy,
+    seeds: Seeds,
+    group: PracticeGroup,
+    outcome: PracticeOutcome,
+    number: int,
 ) -> None:
     """One exercise of everybody in the group, and what it did to them."""
     parameters, rows, everyone = course.parameters, group.rows, np.arange(len(group.rows))
-    chance = np.floor(drawn(seeds[rows], CHOICE, turn) * 2.0**53).astype(np.uint64)
-    offer = policy(View(parameters, group.states, group.traced, chance, world, course, group.truth))
+    chance = np.floor(draw_uniform(seeds[rows], CHOICE, number) * 2.0**53).astype(np.uint64)
+    offer = policy(PolicyView(parameters, group.states, group.traced, chance, world, course, group.truth))
     skill = parameters.items.skills[offer.item, 0]
-    right = drawn(seeds[rows], ANSWER, turn) < true_chance(world, course, group.truth, everyone, offer.item)
+    right = draw_uniform(seeds[rows], ANSWER, number) < true_chance(world, course, group.truth, everyone, offer.item)
     group.run[:] = np.where(right, 0, group.run + 1)
-    note(world, group, outcome, offer, skill, right)
-    luck = drawn(seeds[rows], LEARNT, turn)
-    live(world, course, group.truth, offer.item, right, luck)
-    advance(parameters, group.states, offer.item, right.astype(np.float64), np.zeros(len(rows)))
-    group.traced[everyone, skill] = trace(
-        group.traced[everyone, skill], right, PER_ANSWER * parameters.skills.learn[skill]
+    count_exercise(world, group, outcome, offer, skill, right)
+    luck = draw_uniform(seeds[rows], LEARNT, number)
+    undergo_exercise(world, course, group.truth, offer.item, right, luck)
+    advance_states(parameters, group.states, offer.item, right.astype(np.float64), np.zeros(len(rows)))
+    group.traced[everyone, skill] = trace_knowledge(
+        group.traced[everyone, skill], right, PER_ANSWER * parameters.skills.p_learn[skill]
     )
 
 
-def note(world: World, group: Group, outcome: Outcome, offer: Offer, skill: Integers, right: Booleans) -> None:
+def count_exercise(
+    world: World, group: PracticeGroup, outcome: PracticeOutcome, offer: PolicyOffer, skill: Integers, right: Booleans
+) -> None:
     """Count an exercise, before it changes anybody, of those who have not reached the end."""
     rows, everyone = group.rows, np.arange(len(group.rows))
     counted = ~outcome.reached[rows]
@@ -165,8 +179,8 @@ def note(world: World, group: Group, outcome: Outcome, offer: Offer, skill: Inte
     outcome.true[rows[first]] = mastered[first].sum(axis=1)
 
 
-def trace(prior: Floats, right: Booleans, learn: Floats) -> Floats:
+def trace_knowledge(prior: Floats, right: Booleans, p_learn: Floats) -> Floats:
     """One step of plain knowledge tracing (Corbett & Anderson 1995, equations 2 to 4)."""
     known, unknown = np.where(right, 1 - SLIP, SLIP), np.where(right, GUESS, 1 - GUESS)
     posterior = prior * known / (prior * known + (1 - prior) * unknown)
-    return np.asarray(posterior + (1 - posterior) * learn)
+    return np.asarray(posterior + (1 - posterior) * p_learn)

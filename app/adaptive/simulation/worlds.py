@@ -10,9 +10,10 @@ from typing import Literal
 import numpy as np
 from scipy.special import exp2, expit, expm1, ndtri
 
-from app.adaptive.keys import GOLDEN, finalised
-from app.adaptive.likelihood import bounded
-from app.adaptive.types import Booleans, Floats, Integers, Items, Parameters, Population, Seeds, Skills
+from app.adaptive.arrays import Booleans, Floats, Integers, Seeds
+from app.adaptive.hashing import GOLDEN, finalise
+from app.adaptive.numerics import clip
+from app.adaptive.parameters import Items, Parameters, Population, Skills
 
 LAYERS, OF_LAYER, ITEMS_OF_SKILL = 4, 4, 20
 SKILLS = LAYERS * OF_LAYER
@@ -50,7 +51,7 @@ class World:
     not: another skill is.
 
     `low` and `high` are the shifts of the logit at strength 0 and 1, and those that the engine takes for not knowing
-    and knowing. Its P(T) is `taken` times the true pace of a skill, its P(F) is `forget`.
+    and knowing. Its P(T) is `taken` times the true pace of a skill, its P(F) is `p_forget`.
     """
 
     name: str
@@ -64,7 +65,7 @@ class World:
     low: float = -0.93
     high: float = 1.17
     taken: float = 1 / 0.62
-    forget: float = 0.01
+    p_forget: float = 0.01
 
 
 WORLDS = (
@@ -72,14 +73,14 @@ WORLDS = (
     World("growth", growth="growth", line=0.8),
     World("growth_forgetting", growth="growth", line=0.8, half_life=2000.0),
     World("factors", growth="factors", line=0.8),
-    World("spacing", growth="growth", line=0.7, half_life=800.0, spacing=2.0, forget=0.02),
+    World("spacing", growth="growth", line=0.7, half_life=800.0, spacing=2.0, p_forget=0.02),
     World("guessing", guessing=(0.12, 0.25, 0.5)),
     World("wrong_graph", rewired=1 / 3),
 )
 
 
 @dataclass(frozen=True)
-class Course:
+class SimulatedCourse:
     """One course of a world: what the engine believes of it, and the true pace of its skills (S,) on average."""
 
     parameters: Parameters
@@ -91,7 +92,7 @@ class Truth:
     """What is true of B learners.
 
     `ability` (B,); `strength`, `peak` (what it was after the last exercise on it), `half_life`, `pace` are (B, S);
-    `easiness` (B, I) of the items, which the engine knows only about; `prerequisites` (B, S, P), -1 for none.
+    `intercept` (B, I) of the items, which the engine knows only about; `prerequisites` (B, S, P), -1 for none.
     """
 
     ability: Floats
@@ -99,7 +100,7 @@ class Truth:
     peak: Floats
     half_life: Floats
     pace: Floats
-    easiness: Floats
+    intercept: Floats
     prerequisites: Integers
 
     @property
@@ -112,17 +113,17 @@ class Truth:
         return Truth(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
 
-def drawn(seeds: Seeds, stream: int, counters: "Integers | int") -> Floats:
+def draw_uniform(seeds: Seeds, stream: int, counters: "Integers | int") -> Floats:
     """U(0, 1) for each seed and counter, which broadcast; each stream is another sequence (SplitMix64)."""
     with np.errstate(over="ignore"):
-        own = finalised(seeds + np.uint64(stream + 1) * GOLDEN)
-        z = finalised(own + (np.asarray(counters).astype(np.uint64) + np.uint64(1)) * GOLDEN)
+        own = finalise(seeds + np.uint64(stream + 1) * GOLDEN)
+        z = finalise(own + (np.asarray(counters).astype(np.uint64) + np.uint64(1)) * GOLDEN)
     return np.asarray((z >> np.uint64(11)) * 2.0**-53)
 
 
-def normal(seeds: Seeds, stream: int, counters: "Integers | int") -> Floats:
+def draw_normal(seeds: Seeds, stream: int, counters: "Integers | int") -> Floats:
     """N(0, 1) likewise."""
-    return np.asarray(ndtri(bounded(drawn(seeds, stream, counters), 2.0**-54, 1 - 2.0**-53)))
+    return np.asarray(ndtri(clip(draw_uniform(seeds, stream, counters), 2.0**-54, 1 - 2.0**-53)))
 
 
 def learner_seeds(seed: int, course: int, learners: int) -> Seeds:
@@ -130,7 +131,7 @@ def learner_seeds(seed: int, course: int, learners: int) -> Seeds:
     return np.asarray(np.random.SeedSequence((seed, course)).generate_state(learners, np.uint64))
 
 
-def create_course(world: World, seed: int, number: int) -> Course:
+def create_course(world: World, seed: int, number: int) -> SimulatedCourse:
     """A course: 16 skills in 4 layers with one or two prerequisites in the layer before, 20 items a skill."""
     rng = np.random.default_rng((seed, number))
     prerequisites = np.full((SKILLS, 2), -1, dtype=np.int64)
@@ -142,7 +143,7 @@ def create_course(world: World, seed: int, number: int) -> Course:
     count = SKILLS * ITEMS_OF_SKILL
     slope = np.exp(rng.normal(0, SLOPE_SD, count))
     items = Items(
-        easiness=-slope * rng.normal(0, DIFFICULTY_SD, count),
+        intercept=-slope * rng.normal(0, DIFFICULTY_SD, count),
         discrimination=slope,
         guessing=np.resize(np.array(world.guessing), count),
         upper=np.ones(count),
@@ -154,14 +155,14 @@ def create_course(world: World, seed: int, number: int) -> Course:
     prior = known_at_first(rewire(world, prerequisites, census), census).mean(axis=0)
     skills = Skills(
         prior=np.maximum(prior, LEAST_PRIOR),
-        learn=np.clip(pace * world.taken, *LEARN_LIMITS),
-        forget=np.full(SKILLS, world.forget),
+        p_learn=np.clip(pace * world.taken, *LEARN_LIMITS),
+        p_forget=np.full(SKILLS, world.p_forget),
         prerequisites=prerequisites,
     )
-    return Course(Parameters(population, skills, items), pace)
+    return SimulatedCourse(Parameters(population, skills, items), pace)
 
 
-def begin(world: World, course: Course, seeds: Seeds) -> Truth:
+def start_learners(world: World, course: SimulatedCourse, seeds: Seeds) -> Truth:
     """Learners before their first exercise.
 
     The true difficulties and paces of each are off from the engine's by `DIFFICULTY_ERROR` and `PACE_ERROR`.
@@ -173,25 +174,25 @@ def begin(world: World, course: Course, seeds: Seeds) -> Truth:
     strength = known.astype(np.float64)
     if world.growth != "jump":
         low, high = np.where(known[..., None], KNOWN_RANGE, UNKNOWN_RANGE).transpose(2, 0, 1)
-        strength = low + (high - low) * drawn(own, DEGREE, skills)
-    error = DIFFICULTY_ERROR * normal(own, DIFFICULTIES, np.arange(items.count))
+        strength = low + (high - low) * draw_uniform(own, DEGREE, skills)
+    error = DIFFICULTY_ERROR * draw_normal(own, DIFFICULTIES, np.arange(items.count))
     return Truth(
-        ability=ABILITY_SD * normal(seeds, ABILITY, 0),
+        ability=ABILITY_SD * draw_normal(seeds, ABILITY, 0),
         strength=strength,
         peak=strength.copy(),
         half_life=np.full(strength.shape, world.half_life),
-        pace=np.clip(course.pace * (expm1(PACE_ERROR * normal(own, PACES, skills)) + 1), 0.0, 1.0),
-        easiness=items.easiness - items.discrimination * error,
+        pace=np.clip(course.pace * (expm1(PACE_ERROR * draw_normal(own, PACES, skills)) + 1), 0.0, 1.0),
+        intercept=items.intercept - items.discrimination * error,
         prerequisites=edges,
     )
 
 
 def known_at_first(prerequisites: Integers, seeds: Seeds) -> Booleans:
     """Which skills each learner knows before the first exercise: by chance, of those whose prerequisites are known."""
-    luck = drawn(seeds[:, None], FIRST, np.arange(SKILLS))
+    luck = draw_uniform(seeds[:, None], FIRST, np.arange(SKILLS))
     known = np.zeros(luck.shape, dtype=np.bool_)
     for skill in range(SKILLS):
-        known[:, skill] = (luck[:, skill] < KNOWN_AT_FIRST) & all_there(known, prerequisites[:, skill])
+        known[:, skill] = (luck[:, skill] < KNOWN_AT_FIRST) & has_all_prerequisites(known, prerequisites[:, skill])
     return known
 
 
@@ -200,9 +201,9 @@ def rewire(world: World, believed: Integers, seeds: Seeds) -> Integers:
     edges = np.broadcast_to(believed, (len(seeds), *believed.shape)).copy()
     if not world.rewired:
         return edges
-    place = np.arange(believed.size).reshape(believed.shape)
-    changed = (drawn(seeds[:, None, None], EDGE, place) < world.rewired) & (believed >= 0)
-    shift = 1 + np.floor(drawn(seeds[:, None, None], REDIRECTED, place) * (OF_LAYER - 1)).astype(np.int64)
+    edge = np.arange(believed.size).reshape(believed.shape)
+    changed = (draw_uniform(seeds[:, None, None], EDGE, edge) < world.rewired) & (believed >= 0)
+    shift = 1 + np.floor(draw_uniform(seeds[:, None, None], REDIRECTED, edge) * (OF_LAYER - 1)).astype(np.int64)
     moved = believed - believed % OF_LAYER + (believed + shift) % OF_LAYER
     return np.where(changed, moved, edges)
 
@@ -212,27 +213,29 @@ def is_truly_mastered(world: World, truth: Truth) -> Booleans:
     return np.asarray(truth.strength >= world.line)
 
 
-def all_there(there: Booleans, prerequisites: Integers) -> Booleans:
+def has_all_prerequisites(is_there: Booleans, prerequisites: Integers) -> Booleans:
     """Whether all prerequisites (N, P; -1 for none) are there (N, S)."""
-    rows = np.arange(len(there))[:, None]
-    return np.asarray((there[rows, prerequisites] | (prerequisites < 0)).all(axis=1))
+    rows = np.arange(len(is_there))[:, None]
+    return np.asarray((is_there[rows, prerequisites] | (prerequisites < 0)).all(axis=1))
 
 
 def is_ready(world: World, truth: Truth, learners: Integers, skill: Integers) -> Booleans:
     """Whether each learner (a row of `truth`) has what a skill builds on; all (N,)."""
-    return all_there(truth.strength[learners] >= world.needed, truth.prerequisites[learners, skill])
+    return has_all_prerequisites(truth.strength[learners] >= world.needed, truth.prerequisites[learners, skill])
 
 
-def true_chance(world: World, course: Course, truth: Truth, learners: Integers, items: Integers) -> Floats:
+def true_chance(world: World, course: SimulatedCourse, truth: Truth, learners: Integers, items: Integers) -> Floats:
     """The true chance of a right answer of each learner (a row of `truth`) to each item; all (N,)."""
     bank = course.parameters.items
     strength = truth.strength[learners, bank.skills[items, 0]]
     shift = world.low + (world.high - world.low) * strength
-    x = truth.easiness[learners, items] + bank.discrimination[items] * truth.ability[learners] + shift
+    x = truth.intercept[learners, items] + bank.discrimination[items] * truth.ability[learners] + shift
     return np.asarray(bank.guessing[items] + (1 - bank.guessing[items]) * expit(x))
 
 
-def gain(world: World, course: Course, truth: Truth, learners: Integers, items: Integers, right: Floats) -> Floats:
+def strength_gain(
+    world: World, course: SimulatedCourse, truth: Truth, learners: Integers, items: Integers, right: Floats
+) -> Floats:
     """What each exercise adds to the strength of its skill, if it can; for "jump" the chance of it. All (N,).
 
     `right` is 1 or 0, or the chance of a right answer for what is to be expected.
@@ -249,10 +252,12 @@ def gain(world: World, course: Course, truth: Truth, learners: Integers, items: 
     return np.asarray(rate * room)
 
 
-def live(world: World, course: Course, truth: Truth, items: Integers, right: Booleans, luck: Floats) -> None:
+def undergo_exercise(
+    world: World, course: SimulatedCourse, truth: Truth, items: Integers, right: Booleans, luck: Floats
+) -> None:
     """One exercise each, in place; `luck` (B,) decides whether a skill that is known or not is learnt."""
     learners, skill = np.arange(truth.count), course.parameters.items.skills[items, 0]
-    added = gain(world, course, truth, learners, items, right.astype(np.float64))
+    added = strength_gain(world, course, truth, learners, items, right.astype(np.float64))
     if world.growth == "jump":
         added = np.where(luck < added, 1.0, 0.0)
     before, peak = truth.strength[learners, skill], truth.peak[learners, skill]

@@ -1,0 +1,1 @@
+"""The calibrated part of `p_correct` that looks at behaviour, not at knowledge."""

@@ -1,0 +1,1 @@
+"""From the responses of a course to its parameters."""

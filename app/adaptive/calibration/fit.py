@@ -1,0 +1,422 @@
+"""Fit the filter to a log: item easiness, the rates of every skill, and what the population shares.
+
+Four steps are repeated. Replay the log; Newton for the easiness of each item under the filter's own offsets; EM for
+P(L0), P(T), P(F) by forward and backward passes over each learner's answers on a skill (Corbett & Anderson 1995; Baum
+et al. 1970), with the filter's likelihoods as emissions; and a search for the population's variances and shifts. All
+of it is one-step-ahead likelihood with priors, so that an item or a skill with few answers keeps its prior.
+
+Easiness is cross-fitted over folds of learners: while rates and variances are fitted, no answer is judged by an
+easiness that saw it, else every item would look easier to predict than it is.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.optimize import minimize
+from scipy.special import expit
+
+from app.adaptive.arrays import Booleans, Floats, Integers
+from app.adaptive.assess.metrics import auc, total_loss
+from app.adaptive.behaviour.fit import FilteredLog, empty_behaviour_model, fit_behaviour_model
+from app.adaptive.behaviour.model import FilterOutputs
+from app.adaptive.calibration.duplicates import find_duplicates, first_of_each_group
+from app.adaptive.parameters import Items, Parameters, Population, Skills
+from app.adaptive.response_log import Log
+from app.adaptive.state import Prediction
+from app.adaptive.tracing.filter import elapsed_days
+from app.adaptive.tracing.replay import replay
+
+FOLDS = 5
+ROUNDS = 4
+NEWTON_STEPS = 4
+ITEM_VARIANCE = 1.0
+PSEUDO_LEARNERS = 20.0
+EM_STEPS = 3
+SEARCH_LEARNERS = 600
+SEARCH_ANSWERS = 150
+SEARCH_EVALUATIONS = 160
+INTERCEPT_LIMIT = 8.0
+
+DEFAULT_PRIOR, DEFAULT_LEARN, DEFAULT_FORGET = 0.36, 0.40, 0.02
+BOUNDS = {"prior": (0.02, 0.98), "p_learn": (0.05, 0.6), "p_forget": (0.001, 0.05)}
+# Mastery settles at T / (T + F) where answers say nothing: so somebody always right passes the line, .9, in the end.
+LEARN_TO_FORGET = 12.0
+
+# What it costs to move a searched value by one unit of its free scale away from the default.
+RIDGE = 2.0
+
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class CalibrationFit:
+    """The calibrated parameters, and mean log loss and AUC on held-out learners before and after.
+
+    `parameters` were fitted to everybody, `trained` without the held-out learners: `trained` was measured, and is what
+    the next calibration has to be compared with. `log_loss_without_behaviour` is the loss after without the head.
+    """
+
+    parameters: Parameters
+    trained: Parameters
+    held_out_responses: int
+    log_loss_before: float
+    log_loss_after: float
+    auc_before: float
+    auc_after: float
+    log_loss_without_behaviour: float
+
+
+def ignore_progress(_stage: str, _share: float) -> None:
+    """For whoever does not want to know how far it is."""
+
+
+def calibrate_parameters(
+    before: Parameters, log: Log, fixed: Booleans, held_out: Booleans, seed: int, progress: Progress = ignore_progress
+) -> CalibrationFit:
+    """Fit the items, skills and population of `before` to the answers of `log`.
+
+    `fixed` (I,) marks items whose parameters are known and stay. The learners of `held_out` (L,) only measure the fit,
+    against `before`, which must not have seen them either; the result is then fitted again, from there, to everybody.
+    If nobody else is left they are fitted too. Of learners who stand in the log twice one is left out
+    (`find_duplicates`). `progress` is called with the name of a stage and the share of the whole that is done.
+    """
+    rng = np.random.default_rng(seed)
+    single = first_of_each_group(find_duplicates(log))
+    log, held_out = select_learners(log, single), held_out[single]
+    training, validation = select_learners(log, ~held_out), select_learners(log, held_out)
+    if not len(training.items):
+        training = log
+    start = replace(before, skills=default_rates(before.skills), population=Population(), behaviour=None)
+    trained, filtered = alternate_fits(start, training, fixed, rng, ROUNDS, lambda share: progress("fit", 0.6 * share))
+    everybody = training is log or not len(validation.items)
+    final, filtered_finally = trained, filtered
+    if not everybody:
+        final, filtered_finally = alternate_fits(
+            trained, log, fixed, rng, 1, lambda share: progress("refit", 0.6 + 0.1 * share)
+        )
+    behaviour_model, choice = fit_behaviour_model(
+        trained.items, filtered, rng, None, lambda share: progress("habits", 0.7 + 0.15 * share)
+    )
+    trained = replace(trained, behaviour=behaviour_model)
+    if not everybody:
+        behaviour_model, _ = fit_behaviour_model(
+            final.items, filtered_finally, rng, choice, lambda share: progress("habits", 0.85 + 0.15 * share)
+        )
+    final = replace(final, behaviour=behaviour_model)
+    was, became, alone = (
+        measure_predictions(candidate, validation) for candidate in (before, trained, replace(trained, behaviour=None))
+    )
+    progress("habits", 1.0)
+    return CalibrationFit(final, trained, len(validation.items), was[0], became[0], was[1], became[1], alone[0])
+
+
+def default_rates(skills: Skills) -> Skills:
+    """The same skills with the default P(L0), P(T), P(F)."""
+    return replace(
+        skills,
+        prior=np.full(skills.count, DEFAULT_PRIOR),
+        p_learn=np.full(skills.count, DEFAULT_LEARN),
+        p_forget=np.full(skills.count, DEFAULT_FORGET),
+    )
+
+
+def alternate_fits(
+    parameters: Parameters,
+    log: Log,
+    fixed: Booleans,
+    rng: np.random.Generator,
+    count: int,
+    progress: Callable[[float], None],
+) -> tuple[Parameters, FilteredLog]:
+    """Alternate the fits of items, skills and population `count` times; `parameters` have no head.
+
+    Also what the filter says before every answer of the log, with an easiness that has not seen it.
+    """
+    folds = rng.permutation(log.learners) % min(FOLDS, max(log.learners, 1))
+    fold = np.repeat(folds, np.diff(log.starts))
+    intercept = np.tile(parameters.items.intercept, (FOLDS, 1))
+    for done in range(count):
+        crossed, crossed_log = stack_folds(parameters, intercept, log, fold)
+        _, predicted = replay(crossed, crossed_log)
+        offset = predicted.logit - intercept[fold, log.items]
+        intercept = fit_intercepts(parameters, intercept, log, fold, fixed, offset, predicted)
+        progress((done + 0.3) / count)
+        crossed, _ = stack_folds(parameters, intercept, log, fold)
+        _, predicted = replay(crossed, crossed_log)
+        parameters = replace(parameters, skills=fit_rates(parameters, log, predicted))
+        progress((done + 0.6) / count)
+        crossed, _ = stack_folds(parameters, intercept, log, fold)
+        parameters = replace(parameters, population=search_population(crossed, crossed_log, rng))
+        progress((done + 1) / count)
+    crossed, crossed_log = stack_folds(parameters, intercept, log, fold)
+    _, predicted = replay(crossed, crossed_log)
+    offset = predicted.logit - intercept[fold, log.items]
+    nobody = np.full(len(log.items), -1)
+    everybody = fit_intercepts(parameters, intercept.mean(axis=0)[None], log, nobody, fixed, offset, predicted)
+    fitted = replace(parameters, items=replace(parameters.items, intercept=everybody[0]))
+    return fitted, filter_log(crossed, crossed_log, log)
+
+
+def filter_log(crossed: Parameters, crossed_log: Log, log: Log) -> FilteredLog:
+    """The answers of a log with what the cross-fitted filter says before each, for the fit of a head."""
+    _, predicted = replay(replace(crossed, behaviour=empty_behaviour_model()), crossed_log)
+    before = np.arange(len(log.items)) - np.repeat(log.starts[:-1], np.diff(log.starts))
+    filtered = FilterOutputs(
+        predicted.without_behaviour,
+        predicted.variance,
+        predicted.mastery,
+        before.astype(np.float64),
+        predicted.successes,
+        predicted.failures,
+    )
+    return FilteredLog(log.starts, log.items, log.scores, filtered)
+
+
+def select_learners(log: Log, learners: Booleans | Integers) -> Log:
+    """The log of some learners, in the order they are named."""
+    chosen = np.flatnonzero(learners) if learners.dtype == np.bool_ else learners
+    lengths = np.diff(log.starts)[chosen]
+    starts = np.zeros(len(chosen) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=starts[1:])
+    positions = np.repeat(log.starts[:-1][chosen] - starts[:-1], lengths) + np.arange(starts[-1])
+    return Log(starts, log.items[positions], log.scores[positions], log.times[positions])
+
+
+def stack_folds(parameters: Parameters, intercept: Floats, log: Log, fold: Integers) -> tuple[Parameters, Log]:
+    """One bank that holds the items once for each fold, and the log on it: fold f meets the copy that never saw it."""
+    bank, copies = parameters.items, len(intercept)
+    stacked = Items(
+        intercept=intercept.reshape(-1),
+        discrimination=np.tile(bank.discrimination, copies),
+        guessing=np.tile(bank.guessing, copies),
+        upper=np.tile(bank.upper, copies),
+        thresholds=np.tile(bank.thresholds, (copies, 1)),
+        skills=np.tile(bank.skills, (copies, 1)),
+    )
+    return replace(parameters, items=stacked), replace(log, items=log.items + fold * bank.count)
+
+
+def fit_intercepts(
+    parameters: Parameters,
+    intercept: Floats,
+    log: Log,
+    fold: Integers,
+    fixed: Booleans,
+    offset: Floats,
+    predicted: Prediction,
+) -> Floats:
+    """Newton for the easiness of every item in every fold; (folds, I).
+
+    Row f is fitted to the answers outside fold f. The prior is normal around the mean of the item's skills with
+    variance 1; `offset` (N,) is the rest of the logit, as the filter had it before each answer.
+    """
+    bank = parameters.items
+    shrink = 1 / np.sqrt(1 + np.pi / 8 * predicted.variance)
+    tagged = bank.has_skills[log.items]
+    shifts = (tagged * parameters.population.known_shift, tagged * parameters.population.unknown_shift)
+    result = intercept.copy()
+    for row in range(len(result)):
+        use = np.flatnonzero(fold != row)
+        items, score, mastery = log.items[use], log.scores[use], predicted.mastery[use]
+        bottom, reach = bank.guessing[items], bank.upper[items] - bank.guessing[items]
+        for _ in range(NEWTON_STEPS):
+            x = shrink[use] * (result[row, items] + offset[use] + shifts[0][use])
+            z = shrink[use] * (result[row, items] + offset[use] + shifts[1][use])
+            high, low = expit(x), expit(z)
+            p = np.clip(bottom + reach * (mastery * high + (1 - mastery) * low), 1e-6, 1 - 1e-6)
+            slope = reach * shrink[use] * (mastery * high * (1 - high) + (1 - mastery) * low * (1 - low))
+            spread = p * (1 - p)
+            gradient = np.bincount(items, (score - p) * slope / spread, bank.count)
+            information = np.asarray(np.bincount(items, slope * slope / spread, bank.count), dtype=np.float64)
+            centre = skill_means(bank, result[row], information)
+            move = (gradient - (result[row] - centre) / ITEM_VARIANCE) / (information + 1 / ITEM_VARIANCE)
+            result[row] = np.clip(result[row] + np.clip(move, -1, 1), -INTERCEPT_LIMIT, INTERCEPT_LIMIT)
+            result[row, fixed] = bank.intercept[fixed]
+    return result
+
+
+def skill_means(bank: Items, intercept: Floats, weight: Floats) -> Floats:
+    """The mean easiness of each item's skills, shrunk to the mean of all items; (I,)."""
+    weight = weight / (weight + 1 / ITEM_VARIANCE)
+    overall = float((weight * intercept).sum() / max(weight.sum(), 1e-9))
+    if bank.skills.shape[1] == 0:
+        return np.full(bank.count, overall)
+    is_skill = bank.skills >= 0
+    rows = np.repeat(np.arange(bank.count), is_skill.sum(axis=1))
+    skills, size = bank.skills[is_skill], int(bank.skills.max(initial=-1)) + 1
+    total = np.bincount(skills, weight[rows] * intercept[rows], size) + overall
+    mean = total / (np.bincount(skills, weight[rows], size) + 1)
+    centre = np.bincount(rows, mean[skills] * bank.weights[is_skill], bank.count)
+    return np.where(bank.has_skills > 0, centre, overall)
+
+
+def fit_rates(parameters: Parameters, log: Log, predicted: Prediction) -> Skills:
+    """EM for P(L0), P(T), P(F) of every skill, with about 20 learners' worth of the mean over skills as prior."""
+    skills = parameters.skills
+    chains = link_skill_chains(parameters.items, log)
+    if not len(chains.skill):
+        return skills
+    taught = log.scores[chains.answer]
+    for _ in range(EM_STEPS):
+        counts = count_expected(
+            skills, chains, predicted.known[chains.answer], predicted.unknown[chains.answer], taught
+        )
+        rates = {}
+        for name, (happened, possible) in counts.items():
+            hits = np.bincount(chains.skill, happened, skills.count)
+            chances = np.bincount(chains.skill, possible, skills.count)
+            default = {"prior": DEFAULT_PRIOR, "p_learn": DEFAULT_LEARN, "p_forget": DEFAULT_FORGET}[name]
+            mean = (hits.sum() + PSEUDO_LEARNERS * default) / (chances.sum() + PSEUDO_LEARNERS)
+            rates[name] = np.clip((hits + PSEUDO_LEARNERS * mean) / (chances + PSEUDO_LEARNERS), *BOUNDS[name])
+        rates["p_forget"] = np.minimum(rates["p_forget"], rates["p_learn"] / LEARN_TO_FORGET)
+        skills = replace(skills, **rates)
+    return skills
+
+
+@dataclass(frozen=True)
+class SkillChains:
+    """The answers of one learner on one skill, in order: C chains, from the longest to the shortest.
+
+    `starts` and `lengths` are (C,) places in `answer`, which names the answers of the log; `skill` is (C,).
+    """
+
+    starts: Integers
+    lengths: Integers
+    skill: Integers
+    answer: Integers
+
+    def active_at(self, t: int) -> tuple[int, Integers]:
+        """How many chains have a t-th answer, and where these stand."""
+        active = int(np.searchsorted(-self.lengths, -t, side="left"))
+        return active, self.starts[:active] + t
+
+
+def link_skill_chains(bank: Items, log: Log) -> SkillChains:
+    """Sort a log into chains."""
+    learner = np.repeat(np.arange(log.learners), np.diff(log.starts))
+    asked = bank.skills[log.items]
+    answer, column = np.nonzero(asked >= 0)
+    skill = asked[answer, column]
+    order = np.lexsort((answer, skill, learner[answer]))
+    answer, skill = answer[order], skill[order]
+    first = np.flatnonzero(np.diff(learner[answer], prepend=-1) | np.diff(skill, prepend=-1))
+    lengths = np.diff(first, append=len(answer))
+    longest = np.argsort(-lengths, kind="stable")
+    return SkillChains(first[longest], lengths[longest], skill[first][longest], answer)
+
+
+def count_expected(
+    skills: Skills, chains: SkillChains, known: Floats, unknown: Floats, taught: Floats
+) -> dict[str, tuple[Floats, Floats]]:
+    """The E-step: for every chain how often something is expected to have happened, and could have; each (C,).
+
+    `known`, `unknown` and `taught`, the score that P(T) counts by, stand in the order of `chains.answer`.
+    """
+    p_learn, p_forget = skills.p_learn[chains.skill], skills.p_forget[chains.skill]
+    before, after = np.empty(len(known)), np.empty(len(known))
+    mastery = skills.prior[chains.skill].copy()
+    for t in range(int(chains.lengths[0])):
+        active, positions = chains.active_at(t)
+        q = mastery[:active]
+        weight = q * known[positions]
+        posterior = weight / (weight + (1 - q) * unknown[positions])
+        before[positions], after[positions] = q, posterior
+        mastery[:active] = posterior * (1 - p_forget[:active]) + (1 - posterior) * p_learn[:active] * taught[positions]
+    smoothed = np.empty(len(known))
+    learnt, could_learn, forgot, could_forget = np.zeros((4, len(chains.skill)))
+    for t in range(int(chains.lengths[0]) - 1, -1, -1):
+        active, positions = chains.active_at(t)
+        following, _ = chains.active_at(t + 1)
+        smoothed[positions[following:]] = after[positions[following:]]
+        now, coming = positions[:following], positions[:following] + 1
+        gained = (1 - after[now]) * p_learn[:following] * taught[now]
+        retained = after[now] * (1 - p_forget[:following])
+        # P(known next | all) / P(known next | so far), and the same for not known: the backward correction.
+        up = smoothed[coming] / np.maximum(before[coming], 1e-12)
+        down = (1 - smoothed[coming]) / np.maximum(1 - before[coming], 1e-12)
+        lost = after[now] * p_forget[:following]
+        smoothed[now] = retained * up + lost * down
+        learnt[:following] += gained * up
+        could_learn[:following] += taught[now] * (1 - smoothed[now])
+        forgot[:following] += lost * down
+        could_forget[:following] += smoothed[now]
+    ones = np.ones(len(chains.skill))
+    return {
+        "prior": (smoothed[chains.starts], ones),
+        "p_learn": (learnt, could_learn),
+        "p_forget": (forgot, could_forget),
+    }
+
+
+def search_population(parameters: Parameters, log: Log, rng: np.random.Generator) -> Population:
+    """Nelder-Mead for what the population shares, on the first answers of a sample of learners.
+
+    Values move on logarithmic or logit scales and pay a ridge for leaving the defaults.
+    """
+    sample = select_learners(log, np.sort(rng.permutation(log.learners)[:SEARCH_LEARNERS]))
+    lengths = np.minimum(np.diff(sample.starts), SEARCH_ANSWERS)
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    positions = np.repeat(sample.starts[:-1] - starts[:-1], lengths) + np.arange(starts[-1])
+    sample = Log(starts, sample.items[positions], sample.scores[positions], sample.times[positions])
+    timed = has_pauses(sample)
+    origin = to_free(Population(), timed=timed)
+
+    def loss(free: Floats) -> float:
+        population = from_free(free)
+        _, predicted = replay(replace(parameters, population=population), sample)
+        return total_loss(predicted.p, sample.scores) + RIDGE * float(((free - origin) ** 2).sum())
+
+    start = to_free(parameters.population, timed=timed)
+    simplex = np.vstack([start, start + 0.25 * np.eye(len(start))])
+    solution = minimize(
+        loss,
+        start,
+        method="Nelder-Mead",
+        options={"initial_simplex": simplex, "maxfev": SEARCH_EVALUATIONS, "xatol": 0.02, "fatol": 0.05},
+    )
+    return from_free(solution.x)
+
+
+def has_pauses(log: Log) -> bool:
+    """Whether a log says anything of time: somebody came back after more than a sitting."""
+    within = np.ones(max(len(log.times) - 1, 0), dtype=np.bool_)
+    borders = log.starts[1:-1] - 1
+    within[borders[(borders >= 0) & (borders < len(within))]] = False
+    return bool((elapsed_days(log.times[:-1], log.times[1:])[within] > 0).any())
+
+
+def to_free(population: Population, *, timed: bool) -> Floats:
+    """The searched values on scales without bounds; what concerns pauses only where there are any."""
+    keep = population.daily_effect_retention
+    return np.array(
+        [
+            np.log(population.ability_variance),
+            np.log(population.skill_drift),
+            np.log(population.daily_effect_variance),
+            np.log(keep / (1 - keep)),
+            population.unknown_shift,
+            np.log(population.known_shift - population.unknown_shift),
+            *([np.log(population.fading)] if timed else []),
+        ]
+    )
+
+
+def from_free(free: Floats) -> Population:
+    """The inverse of `to_free`, with everything kept within what the filter can bear."""
+    ability, drift, daily_effect, keep, unknown, gap, *fading = np.clip(free, -8, 6).tolist()
+    return Population(
+        ability_variance=float(np.clip(np.exp(ability), 0.05, 9.0)),
+        skill_drift=float(np.clip(np.exp(drift), 1e-5, 0.2)),
+        daily_effect_variance=float(np.clip(np.exp(daily_effect), 1e-4, 2.0)),
+        daily_effect_retention=float(np.clip(expit(keep), 0.5, 0.999)),
+        unknown_shift=float(np.clip(unknown, -3, 0)),
+        known_shift=float(np.clip(unknown, -3, 0) + np.clip(np.exp(gap), 0.5, 6.0)),
+        fading=float(np.clip(np.exp(fading[0]), 0.01, 1.0)) if fading else Population.fading,
+    )
+
+
+def measure_predictions(parameters: Parameters, log: Log) -> tuple[float, float]:
+    """Mean log loss and AUC of the predictions of a log."""
+    _, predicted = replay(parameters, log)
+    return total_loss(predicted.p, log.scores) / max(len(log.scores), 1), auc(predicted.p, log.scores)

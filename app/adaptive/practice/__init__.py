@@ -1,0 +1,1 @@
+"""Which item a learner practises next, and why."""

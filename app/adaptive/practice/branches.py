@@ -1,0 +1,217 @@
+"""The ways to the next item that options open, and which of them is taken."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from app.adaptive.arrays import Booleans, Floats, Integers, Seeds
+from app.adaptive.hashing import uniform
+from app.adaptive.parameters import Parameters
+from app.adaptive.practice.items import add_jitter, propensities, score_items
+from app.adaptive.practice.skills import SkillStatus, goal_skills
+from app.adaptive.state import States
+from app.adaptive.tracing.mastery import MASTERY_LINE, is_mastered
+
+CODES = (
+    "practice_skill",
+    "strengthen_skill",
+    "practice_item",
+    "all_mastered",
+    "nothing_eligible",
+    "review_skill",
+    "explore_item",
+    "goal_reached",
+)
+
+PRACTISE, STRENGTHEN, NO_SKILL, ALL_MASTERED, NOTHING_ELIGIBLE, REVIEW, EXPLORE, GOAL_REACHED = range(len(CODES))
+
+# Numbers that no item has: which way to find an exercise, and which one of all.
+WHICH_BRANCH, WHICH_ITEM = np.array([-1]), np.array([-2])
+
+
+@dataclass(frozen=True)
+class SelectionCriteria:
+    """What the next exercise of one learner is to be aimed at; by default at nothing in particular.
+
+    Only `skills` (S,) are practised, with `items` (I,); none: all. `goal` lists skills to bring to `target`: then only
+    these, and what they build on, as far as still needed. `resting` skills are passed over while there is another.
+    With the chance `explore` any exercise that may be offered is drawn; else with the chance `review` a skill that has
+    decayed comes first, if there is one.
+    """
+
+    skills: Booleans | None = None
+    items: Booleans | None = None
+    goal: Integers | None = None
+    target: float = MASTERY_LINE
+    resting: Integers | None = None
+    review: float = 0.0
+    explore: float = 0.0
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A way to find an exercise, which is gone with the chance `share`: one of `items`, to practise `skill`.
+
+    Where any of the items is drawn, the skill (-1) is told by the item.
+    """
+
+    code: int
+    share: float
+    skill: int
+    items: Integers
+
+
+@dataclass(frozen=True)
+class Branches:
+    """The ways there are for one learner; without any, `code` says why. `eligible` (S,) are the skills in question."""
+
+    code: int
+    branches: tuple[Branch, ...]
+    eligible: Booleans
+
+
+def plan_branches(
+    parameters: Parameters, states: States, skill_status: SkillStatus, avoid: Integers, criteria: SelectionCriteria
+) -> Branches:
+    """What may be offered to one learner, and with which chance in which way; O(items)."""
+    allowed = np.ones(parameters.items.count, dtype=np.bool_) if criteria.items is None else criteria.items
+    offered = allowed.copy()
+    offered[avoid] = False
+    doable, unfinished = open_skills(parameters, states, skill_status, criteria)
+    if not len(parameters.items.by_skill[1]):
+        restricted = criteria.skills is not None or criteria.goal is not None
+        items = np.flatnonzero(offered & ~restricted)
+        branches = assign_shares(criteria, [Branch(NO_SKILL, 0.0, -1, items)], items) if items.size else ()
+        return Branches(NOTHING_ELIGIBLE, branches, doable)
+    available = items_per_skill(parameters, offered) > 0
+    eligible = (doable | unfinished) & available
+    found = [
+        (PRACTISE, without_resting(doable & available, criteria), skill_status.value[0]),
+        (STRENGTHEN, without_resting(unfinished & available, criteria), skill_status.need[0]),
+    ]
+    usual = [best_branch(parameters, offered, *each) for each in found if each[1].any()][:1]
+    if not usual:
+        return Branches(reason_for_nothing(parameters, states, skill_status, allowed, criteria), (), eligible)
+    decayed = without_resting(
+        eligible & states.attained[0] & ~is_mastered(states.mastery, states.responses)[0], criteria
+    )
+    review = (
+        [best_branch(parameters, offered, REVIEW, decayed, skill_status.need[0])]
+        if criteria.review and decayed.any()
+        else []
+    )
+    return Branches(
+        usual[0].code,
+        assign_shares(criteria, review + usual, items_for_skills(parameters, offered, eligible)),
+        eligible,
+    )
+
+
+def open_skills(
+    parameters: Parameters, states: States, skill_status: SkillStatus, criteria: SelectionCriteria
+) -> tuple[Booleans, Booleans]:
+    """Which skills of one learner may be practised first, and which are not finished, as far as wanted; both (S,)."""
+    doable, unfinished = skill_status.open[0], ~skill_status.mastered[0]
+    if criteria.goal is not None:
+        lacking, needed = goal_skills(parameters, states, criteria.goal, criteria.target)
+        doable = (lacking & (skill_status.ready[0] == 1)) | (needed & doable)
+        unfinished = lacking | (needed & unfinished)
+    if criteria.skills is not None:
+        doable, unfinished = doable & criteria.skills, unfinished & criteria.skills
+    return doable, unfinished
+
+
+def without_resting(skills: Booleans, criteria: SelectionCriteria) -> Booleans:
+    """The skills but for those that are to rest, unless there is no other."""
+    if criteria.resting is None:
+        return skills
+    others = skills.copy()
+    others[criteria.resting] = False
+    return others if others.any() else skills
+
+
+def items_per_skill(parameters: Parameters, offered: Booleans) -> Integers:
+    """How many of the offered items (I,) ask for each skill; (S,)."""
+    asked = parameters.items.skills[offered]
+    return np.bincount(asked[asked >= 0], minlength=parameters.skills.count)
+
+
+def best_branch(parameters: Parameters, offered: Booleans, code: int, skills: Booleans, value: Floats) -> Branch:
+    """To practise the most valuable of some skills with an item that is offered."""
+    skill = int(np.argmax(np.where(skills, value, -np.inf)))
+    starts, members = parameters.items.by_skill
+    items = members[starts[skill] : starts[skill + 1]]
+    return Branch(code, 0.0, skill, items[offered[items]])
+
+
+def items_for_skills(parameters: Parameters, offered: Booleans, skills: Booleans) -> Integers:
+    """The offered items that ask for one of some skills."""
+    asked = parameters.items.skills
+    return np.flatnonzero(offered & (skills[asked] & (asked >= 0)).any(axis=1))
+
+
+def assign_shares(criteria: SelectionCriteria, branches: Sequence[Branch], items: Integers) -> tuple[Branch, ...]:
+    """The ways with their chances: to explore `items`, then to review if that is the first of two, then the usual."""
+    left, result = 1.0, []
+    if criteria.explore:
+        result.append(Branch(EXPLORE, criteria.explore, -1, items))
+        left = 1 - criteria.explore
+    for branch in branches:
+        share = left * criteria.review if branch.code == REVIEW else left
+        result.append(replace(branch, share=share))
+        left -= share
+    return tuple(branch for branch in result if branch.share > 0)
+
+
+def reason_for_nothing(
+    parameters: Parameters, states: States, skill_status: SkillStatus, allowed: Booleans, criteria: SelectionCriteria
+) -> int:
+    """The code for a learner to whom nothing can be offered."""
+    if criteria.goal is not None:
+        reached = criteria.goal.size and not goal_skills(parameters, states, criteria.goal, criteria.target)[0].any()
+        return GOAL_REACHED if reached else NOTHING_ELIGIBLE
+    asked = items_per_skill(parameters, allowed) > 0
+    if criteria.skills is not None:
+        asked &= criteria.skills
+    done = asked.any() and (skill_status.mastered[0] | ~asked).all()
+    return ALL_MASTERED if done else NOTHING_ELIGIBLE
+
+
+def draw_branch(branches: Sequence[Branch], seeds: Seeds) -> int:
+    """The place of the way that the randomness of one learner takes."""
+    ends = np.cumsum([branch.share for branch in branches])
+    return min(int(np.searchsorted(ends, uniform(seeds, WHICH_BRANCH)[0], side="right")), len(branches) - 1)
+
+
+def draw_item(parameters: Parameters, states: States, seeds: Seeds, branch: Branch) -> int:
+    """The item that one learner gets in a way: any of them, or the one that suits best."""
+    if branch.code == EXPLORE:
+        return int(branch.items[int(uniform(seeds, WHICH_ITEM)[0] * len(branch.items))])
+    learners = np.zeros(len(branch.items), dtype=np.int64)
+    score = add_jitter(score_items(parameters, states, learners, branch.items).score, seeds[learners], branch.items)
+    return int(branch.items[np.argmin(score)])
+
+
+def item_propensity(parameters: Parameters, states: States, branches: Sequence[Branch], item: int) -> float:
+    """The chance that one learner gets an item, in whichever way."""
+    total = 0.0
+    for branch in branches:
+        index = np.flatnonzero(branch.items == item)
+        if not index.size:
+            continue
+        if branch.code == EXPLORE:
+            total += branch.share / len(branch.items)
+        else:
+            learners = np.zeros(len(branch.items), dtype=np.int64)
+            score = score_items(parameters, states, learners, branch.items).score
+            total += branch.share * float(propensities(score, learners, index)[0])
+    return min(total, 1.0)
+
+
+def most_valuable_skill(parameters: Parameters, skill_status: SkillStatus, eligible: Booleans, item: int) -> int:
+    """The most valuable of the wanted skills that an item asks for; -1 if it asks for none."""
+    asked = parameters.items.skills[item]
+    asked = asked[asked >= 0]
+    asked = asked[eligible[asked]]
+    return int(asked[np.argmax(skill_status.value[0, asked])]) if asked.size else -1

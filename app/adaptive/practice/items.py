@@ -1,0 +1,125 @@
+"""How items suit learners, and the chance that each is chosen (docs/models.md)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from app.adaptive.arrays import Floats, Integers, Seeds
+from app.adaptive.hashing import uniform
+from app.adaptive.numerics import clip, logit, run_lengths, run_starts
+from app.adaptive.parameters import Parameters
+from app.adaptive.state import States
+from app.adaptive.tracing.filter import predict_score_and_gap
+
+TARGET = 0.62
+DIAGNOSTICITY_WEIGHT = 2.0
+JITTER = 0.2
+# Candidates whose factors are multiplied at a time.
+PIECE = 512
+# 64-point Gauss-Legendre in s, where 1 - u = s³ (width): dense near u = 1, where a choice among very many is decided.
+NODES, WEIGHTS = np.polynomial.legendre.leggauss(64)
+
+NODES, WEIGHTS = ((NODES + 1) / 2) ** 3, 3 * ((NODES + 1) / 2) ** 2 * WEIGHTS / 2
+
+
+@dataclass(frozen=True)
+class ItemScores:
+    """How items suit learners, all (N,): `score`, the least is best.
+
+    `distance` of the chance of success from the one aimed at, in logits; `diagnosticity`: by how much those who know
+    the skills are expected to score more than those who do not.
+    """
+
+    distance: Floats
+    diagnosticity: Floats
+
+    @property
+    def score(self) -> Floats:
+        """What decides, but for chance."""
+        return self.distance - DIAGNOSTICITY_WEIGHT * self.diagnosticity
+
+    def __getitem__(self, rows: Integers) -> "ItemScores":
+        """Some of the pairs."""
+        return ItemScores(self.distance[rows], self.diagnosticity[rows])
+
+
+def score_items(parameters: Parameters, states: States, learners: Integers, items: Integers) -> ItemScores:
+    """How each of N items suits a learner; all (N,)."""
+    p, diagnosticity = predict_score_and_gap(parameters, states, learners, items)
+    return ItemScores(np.abs(logit(p) - logit(np.array(TARGET))), diagnosticity)
+
+
+def add_jitter(score: Floats, seeds: Seeds, items: Integers) -> Floats:
+    """The score with the luck of each item: the least one is chosen."""
+    return score - JITTER * uniform(seeds, items)
+
+
+def smallest_by_learner(score: Floats, learners: Integers, count: int) -> Integers:
+    """For each learner the place of its smallest score in the flat array, -1 if it has none; (B,).
+
+    `learners` is sorted; of equal scores the first one counts.
+    """
+    result = np.full(count, -1, dtype=np.int64)
+    if score.size:
+        starts = run_starts(learners)
+        least = np.repeat(np.minimum.reduceat(score, starts), run_lengths(starts, len(score)))
+        index = (score == least).nonzero()[0]
+        first = index[run_starts(learners[index])]
+        result[learners[first]] = first
+    return result
+
+
+def propensities(score: Floats, learners: Integers, picked: Integers) -> Floats:
+    """The chance each picked item had among its learner's candidates, over the uniform numbers U.
+
+    Item i wins if s_i - .2 U_i is the least: ∫ Π_j P(U_j < u + (s_j - s_i) / .2) du, over the u where no factor is
+    zero. Items more than .2 above the picked one multiply by 1 and are left out.
+    """
+    rows = learners[picked]
+    best = np.zeros(int(learners.max(initial=-1)) + 1)
+    best[rows] = score[picked]
+    close = score < best[learners] + JITTER
+    close[picked] = False
+    near = np.flatnonzero(close)
+    whose = learners[near]
+    gap = (score[near] - best[whose]) / JITTER
+    width, chance = np.ones(len(best)), np.ones(len(best))
+    starts = run_starts(whose)
+    with np.errstate(under="ignore"):
+        if starts.size:
+            crowded = whose[starts]
+            width[crowded] = np.minimum(np.minimum.reduceat(np.maximum(1 + gap, 0.0), starts), 1.0)
+            product = clipped_products(1 - width[crowded, None] * NODES, gap, starts)
+            chance[crowded] = np.add.reduce(product * WEIGHTS, axis=1)
+        return clip(chance[rows] * width[rows], 0.0, 1.0)
+
+
+def clipped_products(base: Floats, gap: Floats, starts: Integers) -> Floats:
+    """Π over the candidates j of each learner of (base + gap_j), within 0..1, at every node; (learners, nodes).
+
+    Always from left to right, in pieces that fit the cache: an uncalibrated course has thousands of equal candidates.
+    A product falls from node to node; where it has come to 0 it stays.
+    """
+    result = np.ones(base.shape)
+    owner = np.repeat(np.arange(len(starts)), run_lengths(starts, len(gap)))
+    factors = np.empty((min(PIECE, len(gap)) + 1, base.shape[1]))
+    for first in range(0, len(gap), PIECE):
+        piece = slice(first, first + PIECE)
+        owners = owner[piece]
+        alone = owners[0] == owners[-1]
+        alive = np.count_nonzero(result[owners[0]]) if alone else base.shape[1]
+        part = factors[: len(owners) + 1, :alive]
+        # What an earlier piece has multiplied goes on here.
+        part[0] = result[owners[0], :alive]
+        gaps = gap[piece, None]
+        own = part[1:2] if alone and (gaps == gaps[0]).all() else part[1:]
+        np.add(base[owners[0] if alone else owners, :alive], gaps[: len(own)], out=own)
+        np.clip(own, 0.0, 1.0, out=own)
+        if alone:
+            part[1 + len(own) :] = own[0]
+            np.multiply.reduce(part, axis=0, out=result[owners[0], :alive])
+        else:
+            positions = run_starts(owners)
+            positions[1:] += 1
+            result[owners[0] : owners[-1] + 1] = np.multiply.reduceat(part, positions, axis=0)
+    return result

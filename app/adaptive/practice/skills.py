@@ -1,0 +1,102 @@
+"""How every skill stands for every learner: mastered, secured, ready, in need of practice."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import expm1
+
+from app.adaptive.arrays import Booleans, Floats, Integers
+from app.adaptive.numerics import clip
+from app.adaptive.parameters import Parameters
+from app.adaptive.state import States
+from app.adaptive.tracing.mastery import LEAST_RESPONSES, is_mastered
+
+UNPRACTISED = 0.5
+LEAST_PACE = 0.15
+FADING = 0.2
+SECURED = 0.8
+# Where a skill is forgotten nearly as fast as it is learnt, right answers alone never lift it to that.
+OF_CEILING = 0.85
+STAY = 1.0
+LEAST = 1e-9
+
+
+@dataclass(frozen=True)
+class SkillStatus:
+    """How every skill stands for every learner, each (B, S)."""
+
+    unlocks: Floats
+    need: Floats
+    ready: Floats
+    secured: Booleans
+    open: Booleans
+    mastered: Booleans
+    value: Floats
+
+
+def goal_skills(parameters: Parameters, states: States, goal: Integers, target: float) -> tuple[Booleans, Booleans]:
+    """Which skills of a goal one learner has not reached, and what these build on, directly or not; both (S,).
+
+    Reached is a mastery of at least the target on enough answers, as it is told.
+    """
+    lacking = np.zeros(parameters.skills.count, dtype=np.bool_)
+    lacking[goal] = True
+    lacking &= (states.mastery[0] < target) | (states.responses[0] < LEAST_RESPONSES)
+    needed = np.zeros_like(lacking)
+    starts, opened = parameters.skills.descendants
+    opening = (starts[1:] != starts[:-1]).nonzero()[0]
+    if opening.size:
+        needed[opening] = np.logical_or.reduceat(lacking[opened], starts[opening])
+    return lacking, needed
+
+
+def judge_skills(parameters: Parameters, states: States) -> SkillStatus:
+    """Judge every skill of every learner."""
+    skills = parameters.skills
+    discounted_mastery = clip(states.mastery, 0.0, 1.0) * practice_discount(parameters, states.responses)
+    idle = np.where(states.responses > 0, states.total_responses[:, None] - states.practised, 0)
+    need = 1 - discounted_mastery * (expm1(-FADING * skills.p_forget * idle) + 1)
+    unlocks = np.ones_like(discounted_mastery)
+    starts, opened = skills.descendants
+    opening = (starts[1:] != starts[:-1]).nonzero()[0]
+    if opening.size:
+        unlocks[:, opening] += np.add.reduceat(1 - discounted_mastery[:, opened], starts[opening], axis=1)
+    secured = discounted_mastery >= secured_threshold(parameters)
+    ready = ready_share(parameters, secured)
+    # A level weighs more than all that a skill can open up, staying with a skill more than all levels.
+    apart = skills.count + 1
+    value = unlocks + apart * (STAY * apart * skills_of_last_item(parameters, states) - skills.depth)
+    mastered = is_mastered(states.mastery, states.responses)
+    return SkillStatus(unlocks, need, ready, secured, ~secured & (ready == 1), mastered, value)
+
+
+def practice_discount(parameters: Parameters, responses: Integers) -> Floats:
+    """The share of its mastery to which each skill (S) is trusted after so many answers on it (…, S)."""
+    practice = responses * np.maximum(parameters.skills.p_learn, LEAST_PACE)
+    return np.asarray(1 - UNPRACTISED * (expm1(-practice) + 1))
+
+
+def secured_threshold(parameters: Parameters) -> Floats:
+    """The trust from which each skill is settled; (S,). Who is always right comes to T / (T + F) at least."""
+    skills = parameters.skills
+    return np.minimum(SECURED, OF_CEILING * skills.p_learn / np.maximum(skills.p_learn + skills.p_forget, LEAST))
+
+
+def ready_share(parameters: Parameters, secured: Booleans) -> Floats:
+    """The share of each skill's direct prerequisites that are settled; one that no item asks for cannot hold it up."""
+    prerequisites = parameters.skills.prerequisites
+    satisfied = secured | (parameters.item_counts == 0)
+    met, total = np.zeros(secured.shape), np.maximum((prerequisites >= 0).sum(axis=1), 1)
+    for index in range(prerequisites.shape[1]):
+        met += satisfied[:, prerequisites[:, index]] & (prerequisites[:, index] >= 0)
+    return np.where((prerequisites >= 0).any(axis=1), met / total, 1.0)
+
+
+def skills_of_last_item(parameters: Parameters, states: States) -> Booleans:
+    """Which skills the last item asked for; (B, S)."""
+    result = np.zeros(states.mastery.shape, dtype=np.bool_)
+    last = parameters.items.skills[states.last_item] if parameters.items.count else np.empty((states.count, 0), int)
+    for index in range(last.shape[1]):
+        rows = np.flatnonzero((states.last_item >= 0) & (last[:, index] >= 0))
+        result[rows, last[rows, index]] = True
+    return result

@@ -1,0 +1,24 @@
+"""The responses of several learners as arrays."""
+
+from dataclasses import dataclass
+
+from app.adaptive.arrays import Floats, Integers
+
+
+@dataclass(frozen=True)
+class Log:
+    """The answers of L learners, one learner after the other, each in the order of the fold.
+
+    `starts` (L + 1,) says where each learner begins; `items`, `scores` (fractions of the maximum) and `times` (days
+    since 1970; 0 where unknown, and then no time has passed) are (N,).
+    """
+
+    starts: Integers
+    items: Integers
+    scores: Floats
+    times: Floats
+
+    @property
+    def learners(self) -> int:
+        """L."""
+        return len(self.starts) - 1

@@ -1,0 +1,147 @@
+"""States as bytes: the compact form in which a learner's snapshot is kept. Skills at their prior take no room."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from app.adaptive.behaviour.model import DECAYS, REMEMBERED
+from app.adaptive.parameters import BehaviourModel, Parameters
+from app.adaptive.state import BehaviourState, States
+from app.adaptive.tracing.filter import initial_states
+
+# To be raised with every change of the engine that changes a result: older snapshots are then folded again.
+ENGINE = 3
+
+FIXED = np.dtype(
+    [
+        ("ability", "<f8"),
+        ("ability_variance", "<f8"),
+        ("daily_effect", "<f8"),
+        ("daily_effect_variance", "<f8"),
+        ("total_responses", "<i4"),
+        ("last_item", "<i4"),
+        ("seen_at", "<f8"),
+    ]
+)
+SKILL = np.dtype(
+    [
+        ("skill_effect", "<f8"),
+        ("skill_effect_variance", "<f8"),
+        ("mastery", "<f8"),
+        ("learning_gain", "<f8"),
+        ("practised_at", "<f8"),
+        ("successes", "<f8"),
+        ("responses", "<i4"),
+        ("practised", "<i4"),
+        ("skill", "<i4"),
+        ("attained", "<i4"),
+    ]
+)
+SKILL_FIELDS = [name for name in SKILL.names or () if name != "skill"]
+
+
+REMEMBERED_ITEM = np.dtype([("items", "<i4"), ("tries", "<i4"), ("scores", "<f8"), ("solved", "<i4")])
+
+
+def behaviour_record(factors: int) -> "np.dtype[np.void]":
+    """What is kept of habits beside the remembered items, which follow it."""
+    return np.dtype(
+        [
+            ("trait", "<f8", (factors,)),
+            ("trait_variance", "<f8", (factors,)),
+            ("surprises", "<f8", (len(DECAYS),)),
+            ("tokens", "<i4"),
+            ("episodes", "<i4"),
+            ("run", "<i4"),
+            ("right", "<i4"),
+            ("met", "<i4"),
+        ]
+    )
+
+
+def encode_states(parameters: Parameters, states: States) -> list[bytes]:
+    """One bytes object for each learner: the head, habits if any, and a record for every skill that left its prior."""
+    fixed_parts = np.empty(states.count, dtype=FIXED)
+    for name in FIXED.names or ():
+        fixed_parts[name] = getattr(states, name)
+    touched = (states.responses > 0) | (states.practised_at > 0) | (states.mastery != parameters.skills.prior)
+    rows, skills = np.nonzero(touched)
+    records = np.zeros(len(rows), dtype=SKILL)
+    records["skill"] = skills
+    for name in SKILL_FIELDS:
+        records[name] = getattr(states, name)[rows, skills]
+    ends = np.cumsum(np.bincount(rows, minlength=states.count)).tolist()
+    starts = [0, *ends][:-1]
+    behaviour_state = (
+        [b""] * states.count
+        if parameters.behaviour is None
+        else encode_behaviour(parameters.behaviour, states.behaviour)
+    )
+    return [
+        fixed_parts[i].tobytes() + behaviour_state[i] + records[a:b].tobytes()
+        for i, (a, b) in enumerate(zip(starts, ends, strict=True))
+    ]
+
+
+def encode_behaviour(behaviour_model: BehaviourModel, behaviour_state: BehaviourState) -> list[bytes]:
+    """The habits of each learner."""
+    dtype = behaviour_record(behaviour_model.factors)
+    fixed = np.empty(len(behaviour_state.run), dtype=dtype)
+    for name in dtype.names or ():
+        fixed[name] = getattr(behaviour_state, name)
+    remembered = np.empty(behaviour_state.items.shape, dtype=REMEMBERED_ITEM)
+    for name in REMEMBERED_ITEM.names or ():
+        remembered[name] = getattr(behaviour_state, name)
+    counts = np.minimum(behaviour_state.met, REMEMBERED).tolist()
+    return [fixed[i].tobytes() + remembered[i, :count].tobytes() for i, count in enumerate(counts)]
+
+
+def decode_states(parameters: Parameters, encoded: Sequence[bytes]) -> States:
+    """The states of `encode_states`; an empty bytes object is a learner of whom nothing is known.
+
+    Raises ValueError if the bytes do not fit the parameters (a skill number beyond S, a torn record).
+    """
+    states = initial_states(parameters, len(encoded))
+    known = [i for i, data in enumerate(encoded) if data]
+    if not known:
+        return states
+    if any(len(encoded[i]) < FIXED.itemsize for i in known):
+        raise ValueError("a state is torn")
+    fixed_parts = np.frombuffer(b"".join(encoded[i][: FIXED.itemsize] for i in known), dtype=FIXED)
+    for name in FIXED.names or ():
+        getattr(states, name)[known] = fixed_parts[name]
+    rest = [encoded[i][FIXED.itemsize :] for i in known]
+    if parameters.behaviour is not None:
+        rest = decode_behaviour(parameters.behaviour, states, known, rest)
+    if any(len(data) % SKILL.itemsize for data in rest):
+        raise ValueError("a state is torn")
+    records = np.frombuffer(b"".join(rest), dtype=SKILL)
+    rows, skills = np.repeat(known, [len(data) // SKILL.itemsize for data in rest]), records["skill"]
+    if skills.size and skills.max() >= parameters.skills.count:
+        raise ValueError("the state knows more skills than the parameters")
+    for name in SKILL_FIELDS:
+        getattr(states, name)[rows, skills] = records[name]
+    return states
+
+
+def decode_behaviour(
+    behaviour_model: BehaviourModel, states: States, known: Sequence[int], encoded: Sequence[bytes]
+) -> list[bytes]:
+    """Read the habits of learners into `states`; what is left of each."""
+    behaviour_state, dtype = states.behaviour, behaviour_record(behaviour_model.factors)
+    if any(len(data) < dtype.itemsize for data in encoded):
+        raise ValueError("a state is torn")
+    fixed = np.frombuffer(b"".join(data[: dtype.itemsize] for data in encoded), dtype=dtype)
+    for name in dtype.names or ():
+        getattr(behaviour_state, name)[known] = fixed[name]
+    behaviour_state.last_item[known] = states.last_item[known]
+    counts = np.minimum(fixed["met"], REMEMBERED)
+    ends = dtype.itemsize + counts * REMEMBERED_ITEM.itemsize
+    if any(len(data) < end for data, end in zip(encoded, ends.tolist(), strict=True)):
+        raise ValueError("a state is torn")
+    parts = [data[dtype.itemsize : end] for data, end in zip(encoded, ends.tolist(), strict=True)]
+    remembered = np.frombuffer(b"".join(parts), dtype=REMEMBERED_ITEM)
+    rows, slots = np.nonzero(np.arange(REMEMBERED) < counts[:, None])
+    for name in REMEMBERED_ITEM.names or ():
+        getattr(behaviour_state, name)[np.asarray(known)[rows], slots] = remembered[name]
+    return [data[end:] for data, end in zip(encoded, ends.tolist(), strict=True)]

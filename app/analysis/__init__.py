@@ -1,0 +1,1 @@
+"""Offline analysis: evaluation, fits and simulation studies, without a database."""

@@ -1,0 +1,476 @@
+"""How well the engine and the models of the field predict the answers of a file: `proxima evaluate`.
+
+The file becomes one log, the log is cut by learner, every model is fitted to some learners and predicts each answer of
+the others from what they answered before it. One prediction an answer, however many skills its item has. No database.
+"""
+
+import hashlib
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from app.adaptive import baselines
+from app.adaptive.arrays import Booleans, Floats, Integers
+from app.adaptive.assess.metrics import (
+    METRICS,
+    Interval,
+    Replicates,
+    compute_metrics,
+    difference_intervals,
+    draw_resamples,
+    replicate_intervals,
+    resample_metrics,
+)
+from app.adaptive.calibration.duplicates import find_duplicates, first_of_each_group
+from app.adaptive.calibration.fit import calibrate_parameters, default_rates, select_learners
+from app.adaptive.numerics import HALF
+from app.adaptive.parameters import Items, Parameters, Population, Skills
+from app.adaptive.response_log import Log
+from app.adaptive.tracing.replay import replay
+from app.core.errors import InvalidFile
+from app.core.times import UNDATED_EPOCH_US, to_days
+from app.files.responses import INSTANTS, ROWS_BETWEEN_REPORTS, Rejection, ResponseRecord, read_responses
+from app.services.course_model import pad_numbers
+
+SPLIT = "split"
+FOLDS = 5
+MOST_FOLDS = 50
+MOST_SHOWN = 5
+RESAMPLES = 400
+SEED = 1
+DIGITS = 6
+
+REFERENCE = "best_lr"
+COMPARED = ("auc", "log_loss")
+
+Progress = Callable[[str, float, float], None]
+Baseline = Callable[[Integers, Log, Log], Floats]
+Engine = Callable[[Parameters, Log], Floats]
+
+
+def predict_filter(parameters: Parameters, log: Log) -> Floats:
+    """What ability and mastery alone make expect of each answer before it."""
+    return replay(replace(parameters, behaviour=None), log)[1].p
+
+
+def predict_engine(parameters: Parameters, log: Log) -> Floats:
+    """What is told as `p_correct` before each answer: the filter with its head."""
+    return replay(parameters, log)[1].p
+
+
+BASELINES: dict[str, Baseline] = {
+    "item": baselines.item_only,
+    "irt": baselines.irt,
+    "bkt": baselines.bkt,
+    "pfa": baselines.pfa,
+    REFERENCE: baselines.best_lr,
+}
+# All of these share one calibration.
+ENGINES: dict[str, Engine] = {"filter": predict_filter, "engine": predict_engine}
+
+
+@dataclass(frozen=True)
+class ResponseSample:
+    """The answers of a file as arrays.
+
+    `skills` (I, K) are those of each item, padded with -1; `learners` are the ids of the L learners of `log`, and
+    `splits` what the split column says of each; `items` and `skill_ids` are ids too. `rejections` are the rows that
+    could not be used.
+    """
+
+    name: str
+    skills: Integers
+    log: Log
+    learners: tuple[str, ...]
+    splits: tuple[str | None, ...]
+    items: tuple[str, ...]
+    skill_ids: tuple[str, ...]
+    inconsistent_learner: str | None
+    rejections: tuple[Rejection, ...]
+
+
+@dataclass(frozen=True)
+class ModelScores:
+    """The figures of one model with their intervals, and its lead over the reference on the same resamples."""
+
+    figures: Mapping[str, float]
+    intervals: Mapping[str, Interval]
+    lead: Mapping[str, float]
+    lead_intervals: Mapping[str, Interval]
+
+
+@dataclass(frozen=True)
+class DuplicateCounts:
+    """How many predicted learners repeat the log of another, and how many were left out of training because of them."""
+
+    learners: int
+    left_out: int
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """The scores of every model on `responses` answers of `learners` learners whom it was not fitted to."""
+
+    models: Mapping[str, ModelScores]
+    responses: int
+    learners: int
+    folds: int
+    duplicates: DuplicateCounts
+    rejections: tuple[Rejection, ...]
+
+
+def evaluate(path: Path, split_column: str | None, folds: int | None, progress: Progress) -> EvaluationReport:
+    """Fit and compare all models. Raises `InvalidFile` where there is nothing to fit or to predict.
+
+    With neither argument the column `split` is used if there is one, else five folds. `folds` alone asks for folds of
+    learners; with both the column is used if there is one. `progress` takes a stage, how much is done, and of what.
+    """
+    column = SPLIT if split_column is None else split_column
+    sample = read_sample(path, column, progress)
+    progress("comparing learners", 0, 1)
+    duplicate_groups = find_duplicates(sample.log)
+    if any(sample.splits) and (split_column is not None or folds is None):
+        groups = split_groups(sample, column)
+    elif split_column is not None and folds is None:
+        raise InvalidFile(f"{path.name} says nothing in the column {column}; --folds divides the learners by chance.")
+    else:
+        groups = hashed_together(sample.learners, duplicate_groups, FOLDS if folds is None else folds)
+    if not (groups >= 0).any() or all((groups == 0).tolist()):
+        raise InvalidFile(f"{path.name}: there must be learners to fit and others to predict.")
+    if not all(select_training(groups, duplicate_groups, fold).any() for fold in range(int(groups.max()) + 1)):
+        raise InvalidFile(f"{path.name}: all learners to fit have the same answers as learners to predict.")
+    return score_models(
+        sample, groups, duplicate_groups, predict_all(sample, groups, duplicate_groups, progress), progress
+    )
+
+
+# The file
+
+
+def read_sample(path: Path, split_column: str, progress: Progress) -> ResponseSample:
+    """Read a file once. Answers of a learner stand in the order in which `proxima import` would fold them.
+
+    As there, the first row of an item says which skills it asks for, and a response id counts once.
+    """
+    learners, items, skills = dict[str, int](), dict[str, int](), dict[str, int]()
+    item_skills: list[list[int]] = []
+    splits: list[str | None] = []
+    inconsistent_learner: str | None = None
+    rejections: list[Rejection] = []
+    columns = ResponseColumns([], array("q"), array("q"), array("d"), array("q"))
+    for answer in usable_responses(path, split_column, rejections, progress):
+        learner = learners.setdefault(answer.learner, len(learners))
+        item = items.setdefault(answer.item, len(items))
+        if learner == len(splits):
+            splits.append(answer.split)
+        elif splits[learner] != answer.split:
+            inconsistent_learner = answer.learner
+        if item == len(item_skills):
+            item_skills.append([skills.setdefault(skill, len(skills)) for skill in answer.skills])
+        columns.ids.append(answer.response_id or "")
+        columns.learners.append(learner)
+        columns.items.append(item)
+        columns.scores.append(answer.score)
+        columns.moments.append(sort_key_of(answer))
+    if not learners:
+        first = f"; line {rejections[0].line}: {rejections[0].reason}" if rejections else ""
+        raise InvalidFile(f"{path.name} has no answer that can be used{first}.")
+    log = build_log(columns, len(learners))
+    ids = tuple(learners), tuple(splits), tuple(items), tuple(skills)
+    return ResponseSample(path.name, pad_numbers(item_skills), log, *ids, inconsistent_learner, tuple(rejections))
+
+
+@dataclass(frozen=True)
+class ResponseColumns:
+    """The answers of a file in its order: response id, number of learner and item, score, and the moment to sort by."""
+
+    ids: list[str]
+    learners: "array[int]"
+    items: "array[int]"
+    scores: "array[float]"
+    moments: "array[int]"
+
+
+def usable_responses(
+    path: Path, split_column: str, rejections: list[Rejection], progress: Progress
+) -> Iterator[ResponseRecord]:
+    """The answers of a file that an import would take; the other rows are added to `rejections`."""
+    known: set[str] = set()
+    reading = read_responses(path, split_column)
+    for number, row in enumerate(reading):
+        if number % ROWS_BETWEEN_REPORTS == 0:
+            progress("reading", reading.position, reading.size)
+        if isinstance(row, Rejection):
+            rejections.append(row)
+        elif sort_key_of(row) not in INSTANTS:
+            rejections.append(Rejection(row.line, "order is out of range", str(row.order)))
+        elif row.response_id in known:
+            rejections.append(Rejection(row.line, "the response_id is taken by another answer", str(row.response_id)))
+        else:
+            if row.response_id is not None:
+                known.add(row.response_id)
+            yield row
+
+
+def sort_key_of(answer: ResponseRecord) -> int:
+    """What the answers of a learner are sorted by, in microseconds: the time, else the order, else the line."""
+    if answer.occurred_at is not None:
+        return answer.occurred_at
+    return UNDATED_EPOCH_US + (answer.line if answer.order is None else answer.order)
+
+
+def build_log(columns: ResponseColumns, learners: int) -> Log:
+    """The log of the answers. At the same moment response ids decide, and without them the order of the file."""
+    learner_of, ids = np.array(columns.learners), columns.ids
+    ties = np.zeros(len(ids)) if not any(ids) else np.unique(np.array(ids, dtype=object), return_inverse=True)[1]
+    order = np.lexsort((ties, np.array(columns.moments), learner_of))
+    starts = np.zeros(learners + 1, dtype=np.int64)
+    np.cumsum(np.bincount(learner_of, minlength=learners), out=starts[1:])
+    times = np.array([to_days(moment) for moment in columns.moments])
+    return Log(starts, np.array(columns.items)[order], np.array(columns.scores)[order], times[order])
+
+
+# Who is predicted
+
+
+def split_groups(sample: ResponseSample, column: str) -> Integers:
+    """From the split column the fold in which each learner is predicted, -1 for those who only train; (L,).
+
+    Where one value is `test`, these learners are predicted and all others train. Else every value is a fold.
+    """
+    if sample.inconsistent_learner is not None:
+        raise InvalidFile(
+            f"{sample.name}: {column} must be the same in all rows of a learner; see {sample.inconsistent_learner}."
+        )
+    values = sorted({value for value in sample.splits if value})
+    if "test" in values:
+        return np.array([0 if value == "test" else -1 for value in sample.splits], dtype=np.int64)
+    if "train" in values or len(values) > MOST_FOLDS or len(values) < 2:  # noqa: PLR2004
+        shown = ", ".join(values[:MOST_SHOWN]) + (", …" if len(values) > MOST_SHOWN else "")
+        raise InvalidFile(f"{sample.name}: {column} must name `test` learners or 2 to {MOST_FOLDS} folds, not {shown}.")
+    return np.array([values.index(value) if value else -1 for value in sample.splits], dtype=np.int64)
+
+
+def hashed_groups(learners: Sequence[str], folds: int) -> Integers:
+    """Folds of equal size that depend on the ids alone, not on their order; (L,)."""
+    digests = [hashlib.blake2b(learner.encode(), digest_size=8).digest() for learner in learners]
+    rank = np.empty(len(learners), dtype=np.int64)
+    rank[sorted(range(len(learners)), key=digests.__getitem__)] = np.arange(len(learners))
+    return rank % min(folds, len(learners))
+
+
+def hashed_together(learners: Sequence[str], duplicate_groups: Integers, folds: int) -> Integers:
+    """Such folds with all twins (`duplicate_groups`, (L,)) in the fold of the one whose id sorts first; (L,)."""
+    first_ids: dict[int, str] = {}
+    for learner, group in zip(learners, duplicate_groups.tolist(), strict=True):
+        first_ids[group] = min(learner, first_ids.get(group, learner))
+    distinct = list(first_ids.values())
+    fold_of = dict(zip(first_ids, hashed_groups(distinct, folds).tolist(), strict=True))
+    return np.array([fold_of[group] for group in duplicate_groups.tolist()], dtype=np.int64)
+
+
+def select_training(groups: Integers, duplicate_groups: Integers, fold: int) -> Booleans:
+    """Who is trained on where `fold` is predicted: nobody of it, no twin of anybody of it, and of twins one; (L,)."""
+    return ~np.isin(duplicate_groups, duplicate_groups[groups == fold]) & first_of_each_group(duplicate_groups)
+
+
+def count_duplicates(groups: Integers, duplicate_groups: Integers) -> DuplicateCounts:
+    """What the report says of twins."""
+    left_out = np.zeros(len(groups), dtype=np.bool_)
+    for fold in range(int(groups.max()) + 1):
+        left_out |= (groups != fold) & ~select_training(groups, duplicate_groups, fold)
+    return DuplicateCounts(
+        int(((np.bincount(duplicate_groups)[duplicate_groups] > 1) & (groups >= 0)).sum()), int(left_out.sum())
+    )
+
+
+# Predictions
+
+
+def predict_all(
+    sample: ResponseSample, groups: Integers, duplicate_groups: Integers, progress: Progress
+) -> dict[str, Floats]:
+    """What every model expects of each answer of the learners with a group, in the order of the log; (N,)."""
+    learner = np.repeat(np.arange(sample.log.learners), np.diff(sample.log.starts))
+    predicted = {name: np.full(len(learner), HALF) for name in (*BASELINES, *ENGINES)}
+    folds = int(groups.max()) + 1
+    for fold in range(folds):
+        training, unseen = (
+            select_learners(sample.log, select_training(groups, duplicate_groups, fold)),
+            select_learners(sample.log, groups == fold),
+        )
+        report_progress = Stages(progress, f"fold {fold + 1} of {folds}" if folds > 1 else "fitting", fold, folds)
+        for name, p in fit_and_predict(sample.skills, training, unseen, report_progress):
+            predicted[name][groups[learner] == fold] = p
+    return predicted
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Progress within one of several folds; an engine's calibration is as long as all baselines together."""
+
+    progress: Progress
+    title: str
+    fold: int
+    folds: int
+
+    def __call__(self, name: str, done: float) -> None:
+        """Say that a model is at work and which share of the fold is done."""
+        self.progress(f"{self.title}: {name}", self.fold + done, self.folds)
+
+
+def fit_and_predict(
+    skills: Integers, training: Log, unseen: Log, report_progress: Callable[[str, float], None]
+) -> Iterator[tuple[str, Floats]]:
+    """Every model by name with its predictions of the answers of `unseen`."""
+    for number, (name, model) in enumerate(BASELINES.items()):
+        report_progress(name, number / len(BASELINES) / 2)
+        yield name, model(skills, training, unseen)
+    parameters = calibrate_engine(skills, training, lambda _, share: report_progress("engine", (1 + share) / 2))
+    for name, engine in ENGINES.items():
+        yield name, engine(parameters, unseen)
+
+
+def calibrate_engine(skills: Integers, training: Log, progress: Callable[[str, float], None]) -> Parameters:
+    """The engine calibrated as `proxima calibrate` does it, to all learners of the log."""
+    nothing_fixed = np.zeros(len(skills), dtype=np.bool_)
+    nobody = np.zeros(training.learners, dtype=np.bool_)
+    return calibrate_parameters(
+        uncalibrated_parameters(skills), training, nothing_fixed, nobody, SEED, progress
+    ).parameters
+
+
+def uncalibrated_parameters(skills: Integers) -> Parameters:
+    """A course as it is before any calibration, without prerequisites."""
+    items, count = len(skills), int(skills.max(initial=-1)) + 1
+    plain = Items(
+        intercept=np.zeros(items),
+        discrimination=np.ones(items),
+        guessing=np.zeros(items),
+        upper=np.ones(items),
+        thresholds=np.zeros((items, 0)),
+        skills=skills,
+    )
+    blank = np.zeros(count)
+    rates = default_rates(Skills(blank, blank, blank, np.zeros((count, 0), dtype=np.int64)))
+    return Parameters(Population(), rates, plain)
+
+
+# Figures
+
+
+def score_models(
+    sample: ResponseSample,
+    groups: Integers,
+    duplicate_groups: Integers,
+    predicted: Mapping[str, Floats],
+    progress: Progress,
+) -> EvaluationReport:
+    """The figures of every model on all predicted answers together, with intervals by resampling their learners."""
+    lengths = np.diff(sample.log.starts)
+    used = np.repeat(groups >= 0, lengths)
+    learners = int((groups >= 0).sum())
+    learner_of = np.repeat(np.arange(learners), lengths[groups >= 0])
+    score = sample.log.scores[used]
+    weights = draw_resamples(learners, RESAMPLES if learners > 1 else 0, np.random.default_rng(SEED))
+    points: dict[str, dict[str, float]] = {}
+    found: dict[str, Replicates] = {}
+    for number, (name, p) in enumerate(predicted.items()):
+        progress("resampling", number, len(predicted))
+        points[name], found[name] = (
+            compute_metrics(p[used], score),
+            resample_metrics(p[used], score, learner_of, weights),
+        )
+    models = {
+        name: ModelScores(
+            points[name],
+            replicate_intervals(found[name]),
+            {metric: points[name][metric] - points[REFERENCE][metric] for metric in COMPARED},
+            difference_intervals(found[name], found[REFERENCE], COMPARED),
+        )
+        for name in predicted
+    }
+    duplicate_counts = count_duplicates(groups, duplicate_groups)
+    return EvaluationReport(models, len(score), learners, int(groups.max()) + 1, duplicate_counts, sample.rejections)
+
+
+def as_json(report: EvaluationReport) -> dict[str, Any]:
+    """What `proxima evaluate --json` prints; an interval that cannot be computed is null."""
+    return {
+        "models": {name: scores_json(name, scores) for name, scores in report.models.items()},
+        "responses": report.responses,
+        "learners": report.learners,
+        "folds": report.folds,
+        "twins": {"learners": report.duplicates.learners, "left_out": report.duplicates.left_out},
+        "rejected": len(report.rejections),
+    }
+
+
+def scores_json(name: str, scores: ModelScores) -> dict[str, Any]:
+    """One model; the reference is not compared with itself."""
+    own = with_interval(scores.figures, scores.intervals)
+    return (
+        own if name == REFERENCE else own | {f"versus_{REFERENCE}": with_interval(scores.lead, scores.lead_intervals)}
+    )
+
+
+def with_interval(values: Mapping[str, float], bounds: Mapping[str, Interval]) -> dict[str, Any]:
+    """Rounded figures, and their bounds under `interval`."""
+    rounded = {name: [round(end, DIGITS) for end in ends] if ends else None for name, ends in bounds.items()}
+    return {name: round(value, DIGITS) for name, value in values.items()} | {"interval": rounded}
+
+
+TITLES = {"auc": "AUC", "log_loss": "log loss", "accuracy": "accuracy", "rmse": "RMSE", "ece": "ECE"}
+
+
+def as_table(report: EvaluationReport) -> str:
+    """What `proxima evaluate` prints."""
+    models = report.models.items()
+    whole = [[name, *format_metrics(scores.figures, scores.intervals, METRICS, "")] for name, scores in models]
+    lead = [[name, *format_metrics(scores.lead, scores.lead_intervals, COMPARED, "+")] for name, scores in models]
+    folds = f" in {report.folds} folds" if report.folds > 1 else ""
+    return "\n".join(
+        [
+            f"{report.responses:,} answers of {report.learners:,} learners predicted{folds}; 95 % intervals by learner",
+            "",
+            *align_columns([["", *(TITLES[metric] for metric in METRICS)], *whole]),
+            "",
+            *align_columns(
+                [
+                    ["less " + REFERENCE, *(TITLES[metric] for metric in COMPARED)],
+                    *(row for row in lead if row[0] != REFERENCE),
+                ]
+            ),
+            *describe_duplicates(report.duplicates),
+        ]
+    )
+
+
+def describe_duplicates(found: DuplicateCounts) -> Iterator[str]:
+    """The lines under the table, if there are twins."""
+    if found.learners:
+        yield ""
+        yield (
+            f"Predicted learners who repeat the log of another: {found.learners:,}; "
+            f"left out of training because of them: {found.left_out:,}"
+        )
+
+
+def format_metrics(
+    values: Mapping[str, float], bounds: Mapping[str, Interval], names: Sequence[str], sign: str
+) -> Iterator[str]:
+    """Each figure and its interval as text."""
+    for name in names:
+        ends = bounds[name]
+        interval = f" [{ends[0]:{sign}.3f}, {ends[1]:{sign}.3f}]" if ends else ""
+        yield f"{values[name]:{sign}.3f}{interval}"
+
+
+def align_columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of text as aligned lines."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

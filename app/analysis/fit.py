@@ -1,0 +1,369 @@
+"""Item response models and knowledge tracing fitted to the answers of a file: `proxima fit`.
+
+What an analyst wants to see of the models themselves, with no database: parameters, how sure they are, and which of
+them are not to be relied on. Calibrated items can be carried into a course as a catalogue.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from app.adaptive import bkt
+from app.adaptive.arrays import Booleans, Floats, Integers
+from app.adaptive.irt import ItemBank, ItemCalibration, ItemResponses, Model, Priors, calibrate_items
+from app.adaptive.irt.ability import estimate
+from app.adaptive.irt.items import ASYMPTOTIC, BINARY, COMMON_SLOPE
+from app.adaptive.response_log import Log
+from app.analysis.evaluate import SPLIT, Progress, ResponseSample, align_columns, read_sample
+from app.core.errors import InvalidFile
+
+# The names under which the engine takes calibrated items; it has no partial credit.
+CATALOGUE_MODELS: dict[Model, str] = {"rasch": "1PL", "2pl": "2PL", "3pl": "3PL", "4pl": "4PL", "graded": "graded"}
+STEPS = {"graded": "thresholds", "gpcm": "steps", "pcm": "steps"}
+MAX_CATEGORIES = 10
+# Half of the second decimal and a little: fractions with denominators below 10 are more than twice as far apart.
+ROUNDING_TOLERANCE = 0.006
+SEED = 1
+DIGITS = 6
+
+
+@dataclass(frozen=True)
+class ResponseFile:
+    """The answers of a file, with the ids of its items (I,) and skills (S,) in the order of their numbers."""
+
+    sample: ResponseSample
+    items: tuple[str, ...]
+    skills: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ItemFit:
+    """A bank calibrated to the first answer of every learner to every item; `repeated` others were left out.
+
+    `reliability` is the share of the variance of ability that its estimates show: Var(EAP) / (Var(EAP) + mean SE²).
+    """
+
+    file: ResponseFile
+    responses: ItemResponses
+    repeated: int
+    calibration: ItemCalibration
+    reliability: float
+
+
+@dataclass(frozen=True)
+class SkillFit:
+    """Knowledge tracing fitted to all answers; `learners` and `responses` are counts for each skill (S,)."""
+
+    file: ResponseFile
+    fitted: bkt.BktFit
+    setup: bkt.Setup
+    learners: Integers
+    responses: Integers
+
+    @property
+    def converged(self) -> Booleans:
+        """(S,): whether the search ended because nothing was left to gain."""
+        return self.fitted.iterations < self.setup.iterations
+
+
+def fit_items(path: Path, model: Model, priors: Priors, categories: int | None, progress: Progress) -> ItemFit:
+    """Calibrate the items of a file. Raises `InvalidFile` for scores that the model does not take.
+
+    `categories` is how many every item has; None finds out, item by item.
+    """
+    file = read_file(path, progress)
+    log = file.sample.log
+    max_category = max_categories(file, model, categories)
+    first = first_responses(log, len(file.items))
+    items = log.items[first]
+    reached = np.round(log.scores[first] * max_category[items]).astype(np.int64)
+    responses = ItemResponses(np.searchsorted(first, log.starts), items, reached)
+    progress("calibrating", 0, 1)
+    result = calibrate_items(responses, max_category, model, priors)
+    progress("estimating abilities", 0, 1)
+    return ItemFit(file, responses, len(log.items) - len(first), result, reliability(result, responses))
+
+
+def fit_skills(path: Path, setup: bkt.Setup, progress: Progress) -> SkillFit:
+    """Fit knowledge tracing to the skills of a file. Raises `InvalidFile` if it names none."""
+    file = read_file(path, progress)
+    if not file.skills:
+        raise InvalidFile(f"{path.name} names no skill; knowledge tracing is about skills.")
+    progress("tracing", 0, 1)
+    fitted = bkt.fit_bkt(file.sample.skills, file.sample.log, setup, np.random.default_rng(SEED))
+    chains = bkt.link_response_chains(file.sample.skills, file.sample.log)
+    learners = np.bincount(chains.skill, minlength=len(file.skills))
+    responses = np.bincount(chains.skill, chains.lengths, len(file.skills)).astype(np.int64)
+    return SkillFit(file, fitted, setup, learners, responses)
+
+
+# The file
+
+
+def read_file(path: Path, progress: Progress) -> ResponseFile:
+    """The answers of a file and the names in it."""
+    sample = read_sample(path, SPLIT, progress)
+    return ResponseFile(sample, sample.items, sample.skill_ids)
+
+
+def first_responses(log: Log, items: int) -> Integers:
+    """The places in the log of the first answer of each learner to each item, ascending."""
+    learner = np.repeat(np.arange(log.learners), np.diff(log.starts))
+    return np.sort(np.unique(learner * items + log.items, return_index=True)[1])
+
+
+def max_categories(file: ResponseFile, model: Model, categories: int | None) -> Integers:
+    """The highest category of every item, (I,), from all its scores, those of repeated answers as well.
+
+    It is the least number below 10 of which all scores are whole parts, rounded to two decimals or better; for models
+    of right and wrong it is 1. A category between that nobody reached so remains one.
+    """
+    items, scores = file.sample.log.items, file.sample.log.scores
+    binary = model in BINARY
+    choices = [1] if binary else range(1, MAX_CATEGORIES) if categories is None else [categories - 1]
+    max_category = np.zeros(len(file.items), dtype=np.int64)
+    for candidate in choices:
+        off = np.abs(np.round(scores * candidate) / candidate - scores) > (0 if binary else ROUNDING_TOLERANCE)
+        max_category[(max_category == 0) & (np.bincount(items, off, len(max_category)) == 0)] = candidate
+    if max_category.all():
+        return max_category
+    item = int(np.argmin(max_category))
+    own = scores[items == item]
+    score = own[np.argmax(np.abs(np.round(own * choices[-1]) / choices[-1] - own))]
+    if binary:
+        requirement = f"{model} takes 0 and 1 only; graded, gpcm and pcm take parts."
+    elif categories is None:
+        requirement = f"its scores are no equal steps of up to {MAX_CATEGORIES} categories; see --categories."
+    else:
+        requirement = f"which is no multiple of 1/{categories - 1}, as {categories} categories would have."
+    raise InvalidFile(f"{file.sample.name}: item {file.items[item]} has the score {score:g}; {requirement}")
+
+
+def reliability(result: ItemCalibration, responses: ItemResponses) -> float:
+    """That of the EAP abilities of those who answered, between 0 and 1."""
+    abilities = estimate(result.bank, responses, 0.0, result.ability_variance)
+    shown = float(abilities.ability.var())
+    return shown / (shown + float((abilities.standard_error**2).mean()))
+
+
+# Items
+
+
+def estimates_by_name(bank: ItemBank) -> dict[str, Floats]:
+    """What is estimated under a model, by its name: (I,), or (I, M) for what an item has several of."""
+    result: dict[str, Floats] = {} if bank.model in COMMON_SLOPE else {"a": bank.discrimination}
+    result |= {"b": bank.difficulty[:, 0]} if bank.model in BINARY else {STEPS[bank.model]: bank.difficulty}
+    result |= {"c": bank.guessing} if bank.model in ASYMPTOTIC else {}
+    return result | ({"d": bank.upper} if bank.model == "4pl" else {})
+
+
+def item_estimates(bank: ItemBank, item: int) -> dict[str, float | list[float]]:
+    """The same of one item; a list as long as the item has steps."""
+    rows = {name: values[item] for name, values in estimates_by_name(bank).items()}
+    highest = int(bank.max_category[item])
+    return {
+        name: [rounded(value) for value in row[:highest]] if row.ndim else rounded(row) for name, row in rows.items()
+    }
+
+
+def item_standard_errors(errors: ItemBank, item: int) -> dict[str, Any]:
+    """Standard errors in that form; None for what ended at a limit."""
+    return {
+        name: [error or None for error in values] if isinstance(values, list) else values or None
+        for name, values in item_estimates(errors, item).items()
+    }
+
+
+def items_table(fit: ItemFit) -> str:
+    """What `proxima fit` prints of an item response model."""
+    result, file = fit.calibration, fit.file
+    model = result.bank.model
+    many = [f"b{step + 1}" for step in range(result.bank.steps)]
+    titles = [
+        title for name in estimates_by_name(result.bank) for title in (many if name == STEPS.get(model) else [name])
+    ]
+    responses = np.bincount(fit.responses.items, minlength=result.bank.count)
+    rows = [
+        [name, f"{responses[item]:,}", *item_cells(result, item), "yes" if result.calibrated[item] else "no"]
+        for item, name in enumerate(file.items)
+    ]
+    learners, items = pluralise(fit.responses.learners, "learner"), pluralise(result.bank.count, "item")
+    facts = [
+        f"log-likelihood {result.log_likelihood:.3f} after {pluralise(result.iterations, 'iteration')}",
+        "converged" if result.converged else "NOT converged",
+        f"reliability {fit.reliability:.3f}",
+    ]
+    if model in COMMON_SLOPE:
+        facts.append(f"ability variance {format_estimate(result.ability_variance, result.ability_variance_error)}")
+    return "\n".join(
+        [
+            f"{model}: first answers of {learners} to {items}; {pluralise(fit.repeated, 'repeated answer')} left out",
+            ", ".join(facts),
+            "",
+            *align_columns([["item", "answers", *(f"{title} (SE)" for title in titles), "calibrated"], *rows]),
+        ]
+    )
+
+
+def item_cells(result: ItemCalibration, item: int) -> Iterator[str]:
+    """The parameters of one item as text; nothing for steps that only others have."""
+    errors = item_estimates(result.standard_errors, item)
+    for name, values in item_estimates(result.bank, item).items():
+        error = errors[name]
+        if isinstance(values, list) and isinstance(error, list):
+            yield from map(format_estimate, values, error)
+            yield from [""] * (result.bank.steps - len(values))
+        elif isinstance(values, float) and isinstance(error, float):
+            yield format_estimate(values, error)
+
+
+def format_estimate(value: float, error: float) -> str:
+    """A number and its standard error; what ended at a limit has none."""
+    return f"{value:.3f} ({f'{error:.3f}' if error else 'limit'})"
+
+
+def pluralise(number: int, what: str) -> str:
+    """A number and what it counts."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def items_json(fit: ItemFit) -> dict[str, Any]:
+    """What `proxima fit --json` prints of an item response model; what has no standard error has null."""
+    result = fit.calibration
+    responses = np.bincount(fit.responses.items, minlength=result.bank.count)
+    return {
+        "model": result.bank.model,
+        "learners": fit.responses.learners,
+        "answers": len(fit.responses.items),
+        "repeated": fit.repeated,
+        "rejected": len(fit.file.sample.rejections),
+        "log_likelihood": rounded(result.log_likelihood),
+        "iterations": result.iterations,
+        "converged": result.converged,
+        "reliability": rounded(fit.reliability),
+        "ability_variance": rounded(result.ability_variance),
+        "ability_variance_error": rounded(result.ability_variance_error) or None,
+        "items": [
+            {
+                "item": name,
+                "answers": int(responses[item]),
+                "categories": int(result.bank.max_category[item]) + 1,
+                "calibrated": bool(result.calibrated[item]),
+                **item_estimates(result.bank, item),
+                "standard_errors": item_standard_errors(result.standard_errors, item),
+            }
+            for item, name in enumerate(fit.file.items)
+        ],
+    }
+
+
+def rounded(value: Any) -> float:
+    """So many digits as mean something."""
+    return round(float(value), DIGITS)
+
+
+# Into a course
+
+
+def build_catalogue(fit: ItemFit) -> dict[str, Any]:
+    """The calibrated items with their parameters and skills, as the body of `PUT /v1/courses/{course}/catalogue`.
+
+    Raises `InvalidFile` where there is nothing to rely on.
+    """
+    result, file = fit.calibration, fit.file
+    if not result.converged:
+        raise InvalidFile(f"{file.sample.name}: the search has not converged; no catalogue is written.")
+    if not result.calibrated.any():
+        raise InvalidFile(f"{file.sample.name}: not one item is calibrated; no catalogue is written.")
+    items = [
+        {
+            "id": file.items[item],
+            "skills": [file.skills[skill] for skill in file.sample.skills[item].tolist() if skill >= 0],
+            "parameters": {"model": CATALOGUE_MODELS[result.bank.model], **item_estimates(result.bank, item)},
+        }
+        for item in np.flatnonzero(result.calibrated).tolist()
+    ]
+    named = dict.fromkeys(skill for item in items for skill in item["skills"])
+    return {"skills": [{"id": skill} for skill in named], "items": items}
+
+
+# Skills
+
+
+def skills_table(fit: SkillFit) -> str:
+    """What `proxima fit` prints of knowledge tracing."""
+    content = skills_json(fit)
+    named = {"prior": "P(L0)", "learn": "P(T)", "forget": "P(F)", "guess": "guess", "slip": "slip"}
+    shown = {name: title for name, title in named.items() if name in content["skills"][0]}
+    rows = [
+        [
+            row["skill"],
+            f"{row['learners']:,}",
+            f"{row['answers']:,}",
+            *(f"{row[name]:.3f}" for name in shown),
+            "yes" if row["identified"] else "no",
+        ]
+        for row in content["skills"]
+    ]
+    facts = [
+        f"log-likelihood {content['log_likelihood']:.3f}",
+        f"{int(fit.converged.sum()):,} of {pluralise(len(rows), 'skill')} converged",
+    ]
+    lines = [
+        f"bkt: {pluralise(content['answers'], 'answer')} of {pluralise(content['learners'], 'learner')}",
+        ", ".join(facts),
+        "",
+        *align_columns([["skill", "learners", "answers", *shown.values(), "identified"], *rows]),
+    ]
+    if fit.setup.per_item:
+        own = [[row["item"], row["skill"], f"{row['guess']:.3f}", f"{row['slip']:.3f}"] for row in content["items"]]
+        lines += ["", *align_columns([["item", "skill", "guess", "slip"], *own])]
+    return "\n".join(lines)
+
+
+def skills_json(fit: SkillFit) -> dict[str, Any]:
+    """What `proxima fit --json` prints of knowledge tracing."""
+    fitted, sample = fit.fitted, fit.file.sample
+    content = {
+        "model": "bkt",
+        "learners": sample.log.learners,
+        "answers": len(sample.log.items),
+        "rejected": len(sample.rejections),
+        "log_likelihood": rounded(float(fitted.log_likelihood.sum())),
+        "skills": [
+            {
+                "skill": name,
+                "learners": int(fit.learners[skill]),
+                "answers": int(fit.responses[skill]),
+                **skill_rates(fit, skill),
+                "identified": bool(fitted.identified[skill]),
+                "log_likelihood": rounded(fitted.log_likelihood[skill]),
+                "iterations": int(fitted.iterations[skill]),
+                "converged": bool(fit.converged[skill]),
+            }
+            for skill, name in enumerate(fit.file.skills)
+        ],
+    }
+    return content | ({"items": list(item_rates(fit))} if fit.setup.per_item else {})
+
+
+def skill_rates(fit: SkillFit, skill: int) -> dict[str, float]:
+    """What was fitted of one skill; guess and slip unless its items have their own."""
+    names = ("prior", "learn", "forget", *(() if fit.setup.per_item else bkt.OF_CLASSES))
+    return {name: rounded(getattr(fit.fitted.rates, name)[skill]) for name in names}
+
+
+def item_rates(fit: SkillFit) -> Iterator[dict[str, Any]]:
+    """Guess and slip of every item for each of its skills."""
+    fitted = fit.fitted
+    for item, position in np.argwhere(fitted.skills >= 0).tolist():
+        own = fitted.classes[item, position]
+        yield {
+            "item": fit.file.items[item],
+            "skill": fit.file.skills[fitted.skills[item, position]],
+            "guess": rounded(fitted.rates.guess[own]),
+            "slip": rounded(fitted.rates.slip[own]),
+        }

@@ -1,0 +1,1 @@
+"""Foundations: database, settings, errors, security, telemetry, time."""

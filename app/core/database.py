@@ -1,0 +1,304 @@
+"""Two databases, one way to use them: a transaction is a plain function of a connection.
+
+    outcomes = await database.write(record, answers)      # one transaction, durable on return
+    page = await database.read(list_items, course)        # one consistent, read-only snapshot
+
+A transaction that is a function can run on SQLite's one writer thread, inside SQLAlchemy's asyncio bridge over
+asyncpg, or again after a deadlock (docs/decisions/0002). `write` and `read` are called from routers, intake,
+worker and cli only, so that every transaction can be found by looking there.
+"""
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from secrets import SystemRandom
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
+
+import asyncpg
+from pydantic_core import to_json
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import DatabaseError, DBAPIError, DisconnectionError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection, QueuePool
+
+from app.core.errors import InvalidSetting, Unavailable
+
+ATTEMPTS = 4
+SQLITE_READERS = 4
+SQLITE_BUSY_TIMEOUT_MS = 5000
+SQLITE_CACHE_KIB = 32_768
+# How long a writer waits for another process that writes, and how often it looks.
+SQLITE_BUSY_S, SQLITE_LOOK_S = 5.0, 0.001
+STEPS_BETWEEN_LOOKS = 100_000
+POOL_TIMEOUT_S = 1.0
+CUT_OFF_S = 2.0
+CLOSING_MS = 1000
+IDLE_S = 15.0
+# Of the system, as what draws from the interpreter's own generator would change what others draw by a seed.
+RANDOM = SystemRandom()
+
+# serialization failure, deadlock, and a key taken by a transaction that committed in between:
+# running the same function again finds what the other transaction left.
+RETRIED_STATES = frozenset({"40001", "40P01", "23505"})
+# No connection, no such database or user, in the way after all attempts, short of resources, a row that stays locked,
+# stopped by a timeout or an operator.
+UNAVAILABLE_STATES = ("08", "28", "3D000", "40", "53", "55P03", "57", "25P03")
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Work = Callable[Concatenate[Connection, P], T]
+
+
+class Database(Protocol):
+    """What both databases offer."""
+
+    @property
+    def dialect(self) -> str:
+        """`sqlite` or `postgresql`."""
+
+    async def read(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run `work(connection, …)` on one consistent snapshot; it cannot write."""
+
+    async def write(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run `work(connection, …)` in one transaction; when this returns it is committed and durable.
+
+        `work` may run more than once (after a deadlock or a lost race), so it must have no effect but on the
+        database. Raises `Unavailable` if the database cannot be reached or does not answer in time.
+        """
+
+    async def close(self) -> None:
+        """Give all connections back."""
+
+
+def open_database(url: str, *, pool_size: int = 8, statement_timeout_s: float = 10.0) -> Database:
+    """Open the database at `sqlite:///path` or `postgresql://…`; nothing is contacted before the first use."""
+    if url.startswith("sqlite:///"):
+        return SqliteDatabase(url, statement_timeout_s=statement_timeout_s)
+    if url.startswith("postgresql://"):
+        return PostgresDatabase(url, pool_size=pool_size, statement_timeout_s=statement_timeout_s)
+    raise InvalidSetting("the database URL must start with sqlite:/// or postgresql://")
+
+
+class SqliteDatabase:
+    """A SQLite file: one writer thread, a few readers beside it (WAL), every commit synced to the disk."""
+
+    dialect = "sqlite"
+
+    def __init__(self, url: str, *, statement_timeout_s: float = 10.0) -> None:
+        self._longest_read_s = statement_timeout_s
+        self._writer = sqlite_engine(url, connections=1, begin="BEGIN IMMEDIATE", read_only=False)
+        self._reader = sqlite_engine(url, connections=SQLITE_READERS, begin="BEGIN", read_only=True)
+        self._write_thread = ThreadPoolExecutor(1, "sqlite-writer")
+        self._read_threads = ThreadPoolExecutor(SQLITE_READERS, "sqlite-reader")
+
+    async def read(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        def limited(connection: Connection, /, *args: P.args, **kwargs: P.kwargs) -> T:
+            with read_deadline(connection, self._longest_read_s):
+                return work(connection, *args, **kwargs)
+
+        return await self._run(self._read_threads, self._reader, limited, *args, **kwargs)
+
+    async def write(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._run(self._write_thread, self._writer, work, *args, **kwargs)
+
+    async def _run(
+        self, threads: ThreadPoolExecutor, engine: Engine, work: Work[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        queued_at = time.monotonic()
+
+        def transaction() -> T:
+            if time.monotonic() - queued_at > SQLITE_BUSY_S:
+                raise Unavailable("too much waits for the database; try again")
+            with engine.begin() as connection:
+                return work(connection, *args, **kwargs)
+
+        try:
+            return await asyncio.get_running_loop().run_in_executor(threads, transaction)
+        except OperationalError as error:
+            raise Unavailable("the database is busy or its disk is full; try again") from error
+        except DatabaseError as error:
+            if type(error) is DatabaseError:
+                raise Unavailable("the database file cannot be read; it may be damaged") from error
+            raise
+
+    async def close(self) -> None:
+        self._write_thread.shutdown()
+        self._read_threads.shutdown()
+        self._writer.dispose()
+        self._reader.dispose()
+
+
+def sqlite_engine(url: str, *, connections: int, begin: str, read_only: bool) -> Engine:
+    """An engine whose transactions start with `begin`: the driver's own rules would start them too late."""
+    path = make_url(url).database
+    if not path or path == ":memory:":
+        raise InvalidSetting("the SQLite database must be a file: sqlite:///path")
+    if not Path(path).resolve().parent.is_dir():
+        raise InvalidSetting(f"the folder of the SQLite file does not exist: {Path(path).parent}")
+    engine = create_engine(
+        url,
+        poolclass=QueuePool,
+        pool_size=connections,
+        max_overflow=0,
+        hide_parameters=True,
+        json_serializer=to_json_text,
+        connect_args={"check_same_thread": False, "cached_statements": 256},
+    )
+
+    @event.listens_for(engine, "connect")
+    def _prepare(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        for pragma in (
+            # To change the journal of a new file may have to wait, for readers and writers alike.
+            f"busy_timeout = {SQLITE_BUSY_TIMEOUT_MS}",
+            "journal_mode = WAL",
+            "synchronous = FULL",
+            "foreign_keys = ON",
+            f"cache_size = -{SQLITE_CACHE_KIB}",
+            f"query_only = {'ON' if read_only else 'OFF'}",
+            f"busy_timeout = {SQLITE_BUSY_TIMEOUT_MS if read_only else 0}",
+        ):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        begin_when_free(connection, begin)
+
+    return engine
+
+
+def to_json_text(value: object) -> str:
+    """A value of a JSON column."""
+    return to_json(value).decode()
+
+
+@contextmanager
+def read_deadline(connection: Connection, longest_s: float) -> Iterator[None]:
+    """Interrupt what is read for too long: SQLite has no limit of its own."""
+    driver, deadline = connection.connection.driver_connection, time.monotonic() + longest_s
+    assert driver is not None  # noqa: S101
+    driver.set_progress_handler(lambda: time.monotonic() > deadline, STEPS_BETWEEN_LOOKS)
+    try:
+        yield
+    finally:
+        driver.set_progress_handler(None, 0)
+
+
+def begin_when_free(connection: Connection, begin: str) -> None:
+    """Begin a transaction as soon as no other process writes.
+
+    SQLite itself would look ten times a second, and find it locked each time beside a process that writes without a
+    pause: the result of a calibration would be lost.
+    """
+    deadline = time.monotonic() + SQLITE_BUSY_S
+    while True:
+        try:
+            connection.exec_driver_sql(begin)
+        except OperationalError as error:
+            code = getattr(error.orig, "sqlite_errorcode", 0)
+            if code & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(SQLITE_LOOK_S)
+        else:
+            return
+
+
+class PostgresDatabase:
+    """PostgreSQL over asyncpg, with bounded waits everywhere."""
+
+    dialect = "postgresql"
+
+    def __init__(self, url: str, *, pool_size: int, statement_timeout_s: float) -> None:
+        self._engine = postgres_engine(url, pool_size=pool_size, statement_timeout_s=statement_timeout_s)
+        self._snapshots = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+
+    async def read(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._run(self._snapshots, work, *args, **kwargs)
+
+    async def write(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._run(self._engine, work, *args, **kwargs)
+
+    async def _run(self, engine: AsyncEngine, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                async with engine.begin() as connection:
+                    return await connection.run_sync(work, *args, **kwargs)
+            except Exception as error:
+                if sqlstate(error) in RETRIED_STATES and attempt < ATTEMPTS:
+                    await asyncio.sleep(RANDOM.uniform(0, 0.01 * 2**attempt))
+                elif is_unavailable(error):
+                    raise Unavailable("the database does not answer; try again") from error
+                else:
+                    raise
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    async def close(self) -> None:
+        # What was cancelled in its middle hands its connection back in a task of its own, a moment later.
+        for _ in range(CLOSING_MS):
+            if not self._engine.pool.checkedout():  # type: ignore[attr-defined]
+                break
+            await asyncio.sleep(0.001)
+        await self._engine.dispose()
+
+
+def sqlstate(error: Exception) -> str:
+    """PostgreSQL's code of an error; empty if it is not one of PostgreSQL's."""
+    return getattr(getattr(error, "orig", None), "sqlstate", None) or ""
+
+
+def is_unavailable(error: Exception) -> bool:
+    """Whether an error of PostgreSQL's or on the way to it says: not now."""
+    if isinstance(error, DBAPIError):
+        lost = error.connection_invalidated or isinstance(error, (OperationalError, InterfaceError))
+        return lost or sqlstate(error).startswith(UNAVAILABLE_STATES)
+    return isinstance(error, (OSError, PoolTimeout, TimeoutError, asyncpg.PostgresError))
+
+
+def postgres_engine(url: str, *, pool_size: int, statement_timeout_s: float) -> AsyncEngine:
+    """An asyncpg engine whose sessions speak UTC and never wait for ever."""
+    address = make_url(url).set(drivername="postgresql+asyncpg")
+    if "sslmode" in address.query:  # as everybody writes it; the driver has another name for it
+        mode = {"ssl": address.query["sslmode"]}
+        address = address.difference_update_query(["sslmode"]).update_query_dict(mode)
+    engine = create_async_engine(
+        address,
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=POOL_TIMEOUT_S,
+        pool_use_lifo=True,
+        hide_parameters=True,
+        json_serializer=to_json_text,
+        connect_args={
+            "timeout": 5,
+            # The server's own limit comes first, unless the way to it is cut.
+            "command_timeout": statement_timeout_s + CUT_OFF_S,
+            "server_settings": {
+                "application_name": "proxima",
+                "timezone": "UTC",
+                "statement_timeout": f"{statement_timeout_s * 1000:.0f}",
+                "lock_timeout": "2000",
+                # Every query is keyed; but the plan of a foreign key's look-up that was made while a table was small
+                # walks through all of it, and is kept until the table has been analysed.
+                "enable_seqscan": "off",
+                # What computes for long between two statements, as an import may, asks for long statements too.
+                "idle_in_transaction_session_timeout": f"{max(IDLE_S, statement_timeout_s) * 1000:.0f}",
+            },
+        },
+    )
+
+    @event.listens_for(engine.sync_engine, "checkout")
+    def _look(connection: DBAPIConnection, _: ConnectionPoolEntry, __: PoolProxiedConnection) -> None:
+        # What the server has closed is known without asking it: SQLAlchemy's ping costs three round trips.
+        if connection.driver_connection.is_closed():
+            raise DisconnectionError
+
+    return engine

@@ -1,0 +1,1 @@
+"""Files of responses, item parameters and backups."""

@@ -1,0 +1,338 @@
+"""Banks of items with their parameters, and the bounds of a test, from CSV: what `proxima simulate test` reads.
+
+What an item is follows from its model, never from how many numbers it has: a graded item read as 3PL is another item.
+The model is the column `model`; a file without one must have columns that belong to a single model.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from app.adaptive.cat import Bound, Pool, make_pool
+from app.adaptive.irt import Model
+from app.core.errors import InvalidFile
+from app.files.responses import NUMBER, read_table
+
+MODEL_NAMES: dict[str, Model] = {
+    "1pl": "rasch",
+    "rasch": "rasch",
+    "2pl": "2pl",
+    "3pl": "3pl",
+    "4pl": "4pl",
+    "gr": "graded",
+    "grm": "graded",
+    "graded": "graded",
+    "gpc": "gpcm",
+    "gpcm": "gpcm",
+    "pc": "pcm",
+    "pcm": "pcm",
+}
+# The parameters of a model in the order in which files without names for them have them; * are as many as there are.
+ORDER: dict[Model, str] = {
+    "rasch": "b",
+    "2pl": "ab",
+    "3pl": "abc",
+    "4pl": "abcd",
+    "graded": "a*",
+    "gpcm": "a*",
+    "pcm": "*",
+}
+IDS = ("item_id", "id", "item")
+NAMES = {"discrimination": "a", "alphaj": "a", "difficulty": "b", "guessing": "c", "asymptote": "c", "upper": "d"}
+# Numbered columns: thresholds or steps of any model; those of one model; and parameters by place.
+NUMBERED = re.compile(r"(b|cb|betaj|deltaj|par|v)([1-9]\d?)", re.ASCII)
+GRADED, STEPS, POSITIONAL = ("cb", "betaj"), ("deltaj",), ("par", "v")
+NOMINAL = {"a1", "a2", "c1", "c2"}
+MISSING = ("", "na", "nan")
+
+
+@dataclass(frozen=True)
+class ItemFile:
+    """A pool and what else the file says: an id of every item, and the columns that are no parameters ('' if empty)."""
+
+    name: str
+    pool: Pool
+    ids: tuple[str, ...]
+    attributes: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Constraints:
+    """What a test must keep: `bounds` on the groups of a pool, its length, and the ids of what is `left_out`."""
+
+    bounds: tuple[Bound, ...]
+    min_items: int
+    max_items: int | None
+    left_out: tuple[str, ...]
+
+
+class ParameterRow(NamedTuple):
+    """One item as its file has it."""
+
+    model: Model
+    a: float
+    steps: tuple[float, ...]
+    c: float
+    d: float
+
+
+class UnusableRow(ValueError):
+    """Why a row is no item, or no bound."""
+
+
+def read_item_file(path: Path, scaling: float = 1.0) -> ItemFile:
+    """Items of any models from a CSV file; discriminations are multiplied by `scaling`, the D of the file.
+
+    Raises `InvalidFile`, with the line, for a file that holds no bank, and for parameters that are no item's.
+    """
+    rows = [(line, {name.lower(): value.strip() for name, value in row.items()}) for line, row in read_table(path)]
+    if not rows:
+        raise InvalidFile(f"{path.name} has no items.")
+    columns = tuple(rows[0][1])
+    named = next((name for name in IDS if name in columns), None)
+    try:
+        read = row_reader(columns)
+    except UnusableRow as error:
+        raise InvalidFile(f"{path.name}: {error}.") from error
+    items = []
+    for line, row in rows:
+        try:
+            item = read(row)
+            items.append(item._replace(a=item.a * scaling))
+            pool_from_rows(items[-1:])
+        except ValueError as error:
+            raise InvalidFile(f"{path.name}, line {line}: {error}.") from error
+    ids = tuple(row[named] if named else str(line) for line, row in rows)
+    twice, many = Counter(ids).most_common(1)[0]
+    if many > 1:
+        raise InvalidFile(f"{path.name} has the item {twice!r} more than once.")
+    others = [name for name in columns if name not in (named, "model", "cat") and not is_parameter_column(name)]
+    return ItemFile(
+        path.name, pool_from_rows(items), ids, {name: tuple(row[name] for _, row in rows) for name in others}
+    )
+
+
+def pool_from_rows(items: Sequence[ParameterRow]) -> Pool:
+    """The pool of these items; raises ValueError."""
+    most = max(len(item.steps) for item in items)
+    return make_pool(
+        [item.model for item in items],
+        np.array([item.a for item in items]),
+        np.array([[*item.steps, *[0.0] * (most - len(item.steps))] for item in items]),
+        max_category=np.array([len(item.steps) for item in items]),
+        guessing=np.array([item.c for item in items]),
+        upper=np.array([item.d for item in items]),
+    )
+
+
+def is_parameter_column(name: str) -> bool:
+    """Whether a column holds a parameter."""
+    return NAMES.get(name, name) in ("a", "b", "c", "d") or NUMBERED.fullmatch(name) is not None
+
+
+def row_reader(columns: Sequence[str]) -> Callable[[Mapping[str, str]], ParameterRow]:
+    """How rows of these columns are read."""
+    series: dict[str, list[str]] = {}
+    for name in columns:
+        found = NUMBERED.fullmatch(name)
+        if found:
+            series.setdefault(found[1], []).append(name)
+    series = {prefix: sorted(names, key=lambda name: int(re.sub(r"\D", "", name))) for prefix, names in series.items()}
+    letters = {NAMES.get(name, name): name for name in columns if NAMES.get(name, name) in ("a", "b", "c", "d")}
+    model = model_reader(columns, series, letters)
+    positional = next((series[prefix] for prefix in POSITIONAL if prefix in series), None)
+    steps = next((names for prefix, names in series.items() if prefix not in POSITIONAL), [])
+
+    def read_by_position(row: Mapping[str, str]) -> ParameterRow:
+        return parse_parameters(model(row), [row[name] for name in positional or ()])
+
+    def read_by_name(row: Mapping[str, str]) -> ParameterRow:
+        kind = model(row)
+        wanted = [row[letters[each]] if each in letters else "" for each in ORDER[kind] if each != "*"]
+        step_values = (steps or [letters[each] for each in "b" if each in letters]) if "*" in ORDER[kind] else []
+        return parse_parameters(kind, [*wanted, *(row[name] for name in step_values)])
+
+    return read_by_name if positional is None else read_by_position
+
+
+def model_reader(
+    columns: Sequence[str], series: Mapping[str, Sequence[str]], letters: Mapping[str, str]
+) -> Callable[[Mapping[str, str]], Model]:
+    """The model of a row; raises `UnusableRow` where the columns do not tell."""
+    if "model" in columns:
+        return lambda row: parse_model(row["model"])
+    if set(columns) >= NOMINAL:
+        raise UnusableRow(
+            "these are items of the nominal response model, whose categories have no order; it is not known here"
+        )
+    if "cat" in columns and "v" in series:
+        return lambda row: "3pl" if row["cat"] == "2" else "gpcm"
+    only: Model | None = None
+    if any(prefix in series for prefix in GRADED):
+        only = "graded"
+    elif any(prefix in series for prefix in STEPS):
+        only = "gpcm" if "a" in letters else "pcm"
+    elif "b" in letters and not series:
+        only = "4pl" if "d" in letters else "3pl" if "c" in letters else "2pl" if "a" in letters else "rasch"
+    if only is None:
+        raise UnusableRow(
+            "there are no item parameters that tell their model: give a column model "
+            "(1PL, 2PL, 3PL, 4PL, GR, GPC or PC) beside a, b, c, d, b1, b2, …"
+        )
+    found: Model = only
+    return lambda _: found
+
+
+def parse_model(name: str) -> Model:
+    """A model by any of its usual names."""
+    model = MODEL_NAMES.get(name.lower())
+    if model is None:
+        raise UnusableRow(f"the model {name!r} is none of {', '.join(MODEL_NAMES)}")
+    return model
+
+
+def parse_parameters(model: Model, values: Sequence[str]) -> ParameterRow:
+    """The item whose parameters, in the order of its model, are these; what follows them must be empty."""
+    numbers = [None if value.lower() in MISSING else parse_number(value) for value in values]
+    while numbers and numbers[-1] is None:
+        numbers.pop()
+    found = [each for each in numbers if each is not None]
+    order = ORDER[model]
+    if len(found) < len(numbers) or len(found) < len(order) or ("*" not in order and len(found) > len(order)):
+        wanted = order.replace("*", " and thresholds or steps") if "*" in order else ", ".join(order)
+        raise UnusableRow(f"a {model} item has the parameters {wanted.strip()}, not {len(found)} numbers")
+    a = found.pop(0) if order.startswith("a") else 1.0
+    if "*" in order:
+        return ParameterRow(model, a, tuple(found), 0.0, 1.0)
+    b, c, d = [*found, *(0.0, 1.0)[len(found) - 1 :]]
+    return ParameterRow(model, a, (b,), c, d)
+
+
+def parse_number(text: str) -> float:
+    """A finite number."""
+    if not NUMBER.fullmatch(text) or not np.isfinite(value := float(text)):
+        raise UnusableRow(f"{text!r} is not a number")
+    return value
+
+
+# Bounds
+
+TERM = re.compile(r"(\w[\w.]*) *(==|!=|>=|<=|>|<) *(\"[^\"]*\"|[\w.+-]+)", re.ASCII)
+WITHIN = re.compile(r"(\w[\w.]*) +%in% +c\(([^()]*)\)", re.ASCII)
+PRESENT = re.compile(r"!is\.na\((\w[\w.]*)\)", re.ASCII)
+COMPARE: dict[str, Callable[[float, float], bool]] = {
+    ">=": lambda x, y: x >= y,
+    "<=": lambda x, y: x <= y,
+    ">": lambda x, y: x > y,
+    "<": lambda x, y: x < y,
+}
+
+
+def read_constraints(path: Path, bank: ItemFile) -> tuple[ItemFile, Constraints]:
+    """The bank with groups to count and enemies to part, and the bounds, as the R package TestDesign writes them.
+
+    Columns `TYPE, WHAT, CONDITION, LB, UB` and if need be `CONSTRAINT_ID, ONOFF` (Choi, Lim & van der Linden 2022). Of
+    items, `Number` without a condition is the length of a test, with one a bound; `Include` and `Exclude` are bounds
+    too; `Enemy` parts items. A condition joins by `&` terms like `DOK >= 2`, `TYPE == "MC"`, `LEVEL %in% c(3, 4)`,
+    `!is.na(FACIT)`; a column alone bounds each of its values. What else such files may ask for is left out, and named.
+    Raises `InvalidFile`.
+    """
+    groups: list[list[int]] = []
+    bounds: list[Bound] = []
+    enemies: list[list[int]] = []
+    left_out: list[str] = []
+    shortest, longest = 0, None
+    for line, cells in read_table(path):
+        row = {name.lower(): value.strip() for name, value in cells.items()}
+        kind, condition = row.get("type", "").lower(), row.get("condition", "")
+        if row.get("onoff", "").upper() == "OFF":
+            continue
+        if row.get("what", "").lower() != "item" or kind not in ("number", "enemy", "include", "exclude"):
+            left_out.append(f"{row.get('constraint_id') or line} ({row.get('type')} {row.get('what')})")
+            continue
+        try:
+            if kind == "number" and not condition:
+                shortest, longest = parse_bounds(row)
+                continue
+            groups_of_column = groups_by_value(bank, condition) if kind == "number" else None
+            for items in [matching_items(bank, condition)] if groups_of_column is None else groups_of_column:
+                if kind == "enemy":
+                    enemies.append(items)
+                    continue
+                least, most = (
+                    parse_bounds(row) if kind == "number" else (0, 0) if kind == "exclude" else (len(items),) * 2
+                )
+                bounds.append(Bound(len(groups), least, most))
+                groups.append(items)
+        except UnusableRow as error:
+            if "per stimulus" in condition.lower():
+                left_out.append(f"{row.get('constraint_id') or line} ({condition})")
+                continue
+            raise InvalidFile(f"{path.name}, line {line}: {error}.") from error
+    pool = replace(
+        bank.pool,
+        groups=tuple(np.array(group, dtype=np.int64) for group in groups),
+        enemies=tuple(np.array(group, dtype=np.int64) for group in enemies if group),
+    )
+    return replace(bank, pool=pool), Constraints(tuple(bounds), shortest, longest, tuple(left_out))
+
+
+def parse_bounds(row: Mapping[str, str]) -> tuple[int, int]:
+    """The least and the most of a bound."""
+    least, most = (parse_number(row.get(name, "")) for name in ("lb", "ub"))
+    if not 0 <= least <= most or least % 1 or most % 1:
+        raise UnusableRow("LB and UB are whole numbers, 0 <= LB <= UB")
+    return int(least), int(most)
+
+
+def groups_by_value(bank: ItemFile, condition: str) -> list[list[int]] | None:
+    """The items of each value of a column, if the condition is just its name."""
+    values = bank.attributes.get(condition.lower())
+    if values is None:
+        return None
+    named = sorted({value for value in values if value.lower() not in MISSING})
+    return [[item for item, value in enumerate(values) if value == each] for each in named]
+
+
+def matching_items(bank: ItemFile, condition: str) -> list[int]:
+    """The items that satisfy every term of a condition."""
+    terms = [parse_term(bank, term.strip()) for term in condition.split("&")]
+    return [item for item in range(bank.pool.count) if all(term(item) for term in terms)]
+
+
+def parse_term(bank: ItemFile, term: str) -> Callable[[int], bool]:
+    """Whether an item satisfies one term."""
+    if found := PRESENT.fullmatch(term):
+        values = find_column(bank, found[1])
+        return lambda item: values[item].lower() not in MISSING
+    if found := WITHIN.fullmatch(term):
+        values, among = find_column(bank, found[1]), [each.strip() for each in found[2].split(",")]
+        return lambda item: any(cell_matches(values[item], each) for each in among)
+    found = TERM.fullmatch(term)
+    if not found:
+        raise UnusableRow(f"the condition {term!r} is not understood")
+    values, sign, wanted = find_column(bank, found[1]), found[2], found[3]
+    if sign in ("==", "!="):
+        return lambda item: cell_matches(values[item], wanted) is (sign == "==")
+    limit = parse_number(wanted)
+    return lambda item: values[item].lower() not in MISSING and COMPARE[sign](parse_number(values[item]), limit)
+
+
+def find_column(bank: ItemFile, name: str) -> tuple[str, ...]:
+    """The values of a column, or the ids."""
+    values = bank.ids if name.lower() in IDS else bank.attributes.get(name.lower())
+    if values is None:
+        raise UnusableRow(f"{bank.name} has no column {name}")
+    return values
+
+
+def cell_matches(value: str, wanted: str) -> bool:
+    """Whether a cell holds what a condition names: a text in quotes, or a number however it is written."""
+    if wanted.startswith('"') or not NUMBER.fullmatch(wanted) or not NUMBER.fullmatch(value):
+        return value == wanted.strip('"')
+    return float(value) == float(wanted)

@@ -1,0 +1,1 @@
+"""What all routes share: authentication, limits, strict JSON, pages, problems."""

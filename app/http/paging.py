@@ -1,0 +1,118 @@
+"""What the routes share: ids in paths, pages, and replies that are JSON already."""
+
+import base64
+import binascii
+import json
+from typing import Annotated, Any
+from urllib.parse import urlencode
+
+from fastapi import Depends, Path, Query, Request, Response
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import to_json
+
+from app.core.errors import Fault, Invalid, InvalidCursor
+from app.schemas.common import LONGEST_ID, TEXT, Absent, check_storable
+
+MAX_PAGE = 1000
+# What `ReadPath` puts in place of an encoded slash; like every half of a surrogate pair it cannot come in otherwise.
+SLASH = "\udc2f"
+
+# Headers of replies, for the OpenAPI document.
+TEXT_HEADER: dict[str, Any] = {"schema": {"type": "string"}}
+LINK: dict[str, Any] = {
+    "headers": {
+        "Link": {**TEXT_HEADER, "description": 'the address of the next page, rel="next"; none on the last one'}
+    }
+}
+
+
+def restore_slashes(segment: object) -> object:
+    """The id as the caller wrote it."""
+    return segment.replace(SLASH, "/") if isinstance(segment, str) else segment
+
+
+PathId = Annotated[
+    str,
+    Path(min_length=1, max_length=LONGEST_ID, pattern=TEXT, examples=["c1"]),
+    BeforeValidator(restore_slashes),
+    AfterValidator(check_storable),
+]
+
+
+async def refuse_parameters(request: Request) -> None:
+    """An address without query parameters takes none, rather than letting a mistyped one pass."""
+    if request.query_params:
+        faults = [Fault(f"?{name}", "is not a known parameter; leave it out") for name in request.query_params]
+        raise Invalid("this address takes no query parameters", faults)
+
+
+NO_PARAMETERS = [Depends(refuse_parameters)]
+
+
+class PageQuery(BaseModel):
+    """`limit` and `cursor` of a list; other parameters are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = 100
+    cursor: Annotated[str, Field(max_length=2000, pattern=r"^[A-Za-z0-9_-]*$")] | Absent = Field(
+        default=None, description="`next` of the page before"
+    )
+
+
+Paging = Annotated[PageQuery, Query()]
+
+
+def write_cursor(*position: str | int) -> str:
+    """A place in a list as an opaque text."""
+    return base64.urlsafe_b64encode(json.dumps(position).encode()).decode().rstrip("=")
+
+
+def read_cursor(cursor: str | None, kinds: tuple[type, ...]) -> tuple[Any, ...] | None:
+    """The place that `write_cursor` wrote. Raises `InvalidCursor` for anything else."""
+    if cursor is None:
+        return None
+    try:
+        position = json.loads(base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True))
+    except (binascii.Error, ValueError, RecursionError):
+        raise InvalidCursor("this cursor was not given by us; use the one of the page before") from None
+    fits = isinstance(position, list) and len(position) == len(kinds)
+    if not fits or not all(
+        type(part) is kind and is_comparable(part) for part, kind in zip(position, kinds, strict=True)
+    ):
+        raise InvalidCursor("this cursor belongs to another list; use the one of the page before")
+    return tuple(position)
+
+
+def is_comparable(part: Any) -> bool:
+    """Whether a part of a cursor is something both databases can compare with."""
+    if isinstance(part, int):
+        return 0 <= part < 2**31
+    return len(part) <= LONGEST_ID and not any(
+        character == "\0" or "\ud800" <= character <= "\udfff" for character in part
+    )
+
+
+def sorted_page_reply(request: Request, data: list[dict[str, Any]], limit: int, *sort_fields: str) -> Response:
+    """A page of a list, with the way to the next one if this one is full; `sort_fields` name its order."""
+    cursor = write_cursor(*(data[-1][field] for field in sort_fields)) if len(data) == limit else None
+    return page_reply(request, data, cursor)
+
+
+def page_reply(request: Request, data: list[dict[str, Any]], cursor: str | None) -> Response:
+    """A page with its cursor, in the body and as a `Link` header (RFC 8288)."""
+    headers = {}
+    if cursor is not None:
+        query = urlencode({**request.query_params, "cursor": cursor})
+        headers["Link"] = f'<{request.scope["raw_path"].decode("ascii")}?{query}>; rel="next"'
+    return reply({"data": data, "next": cursor}, headers=headers)
+
+
+def reply(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """JSON, without a second look at what was built here."""
+    return raw_reply(to_json(body), status, headers)
+
+
+def raw_reply(body: bytes, status: int, headers: dict[str, str] | None = None) -> Response:
+    """JSON that is ready."""
+    return Response(body, status, {"X-Content-Type-Options": "nosniff", **(headers or {})}, "application/json")

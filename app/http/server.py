@@ -1,0 +1,235 @@
+"""How the service meets the network: uvicorn, with deadlines for slow clients and a stop that nobody notices.
+
+uvicorn by itself waits for ever for the head of a request and for a client to take its reply. A proxy in front can
+protect it; this protects those who have none. The time a body may take is bounded in `app.http.admission`.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from multiprocessing import parent_process
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from uvicorn.config import STARTUP_FAILURE
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.supervisors import Multiprocess
+
+if sys.platform != "win32":
+    import resource
+
+HEAD_S = 10.0
+IDLE_S = 15
+UNREAD_S = 30.0
+LINGER_S = 1.0
+FINISH_S = 15
+# A worker that has not stopped by then is not going to.
+LONGEST_STOP_S = 30.0
+# Importing the program takes a worker seconds on a busy machine; until then it looks dead.
+LONGEST_START_S = 60
+MOST_CONNECTIONS = 8192
+BACKLOG = 2048
+
+
+class DeadlineProtocol(HttpToolsProtocol):
+    """A connection that ends when its client is too slow: with the head of a request, or in taking a reply."""
+
+    # The clocks that run: no whole head yet, and a reply nobody takes.
+    _head: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > max_connections():
+            transport.abort()
+        else:
+            self._head = self.loop.call_later(HEAD_S, self._give_up)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        # This was not a whole head. uvicorn has just stopped the clock of an idle connection, so another one must run.
+        if self._head is None and self._is_between_requests():
+            self._head = self.loop.call_later(HEAD_S, self._give_up)
+
+    def on_headers_complete(self) -> None:
+        if self._head is not None:
+            self._head.cancel()
+            self._head = None
+        super().on_headers_complete()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread = self.loop.call_later(UNREAD_S, self._give_up)
+
+    def resume_writing(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+        super().resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        for clock in (self._head, self._unread):
+            if clock is not None:
+                clock.cancel()
+        super().connection_lost(exc)
+
+    def timeout_keep_alive_handler(self) -> None:
+        self._give_up()
+
+    def shutdown(self) -> None:
+        """Stop. A request may be on its way over an idle connection, so that one is not closed at once."""
+        if self._is_between_requests():
+            self.loop.call_later(LINGER_S, super().shutdown)
+        else:
+            super().shutdown()
+
+    def _is_between_requests(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete  # type: ignore[redundant-expr]
+
+    def _give_up(self) -> None:
+        # Closing waits until everything is sent, by us and then by the kernel: for ever, if nobody reads.
+        if self.transport.get_write_buffer_size():
+            peer: socket.socket = self.transport.get_extra_info("socket")
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.transport.abort()
+        else:
+            self.transport.close()
+
+
+@cache
+def max_connections() -> int:
+    """How many connections a worker holds; the other half of its files is for the database and the rest."""
+    if sys.platform == "win32":
+        return MOST_CONNECTIONS
+    return min(MOST_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
+
+
+class Supervisor(Multiprocess):
+    """The process that keeps the workers running.
+
+    SIGHUP replaces them one after the other. Nothing is drained then, as the socket stays open; at the end it is.
+    """
+
+    def __init__(self, config: uvicorn.Config, listener: socket.socket, drain_s: float) -> None:
+        super().__init__(config, [listener])
+        self.drain_s = drain_s
+
+    def keep_subprocess_alive(self) -> None:
+        # uvicorn asks each worker whether it is well, and hears no signal while it waits for one that hangs.
+        if not all(process.process.is_alive() for process in self.processes):
+            super().keep_subprocess_alive()
+
+    def terminate_all(self) -> None:
+        if self.drain_s:
+            for process in self.processes:
+                if process.pid is not None and process.process.is_alive():
+                    os.kill(process.pid, signal.SIGUSR1)
+            time.sleep(self.drain_s)
+        super().terminate_all()
+
+    def join_all(self) -> None:
+        """Wait for all workers, and kill what does not stop: uvicorn would wait for ever."""
+        deadline = time.monotonic() + LONGEST_STOP_S
+        for process in self.processes:
+            process.process.join(max(0.0, deadline - time.monotonic()))
+            if process.process.is_alive():
+                process.process.kill()
+        super().join_all()
+
+    def has_failed(self) -> bool:
+        """Whether it stopped because a worker could not start."""
+        return any(process.exitcode == STARTUP_FAILURE for process in self.processes)
+
+
+def open_listener(host: str, port: int) -> socket.socket:
+    """A socket at the address; raises `OSError` if it cannot be had."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    except OSError:
+        listener.close()
+        raise
+    listener.set_inheritable(True)
+    return listener
+
+
+def run_uvicorn(application: Callable[[], Any] | str, listener: socket.socket, workers: int, drain_s: float) -> bool:
+    """Serve until told to stop; what was begun is finished first. False if it could not start."""
+    raise_file_limit()
+    # Once everything is finished the server raises the signal that stopped it once more: then all is well.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    logging.getLogger("uvicorn.error").info("listening on http://%s:%d", *listener.getsockname()[:2])
+    config = uvicorn.Config(
+        application,
+        factory=True,
+        http=DeadlineProtocol,
+        ws="none",
+        workers=workers,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=IDLE_S,
+        timeout_graceful_shutdown=FINISH_S,
+        timeout_worker_healthcheck=LONGEST_START_S,
+    )
+    if workers > 1:
+        supervisor = Supervisor(config, listener, drain_s)
+        supervisor.run()
+        return not supervisor.has_failed()
+    server = uvicorn.Server(config)
+    try:
+        server.run([listener])
+    except (KeyboardInterrupt, SystemExit):
+        # It stopped because it was told to, or before it began.
+        return server.started
+    return server.started
+
+
+def raise_file_limit() -> None:
+    """Take as many open files as the system allows: a connection is one, and the usual limit is a thousand."""
+    if sys.platform != "win32":
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        needed = 2 * MOST_CONNECTIONS
+        if soft < needed:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(needed, hard) if hard >= 0 else needed, hard))
+
+
+@contextmanager
+def drain_on_signal(on_stop: Callable[[], None], drain_s: float) -> Iterator[None]:
+    """While this lasts, the signal to stop calls `on_stop`, and the server stops `drain_s` seconds later.
+
+    So who sends the requests has time to see that this process is not ready any more. Where there are several workers,
+    their supervisor waits instead of them, and tells them with SIGUSR1.
+    """
+    previous_handler = signal.getsignal(signal.SIGTERM)
+    if not callable(previous_handler) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    is_worker = parent_process() is not None
+
+    def handle_signal(number: int, frame: FrameType | None) -> None:
+        on_stop()
+        if is_worker or not drain_s:
+            previous_handler(number, frame)
+        else:
+            loop.call_soon_threadsafe(loop.call_later, drain_s, previous_handler, number, None)
+
+    signal.signal(signal.SIGTERM, handle_signal)
+    if is_worker:
+        signal.signal(signal.SIGUSR1, lambda *_: on_stop())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous_handler)

@@ -1,0 +1,247 @@
+"""1EdTech CAT 1.0 (REST binding of 2021): sections, sessions, results.
+
+Only how its messages become ours is here. What is Base64 in them is read as strictly as a body once it is decoded.
+"""
+
+import base64
+import binascii
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any, TypeVar
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, ValidationError
+from pydantic_core import to_json
+
+from app.core.errors import Fault, Invalid, Malformed
+from app.core.times import now
+from app.http import ims_status
+from app.http.auth import Caller, require
+from app.http.json_body import StrictRoute, parse_json
+from app.http.paging import PathId, raw_reply, reply
+from app.http.problems import faults_in
+from app.ims_cat import sections as services
+from app.ims_cat.schemas import (
+    CatNext,
+    CatResults,
+    CatSection,
+    CatSectionMade,
+    CatSectionOut,
+    CatSession,
+    CatSessionMade,
+    ConfiguredItem,
+    FixedForms,
+    ItemResult,
+    PriorData,
+    SectionConfiguration,
+    SectionRules,
+)
+from app.ims_cat.usage_data import UsageScale, extract_items, read_statistics
+
+router = APIRouter(
+    prefix=ims_status.PREFIX, tags=["cat"], route_class=StrictRoute, responses=ims_status.documented_errors()
+)
+
+Publisher = Annotated[Caller, require("catalogue:write")]
+Sender = Annotated[Caller, require("responses:write")]
+
+CONFIGURATION, USAGE = "/sectionConfiguration", "/qtiUsagedata"
+NOT_BASE64 = re.compile(r"[\s=]+")
+URL_SAFE = str.maketrans("-_", "+/")
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+@router.post("/sections", status_code=201, response_model=CatSectionMade)
+async def create_section(body: CatSection, caller: Publisher, request: Request) -> Response:
+    """Make an adaptive section; the same content is the same section."""
+    new_section = parse_section(body)
+    id_ = await request.app.state.database.write(services.create_section, caller.tenant_id, new_section, now())
+    return reply({"sectionIdentifier": id_}, 201)
+
+
+@router.get("/sections/{sectionIdentifier}", response_model=CatSectionOut)
+async def get_section(sectionIdentifier: PathId, caller: Publisher, request: Request) -> Response:
+    """A section as it was posted, and its items."""
+    encoded = await request.app.state.database.read(services.read_section, caller.tenant_id, sectionIdentifier)
+    return raw_reply(encoded, 200)
+
+
+@router.delete("/sections/{sectionIdentifier}", status_code=204)
+async def end_section(sectionIdentifier: PathId, caller: Publisher, request: Request) -> Response:
+    """End a section with its sessions."""
+    await request.app.state.database.write(services.end_section, caller.tenant_id, sectionIdentifier, now())
+    return Response(status_code=204, headers={"X-Content-Type-Options": "nosniff"})
+
+
+@router.post("/sections/{sectionIdentifier}/sessions", status_code=201, response_model=CatSessionMade)
+async def create_session(sectionIdentifier: PathId, body: CatSession, caller: Sender, request: Request) -> Response:
+    """Begin a session of a section: its first items."""
+    new_session = parse_prior(body)
+    encoded = await request.app.state.database.write(
+        services.start_cat_session, caller.tenant_id, sectionIdentifier, new_session, now()
+    )
+    return raw_reply(encoded, 201)
+
+
+@router.delete("/sections/{sectionIdentifier}/sessions/{sessionIdentifier}", status_code=204)
+async def end_session(
+    sectionIdentifier: PathId, sessionIdentifier: PathId, caller: Sender, request: Request
+) -> Response:
+    """End a session; what it measured is kept."""
+    await request.app.state.database.write(
+        services.end_cat_session, caller.tenant_id, sectionIdentifier, sessionIdentifier, now()
+    )
+    return Response(status_code=204, headers={"X-Content-Type-Options": "nosniff"})
+
+
+@router.post(
+    "/sections/{sectionIdentifier}/sessions/{sessionIdentifier}/results", status_code=201, response_model=CatNext
+)
+async def submit_results(
+    sectionIdentifier: PathId, sessionIdentifier: PathId, body: CatResults, caller: Sender, request: Request
+) -> Response:
+    """Send results: the items that come next, and what is known of the learner."""
+    results = parse_results(body.assessmentResult.itemResult or ())
+    encoded = await request.app.state.database.write(
+        services.submit_results,
+        caller.tenant_id,
+        sectionIdentifier,
+        sessionIdentifier,
+        body.sessionState,
+        results,
+        now(),
+    )
+    return raw_reply(encoded, 201)
+
+
+def parse_section(body: CatSection) -> services.NewSection:
+    """What a section is to be made of. Raises `Invalid`, `Malformed`."""
+    posted = to_json(body.model_dump(exclude_none=True)).decode()
+    configuration = decode_base64(body.sectionConfiguration, CONFIGURATION)
+    usage = read_statistics(decode_base64(body.qtiUsagedata, USAGE)) if body.qtiUsagedata else []
+    content = parse_configuration(configuration)
+    if isinstance(content, dict) and "forms" in content:
+        forms = validate_part(FixedForms, content).item_ids()
+        names = dict.fromkeys(id_ for form in forms for id_ in form)
+        known = {item["id"]: item for item in extract_items(usage, UsageScale())}
+        items = to_catalogue_items(
+            [validate_part(ConfiguredItem, known.get(id_, {"id": id_, "b": 0.0})) for id_ in names], None
+        )
+        return services.NewSection(
+            posted,
+            configuration,
+            SectionRules().settings(forms),
+            items=items if known else None,
+            fallback=items,
+        )
+    if isinstance(content, dict) and SectionConfiguration.model_fields.keys() & content:
+        return build_section(posted, configuration, validate_part(SectionConfiguration, content), usage)
+    section = build_section(posted, configuration, SectionConfiguration(), usage)
+    course = content if isinstance(content, str) and content else None
+    return services.NewSection(posted, configuration, section.settings, course=course, items=section.items)
+
+
+def build_section(
+    posted: str, configuration: bytes, settings: SectionConfiguration, usage: Sequence[Any]
+) -> services.NewSection:
+    """A section of ours; the usage data counts where neither a pool nor items are named."""
+    items = settings.items
+    if settings.pool is None and items is None:
+        scale = UsageScale(settings.usage.context, settings.usage.slope, settings.usage.intercept, settings.usage.d)
+        items = [validate_part(ConfiguredItem, item) for item in extract_items(usage, scale)]
+    catalogue_items = to_catalogue_items(items, settings.model) if items else None
+    return services.NewSection(
+        posted,
+        configuration,
+        settings.settings(),
+        course=settings.pool,
+        must_exist=settings.pool is not None,
+        items=catalogue_items,
+    )
+
+
+def decode_base64(text: str, pointer: str) -> bytes:
+    """Base64 in either alphabet, with or without padding and line breaks. Raises `Invalid`."""
+    bare = NOT_BASE64.sub("", text).translate(URL_SAFE)
+    try:
+        return base64.b64decode(bare + "=" * (-len(bare) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        raise Invalid("a member is not Base64", [Fault(pointer, "is not Base64")]) from None
+
+
+def parse_configuration(configuration: bytes) -> Any:
+    """What a configuration says: an object or a list of JSON, or a text that may be the id of a course.
+
+    Raises `Malformed` for what looks like JSON and is none.
+    """
+    try:
+        text = configuration.decode("utf-8-sig").strip()
+    except UnicodeDecodeError:
+        return None
+    if not text.startswith(("{", "[", '"')):
+        return None if "\0" in text else text
+    try:
+        return parse_json(text.encode())
+    except Malformed as error:
+        raise Malformed(f"the sectionConfiguration is not strict JSON: {error.detail}", error.faults) from None
+
+
+def validate_part(model: type[Model], content: object) -> Model:
+    """A part of a configuration as a model. Raises `Invalid` with the places that are wrong in it."""
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        faults = [Fault(CONFIGURATION + fault.pointer, fault.detail) for fault in faults_in(error, content)]
+        raise Invalid("the sectionConfiguration is not valid", faults) from None
+
+
+def to_catalogue_items(items: Sequence[ConfiguredItem], model: str | None) -> list[dict[str, Any]]:
+    """Items as a catalogue has them. Raises `Invalid` with the places that are wrong."""
+    catalogue_items: list[dict[str, Any]] = []
+    for index, item in enumerate(items):
+        pointer = f"{CONFIGURATION}/items/{index}"
+        try:
+            catalogue_items.append(item.to_catalogue(model))
+        except ValidationError as error:
+            faults = [
+                Fault(pointer, f"{fault.pointer.rpartition('/')[2]} {fault.detail}") for fault in faults_in(error, {})
+            ]
+            raise Invalid("an item of the section is not valid", faults) from None
+        except ValueError as error:
+            raise Invalid("an item of the section is not valid", [Fault(pointer, str(error))]) from None
+    return catalogue_items
+
+
+def parse_prior(body: CatSession) -> services.NewSession:
+    """What is known of the learner beforehand, by the keys that we know. Raises `Invalid`."""
+    pairs = {pair.key: pair.value for pair in body.priorData or () if pair.value != ""}
+    try:
+        known = PriorData.model_validate(pairs)
+    except ValidationError as error:
+        faults = [Fault("/priorData", f"{fault.pointer[1:]} {fault.detail}") for fault in faults_in(error, pairs)]
+        raise Invalid("what is known of the learner is not valid", faults) from None
+    return services.NewSession(
+        learner=known.learnerId,
+        mean=known.priorMean,
+        sd=known.priorSd,
+        estimate=known.initialEstimatedAbility,
+        seed=known.seed,
+    )
+
+
+def parse_results(item_results: Sequence[ItemResult]) -> list[services.SubmittedResult]:
+    """The results of items that are done: of several attempts at one the last. Raises `Invalid`."""
+    last: dict[str, services.SubmittedResult] = {}
+    for index, item_result in enumerate(item_results):
+        if item_result.sessionStatus != "final":
+            continue
+        try:
+            result = services.SubmittedResult(item_result.identifier, item_result.datestamp, *item_result.scores())
+        except ValueError:
+            fault = Fault(f"/assessmentResult/itemResult/{index}/outcomeVariables", "SCORE must be a finite number")
+            raise Invalid("a SCORE is not a number", [fault]) from None
+        previous = last.get(result.item)
+        if previous is None or result.occurred_at >= previous.occurred_at:
+            last[result.item] = result
+    return list(last.values())

@@ -1,0 +1,428 @@
+"""1EdTech CAT 1.0 over the sessions of this service: sections, their sessions, results.
+
+A section is a pool of items, which is a course or a part of one, and what all its sessions agree on. What a platform
+was told in each turn is kept with the version of the session, which its `sessionState` names: the same results sent
+again are answered by the same bytes. The row of the session is locked before anything is read.
+"""
+
+import hashlib
+import re
+import secrets
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic_core import to_json
+from sqlalchemy import Connection
+
+from app.adaptive.cat import start_test
+from app.adaptive.tracing.mastery import MASTERY_LINE
+from app.core.errors import Fault, Invalid, InvalidScore, NotOffered, SessionFinished, UnknownSection
+from app.core.times import to_text
+from app.queries import sections as rows
+from app.queries import sessions as session_rows
+from app.queries.catalogue import find_course
+from app.services import sessions
+from app.services.catalogue import need_course, upsert
+from app.services.item_pools import ItemPool, read_pool, to_engine_plan
+
+RESERVED_PREFIX = "cat-"
+STATE = re.compile(r"v1\.([0-9]{1,9})\.[0-9a-f]{16}", re.ASCII)
+NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]", re.ASCII)
+RESULTS = "/assessmentResult/itemResult"
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class NewSection:
+    """A section as it came in.
+
+    Its items are those of `course`, which must exist if it is `must_exist`; else `items`, as a catalogue has them; else
+    those of the last section with the same configuration; else `fallback`. `settings` has the `plan` of its sessions,
+    the `forms` if their order is fixed, whether it has a `prior` of its own, `lookAhead`, `skipped` and `endOfTest`.
+    """
+
+    posted: str
+    configuration: bytes
+    settings: Json
+    course: str | None = None
+    must_exist: bool = False
+    items: list[Json] | None = None
+    fallback: list[Json] | None = None
+
+
+@dataclass(frozen=True)
+class NewSession:
+    """What is known of the learner. An `estimate` counts only where neither `mean` nor the section's own prior is."""
+
+    learner: str | None = None
+    mean: float | None = None
+    sd: float | None = None
+    estimate: float | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SubmittedResult:
+    """What came of an item that is done: its SCORE, if there is one, and the ends of its scale, if they came."""
+
+    item: str
+    occurred_at: int
+    score: float | None
+    lowest: float | None
+    highest: float | None
+
+
+def create_section(db: Connection, tenant_id: int, new: NewSection, now: int) -> str:
+    """The id of a section; the same content is the same section. Raises `Invalid` for what no session could follow."""
+    course_id = resolve_item_course(db, tenant_id, new, now)
+    check_section_plan(db, tenant_id, course_id, make_session_plan(new.settings, 0))
+    digest = hashlib.sha256(f"{new.posted}\0{course_id}".encode()).hexdigest()
+    known = rows.find_same_section(db, tenant_id, digest)
+    if known is not None:
+        rows.update_section(db, tenant_id, known.id, posted_at=now)
+        return known.id
+    section = rows.SectionRow(
+        tenant_id=tenant_id,
+        id=f"s-{uuid.uuid4().hex}",
+        course_id=course_id,
+        digest=digest,
+        configuration_digest=content_digest(new.configuration),
+        posted=new.posted,
+        settings=new.settings,
+        posted_at=now,
+        ended_at=None,
+    )
+    rows.insert_section(db, section)
+    return section.id
+
+
+def content_digest(content: bytes) -> str:
+    """What stands for a content."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def resolve_item_course(db: Connection, tenant_id: int, new: NewSection, now: int) -> str:
+    """The course that has the items. Raises `Invalid` where there are none."""
+    if new.course is not None and find_course(db, tenant_id, new.course) is not None:
+        return new.course
+    if new.course is not None and new.must_exist:
+        raise Invalid("the section names a pool that is not there; make it with PUT /v1/courses/{course}/catalogue")
+    if new.items:
+        return store_items(db, tenant_id, new.items, now)
+    # A platform that compiles a test posts its settings again, without the usage data it sent at the import.
+    earlier = rows.find_latest_section(db, tenant_id, content_digest(new.configuration))
+    if earlier is not None:
+        return earlier.course_id
+    if new.fallback:
+        return store_items(db, tenant_id, new.fallback, now)
+    raise Invalid("the section has no items: name a pool, list items, or send usage data with their parameters")
+
+
+def store_items(db: Connection, tenant_id: int, items: list[Json], now: int) -> str:
+    """The course of items that came with a section, named by what they are."""
+    skills = sorted({skill for item in items for skill in item["skills"]})
+    body = {"skills": [{"id": skill} for skill in skills], "items": items}
+    course_id = RESERVED_PREFIX + content_digest(to_json(body))[:40]
+    if find_course(db, tenant_id, course_id) is None:
+        upsert(db, tenant_id, course_id, body, now)
+    return course_id
+
+
+def check_section_plan(db: Connection, tenant_id: int, course_id: str, plan: Json) -> None:
+    """Raise `Invalid` for what no session could be begun with."""
+    pool = read_current_pool(db, tenant_id, course_id, plan)
+    if not pool.item_ids:
+        raise Invalid("there is no item with known parameters in the pool of this section")
+    try:
+        start_test(pool.pool, to_engine_plan(pool, plan))
+    except ValueError as error:
+        raise Invalid(f"the test cannot be held: {error}") from error
+
+
+def read_current_pool(db: Connection, tenant_id: int, course_id: str, plan: Json) -> ItemPool:
+    """The items of a plan as the course has them now."""
+    return read_pool(db, tenant_id, course_id, need_course(db, tenant_id, course_id).revision, plan)
+
+
+def make_session_plan(settings: Json, seed: int) -> Json:
+    """What a session agrees on; of several fixed forms the seed chooses one."""
+    plan: Json = settings["plan"]
+    forms = settings["forms"]
+    if not forms:
+        return plan
+    form = forms[seed % len(forms)]
+    selection = {**plan["selection"], "first": form}
+    return {**plan, "pool": {"items": form}, "selection": selection, "stop": {"max_items": len(form), "min_items": 1}}
+
+
+def read_section(db: Connection, tenant_id: int, section_id: str) -> bytes:
+    """The section as it was posted, and the items it draws on, as JSON. Raises `UnknownSection`."""
+    section = need_section(db, tenant_id, section_id)
+    forms = section.settings["forms"]
+    items: Sequence[str] = list(dict.fromkeys(item for form in forms for item in form))
+    if not forms:
+        items = read_current_pool(db, tenant_id, section.course_id, section.settings["plan"]).item_ids
+    return b'{"items":%b,"section":%b}' % (to_json({"itemIdentifiers": items}), section.posted.encode())
+
+
+def end_section(db: Connection, tenant_id: int, section_id: str, now: int) -> None:
+    """End a section: it and its sessions are unknown from now on. Raises `UnknownSection`."""
+    need_section(db, tenant_id, section_id)
+    rows.update_section(db, tenant_id, section_id, digest=None, ended_at=now)
+
+
+def unknown_section() -> UnknownSection:
+    """One answer, whatever is not there and whoever's it is."""
+    return UnknownSection("there is no such section or session; it was deleted, or left alone for longer than it lives")
+
+
+def need_section(db: Connection, tenant_id: int, section_id: str) -> rows.SectionRow:
+    """The section in force. Raises `UnknownSection`."""
+    section = rows.find_section(db, tenant_id, section_id)
+    if section is None:
+        raise unknown_section()
+    return section
+
+
+def need_cat_session(
+    db: Connection, tenant_id: int, section_id: str, session_id: str
+) -> tuple[rows.SectionRow, session_rows.SessionRow]:
+    """A section and a session of it, whose row is locked. Raises `UnknownSection`."""
+    section = need_section(db, tenant_id, section_id)
+    session = session_rows.find_session(db, tenant_id, session_id, lock=True)
+    if session is None or rows.find_section_session(db, tenant_id, section_id, session_id) is None:
+        raise unknown_section()
+    return section, session
+
+
+def start_cat_session(db: Connection, tenant_id: int, section_id: str, new: NewSession, now: int) -> bytes:
+    """Begin a session and offer its first items, as JSON. Raises `UnknownSection`."""
+    section = need_section(db, tenant_id, section_id)
+    seed = secrets.randbits(53) if new.seed is None else new.seed
+    plan = make_session_plan(section.settings, seed)
+    session_id = f"t-{uuid.uuid4().hex}"
+    full_plan = {**plan, "seed": seed, "prior": choose_prior(section.settings, new)}
+    if new.learner is not None:
+        full_plan["learner"] = new.learner
+    sessions.start_session(db, tenant_id, section.course_id, session_id, full_plan, now)
+    rows.insert_section_session(db, rows.SectionSessionRow(tenant_id, session_id, section_id, None))
+    offered = list_offered_items(db, section, sessions.need_session(db, tenant_id, session_id))
+    reply = to_json({"sessionIdentifier": session_id, **describe_next_items(section, session_id, 0, offered)})
+    rows.insert_exchange(db, rows.ExchangeRow(tenant_id, session_id, 0, None, offered, reply.decode()))
+    return reply
+
+
+def choose_prior(settings: Json, new: NewSession) -> Json:
+    """The prior of a session: what is known of the learner, or that of the section."""
+    prior: Json = settings["plan"]["prior"]
+    mean = new.estimate if new.mean is None and not settings["prior"] else new.mean
+    return {
+        "mean": prior["mean"] if mean is None else mean,
+        "sd": prior["sd"] if new.sd is None else new.sd,
+    }
+
+
+def end_cat_session(db: Connection, tenant_id: int, section_id: str, session_id: str, now: int) -> None:
+    """End a session; what it measured is kept. Raises `UnknownSection`."""
+    need_cat_session(db, tenant_id, section_id, session_id)
+    sessions.end_session(db, tenant_id, session_id, now)
+    rows.end_section_session(db, tenant_id, session_id, now)
+
+
+def submit_results(
+    db: Connection,
+    tenant_id: int,
+    section_id: str,
+    session_id: str,
+    state: str | None,
+    results: Sequence[SubmittedResult],
+    now: int,
+) -> bytes:
+    """Take results, and tell what comes next and what is known, as JSON.
+
+    Without a state they are for what was told last. Raises `UnknownSection`; `Invalid` for a state that was left;
+    `NotOffered`; `InvalidScore`.
+    """
+    section, session = need_cat_session(db, tenant_id, section_id, session_id)
+    if now > sessions.expires_at(session):
+        raise unknown_section()
+    latest = rows.need_exchange(db, tenant_id, session_id)
+    version = latest.version if state is None else decode_session_state(session_id, state)
+    following = latest if state is None else rows.find_exchange(db, tenant_id, session_id, version + 1)
+    digest = content_digest(to_json(sorted((result.item, result.score, result.highest) for result in results)))
+    if following is not None and following.digest == digest:
+        return following.answer.encode()
+    if version not in (latest.version, latest.version - 1):
+        raise stale_state()
+    base = latest if version == latest.version else rows.need_exchange(db, tenant_id, session_id, version)
+    fresh = select_new_results(db, session, base.offered, results)
+    if not fresh and version < latest.version:
+        return latest.answer.encode()
+    if not record_results(db, section, session, fresh, base.offered, now):
+        return to_json(build_reply(db, section, session_id, latest.version, now, latest.offered))
+    return store_exchange(db, section, session_id, latest.version + 1, digest, now)
+
+
+def stale_state() -> Invalid:
+    """For a state that the session has left, or never had."""
+    return Invalid("this sessionState is not the last one of this session", [Fault("/sessionState", "is stale")])
+
+
+def encode_session_state(session_id: str, version: int) -> str:
+    """What stands for a session after so many turns."""
+    return f"v1.{version}.{hashlib.blake2b(f'{session_id} {version}'.encode(), digest_size=8).hexdigest()}"
+
+
+def decode_session_state(session_id: str, state: str) -> int:
+    """The turn that a state stands for. Raises `Invalid` for one that is not of this session."""
+    match = STATE.fullmatch(state)
+    if match is None or encode_session_state(session_id, int(match[1])) != state:
+        raise stale_state()
+    return int(match[1])
+
+
+def select_new_results(
+    db: Connection, session: session_rows.SessionRow, offered: Sequence[str], results: Sequence[SubmittedResult]
+) -> list[tuple[SubmittedResult, float]]:
+    """The results that are new, with their scores, in the order in which the items were offered.
+
+    Those that were taken before are passed over, as some platforms send all they have; `Invalid` if they differ. Raises
+    `NotOffered` unless the others are the first of what was offered and not yet answered; `InvalidScore`.
+    """
+    test = sessions.read_test(db, session)
+    responses = session_rows.list_session_responses(db, session.tenant_id, session.id)
+    answered = {row.item_id: row.score for row in responses}
+    scores = {result.item: rescale_score(test.pool, result) for result in results}
+    for item, score in scores.items():
+        if answered.get(item, score) != score:
+            raise Invalid("an item was answered before, with another score", [Fault(RESULTS, "is not what was sent")])
+    expected = [item for item in offered if item not in answered]
+    fresh = {result.item: result for result in results if result.item not in answered}
+    leading = expected[: len(fresh)]
+    if fresh.keys() != set(leading):
+        raise NotOffered(
+            "the results are not those of the first items offered; present them in the order in which they were told",
+            [Fault(RESULTS, "is not of what was offered")],
+        )
+    return [(fresh[item], scores[item]) for item in leading]
+
+
+def rescale_score(pool: ItemPool, result: SubmittedResult) -> float:
+    """A SCORE on our item's scale: the category it is nearest to, the higher one half-way; none and below 0 are 0.
+
+    Raises `InvalidScore` for more than the highest, `NotOffered` for an item that the pool does not have.
+    """
+    item = pool.index_by_id.get(result.item)
+    if item is None:
+        raise NotOffered("there is a result for an item that the pool does not have", [Fault(RESULTS, "is unknown")])
+    max_score, lowest = pool.max_scores[item], result.lowest or 0.0
+    highest = max_score if result.highest is None or result.highest <= lowest else result.highest
+    fraction = max(((result.score or 0.0) - lowest) / (highest - lowest), 0.0) if result.score is not None else 0.0
+    if fraction > 1:
+        raise InvalidScore(
+            f"a SCORE is higher than {highest:g}; send normalMaximum, or give the item its maxScore",
+            [Fault(RESULTS, f"SCORE must be from {lowest:g} to {highest:g}")],
+        )
+    max_category = int(pool.pool.max_category[item])
+    return int(fraction * max_category + 0.5) * max_score / max_category
+
+
+def record_results(
+    db: Connection,
+    section: rows.SectionRow,
+    session: session_rows.SessionRow,
+    fresh: Sequence[tuple[SubmittedResult, float]],
+    offered: Sequence[str],
+    now: int,
+) -> int:
+    """Answer one after the other, and how many counted: what comes after the end of the test does not."""
+    for position, (result, score) in enumerate(fresh):
+        response = sessions.NewSessionResponse(
+            # An item is given once, so it names its answer.
+            id=result.item,
+            item=result.item,
+            score=score,
+            correct=None,
+            occurred_at=min(result.occurred_at, now),
+            dated=True,
+            received_at=now,
+            duration_ms=None,
+            skipped=result.score is None and section.settings["skipped"] == "ignore",
+        )
+        try:
+            sessions.record_session_response(db, session.tenant_id, session.id, response, offered)
+        except SessionFinished:
+            return position
+    return len(fresh)
+
+
+def store_exchange(
+    db: Connection, section: rows.SectionRow, session_id: str, version: int, digest: str, now: int
+) -> bytes:
+    """What is told after new results, kept."""
+    offered = list_offered_items(db, section, sessions.need_session(db, section.tenant_id, session_id))
+    reply = to_json(build_reply(db, section, session_id, version, now, offered))
+    rows.insert_exchange(db, rows.ExchangeRow(section.tenant_id, session_id, version, digest, offered, reply.decode()))
+    return reply
+
+
+def list_offered_items(db: Connection, section: rows.SectionRow, session: session_rows.SessionRow) -> list[str]:
+    """The item to present, and those to go on with if we cannot be reached, best first; all that are left of a form."""
+    if session.turn is None:
+        return []
+    count = len(session.plan["pool"]["items"]) if section.settings["forms"] else 1 + section.settings["lookAhead"]
+    first: str = session.turn["item"]
+    ahead = sessions.list_lookahead_items(db, session, count) if count > 1 else ()
+    return list(dict.fromkeys([first, *ahead]))[:count]
+
+
+def build_reply(
+    db: Connection, section: rows.SectionRow, session_id: str, version: int, now: int, offered: Sequence[str]
+) -> Json:
+    """What comes next, and what is known of the learner."""
+    known = sessions.describe_session(db, section.tenant_id, session_id, now)
+    result = {"identifier": section.id, "datestamp": to_text(now), "outcomeVariables": outcome_variables(known)}
+    return {**describe_next_items(section, session_id, version, offered), "assessmentResult": {"testResult": result}}
+
+
+def describe_next_items(section: rows.SectionRow, session_id: str, version: int, offered: Sequence[str]) -> Json:
+    """What comes next, and the state to send with its results."""
+    state = {"sessionState": encode_session_state(session_id, version)}
+    if not offered and section.settings["endOfTest"] == "omit":
+        return state
+    stage = len(offered) if section.settings["forms"] else min(len(offered), 1)
+    return {"nextItems": {"itemIdentifiers": list(offered), "stageLength": stage}, **state}
+
+
+def outcome_variables(known: Json) -> list[Json]:
+    """θ and its standard error, for each scale where there are several; why the test ended; the mastery of skills."""
+    scales = known.get("abilities") or [known["ability"]]
+    entries = [
+        outcome_variable(
+            name + (f"_{to_qti_identifier(estimate['scale'])}" if "scale" in estimate else ""),
+            "float",
+            str(estimate[field]),
+        )
+        for estimate in scales
+        for name, field in (("THETA", "theta"), ("SE", "standard_error"))
+    ]
+    if known["stop"] is not None:
+        entries.append(outcome_variable("STOP_REASON", "identifier", known["stop"]["code"]))
+    bounds = {"normalMaximum": 1, "normalMinimum": 0, "masteryValue": MASTERY_LINE}
+    mastery = [(f"MASTERY_{to_qti_identifier(row['skill'])}", str(row["mastery"])) for row in known["mastery"]]
+    return entries + [{**outcome_variable(name, "float", value), **bounds} for name, value in mastery]
+
+
+def outcome_variable(name: str, base_type: str, value: str) -> Json:
+    """An outcome variable. Its type is in the value too: some platforms look for it only there."""
+    values = [{"baseType": base_type, "value": value}]
+    return {"identifier": name, "cardinality": "single", "baseType": base_type, "value": values}
+
+
+def to_qti_identifier(name: str) -> str:
+    """A name as an identifier of QTI can have it; one that had to be altered has a digest, so that no two are alike."""
+    plain = NOT_IN_NAMES.sub("_", name)
+    return plain if plain == name else f"{plain}_{content_digest(name.encode())[:6]}"

@@ -1,0 +1,167 @@
+"""QTI usage data (versions 2.1 to 3.0): item parameters out of the statistics of a bank, on whatever scale they are.
+
+A document type declaration is refused, so there are no entities to expand and nothing to fetch. Nothing is nested here,
+and no tree is built: what is not a statistic is passed over.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, NoReturn
+from xml.parsers import expat
+
+from app.core.errors import Fault, Invalid
+
+ROOT = "usageData"
+STATISTICS = ("ordinaryStatistic", "categorizedStatistic")
+# Names are not a closed list; case and everything but letters is passed over.
+ALIASES = {
+    "aparm": "a",
+    "a": "a",
+    "discrimination": "a",
+    "bparm": "b",
+    "b": "b",
+    "difficulty": "b",
+    "cparm": "c",
+    "c": "c",
+    "guessing": "c",
+    "dparm": "thresholds",
+    "d": "thresholds",
+    "thresholds": "thresholds",
+}
+POINTER = "/qtiUsagedata"
+
+
+@dataclass
+class Statistic:
+    """One statistic: its name and context, the items it is about, its value and its categories."""
+
+    name: str
+    context: str
+    items: list[str] = field(default_factory=list)
+    value: str = ""
+    categories: list[tuple[str, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class UsageScale:
+    """How to read the numbers: those of one `context`, where a reported θ is slope · θ + intercept; D is 1 or 1.7."""
+
+    context: str | None = None
+    slope: float = 1.0
+    intercept: float = 0.0
+    d: float = 1.0
+
+
+def read_statistics(xml: bytes) -> list[Statistic]:
+    """All statistics of a document. Raises `Invalid` for what is not usage data."""
+    statistics: list[Statistic] = []
+    text: list[str] = []
+    path: list[str] = []
+
+    def start(name: str, attributes: Mapping[str, str]) -> None:
+        local = name.rpartition("}")[2]
+        if not path and local != ROOT:
+            reject_usage_data(f"its root is not {ROOT}")
+        parent = path[-1] if path else ""
+        path.append(local)
+        text.clear()
+        if local in STATISTICS:
+            statistics.append(Statistic(attributes.get("name", ""), attributes.get("context", "")))
+        elif local == "targetObject" and parent in STATISTICS:
+            statistics[-1].items.append(attributes.get("identifier", ""))
+        elif local == "mapEntry" and parent == "mapping" and statistics:
+            statistics[-1].categories.append((attributes.get("mapKey", ""), attributes.get("mappedValue", "")))
+
+    def end(_name: str) -> None:
+        local = path.pop()
+        if local == "value" and path and path[-1] in STATISTICS:
+            statistics[-1].value = "".join(text)
+
+    parser = expat.ParserCreate(namespace_separator="}")
+    parser.StartDoctypeDeclHandler = lambda *_: reject_usage_data("it has a document type declaration; leave that out")
+    parser.StartElementHandler = start
+    parser.EndElementHandler = end
+    parser.CharacterDataHandler = text.append
+    try:
+        parser.Parse(xml, True)  # noqa: FBT003 (the last piece)
+    except (expat.ExpatError, ValueError, LookupError):
+        reject_usage_data("it is not well-formed XML")
+    return statistics
+
+
+def reject_usage_data(reason: str) -> NoReturn:
+    raise Invalid(f"the usage data cannot be read: {reason}", [Fault(POINTER, reason)])
+
+
+def extract_items(statistics: Sequence[Statistic], scale: UsageScale) -> list[dict[str, Any]]:
+    """The items whose difficulty is told, with a, b, c and thresholds in logits, in the order they are first named.
+
+    Raises `Invalid` where it is not clear which context is meant, or an item has two values of one kind.
+    """
+    classified = [(parameter_kind(statistic), statistic) for statistic in statistics]
+    relevant = [
+        (kind, statistic) for kind, statistic in classified if kind and scale.context in (None, statistic.context)
+    ]
+    if len({statistic.context for _, statistic in relevant}) > 1:
+        raise Invalid(
+            "the usage data has several contexts; say in the configuration which one counts: usage.context",
+            [Fault(POINTER, "has several contexts")],
+        )
+    by_item: dict[str, dict[str, Any]] = {}
+    for kind, statistic in relevant:
+        value = convert_value(kind, statistic, scale)
+        for id_ in statistic.items if value is not None else ():
+            if by_item.setdefault(id_, {}).setdefault(kind, value) != value:
+                raise Invalid("an item has two values of one kind in the usage data", [Fault(POINTER, "is ambiguous")])
+    return [
+        build_item(id_, parameters)
+        for id_, parameters in by_item.items()
+        if id_ and ("b" in parameters or "thresholds" in parameters)
+    ]
+
+
+def parameter_kind(statistic: Statistic) -> str:
+    """`a`, `b`, `c` or `thresholds`; empty for any other statistic."""
+    kind = ALIASES.get("".join(character for character in statistic.name.lower() if character.isalpha()), "")
+    return kind if (kind == "thresholds") == bool(statistic.categories) else ""
+
+
+def convert_value(kind: str, statistic: Statistic, scale: UsageScale) -> float | list[float] | None:
+    """The value on the logistic scale of θ; none if it is no number."""
+    if kind == "thresholds":
+        steps = [as_number(value) for _, value in sorted(statistic.categories, key=category_order)]
+        classified = [(step - scale.intercept) / scale.slope for step in steps if step is not None]
+        return classified if len(classified) == len(steps) else None
+    number = as_number(statistic.value)
+    if number is None or kind == "c":
+        return number
+    return number * scale.slope * scale.d if kind == "a" else (number - scale.intercept) / scale.slope
+
+
+def category_order(category: tuple[str, str]) -> tuple[int, str]:
+    """Categories in the order of the number in their key: d2 before d10."""
+    digits = "".join(character for character in category[0] if character in "0123456789")
+    return (int(digits[:9] or "0"), category[0])
+
+
+def as_number(text: str) -> float | None:
+    """A finite number; none for anything else, as some statistics are words."""
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def build_item(id_: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """An item with the parameters that belong together; where there are thresholds, they say what b would."""
+    names = ("a", "thresholds") if "thresholds" in parameters else ("a", "b", "c")
+    item = {"id": id_, **{name: parameters[name] for name in names if name in parameters}}
+    return {**item, "model": polytomous_model(item["thresholds"])} if "thresholds" in item else item
+
+
+def polytomous_model(thresholds: Sequence[float]) -> str:
+    """The model that thresholds are of: boundaries between categories increase, the difficulties of steps need not."""
+    return "graded" if all(low < high for low, high in pairwise(thresholds)) else "GPCM"

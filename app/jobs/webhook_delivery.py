@@ -1,0 +1,248 @@
+"""The calls of webhooks: what the outbox holds is sent, signed, to addresses that may be called, until it is taken.
+
+Signatures are those of Standard Webhooks 1.0. Whoever may add a webhook must not reach with it what only this machine
+can reach: a name is resolved, every address behind it must be public, and the one that was looked at is the one that
+is called. `PROXIMA_WEBHOOK_HOSTS` makes exceptions.
+"""
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import ipaddress
+import re
+import socket
+import time
+from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from secrets import SystemRandom
+from ssl import SSLContext
+from typing import NoReturn
+
+import httpx
+import structlog
+
+from app import __version__
+from app.core.database import Database
+from app.core.errors import Fault, Invalid, ProximaError, Unavailable
+from app.jobs.worker import repeat_forever
+from app.queries.webhooks import list_webhooks
+from app.services.calibrations import call_at_database_time
+from app.services.webhooks import WebhookCall, claim_calls, delete_failed_calls, return_calls, settle_calls
+
+# How often to look for calls that are due, and where there is no webhook at all.
+POLL_S = 1.0
+IDLE_S = 5.0
+# Webhooks, in each process: those that hang for as long as they may must leave room for others.
+MAX_CONCURRENT = 32
+FORGET_S = 3600.0
+CONNECT_S = 3.0
+LONGEST_CALL_S = 10.0
+# What of an answer is read, so that the connection can be used again; only its status counts.
+LONGEST_ANSWER = 1 << 16
+LONGEST_URL = 2000
+CHANCE = SystemRandom()
+LAST_PORT = 65535
+SECRET_PREFIX = "whsec_"  # noqa: S105 (the name of a format)
+# The only part of IPv6 that is given out, but for 6to4, which leads on to any IPv4 address.
+PUBLIC_V6 = ipaddress.IPv6Network("2000::/3")
+SIX_TO_FOUR = ipaddress.IPv6Network("2002::/16")
+
+_HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")
+
+log = structlog.get_logger("proxima.delivery")
+
+Running = dict[tuple[int, str], "asyncio.Task[None]"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where to send: `exempt` if the operator vouches for the host."""
+
+    url: httpx.URL
+    host: str
+    port: int
+    exempt: bool
+
+
+async def deliver(database: Database, hosts: str) -> None:
+    """What a process that serves does on the side, until it is cancelled: make the calls that are due."""
+    running: Running = {}
+    try:
+        await asyncio.gather(
+            repeat_forever(lambda: start_due_calls(database, hosts, running), POLL_S),
+            repeat_forever(lambda: database.write(call_at_database_time, delete_failed_calls), FORGET_S),
+        )
+    finally:
+        tasks = list(running.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def start_due_calls(database: Database, hosts: str, running: Running) -> None:
+    """Begin with every webhook that has calls due, each by itself, in no order: none holds up another."""
+    webhooks = await database.read(call_at_database_time, list_webhooks)
+    due = [(tenant_id, webhook_id) for tenant_id, webhook_id, is_due in webhooks if is_due]
+    idle = [webhook for webhook in due if webhook not in running]
+    CHANCE.shuffle(idle)
+    for webhook in idle[: MAX_CONCURRENT - len(running)]:
+        running[webhook] = asyncio.create_task(make_calls(database, hosts, *webhook))
+        running[webhook].add_done_callback(lambda _, webhook=webhook: running.pop(webhook))  # type: ignore[misc]
+    if not webhooks:
+        await asyncio.sleep(IDLE_S)
+
+
+async def make_calls(database: Database, hosts: str, tenant_id: int, webhook_id: str) -> None:
+    """Make the calls of a webhook that are due, some at a time, until none is left or one is not taken."""
+    errors: list[str | None] = []
+    try:
+        async with httpx.AsyncHTTPTransport(verify=tls()) as transport:
+            while not any(errors) and (
+                calls := await database.write(call_at_database_time, claim_calls, tenant_id, webhook_id)
+            ):
+                try:
+                    errors = await asyncio.gather(*(make_call(transport, hosts, call) for call in calls))
+                except asyncio.CancelledError:
+                    await database.write(call_at_database_time, return_calls, tenant_id, webhook_id, calls)
+                    raise
+                outcomes = list(zip(calls, errors, strict=True))
+                await database.write(call_at_database_time, settle_calls, tenant_id, webhook_id, outcomes)
+    except Unavailable:
+        log.warning("the database does not answer; calls wait", webhook=webhook_id)
+    except Exception:
+        log.exception("the calls of a webhook ended", webhook=webhook_id)
+
+
+@cache
+def tls() -> SSLContext:
+    """Whom to trust, read once: it takes longer than many calls."""
+    return httpx.create_ssl_context()
+
+
+async def make_call(transport: httpx.AsyncBaseTransport, hosts: str, call: WebhookCall) -> str | None:
+    """Make one call: why it failed, none if it was taken."""
+    try:
+        async with asyncio.timeout(LONGEST_CALL_S):
+            error = await send(transport, read_target(call.url, hosts), call)
+    except TimeoutError:
+        error = f"no answer within {LONGEST_CALL_S:g} seconds"
+    except httpx.HTTPError as fault:
+        error = f"the connection failed: {type(fault).__name__}"
+    except ProximaError as fault:
+        error = fault.detail
+    except Exception:
+        log.exception("a call could not be made", webhook=call.webhook_id, call=call.id)
+        error = "the call could not be made"
+    if error is not None:
+        log.info("call failed", webhook=call.webhook_id, call=call.id, attempt=call.attempt, reason=error)
+    return error
+
+
+async def send(transport: httpx.AsyncBaseTransport, target: Target, call: WebhookCall) -> str | None:
+    """Send to the first address of the target that takes connections: why it failed, none if it was taken."""
+    timeout = httpx.Timeout(LONGEST_CALL_S, connect=CONNECT_S).as_dict()
+    for address in await find_addresses(target):
+        request = httpx.Request(
+            "POST",
+            target.url.copy_with(host=address),
+            headers=call_headers(call, target.url.netloc.decode(), int(time.time())),
+            content=call.body,
+            extensions={"timeout": timeout, "sni_hostname": target.host},
+        )
+        with suppress(httpx.ConnectTimeout, httpx.ConnectError):
+            response = await transport.handle_async_request(request)
+            await drain_response(response)
+            return None if response.is_success else f"answered {response.status_code}"
+    return "no connection, or no certificate that is trusted"
+
+
+async def drain_response(response: httpx.Response) -> None:
+    """Read an answer that is short to its end, and no more than the beginning of a long one."""
+    read = 0
+    try:
+        async for part in response.aiter_raw():
+            read += len(part)
+            if read > LONGEST_ANSWER:
+                break
+    finally:
+        await response.aclose()
+
+
+def call_headers(call: WebhookCall, host: str, timestamp: int) -> dict[str, str]:
+    """The headers of a call that is made now (s)."""
+    return {
+        "Host": host,
+        "Content-Type": "application/json",
+        "User-Agent": f"proxima/{__version__}",
+        "webhook-id": call.id,
+        "webhook-timestamp": str(timestamp),
+        "webhook-signature": sign(call.secret, call.id, timestamp, call.body),
+    }
+
+
+def sign(secret: str, call_id: str, timestamp: int, body: bytes) -> str:
+    """The signature that Standard Webhooks 1.0 defines: HMAC-SHA256 of `id.timestamp.body`."""
+    key = base64.b64decode(secret.removeprefix(SECRET_PREFIX))
+    signed = f"{call_id}.{timestamp}.".encode() + body
+    return f"v1,{base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode()}"
+
+
+def read_target(url: str, hosts: str) -> Target:
+    """Where a URL leads, if webhooks may: https, by name or to a public address, without a user.
+
+    `hosts` are exceptions, `host` or `host:port`, separated by commas. Raises `Invalid`.
+    """
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL:
+        refuse_url("is not an address")
+    shown_host = f"[{parsed.host}]" if ":" in parsed.host else parsed.host
+    port = parsed.port or {"http": 80, "https": 443}.get(parsed.scheme, 0)
+    exempt = not {shown_host, f"{shown_host}:{port}"}.isdisjoint(entry.strip().lower() for entry in hosts.split(","))
+    if len(url) > LONGEST_URL or not (url.isascii() and url.isprintable()) or " " in url or "\\" in url:
+        refuse_url("is not an address; write it in ASCII, with everything else encoded")
+    if parsed.scheme != "https" and not (exempt and parsed.scheme == "http"):
+        refuse_url("must begin with https://")
+    if parsed.userinfo:
+        refuse_url("must not hold a user or a password; calls are signed")
+    if not _HOST.fullmatch(parsed.host) or not 0 < port <= LAST_PORT:
+        refuse_url("names no host that can be called")
+    if not exempt and is_address(parsed.host) and not is_public(parsed.host):
+        refuse_url("leads to an address that is not public")
+    return Target(parsed, parsed.host, port, exempt)
+
+
+def refuse_url(reason: str) -> NoReturn:
+    """Refuse the URL of a webhook."""
+    raise Invalid(f"the url {reason}", [Fault("/url", reason)])
+
+
+async def find_addresses(target: Target) -> Collection[str]:
+    """The addresses of a target, the preferred one first. Raises `Invalid` if one of them is not public."""
+    try:
+        infos = await asyncio.get_running_loop().getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        refuse_url("names a host that is not known")
+    addresses = [str(address[0]) for *_, address in infos]
+    if not target.exempt and not all(map(is_public, addresses)):
+        refuse_url("leads to an address that is not public")
+    return addresses
+
+
+def is_address(host: str) -> bool:
+    """Whether a host is an address rather than a name."""
+    with suppress(ValueError):
+        ipaddress.ip_address(host)
+        return True
+    return False
+
+
+def is_public(text: str) -> bool:
+    """Whether anybody can call an address: nothing private, of this machine, of many, or with another one inside."""
+    address = ipaddress.ip_address(text)
+    if isinstance(address, ipaddress.IPv6Address) and (address not in PUBLIC_V6 or address in SIX_TO_FOUR):
+        return False
+    return address.is_global and not address.is_multicast

@@ -1,0 +1,78 @@
+"""The values of a calibration as bytes, and back."""
+
+import io
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from app.adaptive.arrays import Floats
+from app.adaptive.calibration.fit import CalibrationFit
+from app.adaptive.parameters import BehaviourModel, Population
+
+# The names under which the archive has the rates, and the fields of a behaviour model that are called otherwise here.
+RATES = {"prior": "prior", "learn": "p_learn", "forget": "p_forget"}
+WRITTEN = {
+    "item_contexts": "places",
+    "skill_sets": "kin",
+    "skill_set_loadings": "kin_loadings",
+    "crosses": "cues",
+    "cross_weights": "cue_weights",
+}
+
+
+def written(name: str) -> str:
+    """The name of a field of a behaviour model in the archive."""
+    return WRITTEN.get(name, name)
+
+
+@dataclass(frozen=True)
+class CalibratedValues:
+    """What a calibration found: the population, the rates of each skill, the easiness of each item, a head."""
+
+    population: Population
+    prior: Floats
+    p_learn: Floats
+    p_forget: Floats
+    intercept: Floats
+    behaviour: BehaviourModel | None
+
+
+def encode_calibration(fit: CalibrationFit) -> bytes:
+    """The values of a fit, those of everybody and those without the held-out learners, as a NumPy archive."""
+    buffer = io.BytesIO()
+    arrays = {}
+    for kind, parameters in (("final", fit.parameters), ("trained", fit.trained)):
+        arrays[f"{kind}_population"] = np.array(astuple(parameters.population))
+        arrays[f"{kind}_easiness"] = parameters.items.intercept
+        for rate, name in RATES.items():
+            arrays[f"{kind}_{rate}"] = getattr(parameters.skills, name)
+        if parameters.behaviour is not None:
+            arrays |= {
+                f"{kind}_head_{written(field.name)}": getattr(parameters.behaviour, field.name)
+                for field in fields(BehaviourModel)
+            }
+    np.savez(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
+
+
+def decode_calibration(encoded: bytes, *, trained: bool = False) -> CalibratedValues:
+    """The values of `encode_calibration`: those of everybody, or those without the held-out learners."""
+    kind = "trained" if trained else "final"
+    with np.load(io.BytesIO(encoded), allow_pickle=False) as archive:
+        return CalibratedValues(
+            Population(*archive[f"{kind}_population"].tolist()),
+            archive[f"{kind}_prior"],
+            archive[f"{kind}_learn"],
+            archive[f"{kind}_forget"],
+            archive[f"{kind}_easiness"],
+            decode_behaviour_model(archive, f"{kind}_head_"),
+        )
+
+
+def decode_behaviour_model(archive: Mapping[str, Any], prefix: str) -> BehaviourModel | None:
+    """The head of a fit; a calibration may have none."""
+    if f"{prefix}weights" not in archive:
+        return None
+    return BehaviourModel(**{field.name: archive[prefix + written(field.name)] for field in fields(BehaviourModel)})

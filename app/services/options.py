@@ -1,0 +1,208 @@
+"""What a caller may want of the next exercise, and what that means for one learner in one bank.
+
+The same wishes, under the same names, are parameters of a recommendation, `next` of an answer, and what is stored.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+from sqlalchemy import Connection
+
+from app.adaptive.arrays import Booleans, Integers
+from app.adaptive.practice.branches import SelectionCriteria
+from app.adaptive.tracing.mastery import MASTERY_LINE
+from app.core.times import DAY_US
+from app.queries.responses import Entry, read_recent
+from app.services.course_model import CourseModel
+from app.texts import FALLBACK
+
+
+@dataclass(frozen=True, slots=True)
+class RecommendationOptions:
+    """What is wanted of the next exercise; by default nothing.
+
+    Only exercises that ask for one of the skills `skill`, with one of the tags `tag`, of one of the kinds `kind`; none
+    of `avoid`, of the last `repeat_after` answers, or answered in the last `repeat_after_days`. `goal` are skills to
+    bring to the mastery `target`. After `switch_after` answers in a row on a skill another one comes first. With the
+    chance `explore` any exercise is drawn, with the chance `review` a decayed skill comes first. An offer holds for
+    `lease_s`. The others are about what is told beside it.
+    """
+
+    skill: tuple[str, ...] = ()
+    tag: tuple[str, ...] = ()
+    kind: tuple[str, ...] = ()
+    avoid: tuple[str, ...] = ()
+    repeat_after: int | None = None
+    repeat_after_days: float | None = None
+    goal: tuple[str, ...] = ()
+    target: float = MASTERY_LINE
+    switch_after: int | None = None
+    review: float = 0.0
+    explore: float = 0.0
+    prefetch: bool = False
+    forecast: bool = False
+    why_not: tuple[str, ...] = ()
+    language: str = FALLBACK
+    lease_s: int | None = None
+
+
+NO_OPTIONS = RecommendationOptions()
+
+
+def options_to_row(options: RecommendationOptions | None) -> dict[str, Any] | None:
+    """The wishes as they are stored: what differs from the default."""
+    if options is None:
+        return None
+    row: dict[str, Any] = {}
+    for field in fields(RecommendationOptions):
+        value = getattr(options, field.name)
+        if value != field.default:
+            row[field.name] = list(value) if isinstance(value, tuple) else value
+    return row
+
+
+def options_from_row(row: Mapping[str, Any] | None) -> RecommendationOptions | None:
+    """The wishes that were stored."""
+    if row is None:
+        return None
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
+    return RecommendationOptions(**values)
+
+
+@dataclass(frozen=True)
+class ResolvedOptions:
+    """Wishes for one choice: what they are aimed at, and which items they exclude.
+
+    `log` are the answers of the learner that matter, in the order of the fold, up to `moment` (µs).
+    """
+
+    options: RecommendationOptions
+    log: Sequence[Entry]
+    moment: int
+    criteria: SelectionCriteria | None
+    avoid: Integers
+
+
+def resolve_options(
+    course: CourseModel,
+    options: RecommendationOptions,
+    log: Sequence[Entry],
+    moment: int,
+    avoid: Sequence[str] | None = None,
+) -> ResolvedOptions:
+    """What wishes mean for a learner who has given the answers of `log`; `avoid` if it is not that of the wishes."""
+    excluded = options.avoid if avoid is None else avoid
+    numbers = {course.item_numbers[item] for item in excluded if item in course.item_numbers}
+    numbers |= recent_items(course, options, log, moment)
+    return ResolvedOptions(
+        options, log, moment, to_criteria(course, options, log), np.array(sorted(numbers), dtype=np.int64)
+    )
+
+
+def read_entries_for_options(
+    db: Connection, course: CourseModel, learner: str, options: RecommendationOptions, moment: int
+) -> list[Entry]:
+    """The answers of a learner that the wishes ask about, in the order of the fold."""
+    count = max(options.switch_after or 0, options.repeat_after or 0)
+    since = None if options.repeat_after_days is None else moment_before(options.repeat_after_days, moment)
+    if not count and since is None:
+        return []
+    return read_recent(db, course.tenant_id, course.course_id, learner, count, since)
+
+
+def moment_before(days: float, moment: int) -> int:
+    """The moment so many days before another."""
+    return moment - round(days * DAY_US)
+
+
+def recent_items(course: CourseModel, options: RecommendationOptions, log: Sequence[Entry], moment: int) -> set[int]:
+    """The items that were answered too short a while ago."""
+    recent = list(log[-options.repeat_after :]) if options.repeat_after else []
+    if options.repeat_after_days is not None:
+        since = moment_before(options.repeat_after_days, moment)
+        recent += [entry for entry in log if entry.occurred_at > since]
+    return {course.item_numbers[entry.item_id] for entry in recent}
+
+
+def to_criteria(course: CourseModel, options: RecommendationOptions, log: Sequence[Entry]) -> SelectionCriteria | None:
+    """What the choice is to be aimed at; none for nothing in particular."""
+    resting = resting_skills(course, options.switch_after, log)
+    steered = options.skill or options.tag or options.kind or options.goal or options.review or options.explore
+    if not steered and resting is None:
+        return None
+    labelled = [label_mask(course.tags, options.tag, course), label_mask(course.kinds, options.kind, course)]
+    items = [mask for mask in labelled if mask is not None]
+    return SelectionCriteria(
+        skills=skill_mask(course, options.skill) if options.skill else None,
+        items=np.logical_and.reduce(items) if items else None,
+        goal=skill_numbers(course, options.goal) if options.goal else None,
+        target=options.target,
+        resting=resting,
+        review=options.review,
+        explore=options.explore,
+    )
+
+
+def skill_numbers(course: CourseModel, names: Sequence[str]) -> Integers:
+    """The numbers of the skills that the course has; others are nobody's."""
+    known = [course.skill_numbers[name] for name in names if name in course.skill_numbers]
+    return np.array(sorted(set(known)), dtype=np.int64)
+
+
+def skill_mask(course: CourseModel, names: Sequence[str]) -> Booleans:
+    """Which skills are named; (S,)."""
+    mask = np.zeros(len(course.skill_ids), dtype=np.bool_)
+    mask[skill_numbers(course, names)] = True
+    return mask
+
+
+def label_mask(labelled: Mapping[str, Integers], names: Sequence[str], course: CourseModel) -> Booleans | None:
+    """Which items have one of the labels, (I,); none if no label is named."""
+    if not names:
+        return None
+    mask = np.zeros(len(course.item_ids), dtype=np.bool_)
+    for name in names:
+        mask[labelled.get(name, [])] = True
+    return mask
+
+
+def resting_skills(course: CourseModel, switch_after: int | None, log: Sequence[Entry]) -> Integers | None:
+    """The skills that all of the last `switch_after` items asked for."""
+    if switch_after is None or len(log) < switch_after:
+        return None
+    items = [course.item_numbers[entry.item_id] for entry in log[-switch_after:]]
+    item_skills = [{skill for skill in row if skill >= 0} for row in course.parameters.items.skills[items].tolist()]
+    common = sorted(set.intersection(*item_skills))
+    return np.array(common, dtype=np.int64) if common else None
+
+
+def filter_masks(course: CourseModel, resolved: ResolvedOptions) -> dict[str, Booleans]:
+    """The items that each filter by itself lets through, each (I,); only those that are in use, in a fixed order."""
+    options, count = resolved.options, len(course.item_ids)
+    result: dict[str, Booleans] = {}
+    if options.skill:
+        item_skills = course.parameters.items.skills
+        result["skill"] = np.asarray((skill_mask(course, options.skill)[item_skills] & (item_skills >= 0)).any(axis=1))
+    for name, labelled, names in (("tag", course.tags, options.tag), ("kind", course.kinds, options.kind)):
+        mask = label_mask(labelled, names, course)
+        if mask is not None:
+            result[name] = mask
+    for name, part in (
+        ("avoid", RecommendationOptions(avoid=options.avoid)),
+        ("repeat_after", RecommendationOptions(repeat_after=options.repeat_after)),
+        ("repeat_after_days", RecommendationOptions(repeat_after_days=options.repeat_after_days)),
+    ):
+        if part != NO_OPTIONS:
+            result[name] = np.ones(count, dtype=np.bool_)
+            result[name][resolve_options(course, part, resolved.log, resolved.moment).avoid] = False
+    return result
+
+
+def first_exhausting_filter(allowed: Booleans, masks: Mapping[str, Booleans]) -> str | None:
+    """Which of the filters, one after the other, left none of the items; none if some are left."""
+    remaining = accumulate(masks.values(), np.logical_and, initial=allowed)
+    next(remaining)
+    return next((name for name, items in zip(masks, remaining, strict=True) if not items.any()), None)

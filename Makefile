@@ -26,12 +26,13 @@ test: check  ## all checks and all tests, on SQLite and on PostgreSQL
 test-wheel: setup  ## build the wheel, install it elsewhere, migrate and start it
 	$(BIN)/pytest -q -m release
 
-check: setup  ## lint, formatting, spelling, types, layers
+check: setup  ## lint, formatting, spelling, types, layers, words
 	$(BIN)/ruff check --quiet
 	$(BIN)/ruff format --check --quiet
 	$(BIN)/typos
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/python -m tests.architecture.vocabulary
 
 fix: setup  ## repair what ruff can, and format
 	$(BIN)/ruff check --fix --exit-zero --quiet

@@ -6,7 +6,7 @@ BIN := .venv/bin
 export UV_SYSTEM_CERTS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo serve test test-wheel check fix hooks commits release openapi bench soak lock
+.PHONY: help setup demo serve test test-wheel test-matrix check fix hooks commits release openapi bench soak lock
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ test: check  ## all checks and all tests, on SQLite and on PostgreSQL
 
 test-wheel: setup  ## build the wheel, install it elsewhere, migrate and start it
 	$(BIN)/pytest -q -m release
+
+test-matrix: setup  ## a fast part of the tests with other versions of Python and of the dependencies
+	$(BIN)/python -m tests.matrix
 
 check: setup  ## lint, formatting, spelling, types, layers, words
 	$(BIN)/ruff check --quiet
@@ -63,6 +66,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 lock: $(BIN)/uv  ## choose new versions of all dependencies
 	$(COMPILE) --upgrade pyproject.toml -o requirements/runtime.lock
 	$(COMPILE) --upgrade pyproject.toml --group dev -c requirements/runtime.lock -o requirements/dev.lock
+	$(COMPILE) --upgrade --resolution lowest-direct pyproject.toml --group dev -o requirements/lowest.lock
 	$(COMPILE) --upgrade requirements/uv.in -o requirements/uv.lock
 
 $(BIN)/python:

@@ -139,7 +139,7 @@ def hooked_intake(real: Database, limit: int) -> GroupCommit:
 
 def supervise(port: int, workers: int) -> NoReturn:
     """Keep so many processes answering at a port."""
-    vars(main)["Intake"] = hooked_intake
+    vars(main)["GroupCommit"] = hooked_intake
     if "UNSYNCED" in os.environ:
         database.sqlite_engine = unsynced
     app = main.create_app()

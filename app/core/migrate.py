@@ -79,7 +79,7 @@ def current_revision(db: Connection) -> str | None:
 
 
 def _read_current(connection: Connection) -> str | None:
-    """`current`, in a transaction of its own if none is open."""
+    """`current_revision`, in a transaction of its own if none is open."""
     with _transaction(connection):
         return current_revision(connection)
 

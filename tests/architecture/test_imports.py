@@ -5,6 +5,8 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import pytest
+
 APP = Path(__file__).parents[2] / "app"
 
 # A step is a function of its arguments: no clock, no hidden randomness, no files, no network, no logging.
@@ -49,8 +51,9 @@ def test_the_engine_imports_arithmetic_only() -> None:
     assert faults("adaptive", foreign) == {}
 
 
-def test_services_know_no_more_of_sqlalchemy_than_a_connection() -> None:
-    assert faults("services", more_than_a_connection) == {}
+@pytest.mark.parametrize("package", ["services", "ims_cat"])
+def test_use_cases_know_no_more_of_sqlalchemy_than_a_connection(package: str) -> None:
+    assert faults(package, more_than_a_connection) == {}
 
 
 def test_the_checks_can_fail() -> None:

@@ -40,11 +40,11 @@ LOADING_PRECISION = 2.0
 SKILL_SET_PRECISION = 2.0
 SLOPE_PRECISION = 20.0
 START_SPREAD = 0.3
-# The ridge of each kind of cue, in the order of `cues_of`, and of a feature.
+# The ridge of each kind of cross, in the order of `hash_crosses`, and of a feature.
 CROSS_RIDGES = (8.0, 4.0, 4.0, 3.0, 5.0, 3.0, 6.0)
 FEATURE_RIDGE = 1.0
 RIDGE_CHOICES = (1.0, 4.0, 16.0)
-# A cue seen once cannot be told from chance, and most are.
+# A cross seen once cannot be told from chance, and most are.
 LEAST_CROSS = 2
 SOLVER_STEPS = 200
 LARGEST_BATCH = 4096

@@ -58,7 +58,7 @@ def best_first(items: Integers, values: Floats) -> Ranked:
 
 
 def most_informative(pool: Pool, scale: int, ability: float, free: Booleans, count: int) -> Ranked:
-    """By information at an ability, computed for as few items as prove it (see `shelves`)."""
+    """By information at an ability, computed for as few items as prove it (see `information_index`)."""
     index, cell = pool.information_indexes[scale], cell_of(ability)
     for listed, beyond in ((index.near, index.beyond_near), (index.far, index.beyond_far)):
         items = listed[cell]

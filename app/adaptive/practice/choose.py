@@ -1,12 +1,12 @@
-"""Which exercise comes next, and every term of the reason: first the skill, then the item (docs/models.md).
+"""Which item comes next, and every term of the reason: first the skill, then the item (docs/models-reference.md).
 
-    trust_s = mastery (1 - .5 exp(-n max(T_s, .15)))       n answers on s; P(T_s) n is how much practice that is
-    doubt_s = 1 - trust_s exp(-.2 F_s Δt_s)                Δt_s in answers, not days
-    settled: trust ≥ .8;  open: unsettled, all prerequisites settled or without items
-    V_s     = 1 + Σ over the skills it opens up of (1 - trust)
-    skill   = the last item's while it is open, else of the open skills of the lowest level the one of greatest V_s
-              none open → argmax doubt over the skills not mastered
-    item    = of that skill, not the last one: the least |logit p - logit .62| - 2 (p_known - p_unknown) - .2 U(0, 1)
+    discounted_s = mastery (1 - .5 exp(-n max(T_s, .15)))   n responses on s; P(T_s) n is how much practice that is
+    need_s       = 1 - discounted_s exp(-.2 F_s Δt_s)       Δt_s in responses, not days
+    secured: discounted ≥ .8;  open: not secured, all prerequisites secured or without items
+    unlocks_s    = 1 + Σ over the skills that build on s of (1 - discounted)
+    skill        = the last item's while it is open, else of the open skills of least depth the one of greatest unlocks
+                   none open → argmax need over the skills not mastered
+    item         = of that skill, not the last: the least |logit p - logit .62| - 2 (p_known - p_unknown) - .2 U(0, 1)
 
 The constants were frozen on simulated learners (docs/simulation.md).
 """
@@ -93,7 +93,7 @@ def choose_items(
 ) -> Choices:
     """The next exercise of each of B learners.
 
-    `states` are those of the moment (see `fade`). `seeds` (B,) are the randomness: the same seed gives the same choice.
+    `states` are those of the moment (see `fade_states`). `seeds` (B,) are the randomness: a seed gives one choice.
     `avoid` lists, for each learner, items not to offer; the last item is avoided too, unless nothing else is left.
     `all_criteria` says for each learner what is wanted, none for nothing in particular.
     """

@@ -71,19 +71,22 @@ def judge_skills(parameters: Parameters, states: States) -> SkillStatus:
 
 
 def practice_discount(parameters: Parameters, responses: Integers) -> Floats:
-    """The share of its mastery to which each skill (S) is trusted after so many answers on it (…, S)."""
+    """The share of its mastery with which each skill (S) counts after so many responses on it (…, S)."""
     practice = responses * np.maximum(parameters.skills.p_learn, LEAST_PACE)
     return np.asarray(1 - UNPRACTISED * (expm1(-practice) + 1))
 
 
 def secured_threshold(parameters: Parameters) -> Floats:
-    """The trust from which each skill is settled; (S,). Who is always right comes to T / (T + F) at least."""
+    """The discounted mastery from which each skill is secured; (S,).
+
+    Right responses alone lift a mastery to at least T / (T + F), so the threshold stays below that.
+    """
     skills = parameters.skills
     return np.minimum(SECURED, OF_CEILING * skills.p_learn / np.maximum(skills.p_learn + skills.p_forget, LEAST))
 
 
 def ready_share(parameters: Parameters, secured: Booleans) -> Floats:
-    """The share of each skill's direct prerequisites that are settled; one that no item asks for cannot hold it up."""
+    """The share of each skill's direct prerequisites that are secured; one that no item asks for cannot hold it up."""
     prerequisites = parameters.skills.prerequisites
     satisfied = secured | (parameters.item_counts == 0)
     met, total = np.zeros(secured.shape), np.maximum((prerequisites >= 0).sum(axis=1), 1)

@@ -18,8 +18,8 @@ import app.http.server as server, app.http.admission as guard
 server.HEAD_S, server.IDLE_S, server.UNREAD_S = 1.0, 1, 1.0
 guard.BODY_FIRST_S, guard.BODY_S, guard.BODY_BYTES_A_SECOND = 0.5, 1.0, 10_000
 """
-NO_HEADS = "import uvicorn.protocols.http.httptools_impl as impl\nserver.Connection = impl.HttpToolsProtocol\n"
-NO_BODIES = "guard.in_time = lambda receive: receive\n"
+NO_HEADS = "import uvicorn.protocols.http.httptools_impl as impl\nserver.DeadlineProtocol = impl.HttpToolsProtocol\n"
+NO_BODIES = "guard.with_deadline = lambda receive: receive\n"
 
 pytestmark = pytest.mark.parametrize("engine_name", ["sqlite"], indirect=True)
 

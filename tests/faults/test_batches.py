@@ -136,7 +136,7 @@ submit = GroupCommit.submit
 
 @pytest.mark.parametrize("engine_name", ["sqlite"], indirect=True)
 @pytest.mark.parametrize(
-    ("owner", "name", "mutant"), [(responses, "conflict", burst), (GroupCommit, "submit", shuffled)]
+    ("owner", "name", "mutant"), [(responses, "conflict_error", burst), (GroupCommit, "submit", shuffled)]
 )
 def test_the_law_can_fail(owner: Any, name: str, mutant: Any, send: Send, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(owner, name, mutant)

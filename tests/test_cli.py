@@ -9,15 +9,21 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import get_args
 
+import click
 import httpx
 import pytest
 from click.testing import CliRunner, Result
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
+from app import cli
+from app.adaptive.cat import METHODS, RULES
+from app.adaptive.irt import Model
+from app.analysis.practice_study import POLICY_NAMES, WORLD_NAMES
 from app.cli import main
 from app.core.database import open_database
 from app.queries.responses import count_responses
@@ -173,10 +179,8 @@ def test_calibrate_needs_answers_and_then_puts_its_result_in_force(proxima: Run,
     assert told[0].startswith("calibration c-1: 140 answers of 20 learners; held-out log loss ")
     assert told[1].startswith("items: ")
     assert told[2].startswith("mastery: ")
-    assert told[3] == "calibration c-1 is in force; 20 learners were folded again"
-    assert ", 0 snapshots to be folded again, 0 told by another engine, 0 differences" in fine(
-        proxima("replay", "--verify")
-    )
+    assert told[3] == "calibration c-1 is in force; 20 snapshots were rebuilt"
+    assert ", 0 snapshots to be rebuilt, 0 told by another engine, 0 differences" in fine(proxima("replay", "--verify"))
 
 
 def test_replay_finds_the_first_difference(proxima: Run, course: Path, database_url: str) -> None:
@@ -348,3 +352,44 @@ def test_a_hundred_thousand_answers_survive_the_kill_of_their_import(
     assert stored(database_url) == len(rows)
     verified = fine(proxima("replay", "--verify"))
     assert verified.startswith("default/large: 2,000 learners, 100,000 answers, ")
+
+
+HEAVY = ("alembic", "fastapi", "numpy", "scipy", "sqlalchemy")
+REPORT_HEAVY = f"import sys; sys.stderr.write(' '.join(name for name in {HEAVY} if name in sys.modules))"
+
+
+def commands(group: click.Group, *path: str) -> Iterator[tuple[str, ...]]:
+    """The arguments of every group and command that asks it for help."""
+    yield (*path, "--help")
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, *path, name)
+        else:
+            yield (*path, name, "--help")
+
+
+def heavy_imports(before: str = "") -> str:
+    """What a process of its own has imported, of what is heavy, after all help has been asked for."""
+    calls = [f"main({list(arguments)}, standalone_mode=False)" for arguments in commands(main)]
+    program = "\n".join([before, "from app.cli import main", *calls, REPORT_HEAVY])
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.count("Usage: ") == len(calls)
+    return done.stderr
+
+
+def test_help_imports_neither_the_engine_nor_the_service() -> None:
+    assert heavy_imports() == ""
+
+
+def test_an_eager_import_is_found() -> None:
+    assert heavy_imports(before="import app.cli.service").split() == list(HEAVY)
+
+
+def test_the_choices_of_the_command_line_are_those_of_the_engine() -> None:
+    assert get_args(cli.Rule) == RULES
+    assert get_args(cli.Method) == METHODS
+    assert get_args(cli.Model) == (*get_args(Model), "bkt")
+    assert cli.WORLDS == WORLD_NAMES
+    assert cli.POLICIES == POLICY_NAMES

@@ -12,13 +12,12 @@ from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app import cli
 from app.adaptive import bkt
 from app.adaptive.irt import FLAT, ItemResponses, Model, Priors, calibrate_items
 from app.adaptive.response_log import Log
 from app.analysis import fit as fitting
 from app.analysis.evaluate import ResponseSample, read_sample
-from app.cli import main
+from app.cli import main, progress
 from app.core.errors import InvalidFile
 from app.schemas.catalogue import CatalogueIn
 from app.services.catalogue import Catalogue, apply_change
@@ -300,7 +299,7 @@ def test_the_same_file_gives_the_same_bytes(lsat7: Path, options: tuple[str, ...
 def test_rows_left_out_and_progress_are_told_apart(
     lsat7: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli, "QUIET_S", 0.0)
+    monkeypatch.setattr(progress, "QUIET_S", 0.0)
     result = fit(write(tmp_path, [*lsat7.read_text().splitlines()[1:], "l,i,,2"]), "rasch")
     assert "1 row left out; line 5002: correct is not between 0 and 1" in result.stderr
     assert "calibrating: 0%" in result.stderr

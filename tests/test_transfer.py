@@ -150,7 +150,7 @@ def test_there_and_back_nothing_changes(kind: str, make: MakeUrl, tmp_path: Path
         code, said = verified(url)
         assert code == 0, said
         assert said.count("school/arithmetic: 10 learners, 92 answers, ") == 1
-        assert " 0 snapshots to be folded again" not in said
+        assert " 0 snapshots to be rebuilt" not in said
         assert read_database(url, lambda db: queries.find_namesake(db, 2, "")) == (2, "school")
         assert parse_key(key.text) is not None
         assert key.id in output_of(run_cli(url, "key", "list", "--tenant", "school"))

@@ -1,7 +1,6 @@
 """Practice policies on simulated learners: `proxima simulate practice`. No database, no files but the plots.
 
-The same worlds, courses, learners and numbers of chance for every policy, so that differences are of the policy. What
-chooses the constants of a policy may look at the tuning seeds; what is told comes from another seed.
+The same worlds, courses, learners and random numbers for every policy, so that differences are of the policy.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,8 +16,6 @@ from app.adaptive.simulation.practice import MOST_EXERCISES, PracticeOutcome, pr
 from app.adaptive.simulation.worlds import WORLDS, create_course, learner_seeds
 from app.core.errors import InvalidSetting
 
-TUNING_SEEDS = (1, 2, 3)
-REPORTING_SEED = 2026
 # A course has its own graph, items and pace of skills, and errors of the engine's about each of its learners.
 LEARNERS_PER_COURSE = 100
 REFERENCE = "service"

@@ -3,7 +3,7 @@
 import argparse
 import os
 
-from app.cli import run_server
+from app.cli.service import run_server
 from benchmarks.harness import COURSE
 from benchmarks.servers import SERVERS
 

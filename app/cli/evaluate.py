@@ -1,0 +1,26 @@
+"""`proxima evaluate`."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from app.analysis import evaluate
+from app.cli.progress import progress_bar
+from app.files.responses import Rejection
+
+
+def print_evaluation(file: Path, split_column: str | None, folds: int | None, *, as_json: bool) -> None:
+    """Compare the engine with the models of the field on the answers of a file."""
+    with progress_bar() as progress:
+        report = evaluate.evaluate(file, split_column, folds, progress)
+    report_left_out(report.rejections)
+    click.echo(json.dumps(evaluate.as_json(report), indent=1) if as_json else evaluate.as_table(report))
+
+
+def report_left_out(rejections: Sequence[Rejection]) -> None:
+    """Say how many rows of a file could not be used, and why the first could not."""
+    if rejections:
+        rows = "row" if len(rejections) == 1 else "rows"
+        click.echo(f"{len(rejections):,} {rows} left out; line {rejections[0].line}: {rejections[0].reason}", err=True)

@@ -1,0 +1,73 @@
+"""`proxima import catalogue` and `proxima import responses`."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from app.cli.catalogue import validate_catalogue
+from app.cli.database import with_database
+from app.cli.progress import progress_bar
+from app.core.database import Database
+from app.core.times import now
+from app.files.responses import Rejection, hash_file, read_catalogue_file, write_rejections
+from app.jobs.worker import ImportTotals, check_file, import_responses
+from app.services.catalogue import upsert
+from app.services.imports import last_imported_line
+from app.services.keys import choose_tenant
+
+
+def load_catalogue(file: Path, course: str | None, tenant: str | None) -> None:
+    """Load skills and items into a course, by default the one that the file is named after."""
+    body = validate_catalogue(file.name, read_catalogue_file(file))
+    course_id = course or file.name.split(".")[0]
+
+    async def load(database: Database) -> None:
+        counts = await database.write(
+            upsert, await database.write(choose_tenant, tenant, now()), course_id, body, now()
+        )
+        click.echo(f"course {course_id}: {counts.skills} skills, {counts.items} items (revision {counts.revision})")
+
+    with_database(load)
+
+
+def check_responses(file: Path) -> None:
+    """Say how many rows of a file could be loaded, and write the others beside it."""
+    target = rejected_file(file)
+    good, rejections = check_file(file)
+    target.unlink(missing_ok=True)
+    report_rejected(write_rejections(target, rejections) if rejections else 0, target)
+    click.echo(f"{good:,} rows can be loaded")
+
+
+def load_responses(file: Path, course: str, tenant: str | None) -> None:
+    """Load the answers of a file, and write the rows that cannot be loaded beside it."""
+    target, started = rejected_file(file), time.monotonic()
+    with progress_bar() as progress:
+
+        def write_rejected(rejections: Sequence[Rejection]) -> None:
+            if rejections:
+                write_rejections(target, rejections)
+
+        async def load(database: Database) -> ImportTotals:
+            tenant_id = await database.write(choose_tenant, tenant, now())
+            if not await database.read(last_imported_line, tenant_id, course, hash_file(file)):
+                target.unlink(missing_ok=True)
+            return await import_responses(database, tenant_id, course, file, write_rejected, progress)
+
+        totals = with_database(load)
+    rate = totals.created / (time.monotonic() - started)
+    report_rejected(totals.rejected, target)
+    click.echo(f"{totals.created:,} answers loaded ({rate:,.0f}/s), {totals.repeated:,} were there already")
+
+
+def rejected_file(file: Path) -> Path:
+    """Where the rows of a file go that cannot be loaded."""
+    return file.with_name(file.name + ".rejected.csv")
+
+
+def report_rejected(count: int, target: Path) -> None:
+    """Say where the rejected rows are, if there are any."""
+    if count:
+        click.echo(f"{count:,} {'row' if count == 1 else 'rows'} rejected: see {target}", err=True)

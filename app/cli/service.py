@@ -1,0 +1,54 @@
+"""`proxima serve`."""
+
+import os
+import tempfile
+from typing import Any
+
+import click
+
+from app.cli.database import need_migrated, with_database
+from app.core.database import Database
+from app.core.errors import InvalidSetting
+from app.core.settings import read_settings
+from app.core.telemetry import configure_logging
+from app.http import server
+from app.main import create_app
+from app.queries.durability import connections_allowed
+
+
+def serve(host: str, port: int, workers: int) -> None:
+    """Serve the HTTP interface."""
+    settings = read_settings()
+    with_database(lambda database: need_connections(database, workers))
+    configure_logging(settings)
+    if workers == 1:
+        run_server(create_app, host, port, 1)
+        return
+    with tempfile.TemporaryDirectory(prefix="proxima-metrics-") as folder:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        try:
+            run_server("app.main:create_app", host, port, workers)
+        finally:
+            del os.environ["PROMETHEUS_MULTIPROC_DIR"]
+
+
+async def need_connections(database: Database, workers: int) -> None:
+    """The database must be migrated. If it has too few connections for all workers, say so."""
+    await need_migrated(database)
+    needed, allowed = workers * read_settings().pool_size, await database.read(connections_allowed)
+    if allowed is not None and needed > allowed:
+        click.echo(
+            f"proxima: {workers} workers may ask for {needed} connections, and the database has {allowed}; "
+            "lower PROXIMA_POOL_SIZE or --workers",
+            err=True,
+        )
+
+
+def run_server(application: Any, host: str, port: int, workers: int) -> None:
+    """Serve until told to stop; what was begun is finished first."""
+    try:
+        listener = server.open_listener(host, port)
+    except OSError as error:
+        raise InvalidSetting(f"{host}:{port} cannot be listened on: {error.strerror or error}") from error
+    if not server.run_uvicorn(application, listener, workers, read_settings().drain_seconds):
+        raise InvalidSetting("the service cannot start; the lines above say why")

@@ -27,8 +27,8 @@ from app.http.problems import install_problems
 from app.http.rate_limits import LimitHeaders, Limits
 from app.http.server import drain_on_signal
 from app.ims_cat import routes
+from app.jobs.loop import run_background_work
 from app.jobs.webhook_delivery import deliver
-from app.jobs.worker import run_background_work
 from app.openapi import METADATA, describe_operations
 from app.routers import (
     calibrations,

@@ -23,7 +23,7 @@ from sqlalchemy.engine import make_url
 from app.core.database import Database, open_database
 from app.core.migrate import migrate
 from app.core.times import now
-from app.jobs.worker import import_responses
+from app.jobs.imports import import_responses
 from app.queries.durability import durability_faults
 from app.services.catalogue import upsert
 from app.services.keys import choose_tenant, create_key

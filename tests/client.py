@@ -18,7 +18,7 @@ from app.core.database import Database, open_database
 from app.core.settings import Settings
 from app.core.times import now, to_text
 from app.ims_cat import sections
-from app.jobs.worker import verify_course
+from app.jobs.verify import verify_course
 from app.main import create_app
 from app.services import course_model
 from app.services.catalogue import upsert

@@ -19,8 +19,10 @@ from app.adaptive.calibration.fit import ignore_progress
 from app.adaptive.parameters import BehaviourModel
 from app.core.database import Database
 from app.core.times import now
-from app.jobs import worker
-from app.jobs.worker import finish_calibration, fit_claimed, rebuild_course, run_calibration
+from app.jobs import calibrations as calibration_jobs
+from app.jobs import loop, replay_stale
+from app.jobs.calibrations import finish_calibration, fit_claimed, run_calibration
+from app.jobs.replay_stale import rebuild_course
 from app.models import Course, Learner
 from app.queries.calibrations import find_calibration, find_parameters
 from app.services import calibrations
@@ -41,26 +43,26 @@ LONGEST_S = 60.0
 # A process that fits as ours does, only quicker, and does what `harm` says.
 QUICK = """
 import os, signal, sys, time
-from app.jobs import worker
+from app.jobs import calibrations as jobs
 from app.adaptive.calibration import fit as calibration
 from app.services import calibrations
 
 calibration.ROUNDS, calibration.SEARCH_EVALUATIONS = 1, 8
 
 def around(name, before=lambda: None, after=lambda: None):
-    function = getattr(worker, name)
+    function = getattr(jobs, name)
     def wrapped(*arguments):
         before()
         result = function(*arguments)
         after()
         return result
-    setattr(worker, name, wrapped)
+    setattr(jobs, name, wrapped)
 
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
 {harm}
-worker.run_fit_process()
+jobs.run_fit_process()
 """
 HARMS = {
     "before it reads": "around('read_calibration_job', before=die)",
@@ -73,18 +75,18 @@ AFTER_ALL = "os._exit = lambda _: die()"
 # A service that dies while it fits, killed by its own child, which then has nobody to work for.
 SERVICE = """
 import asyncio, sys
-from app.jobs import worker
+from app.jobs import calibrations as jobs
 from app.core.database import open_database
 from app.services import calibrations
 from app.core.times import now
 
 calibrations.LEASE_US = 200_000
-worker.FIT = sys.argv[2]
+jobs.FIT = sys.argv[2]
 
 async def main():
     database = open_database(sys.argv[1])
     claim = await database.write(calibrations.request_calibration, 1, "arithmetic", now())
-    await worker.run_calibration(database, sys.argv[1], claim)
+    await jobs.run_calibration(database, sys.argv[1], claim)
 
 asyncio.run(main())
 """
@@ -165,14 +167,14 @@ async def test_a_fit_killed_at_any_step_ends_with_the_same_result(
     claim: Claim | None = await database.write(request_calibration, 1, COURSE, now())
     for step, harm in HARMS.items():
         assert claim is not None, step
-        monkeypatch.setattr(worker, "FIT", QUICK.format(harm=harm))
+        monkeypatch.setattr(calibration_jobs, "FIT", QUICK.format(harm=harm))
         await run_calibration(database, database_url, claim)
         assert await database.read(state) == ("running", False, None), step
         claim = await database.write(take_over, 1, COURSE, 1, now())
     assert claim is not None
     assert claim.attempt == len(HARMS) + 1
     # Whoever is killed when all is written changes nothing.
-    monkeypatch.setattr(worker, "FIT", QUICK.format(harm=AFTER_ALL))
+    monkeypatch.setattr(calibration_jobs, "FIT", QUICK.format(harm=AFTER_ALL))
     await run_calibration(database, database_url, claim)
     assert await database.read(state) == ("succeeded", True, None)
     assert await database.write(take_over, 1, COURSE, 1, now()) is None
@@ -186,7 +188,7 @@ async def test_a_fit_killed_at_twenty_random_moments_ends_with_the_same_result(
     await prepare(database)
     expected = await undisturbed(database, monkeypatch)
     monkeypatch.setattr(calibrations, "MAX_ATTEMPTS", 100)
-    monkeypatch.setattr(worker, "FIT", QUICK.format(harm=""))
+    monkeypatch.setattr(calibration_jobs, "FIT", QUICK.format(harm=""))
     start = asyncio.create_subprocess_exec
     started = time.monotonic()
     await finish_calibration(database, database_url, await database.write(request_calibration, 1, COURSE, now()))
@@ -243,7 +245,7 @@ def is_alive(pid: int) -> bool:
 
 @pytest.fixture
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "POLL_S", 0.1)
+    monkeypatch.setattr(loop, "POLL_S", 0.1)
 
 
 @pytest.mark.usefixtures("_quick")
@@ -255,14 +257,14 @@ async def test_a_service_that_was_killed_goes_on_when_it_starts_again(
     await killed_service(database_url)
     assert await database.read(state) == ("running", False, None)
 
-    monkeypatch.setattr(worker, "FIT", QUICK.format(harm=""))
+    monkeypatch.setattr(calibration_jobs, "FIT", QUICK.format(harm=""))
 
     async def ended() -> bool:
         return bool((await database.read(state))[0] != "running")
 
     # The control: without somebody who takes over, it stays as it is, and so does what is in force.
     with monkeypatch.context() as patch:
-        patch.setattr(worker, "take_over_lapsed", nothing)
+        patch.setattr(loop, "take_over_lapsed", nothing)
         async with served(database_url):
             with pytest.raises(AssertionError, match="it did not happen"):
                 await until(ended, 1.0)
@@ -283,7 +285,7 @@ async def test_a_service_that_stops_lets_another_go_on_at_once(
 ) -> None:
     await prepare(database)
     monkeypatch.setattr(main, "STOP_S", 0.2)
-    monkeypatch.setattr(worker, "FIT", "import time; time.sleep(60)")
+    monkeypatch.setattr(calibration_jobs, "FIT", "import time; time.sleep(60)")
     async with school(database_url) as client:
         assert (await client.post("calibrations")).status_code == 202
         assert await database.write(take_over, 1, COURSE, 1, now()) is None
@@ -298,8 +300,8 @@ async def test_an_attempt_that_lost_its_lease_ends(
     database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await prepare(database)
-    monkeypatch.setattr(worker, "HEARTBEAT_S", 0.1)
-    monkeypatch.setattr(worker, "FIT", "import time; time.sleep(60)")
+    monkeypatch.setattr(calibration_jobs, "HEARTBEAT_S", 0.1)
+    monkeypatch.setattr(calibration_jobs, "FIT", "import time; time.sleep(60)")
     claim = await database.write(request_calibration, 1, COURSE, now())
     running = asyncio.create_task(run_calibration(database, database_url, claim))
     other = await database.write(take_over, 1, COURSE, 1, now() + 2 * calibrations.LEASE_US)
@@ -315,9 +317,9 @@ async def test_a_lease_is_renewed_while_the_fit_lasts(
     database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await prepare(database)
-    monkeypatch.setattr(worker, "HEARTBEAT_S", 0.1)
+    monkeypatch.setattr(calibration_jobs, "HEARTBEAT_S", 0.1)
     monkeypatch.setattr(calibrations, "LEASE_US", 1_000_000)
-    monkeypatch.setattr(worker, "FIT", "import time; time.sleep(2.5)")
+    monkeypatch.setattr(calibration_jobs, "FIT", "import time; time.sleep(2.5)")
     claim = await database.write(request_calibration, 1, COURSE, now())
     running = asyncio.create_task(run_calibration(database, database_url, claim))
     while not running.done():
@@ -334,7 +336,7 @@ async def test_what_would_go_wrong_again_is_not_tried_again(
     def broken(*_: Any) -> None:
         raise ValueError("l7 answered 3")
 
-    monkeypatch.setattr(worker, "fit_job", broken)
+    monkeypatch.setattr(calibration_jobs, "fit_job", broken)
     claim = await database.write(request_calibration, 1, COURSE, now())
     await fit_claimed(database, claim, ignore_progress)
     row = await database.read(find_calibration, 1, COURSE, 1)
@@ -364,7 +366,7 @@ async def test_a_service_that_starts_folds_again_what_was_left(
         return await database.read(count_stale, 1, COURSE) == 0
 
     with monkeypatch.context() as patch:
-        patch.setattr(worker, "rebuild_courses", nothing)
+        patch.setattr(loop, "rebuild_courses", nothing)
         async with served(database_url):
             with pytest.raises(AssertionError, match="it did not happen"):
                 await until(done, 0.5)
@@ -383,7 +385,7 @@ async def test_folding_again_takes_less_at_a_time_where_it_is_slow(
         time.sleep(0.06 if len(taken) < 6 else 0)
         return limit if len(taken) < 16 else 0
 
-    monkeypatch.setattr(worker, "rebuild_stale", slow)
+    monkeypatch.setattr(replay_stale, "rebuild_stale", slow)
     started = time.monotonic()
     assert await rebuild_course(database, 1, COURSE) == sum(taken[:-1])
     assert taken[:6] == [8, 4, 2, 1, 1, 1]
@@ -421,5 +423,5 @@ async def test_background_work_goes_on_after_a_failure(monkeypatch: pytest.Monke
         raise ValueError if calls == 1 else asyncio.CancelledError
 
     with pytest.raises(asyncio.CancelledError):
-        await worker.repeat_forever(work, 0)
+        await loop.repeat_forever(work, 0)
     assert calls == 2

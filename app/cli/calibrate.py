@@ -11,7 +11,8 @@ from app.core.database import Database
 from app.core.errors import Invalid
 from app.core.settings import read_settings
 from app.core.times import now
-from app.jobs.worker import finish_calibration, rebuild_course
+from app.jobs.calibrations import finish_calibration
+from app.jobs.replay_stale import rebuild_course
 from app.services import calibrations
 from app.services.keys import choose_tenant
 

@@ -14,7 +14,7 @@ from app.core.migrate import migrate
 from app.core.settings import read_settings
 from app.core.times import now
 from app.files.responses import Rejection
-from app.jobs.worker import import_responses
+from app.jobs.imports import import_responses
 from app.main import Demo, create_app
 from app.queries.catalogue import list_courses
 from app.services.catalogue import upsert

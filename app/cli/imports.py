@@ -12,7 +12,7 @@ from app.cli.progress import progress_bar
 from app.core.database import Database
 from app.core.times import now
 from app.files.responses import Rejection, hash_file, read_catalogue_file, write_rejections
-from app.jobs.worker import ImportTotals, check_file, import_responses
+from app.jobs.imports import ImportTotals, check_file, import_responses
 from app.services.catalogue import upsert
 from app.services.imports import last_imported_line
 from app.services.keys import choose_tenant

@@ -5,7 +5,7 @@ import click
 from app.cli.database import with_database
 from app.cli.progress import progress_bar
 from app.core.database import Database
-from app.jobs.worker import verify_course
+from app.jobs.verify import verify_course
 from app.queries.catalogue import list_courses
 from app.queries.keys import list_tenants
 

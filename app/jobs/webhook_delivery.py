@@ -27,7 +27,7 @@ import structlog
 from app import __version__
 from app.core.database import Database
 from app.core.errors import Fault, Invalid, ProximaError, Unavailable
-from app.jobs.worker import repeat_forever
+from app.jobs.loop import repeat_forever
 from app.queries.webhooks import list_webhooks
 from app.services.calibrations import call_at_database_time
 from app.services.webhooks import WebhookCall, claim_calls, delete_failed_calls, return_calls, settle_calls

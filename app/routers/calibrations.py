@@ -23,7 +23,8 @@ from app.http.paging import (
 )
 from app.http.problems import faults_in, responses_for
 from app.http.rate_limits import charge
-from app.jobs.worker import rebuild_course, run_calibration
+from app.jobs.calibrations import run_calibration
+from app.jobs.replay_stale import rebuild_course
 from app.schemas.calibrations import ActivationIn, CalibrationId, CalibrationOut, CalibrationPage
 from app.services import calibrations as services
 

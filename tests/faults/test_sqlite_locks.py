@@ -14,7 +14,7 @@ from app.core.database import Database
 from app.core.errors import Unavailable
 from app.core.times import now
 from app.group_commit import GroupCommit
-from app.jobs import worker
+from app.jobs.calibrations import fit_claimed
 from app.services.calibrations import request_calibration
 from app.services.mastery import learner_mastery
 from tests.client import COURSE, NEW_YEAR_US, make_response, opened, verify
@@ -70,7 +70,7 @@ async def calibrated(url: str) -> None:
     """A calibration, with connections of its own."""
     async with opened(url) as database:
         claim = await database.write(request_calibration, 1, COURSE, now())
-        await worker.fit_claimed(database, claim, ignore_progress)
+        await fit_claimed(database, claim, ignore_progress)
         assert (await database.read(state, claim.number))[0] == "succeeded"
 
 

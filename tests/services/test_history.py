@@ -34,7 +34,7 @@ from app.adaptive.state import States
 from app.adaptive.tracing.filter import fade_states, initial_states, update_states
 from app.core.errors import NothingToCalibrate
 from app.core.times import DAY_US, UNDATED_EPOCH_US, from_datetime, now, to_days
-from app.jobs.worker import import_responses
+from app.jobs.imports import import_responses
 from app.queries.responses import read_entries
 from app.services import calibrations, corrections, mastery, recommendations, replay, responses
 from app.services.course_model import CourseModel, read_course_model

@@ -10,8 +10,8 @@ from sqlalchemy import Connection, func, select, text
 from app import sample
 from app.core.database import Database
 from app.files.responses import Rejection
-from app.jobs import worker
-from app.jobs.worker import ImportTotals, import_responses
+from app.jobs import imports as import_jobs
+from app.jobs.imports import ImportTotals, import_responses
 from app.models import Learner, Response
 from app.queries.learners import page_learners
 from app.services.catalogue import read_catalogue, upsert
@@ -93,8 +93,8 @@ async def test_a_killed_import_goes_on_without_loss_or_doubling(
     before: bool, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await begin(database)
-    monkeypatch.setattr(worker, "CHUNK_ROWS", 70)
-    monkeypatch.setattr(worker, "WINDOW_ROWS", 150)
+    monkeypatch.setattr(import_jobs, "CHUNK_ROWS", 70)
+    monkeypatch.setattr(import_jobs, "WINDOW_ROWS", 150)
     path = written(tmp_path / "answers.csv", many())
     # In the second window: a window is two chunks whose learners are apart, or three.
     last, calls = {"postgresql": 3, "sqlite": 5}[database.dialect], []
@@ -110,7 +110,7 @@ async def test_a_killed_import_goes_on_without_loss_or_doubling(
         return result
 
     with monkeypatch.context() as patch:
-        patch.setattr(worker, "import_chunk", one_dies)
+        patch.setattr(import_jobs, "import_chunk", one_dies)
         with pytest.raises(Killed):
             await load(database, path)
     # A window, and of the second window what was committed.
@@ -128,8 +128,8 @@ async def test_the_order_of_the_lines_and_the_chunks_do_not_matter(
 ) -> None:
     await begin(database)
     await database.write(upsert, 1, "other", CATALOGUE, 1)
-    monkeypatch.setattr(worker, "CHUNK_ROWS", chunk)
-    monkeypatch.setattr(worker, "WINDOW_ROWS", window)
+    monkeypatch.setattr(import_jobs, "CHUNK_ROWS", chunk)
+    monkeypatch.setattr(import_jobs, "WINDOW_ROWS", window)
     rows = many(4, 12)
     shuffled = [rows[place * 29 % len(rows)] for place in range(len(rows))]
     assert sorted(shuffled) == sorted(rows)

@@ -11,12 +11,12 @@ import structlog
 
 from app.core.database import Database
 from app.core.errors import Overloaded, ProximaError, Unavailable
-from app.core.telemetry import GROUP_SIZE, REPLAY_SECONDS
+from app.core.telemetry import GROUP_SECONDS, GROUP_SIZE
 from app.services.responses import NewResponse, RecordedResponse, record
 
 MAX_GROUP = 256
 
-log = structlog.get_logger("proxima.intake")
+log = structlog.get_logger("proxima.group_commit")
 
 RecordResult = RecordedResponse | ProximaError
 PendingResponse = tuple[NewResponse, "asyncio.Future[RecordResult]"]
@@ -68,7 +68,7 @@ class GroupCommit:
             return
         GROUP_SIZE.observe(len(group))
         try:
-            with REPLAY_SECONDS.time():
+            with GROUP_SECONDS.time():
                 results: list[RecordResult] = await self._database.write(record, [response for response, _ in group])
         except Unavailable as error:
             results = [error] * len(group)

@@ -101,7 +101,7 @@ def create_app(settings: Settings | None = None, demo: Demo | None = None) -> Fa
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Open the database and the intake, go on with what was left behind; on the way out let what was begun end."""
+    """Open the database, go on with work that was left; on the way out let what was begun end."""
     settings: Settings = app.state.settings
     configure_logging(settings)
     database = open_database(settings.database_url, pool_size=settings.pool_size)
@@ -109,7 +109,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.database = database
     app.state.known_keys = KnownKeys()
     app.state.limits = Limits(database, settings)
-    app.state.intake = GroupCommit(database, settings.max_waiting_responses)
+    app.state.group_commit = GroupCommit(database, settings.max_waiting_responses)
     app.state.tasks = set()
     gc.collect()
     gc.freeze()
@@ -120,7 +120,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.stopping = False
     with drain_on_signal(lambda: setattr(app.state, "stopping", True), settings.drain_seconds):
         yield
-    await app.state.intake.close()
+    await app.state.group_commit.close()
     background.cancel()
     await asyncio.gather(background, return_exceptions=True)
     if app.state.tasks:

@@ -4,8 +4,8 @@
     page = await database.read(list_items, course)        # one consistent, read-only snapshot
 
 A transaction that is a function can run on SQLite's one writer thread, inside SQLAlchemy's asyncio bridge over
-asyncpg, or again after a deadlock (docs/decisions/0002). `write` and `read` are called from routers, intake,
-worker and cli only, so that every transaction can be found by looking there.
+asyncpg, or again after a deadlock (docs/decisions/0002). `write` and `read` are called from routers, group
+commit, jobs and cli only, so that every transaction can be found by looking there.
 """
 
 import asyncio

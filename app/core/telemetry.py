@@ -45,13 +45,13 @@ REQUEST_SECONDS = Histogram(
 )
 IN_FLIGHT = Gauge("proxima_http_requests_in_flight", "Requests not yet answered.", multiprocess_mode="livesum")
 GROUP_SIZE = Histogram(
-    "proxima_intake_group_size",
+    "proxima_group_commit_size",
     "Answers that shared one transaction.",
     buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
 )
-REPLAY_SECONDS = Histogram(
-    "proxima_fold_duration_seconds",
-    "Time to fold the answers of one transaction.",
+GROUP_SECONDS = Histogram(
+    "proxima_group_commit_duration_seconds",
+    "Time of one transaction of answers, including its commit.",
     buckets=(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1),
 )
 

@@ -61,7 +61,7 @@ async def submit_response(request: Request, new_response: NewResponse | ProximaE
     """Record one answer and tell its outcome; raises what is wrong with it."""
     if isinstance(new_response, ProximaError):
         raise new_response
-    [result] = await request.app.state.intake.submit([new_response])
+    [result] = await request.app.state.group_commit.submit([new_response])
     if isinstance(result, ProximaError):
         raise result
     return raw_reply(result.outcome, STATUS[result.status])
@@ -129,7 +129,7 @@ async def post_responses(course: PathId, body: BatchIn, caller: Sender, request:
     # A microsecond apart: those without a time of their own count in the order they are listed in.
     parsed = [parse_batch_entry(caller, course, entry, moment + index) for index, entry in enumerate(body.responses)]
     valid = [new_response for new_response in parsed if isinstance(new_response, NewResponse)]
-    results = iter(await request.app.state.intake.submit(valid))
+    results = iter(await request.app.state.group_commit.submit(valid))
     replies = [
         batch_result(request, next(results) if isinstance(new_response, NewResponse) else new_response)
         for new_response in parsed

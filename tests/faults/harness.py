@@ -155,7 +155,7 @@ class Service:
             int(value)
             for file in self.folder.rglob("histogram_*.db")
             for key, value, _, _ in MmapedDict.read_all_values_from_file(file)  # type: ignore[no-untyped-call]
-            if json.loads(key)[1] == "proxima_intake_group_size_sum"
+            if json.loads(key)[1] == "proxima_group_commit_size_sum"
         ]
 
     def unexpected(self) -> list[str]:

@@ -54,7 +54,7 @@ class Hooked:
         await self.real.close()
 
     async def write(self, work: Any, responses: Sequence[NewResponse]) -> Any:
-        """What the intake calls."""
+        """What the group commit calls."""
         assert work is record
         if any(response.id.startswith("told-early-") for response in responses):
             return await self.tell_early(responses)
@@ -131,15 +131,15 @@ def unsynced(*args: Any, **kwargs: Any) -> Engine:
 sqlite_engine = database.sqlite_engine
 
 
-def hooked_intake(real: Database, limit: int) -> GroupCommit:
-    """The intake over a database with faults."""
+def hooked_group_commit(real: Database, limit: int) -> GroupCommit:
+    """A group commit over a database with faults."""
     hooked: Any = Hooked(real)
     return GroupCommit(hooked, limit)
 
 
 def supervise(port: int, workers: int) -> NoReturn:
     """Keep so many processes answering at a port."""
-    vars(main)["GroupCommit"] = hooked_intake
+    vars(main)["GroupCommit"] = hooked_group_commit
     if "UNSYNCED" in os.environ:
         database.sqlite_engine = unsynced
     app = main.create_app()

@@ -12,8 +12,7 @@ the IRT difficulty is b = −easiness / discrimination. On the old scale an item
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import least_squares
-from scipy.special import expit, expm1
+from scipy.special import expm1
 
 from app.adaptive.arrays import Booleans, Floats
 
@@ -23,11 +22,6 @@ DRIFTED = 3.0
 NOISE = 0.05
 # .74 times the distance of the quartiles is the standard deviation of a normal distribution.
 QUARTILES_TO_SIGMA = 0.74
-LEAST_SPREAD = 1e-9
-LARGEST_SLOPE = 10.0
-NODES = np.linspace(-4.0, 4.0, 41)
-# The square roots of normal weights, as residuals are squared later.
-ROOT_WEIGHTS = np.sqrt((expm1(-0.5 * NODES**2) + 1) / (expm1(-0.5 * NODES**2) + 1).sum())
 
 
 @dataclass(frozen=True)
@@ -92,20 +86,6 @@ def robust_z(values: Floats) -> Floats:
     return np.asarray((values - middle) / max(QUARTILES_TO_SIGMA * (high - low), NOISE))
 
 
-def mean_sigma(old: ItemCurves, new: ItemCurves, anchors: Booleans) -> Link:
-    """The link that gives the difficulties of the anchors the same mean and standard deviation (Marco 1977).
-
-    Without two different difficulties the slope is not known and stays 1; without an anchor nothing is linked.
-    """
-    if not anchors.any():
-        return SAME
-    was, became = old[anchors].difficulty, new[anchors].difficulty
-    spread = (float(was.std()), float(became.std()))
-    slope = spread[0] / spread[1] if min(spread) > LEAST_SPREAD else 1.0
-    slope = float(np.clip(slope, 1 / LARGEST_SLOPE, LARGEST_SLOPE))
-    return Link(slope, float(was.mean()) - slope * float(became.mean()))
-
-
 def mean_shift(old: ItemCurves, new: ItemCurves, anchors: Booleans) -> Link:
     """The link between calibrations that share their discriminations: the slope is 1, the rest is the mean shift.
 
@@ -116,30 +96,3 @@ def mean_shift(old: ItemCurves, new: ItemCurves, anchors: Booleans) -> Link:
         return SAME
     moved = new.intercept[anchors] - old.intercept[anchors]
     return Link(1.0, float(moved.sum() / old.discrimination[anchors].sum()))
-
-
-def stocking_lord(old: ItemCurves, new: ItemCurves, anchors: Booleans) -> Link:
-    """The link whose test characteristic curve of the anchors is nearest to the old one (Stocking & Lord 1983).
-
-    Least squares over 41 abilities from −4 to 4 with normal weights, from where `mean_sigma` ends.
-    """
-    if not anchors.any():
-        return SAME
-    was, became = old[anchors], new[anchors]
-    target = characteristic_curve(was)
-
-    def residuals(free: Floats) -> Floats:
-        link = Link(float(expm1(free[0]) + 1), float(free[1]))
-        return np.asarray(ROOT_WEIGHTS * (characteristic_curve(transform(link, became)) - target))
-
-    start = mean_sigma(old, new, anchors)
-    limit = np.array([np.log(LARGEST_SLOPE), np.inf])
-    free = np.array([np.clip(np.log(start.slope), -0.999 * limit[0], 0.999 * limit[0]), start.intercept])
-    solution = least_squares(residuals, free, bounds=(-limit, limit), xtol=1e-14, ftol=1e-14, gtol=1e-14)
-    return Link(float(expm1(solution.x[0]) + 1), float(solution.x[1]))
-
-
-def characteristic_curve(items: ItemCurves) -> Floats:
-    """The expected number of right answers at each of `NODES`."""
-    logits = items.intercept[:, None] + items.discrimination[:, None] * NODES
-    return np.asarray(expit(logits).sum(axis=0))

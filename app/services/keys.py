@@ -1,21 +1,19 @@
 """Make, list and revoke the keys of a tenant."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+from sqlalchemy import Connection
 
 from app.core.errors import Invalid, NotFound
 from app.core.security import SCOPES, NewKey, make_key, make_token
 from app.queries import keys as queries
 from app.queries.keys import KeyRow
 
-if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
 MAX_NAME = 255
 TOKEN_LIFETIME_S = 3600
 
 
-def create_key(db: "Connection", tenant: str, scopes: Sequence[str], now: int) -> NewKey:
+def create_key(db: Connection, tenant: str, scopes: Sequence[str], now: int) -> NewKey:
     """Make a key; the tenant is created on first sight. The text of the key cannot be had again."""
     if not 1 <= len(tenant) <= MAX_NAME:
         raise Invalid(f"the name of a tenant has 1 to {MAX_NAME} characters")
@@ -29,7 +27,7 @@ def create_key(db: "Connection", tenant: str, scopes: Sequence[str], now: int) -
     return key
 
 
-def issue_token(db: "Connection", tenant_id: int, key_id: str, scopes: Sequence[str], now: int) -> str:
+def issue_token(db: Connection, tenant_id: int, key_id: str, scopes: Sequence[str], now: int) -> str:
     """Make a token that stands for a key for an hour, with some of its scopes; the expired ones of the tenant go."""
     text, hash_ = make_token(tenant_id)
     queries.delete_expired_tokens(db, tenant_id, now)
@@ -37,18 +35,18 @@ def issue_token(db: "Connection", tenant_id: int, key_id: str, scopes: Sequence[
     return text
 
 
-def list_keys(db: "Connection", tenant: str) -> list[KeyRow]:
+def list_keys(db: Connection, tenant: str) -> list[KeyRow]:
     """All keys of the tenant, also the revoked ones, oldest first."""
     return queries.list_keys(db, _tenant_id(db, tenant))
 
 
-def revoke_key(db: "Connection", tenant: str, key_id: str, now: int) -> None:
+def revoke_key(db: Connection, tenant: str, key_id: str, now: int) -> None:
     """Revoke a key; within five seconds no worker accepts it any more."""
     if not queries.revoke_key(db, _tenant_id(db, tenant), key_id, now):
         raise NotFound("the tenant has no such key in force; `proxima key list` shows its keys")
 
 
-def choose_tenant(db: "Connection", name: str | None, now: int) -> int:
+def choose_tenant(db: Connection, name: str | None, now: int) -> int:
     """The tenant of that name; without a name the only one there is, made if there is none."""
     tenants = {known: id_ for id_, known in queries.list_tenants(db)}
     if name in tenants:
@@ -59,7 +57,7 @@ def choose_tenant(db: "Connection", name: str | None, now: int) -> int:
     return next(iter(tenants.values())) if tenants else queries.insert_tenant(db, "default", now)
 
 
-def _tenant_id(db: "Connection", tenant: str) -> int:
+def _tenant_id(db: Connection, tenant: str) -> int:
     tenant_id = queries.find_tenant(db, tenant)
     if tenant_id is None:
         raise NotFound("there is no tenant of that name")

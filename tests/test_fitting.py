@@ -160,7 +160,7 @@ def test_categories_are_found_from_rounded_scores(grade: int, digits: int) -> No
 def grades_of(scores: np.ndarray[Any, np.dtype[np.float64]], model: Model, categories: int | None) -> int:
     log = Log(np.array([0, len(scores)]), np.zeros(len(scores), dtype=np.int64), scores, np.zeros(len(scores)))
     one = np.full((1, 1), -1)
-    file = fitting.ResponseFile(ResponseSample("f.csv", one, log, ("l",), (None,), ("i",), (), None, ()), ("i",), ())
+    file = ResponseSample("f.csv", one, log, ("l",), (None,), ("i",), (), None, ())
     return int(fitting.max_categories(file, model, categories)[0])
 
 

@@ -6,6 +6,7 @@ was asked before. Exposure parameters are calibrated with other learners than th
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ import numpy as np
 from app.adaptive.arrays import Floats
 from app.adaptive.cat import Classification, Method, Plan, Pool, Rule
 from app.adaptive.cat.simulate import Records, administration_matrix, calibrate_exposure, draw_abilities, simulate_tests
-from app.analysis.practice_study import Figure, Progress, need_matplotlib
+from app.analysis import plots
+from app.analysis.evaluate import Progress
+from app.analysis.tables import Figure, format_row, round_figures
 from app.core.errors import InvalidSetting
 from app.files.item_parameters import Constraints, ItemFile
 
@@ -24,7 +27,7 @@ CALIBRATION_SEED_OFFSET = 1_000_000
 Z_90 = 1.6448536269514722
 # Without an end a test would take the whole bank.
 DEFAULT_STANDARD_ERROR, DEFAULT_MAX_ITEMS = 0.3, 200
-DIGITS = 4
+CELL_WIDTH = 9
 COLUMNS = (
     "items",
     "±",
@@ -230,21 +233,13 @@ def overlap_of(table: Any) -> Figure:
 
 def as_json(report: CatStudyReport) -> dict[str, Any]:
     """The figures by bank and rule."""
-
-    def shown(value: Any) -> Any:
-        if isinstance(value, Figure):
-            return {"mean": round(value.mean, DIGITS), "error": round(value.error, DIGITS)}
-        return value if value is None else round(value, DIGITS)
-
     return {
         "seed": report.options.seed,
         "learners": report.options.learners,
         "banks": {
             bank: {
                 "items": report.sizes[bank],
-                "rules": {
-                    rule: {name: shown(value) for name, value in vars(result).items()} for rule, result in row.items()
-                },
+                "rules": {rule: round_figures(result) for rule, result in row.items()},
             }
             for bank, row in report.results.items()
         },
@@ -256,9 +251,9 @@ def as_table(report: CatStudyReport) -> str:
     widest = max(len(name) for row in report.results.values() for name in (*row, *report.sizes)) + 12
     lines = [f"{report.options.learners:,} learners from N(0, 1), seed {report.options.seed}"]
     for bank, row in report.results.items():
-        lines += ["", f"{f'{bank}, {report.sizes[bank]:,} items':{widest}}" + "".join(f"{each:>9}" for each in COLUMNS)]
+        lines += ["", format_row(f"{bank}, {report.sizes[bank]:,} items", COLUMNS, widest, CELL_WIDTH)]
         for rule, result in row.items():
-            lines.append(f"{rule:{widest}}" + "".join(f"{cell:>9}" for cell in format_result(result)))
+            lines.append(format_row(rule, format_result(result), widest, CELL_WIDTH))
     return "\n".join(lines)
 
 
@@ -281,26 +276,26 @@ def format_result(result: CatStudyResult) -> list[str]:
 
 
 def save_plots(report: CatStudyReport, folder: Path) -> list[Path]:
-    """A plot a bank, as SVG: items and error of θ by true ability, and how often each item was given.
+    """Three panels for each item bank: items and error of θ by true ability, and how often each item was given.
 
     Raises `InvalidSetting` without matplotlib.
     """
-    canvas_class = need_matplotlib()
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for bank, row in report.records.items():
-        canvas = canvas_class(figsize=(15, 4.5), layout="constrained")
-        lengths, errors, exposure = canvas.subplots(1, 3)
-        for rule, records in row.items():
-            truth = records.truth[:, 0]
-            lengths.plot(truth, records.length, ".", alpha=0.5, label=rule)
-            errors.plot(truth, records.ability[:, 0] - truth, ".", alpha=0.5)
-            counts = np.bincount(np.concatenate(records.items).astype(np.int64), minlength=report.sizes[bank])
-            exposure.plot(np.arange(1, len(counts) + 1), np.sort(counts / len(truth))[::-1])
-        lengths.set(title=f"{bank}: items of a test", xlabel="true ability")
-        errors.set(title="estimated less true ability", xlabel="true ability")
-        exposure.set(title="share of the tests an item is in", xlabel="items, most given first", ylim=(0, 1.02))
-        lengths.legend(fontsize="small")
-        paths.append(folder / f"{bank.removesuffix('.gz').removesuffix('.csv')}.svg")
-        canvas.savefig(paths[-1], metadata={"Date": None})
-    return paths
+    drawings = {
+        name.removesuffix(".gz").removesuffix(".csv"): partial(draw_tests, name, report.sizes[name], row)
+        for name, row in report.records.items()
+    }
+    return plots.save_plots(folder, drawings, panels=3, size=(15, 4.5))
+
+
+def draw_tests(name: str, items: int, row: Mapping[str, Records], lengths: Any, errors: Any, exposure: Any) -> None:
+    """Draw the tests that every rule gave from one item bank, of so many items."""
+    for rule, records in row.items():
+        truth = records.truth[:, 0]
+        lengths.plot(truth, records.length, ".", alpha=0.5, label=rule)
+        errors.plot(truth, records.ability[:, 0] - truth, ".", alpha=0.5)
+        counts = np.bincount(np.concatenate(records.items).astype(np.int64), minlength=items)
+        exposure.plot(np.arange(1, len(counts) + 1), np.sort(counts / len(truth))[::-1])
+    lengths.set(title=f"{name}: items of a test", xlabel="true ability")
+    errors.set(title="estimated less true ability", xlabel="true ability")
+    exposure.set(title="share of the tests an item is in", xlabel="items, most given first", ylim=(0, 1.02))
+    lengths.legend(fontsize="small")

@@ -31,6 +31,7 @@ from app.adaptive.numerics import HALF
 from app.adaptive.parameters import Items, Parameters, Population, Skills
 from app.adaptive.response_log import Log
 from app.adaptive.tracing.replay import replay
+from app.analysis.tables import align_columns
 from app.core.errors import InvalidFile
 from app.core.times import UNDATED_EPOCH_US, to_days
 from app.files.responses import INSTANTS, ROWS_BETWEEN_REPORTS, Rejection, ResponseRecord, read_responses
@@ -468,9 +469,3 @@ def format_metrics(
         ends = bounds[name]
         interval = f" [{ends[0]:{sign}.3f}, {ends[1]:{sign}.3f}]" if ends else ""
         yield f"{values[name]:{sign}.3f}{interval}"
-
-
-def align_columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of text as aligned lines."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

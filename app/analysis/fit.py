@@ -17,7 +17,8 @@ from app.adaptive.irt import ItemBank, ItemCalibration, ItemResponses, Model, Pr
 from app.adaptive.irt.ability import estimate
 from app.adaptive.irt.items import ASYMPTOTIC, BINARY, COMMON_SLOPE
 from app.adaptive.response_log import Log
-from app.analysis.evaluate import SPLIT, Progress, ResponseSample, align_columns, read_sample
+from app.analysis.evaluate import SPLIT, Progress, ResponseSample, read_sample
+from app.analysis.tables import align_columns
 from app.core.errors import InvalidFile
 
 # The names under which the engine takes calibrated items; it has no partial credit.
@@ -31,22 +32,13 @@ DIGITS = 6
 
 
 @dataclass(frozen=True)
-class ResponseFile:
-    """The answers of a file, with the ids of its items (I,) and skills (S,) in the order of their numbers."""
-
-    sample: ResponseSample
-    items: tuple[str, ...]
-    skills: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class ItemFit:
     """A bank calibrated to the first answer of every learner to every item; `repeated` others were left out.
 
     `reliability` is the share of the variance of ability that its estimates show: Var(EAP) / (Var(EAP) + mean SE²).
     """
 
-    file: ResponseFile
+    sample: ResponseSample
     responses: ItemResponses
     repeated: int
     calibration: ItemCalibration
@@ -57,7 +49,7 @@ class ItemFit:
 class SkillFit:
     """Knowledge tracing fitted to all answers; `learners` and `responses` are counts for each skill (S,)."""
 
-    file: ResponseFile
+    sample: ResponseSample
     fitted: bkt.BktFit
     setup: bkt.Setup
     learners: Integers
@@ -74,39 +66,33 @@ def fit_items(path: Path, model: Model, priors: Priors, categories: int | None, 
 
     `categories` is how many every item has; None finds out, item by item.
     """
-    file = read_file(path, progress)
-    log = file.sample.log
-    max_category = max_categories(file, model, categories)
-    first = first_responses(log, len(file.items))
+    sample = read_sample(path, SPLIT, progress)
+    log = sample.log
+    max_category = max_categories(sample, model, categories)
+    first = first_responses(log, len(sample.items))
     items = log.items[first]
     reached = np.round(log.scores[first] * max_category[items]).astype(np.int64)
     responses = ItemResponses(np.searchsorted(first, log.starts), items, reached)
     progress("calibrating", 0, 1)
     result = calibrate_items(responses, max_category, model, priors)
     progress("estimating abilities", 0, 1)
-    return ItemFit(file, responses, len(log.items) - len(first), result, reliability(result, responses))
+    return ItemFit(sample, responses, len(log.items) - len(first), result, reliability(result, responses))
 
 
 def fit_skills(path: Path, setup: bkt.Setup, progress: Progress) -> SkillFit:
     """Fit knowledge tracing to the skills of a file. Raises `InvalidFile` if it names none."""
-    file = read_file(path, progress)
-    if not file.skills:
+    sample = read_sample(path, SPLIT, progress)
+    if not sample.skill_ids:
         raise InvalidFile(f"{path.name} names no skill; knowledge tracing is about skills.")
     progress("tracing", 0, 1)
-    fitted = bkt.fit_bkt(file.sample.skills, file.sample.log, setup, np.random.default_rng(SEED))
-    chains = bkt.link_response_chains(file.sample.skills, file.sample.log)
-    learners = np.bincount(chains.skill, minlength=len(file.skills))
-    responses = np.bincount(chains.skill, chains.lengths, len(file.skills)).astype(np.int64)
-    return SkillFit(file, fitted, setup, learners, responses)
+    fitted = bkt.fit_bkt(sample.skills, sample.log, setup, np.random.default_rng(SEED))
+    chains = bkt.link_response_chains(sample.skills, sample.log)
+    learners = np.bincount(chains.skill, minlength=len(sample.skill_ids))
+    responses = np.bincount(chains.skill, chains.lengths, len(sample.skill_ids)).astype(np.int64)
+    return SkillFit(sample, fitted, setup, learners, responses)
 
 
-# The file
-
-
-def read_file(path: Path, progress: Progress) -> ResponseFile:
-    """The answers of a file and the names in it."""
-    sample = read_sample(path, SPLIT, progress)
-    return ResponseFile(sample, sample.items, sample.skill_ids)
+# Answers
 
 
 def first_responses(log: Log, items: int) -> Integers:
@@ -115,16 +101,16 @@ def first_responses(log: Log, items: int) -> Integers:
     return np.sort(np.unique(learner * items + log.items, return_index=True)[1])
 
 
-def max_categories(file: ResponseFile, model: Model, categories: int | None) -> Integers:
+def max_categories(sample: ResponseSample, model: Model, categories: int | None) -> Integers:
     """The highest category of every item, (I,), from all its scores, those of repeated answers as well.
 
     It is the least number below 10 of which all scores are whole parts, rounded to two decimals or better; for models
     of right and wrong it is 1. A category between that nobody reached so remains one.
     """
-    items, scores = file.sample.log.items, file.sample.log.scores
+    items, scores = sample.log.items, sample.log.scores
     binary = model in BINARY
     choices = [1] if binary else range(1, MAX_CATEGORIES) if categories is None else [categories - 1]
-    max_category = np.zeros(len(file.items), dtype=np.int64)
+    max_category = np.zeros(len(sample.items), dtype=np.int64)
     for candidate in choices:
         off = np.abs(np.round(scores * candidate) / candidate - scores) > (0 if binary else ROUNDING_TOLERANCE)
         max_category[(max_category == 0) & (np.bincount(items, off, len(max_category)) == 0)] = candidate
@@ -139,7 +125,7 @@ def max_categories(file: ResponseFile, model: Model, categories: int | None) -> 
         requirement = f"its scores are no equal steps of up to {MAX_CATEGORIES} categories; see --categories."
     else:
         requirement = f"which is no multiple of 1/{categories - 1}, as {categories} categories would have."
-    raise InvalidFile(f"{file.sample.name}: item {file.items[item]} has the score {score:g}; {requirement}")
+    raise InvalidFile(f"{sample.name}: item {sample.items[item]} has the score {score:g}; {requirement}")
 
 
 def reliability(result: ItemCalibration, responses: ItemResponses) -> float:
@@ -179,7 +165,7 @@ def item_standard_errors(errors: ItemBank, item: int) -> dict[str, Any]:
 
 def items_table(fit: ItemFit) -> str:
     """What `proxima fit` prints of an item response model."""
-    result, file = fit.calibration, fit.file
+    result, sample = fit.calibration, fit.sample
     model = result.bank.model
     many = [f"b{step + 1}" for step in range(result.bank.steps)]
     titles = [
@@ -188,7 +174,7 @@ def items_table(fit: ItemFit) -> str:
     responses = np.bincount(fit.responses.items, minlength=result.bank.count)
     rows = [
         [name, f"{responses[item]:,}", *item_cells(result, item), "yes" if result.calibrated[item] else "no"]
-        for item, name in enumerate(file.items)
+        for item, name in enumerate(sample.items)
     ]
     learners, items = pluralise(fit.responses.learners, "learner"), pluralise(result.bank.count, "item")
     facts = [
@@ -239,7 +225,7 @@ def items_json(fit: ItemFit) -> dict[str, Any]:
         "learners": fit.responses.learners,
         "answers": len(fit.responses.items),
         "repeated": fit.repeated,
-        "rejected": len(fit.file.sample.rejections),
+        "rejected": len(fit.sample.rejections),
         "log_likelihood": rounded(result.log_likelihood),
         "iterations": result.iterations,
         "converged": result.converged,
@@ -255,7 +241,7 @@ def items_json(fit: ItemFit) -> dict[str, Any]:
                 **item_estimates(result.bank, item),
                 "standard_errors": item_standard_errors(result.standard_errors, item),
             }
-            for item, name in enumerate(fit.file.items)
+            for item, name in enumerate(fit.sample.items)
         ],
     }
 
@@ -273,15 +259,15 @@ def build_catalogue(fit: ItemFit) -> dict[str, Any]:
 
     Raises `InvalidFile` where there is nothing to rely on.
     """
-    result, file = fit.calibration, fit.file
+    result, sample = fit.calibration, fit.sample
     if not result.converged:
-        raise InvalidFile(f"{file.sample.name}: the search has not converged; no catalogue is written.")
+        raise InvalidFile(f"{sample.name}: the search has not converged; no catalogue is written.")
     if not result.calibrated.any():
-        raise InvalidFile(f"{file.sample.name}: not one item is calibrated; no catalogue is written.")
+        raise InvalidFile(f"{sample.name}: not one item is calibrated; no catalogue is written.")
     items = [
         {
-            "id": file.items[item],
-            "skills": [file.skills[skill] for skill in file.sample.skills[item].tolist() if skill >= 0],
+            "id": sample.items[item],
+            "skills": [sample.skill_ids[skill] for skill in sample.skills[item].tolist() if skill >= 0],
             "parameters": {"model": CATALOGUE_MODELS[result.bank.model], **item_estimates(result.bank, item)},
         }
         for item in np.flatnonzero(result.calibrated).tolist()
@@ -326,7 +312,7 @@ def skills_table(fit: SkillFit) -> str:
 
 def skills_json(fit: SkillFit) -> dict[str, Any]:
     """What `proxima fit --json` prints of knowledge tracing."""
-    fitted, sample = fit.fitted, fit.file.sample
+    fitted, sample = fit.fitted, fit.sample
     content = {
         "model": "bkt",
         "learners": sample.log.learners,
@@ -344,7 +330,7 @@ def skills_json(fit: SkillFit) -> dict[str, Any]:
                 "iterations": int(fitted.iterations[skill]),
                 "converged": bool(fit.converged[skill]),
             }
-            for skill, name in enumerate(fit.file.skills)
+            for skill, name in enumerate(fit.sample.skill_ids)
         ],
     }
     return content | ({"items": list(item_rates(fit))} if fit.setup.per_item else {})
@@ -362,8 +348,8 @@ def item_rates(fit: SkillFit) -> Iterator[dict[str, Any]]:
     for item, position in np.argwhere(fitted.skills >= 0).tolist():
         own = fitted.classes[item, position]
         yield {
-            "item": fit.file.items[item],
-            "skill": fit.file.skills[fitted.skills[item, position]],
+            "item": fit.sample.items[item],
+            "skill": fit.sample.skill_ids[fitted.skills[item, position]],
             "guess": rounded(fitted.rates.guess[own]),
             "slip": rounded(fitted.rates.slip[own]),
         }

@@ -3,8 +3,9 @@
 The same worlds, courses, learners and random numbers for every policy, so that differences are of the policy.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ from app.adaptive.arrays import Integers
 from app.adaptive.simulation.policies import POLICIES
 from app.adaptive.simulation.practice import MOST_EXERCISES, PracticeOutcome, practise
 from app.adaptive.simulation.worlds import WORLDS, create_course, learner_seeds
-from app.core.errors import InvalidSetting
+from app.analysis import plots
+from app.analysis.evaluate import Progress
+from app.analysis.tables import Figure, format_row, round_figures
 
 # A course has its own graph, items and pace of skills, and errors of the engine's about each of its learners.
 LEARNERS_PER_COURSE = 100
 REFERENCE = "service"
-DIGITS = 4
+CELL_WIDTH = 11
 
 WORLD_NAMES = tuple(world.name for world in WORLDS)
 POLICY_NAMES = tuple(POLICIES)
@@ -37,16 +40,6 @@ COLUMNS = (
     "misled, %",
     "true then",
 )
-
-Progress = Callable[[str, float, float], None]
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A mean over learners and its standard error, by courses if there are several."""
-
-    mean: float
-    error: float
 
 
 @dataclass(frozen=True)
@@ -155,21 +148,13 @@ def mean_over_courses(values: Any, course_of: Integers) -> Figure:
 
 def as_json(report: PracticeStudyReport) -> dict[str, Any]:
     """The figures by world and policy."""
-
-    def rounded(value: Any) -> Any:
-        if isinstance(value, Figure):
-            return {"mean": round(value.mean, DIGITS), "error": round(value.error, DIGITS)}
-        return value if value is None else round(value, DIGITS)
-
     return {
         "seed": report.seed,
         "learners": report.learners,
         "most_exercises": MOST_EXERCISES,
         "reference": REFERENCE,
         "worlds": {
-            world: {
-                policy: {name: rounded(value) for name, value in vars(result).items()} for policy, result in row.items()
-            }
+            world: {policy: round_figures(result) for policy, result in row.items()}
             for world, row in report.results.items()
         },
     }
@@ -180,9 +165,9 @@ def as_table(report: PracticeStudyReport) -> str:
     widest = max(len(name) for row in report.results.values() for name in row)
     lines = [f"{report.learners:,} learners, seed {report.seed}; less: by {REFERENCE}; at most {MOST_EXERCISES}"]
     for world, row in report.results.items():
-        lines += ["", f"{world:{widest}}" + "".join(f"{title:>11}" for title in COLUMNS)]
+        lines += ["", format_row(world, COLUMNS, widest, CELL_WIDTH)]
         for policy, result in sorted(row.items(), key=lambda pair: pair[1].exercises.mean):
-            lines.append(f"{policy:{widest}}" + "".join(f"{cell:>11}" for cell in format_result(result)))
+            lines.append(format_row(policy, format_result(result), widest, CELL_WIDTH))
     return "\n".join(lines)
 
 
@@ -196,35 +181,24 @@ def format_result(result: PracticeStudyResult) -> list[str]:
     return [*exercises, *less, *streaks, *counts, *shares, "" if result.true is None else f"{result.true:.1f}"]
 
 
-def need_matplotlib() -> Any:
-    """What plots are drawn on. Raises `InvalidSetting` without matplotlib, which is an extra."""
-    try:
-        from matplotlib.figure import Figure as Canvas  # noqa: PLC0415 - an extra: needed here only
-    except ImportError as error:
-        raise InvalidSetting("plots need matplotlib; install proxima[plots]") from error
-    return Canvas
-
-
 def save_plots(report: PracticeStudyReport, folder: Path) -> list[Path]:
-    """Two plots a world, as SVG: mean exercises with standard errors, and the share of learners who have reached 90 %.
+    """Two panels for each world: mean exercises with standard errors, and the share of learners who have reached 90 %.
 
     Raises `InvalidSetting` without matplotlib.
     """
-    canvas_class = need_matplotlib()
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for world, row in report.results.items():
-        canvas = canvas_class(figsize=(11, 4.5), layout="constrained")
-        bars, curves = canvas.subplots(1, 2)
-        names = sorted(row, key=lambda name: -row[name].exercises.mean)
-        means, errors = ([getattr(row[name].exercises, part) for name in names] for part in ("mean", "error"))
-        bars.barh(names, means, xerr=errors, color="tab:blue", alpha=0.7)
-        bars.set(title=f"{world}: exercises until 90 % of the skills are mastered", xlabel="exercises")
-        for name in reversed(names):
-            taken = np.sort(report.exercises[world][name])
-            curves.step(taken, np.arange(1, len(taken) + 1) / len(taken), where="post", label=name)
-        curves.set(title="learners who have come so far", xlabel="exercises", xlim=(0, MOST_EXERCISES - 1), ylim=(0, 1))
-        curves.legend(fontsize="small")
-        paths.append(folder / f"{world}.svg")
-        canvas.savefig(paths[-1], metadata={"Date": None})
-    return paths
+    drawings = {world: partial(draw_world, report, world) for world in report.results}
+    return plots.save_plots(folder, drawings, panels=2, size=(11, 4.5))
+
+
+def draw_world(report: PracticeStudyReport, world: str, bars: Any, curves: Any) -> None:
+    """Draw what the policies did in one world, the slowest first."""
+    row = report.results[world]
+    names = sorted(row, key=lambda name: -row[name].exercises.mean)
+    means, errors = ([getattr(row[name].exercises, part) for name in names] for part in ("mean", "error"))
+    bars.barh(names, means, xerr=errors, color="tab:blue", alpha=0.7)
+    bars.set(title=f"{world}: exercises until 90 % of the skills are mastered", xlabel="exercises")
+    for name in reversed(names):
+        taken = np.sort(report.exercises[world][name])
+        curves.step(taken, np.arange(1, len(taken) + 1) / len(taken), where="post", label=name)
+    curves.set(title="learners who have come so far", xlabel="exercises", xlim=(0, MOST_EXERCISES - 1), ylim=(0, 1))
+    curves.legend(fontsize="small")

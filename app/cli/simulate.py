@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from app.analysis import cat_study, practice_study
+from app.analysis.plots import need_matplotlib
 from app.cli.progress import progress_bar
 from app.files.item_parameters import Constraints, ItemFile, read_constraints, read_item_file
 
@@ -17,7 +18,7 @@ def print_practice_study(
 ) -> None:
     """Compare practice policies on simulated learners."""
     if plots:
-        practice_study.need_matplotlib()
+        need_matplotlib()
     with progress_bar() as progress:
         report = practice_study.run_practice_study(worlds, policies, learners, seed, progress)
     click.echo(json.dumps(practice_study.as_json(report), indent=1) if as_json else practice_study.as_table(report))
@@ -38,7 +39,7 @@ def print_cat_study(
 ) -> None:
     """Give adaptive tests to simulated examinees from item banks; `options` are those of `CatStudyOptions`."""
     if plots:
-        practice_study.need_matplotlib()
+        need_matplotlib()
     item_files, limits = read_item_banks(files, constraints, scaling)
     study_options = cat_study.CatStudyOptions(target=exposure, cuts=tuple(sorted(cuts)), **options)
     with progress_bar() as progress:

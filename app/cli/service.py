@@ -11,23 +11,25 @@ from app.core.database import Database
 from app.core.errors import InvalidSetting
 from app.core.settings import read_settings
 from app.core.telemetry import configure_logging
-from app.http import server
+from app.http.server import Deadlines, open_listener, run_uvicorn
 from app.main import create_app
 from app.queries.durability import connections_allowed
 
+DEFAULT_DEADLINES = Deadlines()
 
-def serve(host: str, port: int, workers: int) -> None:
+
+def serve(host: str, port: int, workers: int, deadlines: Deadlines = DEFAULT_DEADLINES) -> None:
     """Serve the HTTP interface."""
     settings = read_settings()
     with_database(lambda database: need_connections(database, workers))
     configure_logging(settings)
     if workers == 1:
-        run_server(create_app, host, port, 1)
+        run_server(create_app, host, port, 1, deadlines)
         return
     with tempfile.TemporaryDirectory(prefix="proxima-metrics-") as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
         try:
-            run_server("app.main:create_app", host, port, workers)
+            run_server("app.main:create_app", host, port, workers, deadlines)
         finally:
             del os.environ["PROMETHEUS_MULTIPROC_DIR"]
 
@@ -44,11 +46,11 @@ async def need_connections(database: Database, workers: int) -> None:
         )
 
 
-def run_server(application: Any, host: str, port: int, workers: int) -> None:
+def run_server(application: Any, host: str, port: int, workers: int, deadlines: Deadlines = DEFAULT_DEADLINES) -> None:
     """Serve until told to stop; what was begun is finished first."""
     try:
-        listener = server.open_listener(host, port)
+        listener = open_listener(host, port)
     except OSError as error:
         raise InvalidSetting(f"{host}:{port} cannot be listened on: {error.strerror or error}") from error
-    if not server.run_uvicorn(application, listener, workers, read_settings().drain_seconds):
+    if not run_uvicorn(application, listener, workers, read_settings().drain_seconds, deadlines):
         raise InvalidSetting("the service cannot start; the lines above say why")

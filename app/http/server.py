@@ -15,7 +15,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, partial
 from multiprocessing import parent_process
 from types import FrameType
 from typing import Any
@@ -28,38 +29,51 @@ from uvicorn.supervisors import Multiprocess
 if sys.platform != "win32":
     import resource
 
-HEAD_S = 10.0
-IDLE_S = 15
-UNREAD_S = 30.0
-LINGER_S = 1.0
-FINISH_S = 15
-# A worker that has not stopped by then is not going to.
-LONGEST_STOP_S = 30.0
-# Importing the program takes a worker seconds on a busy machine; until then it looks dead.
-LONGEST_START_S = 60
 MOST_CONNECTIONS = 8192
 BACKLOG = 2048
+
+
+@dataclass(frozen=True)
+class Deadlines:
+    """How long the server waits, in seconds.
+
+    For the head of a request; on an idle connection; for a client to take its reply; on a connection that may bring
+    one more request when it stops; for what was begun by then; and for a worker to stop, and to start.
+    """
+
+    head_s: float = 10.0
+    idle_s: int = 15
+    unread_s: float = 30.0
+    linger_s: float = 1.0
+    finish_s: int = 15
+    # A worker that has not stopped by then is not going to.
+    stop_s: float = 30.0
+    # Importing the program takes a worker seconds on a busy machine; until then it looks dead.
+    start_s: int = 60
 
 
 class DeadlineProtocol(HttpToolsProtocol):
     """A connection that ends when its client is too slow: with the head of a request, or in taking a reply."""
 
-    # The clocks that run: no whole head yet, and a reply nobody takes.
-    _head: asyncio.TimerHandle | None = None
-    _unread: asyncio.TimerHandle | None = None
+    def __init__(self, deadlines: Deadlines, **given: Any) -> None:
+        super().__init__(**given)
+        self.deadlines = deadlines
+        # The clocks that run: no whole head yet, and a reply nobody takes.
+        self._head: asyncio.TimerHandle | None = None
+        self._unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         if len(self.connections) > max_connections():
             transport.abort()
         else:
-            self._head = self.loop.call_later(HEAD_S, self._give_up)
+            self._head = self.loop.call_later(self.deadlines.head_s, self._give_up)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         # This was not a whole head. uvicorn has just stopped the clock of an idle connection, so another one must run.
         if self._head is None and self._is_between_requests():
-            self._head = self.loop.call_later(HEAD_S, self._give_up)
+            self._head = self.loop.call_later(self.deadlines.head_s, self._give_up)
 
     def on_headers_complete(self) -> None:
         if self._head is not None:
@@ -69,7 +83,7 @@ class DeadlineProtocol(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._unread = self.loop.call_later(UNREAD_S, self._give_up)
+        self._unread = self.loop.call_later(self.deadlines.unread_s, self._give_up)
 
     def resume_writing(self) -> None:
         if self._unread is not None:
@@ -88,7 +102,7 @@ class DeadlineProtocol(HttpToolsProtocol):
     def shutdown(self) -> None:
         """Stop. A request may be on its way over an idle connection, so that one is not closed at once."""
         if self._is_between_requests():
-            self.loop.call_later(LINGER_S, super().shutdown)
+            self.loop.call_later(self.deadlines.linger_s, super().shutdown)
         else:
             super().shutdown()
 
@@ -119,9 +133,10 @@ class Supervisor(Multiprocess):
     SIGHUP replaces them one after the other. Nothing is drained then, as the socket stays open; at the end it is.
     """
 
-    def __init__(self, config: uvicorn.Config, listener: socket.socket, drain_s: float) -> None:
+    def __init__(self, config: uvicorn.Config, listener: socket.socket, drain_s: float, stop_s: float) -> None:
         super().__init__(config, [listener])
         self.drain_s = drain_s
+        self.stop_s = stop_s
 
     def keep_subprocess_alive(self) -> None:
         # uvicorn asks each worker whether it is well, and hears no signal while it waits for one that hangs.
@@ -138,7 +153,7 @@ class Supervisor(Multiprocess):
 
     def join_all(self) -> None:
         """Wait for all workers, and kill what does not stop: uvicorn would wait for ever."""
-        deadline = time.monotonic() + LONGEST_STOP_S
+        deadline = time.monotonic() + self.stop_s
         for process in self.processes:
             process.process.join(max(0.0, deadline - time.monotonic()))
             if process.process.is_alive():
@@ -163,7 +178,9 @@ def open_listener(host: str, port: int) -> socket.socket:
     return listener
 
 
-def run_uvicorn(application: Callable[[], Any] | str, listener: socket.socket, workers: int, drain_s: float) -> bool:
+def run_uvicorn(
+    application: Callable[[], Any] | str, listener: socket.socket, workers: int, drain_s: float, deadlines: Deadlines
+) -> bool:
     """Serve until told to stop; what was begun is finished first. False if it could not start."""
     raise_file_limit()
     # Once everything is finished the server raises the signal that stopped it once more: then all is well.
@@ -172,19 +189,20 @@ def run_uvicorn(application: Callable[[], Any] | str, listener: socket.socket, w
     config = uvicorn.Config(
         application,
         factory=True,
-        http=DeadlineProtocol,
+        # uvicorn asks for a class, and only calls it
+        http=partial(DeadlineProtocol, deadlines),  # type: ignore[arg-type]
         ws="none",
         workers=workers,
         log_config=None,
         access_log=False,
         server_header=False,
         backlog=BACKLOG,
-        timeout_keep_alive=IDLE_S,
-        timeout_graceful_shutdown=FINISH_S,
-        timeout_worker_healthcheck=LONGEST_START_S,
+        timeout_keep_alive=deadlines.idle_s,
+        timeout_graceful_shutdown=deadlines.finish_s,
+        timeout_worker_healthcheck=deadlines.start_s,
     )
     if workers > 1:
-        supervisor = Supervisor(config, listener, drain_s)
+        supervisor = Supervisor(config, listener, drain_s, deadlines.stop_s)
         supervisor.run()
         return not supervisor.has_failed()
     server = uvicorn.Server(config)

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, Self
 import httpx
 
 from app.core.times import now
+from app.http.server import Deadlines
 from app.services.catalogue import upsert
 from tests.client import CATALOGUE, COURSE, make_key, opened
 
@@ -87,11 +88,27 @@ def prepare(url: str) -> str:
     return asyncio.run(run())
 
 
-@contextmanager
-def service(url: str, *options: str, patch: str = "", ready: bool = True, **settings: Any) -> Iterator[Service]:
-    """The service of `proxima serve`, once it is ready. `patch` is run before, to shorten a deadline or break a rule.
+def serve_program(port: int, workers: int, deadlines: Deadlines | None) -> str:
+    """What `proxima serve` does, as a program; deadlines are no option of the command."""
+    if deadlines is None:
+        return f"from app.cli import main\nmain(['serve', '--port={port}', '--workers={workers}'])"
+    imports = "from app.cli.service import serve\nfrom app.http.server import Deadlines"
+    return f"{imports}\nserve('127.0.0.1', {port}, {workers}, {deadlines})"
 
-    A patch reaches the process that is started, not the workers it may start.
+
+@contextmanager
+def service(
+    url: str,
+    *,
+    workers: int = 1,
+    deadlines: Deadlines | None = None,
+    patch: str = "",
+    ready: bool = True,
+    **settings: Any,
+) -> Iterator[Service]:
+    """The service of `proxima serve`, once it is ready, under other `deadlines` if they are given.
+
+    `patch` is run before, to break a rule; it reaches the process that is started, not the workers it may start.
     """
     key = prepare(url) if ready else ""
     with socket.socket() as listener:
@@ -102,14 +119,7 @@ def service(url: str, *options: str, patch: str = "", ready: bool = True, **sett
         log = Path(folder) / "log"
         with log.open("wb") as target:
             process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-c",
-                    f"{patch}\nfrom app.cli import main\nmain()",
-                    "serve",
-                    f"--port={port}",
-                    *options,
-                ],
+                [sys.executable, "-c", f"{patch}\n{serve_program(port, workers, deadlines)}"],
                 env={**os.environ, "PROXIMA_LOG_LEVEL": "warning", **environment, "PROXIMA_DATABASE_URL": url},
                 cwd=ROOT,
                 stdout=target,

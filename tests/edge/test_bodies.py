@@ -5,13 +5,14 @@ import gzip
 
 import pytest
 
+from app.http.server import Deadlines
 from tests.edge.service import Reply, Service, Wire, head_of, memory_of, service
 
 MIB = 1 << 20
 HUGE = 200 * MIB
 PIECE = b" " * (MIB // 4)
 MOST_GROWTH = 64 * MIB
-HURRY = "import app.http.server as server\nserver.HEAD_S = 1.0\n"
+HURRY = Deadlines(head_s=1.0)
 
 pytestmark = pytest.mark.parametrize("engine_name", ["sqlite"], indirect=True)
 
@@ -35,7 +36,7 @@ CHUNKED = "Transfer-Encoding: chunked"
 
 
 def test_huge_endless_lying_and_packed_bodies_are_refused_as_they_come(database_url: str) -> None:
-    with service(database_url, patch=HURRY) as started:
+    with service(database_url, deadlines=HURRY) as started:
         before = memory_of(started.process.pid)
 
         told, _ = asyncio.run(pour(started, head_of(started, f"Content-Length: {HUGE}"), PIECE, HUGE))

@@ -8,17 +8,21 @@ from typing import Any
 
 import pytest
 
+from app.http.server import Deadlines
 from tests.edge.service import NOTHING, Reply, Service, Wire, head_of, post, service
 
 EACH = 10
 DRIP_S = 0.1
 PROBE = b"GET /livez HTTP/1.1\r\nHost: service\r\n\r\n"
-HURRY = """
-import app.http.server as server, app.http.admission as guard
-server.HEAD_S, server.IDLE_S, server.UNREAD_S = 1.0, 1, 1.0
+HURRY = Deadlines(head_s=1.0, idle_s=1, unread_s=1.0)
+HURRIED_BODIES = """
+import app.http.admission as guard
 guard.BODY_FIRST_S, guard.BODY_S, guard.BODY_BYTES_A_SECOND = 0.5, 1.0, 10_000
 """
-NO_HEADS = "import uvicorn.protocols.http.httptools_impl as impl\nserver.DeadlineProtocol = impl.HttpToolsProtocol\n"
+NO_HEADS = """
+import app.http.server as server, uvicorn.protocols.http.httptools_impl as impl
+server.DeadlineProtocol = lambda deadlines, **given: impl.HttpToolsProtocol(**given)
+"""
 NO_BODIES = "guard.with_deadline = lambda receive: receive\n"
 
 pytestmark = pytest.mark.parametrize("engine_name", ["sqlite"], indirect=True)
@@ -134,7 +138,7 @@ async def attack_while_good_ones_go_on(started: Service) -> tuple[dict[str, set[
 
 
 def test_slow_clients_are_let_go_while_good_ones_go_on(database_url: str) -> None:
-    with service(database_url, patch=HURRY) as started:
+    with service(database_url, deadlines=HURRY, patch=HURRIED_BODIES) as started:
         ends, told = asyncio.run(attack_while_good_ones_go_on(started))
         problem = asyncio.run(slowly(started, b"", first=head_of(started, LENGTH)))
     assert ends == {name: {f"{status} too_slow" if status else "closed"} for name, (_, status) in ALL.items()}
@@ -149,6 +153,6 @@ def test_slow_clients_are_let_go_while_good_ones_go_on(database_url: str) -> Non
 def test_without_the_deadlines_they_hang_on(
     database_url: str, mutant: str, hang: Mapping[str, tuple[Attack, int]]
 ) -> None:
-    with service(database_url, patch=HURRY + mutant) as started:
+    with service(database_url, deadlines=HURRY, patch=HURRIED_BODIES + mutant) as started:
         ends = asyncio.run(let_go(started, hang, 4))
     assert ends == {name: {"open"} for name in hang}

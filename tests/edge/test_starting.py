@@ -85,7 +85,7 @@ def make_older(url: str) -> None:
 
 @pytest.mark.parametrize("engine_name", ["postgresql"], indirect=True)
 def test_a_worker_that_cannot_start_ends_the_service_and_is_not_started_for_ever(database_url: str) -> None:
-    with service(database_url, "--workers=2") as started:
+    with service(database_url, workers=2) as started:
         [one, _] = started.workers()
         make_older(database_url)
         os.kill(one, signal.SIGKILL)
@@ -98,7 +98,7 @@ def test_a_worker_that_cannot_start_ends_the_service_and_is_not_started_for_ever
 @pytest.mark.soak
 @pytest.mark.parametrize("engine_name", ["postgresql"], indirect=True)
 def test_without_that_it_is_started_again_and_again(database_url: str) -> None:
-    with service(database_url, "--workers=2", patch=NOT_GIVING_UP, log_level="info") as started:
+    with service(database_url, workers=2, patch=NOT_GIVING_UP, log_level="info") as started:
         make_older(database_url)
         os.kill(started.workers()[0], signal.SIGKILL)
         eventually(lambda: started.log().count("died") >= 2)

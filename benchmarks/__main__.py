@@ -70,7 +70,7 @@ copy of one database: {learners:,} learners with {each} answers each, {items:,} 
 `wrk`, one thread, connections that stay open, random learners and items, on the same two cores; a reply that is not a
 2xx ends the run, and afterwards the rows are counted. Median (lowest–highest); ratios are taken within a round. One
 worker each, under the HTTP server, event loop and parser of `proxima serve`; the same tables, indexes and sizes of rows
-(`tests/test_benchmarks.py` compares them). PostgreSQL has `fsync` and `synchronous_commit` on, SQLite
+(`tests/benchmarks/test_servers.py` compares them). PostgreSQL has `fsync` and `synchronous_commit` on, SQLite
 `synchronous=FULL`; every server looks when it starts.
 
 - **Proxima**: `proxima serve`. Key, strict JSON, repetitions, fold, mastery, the next exercise with its reason and

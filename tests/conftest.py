@@ -14,7 +14,7 @@ from sqlalchemy.engine import make_url
 
 from app.core.database import Database, open_database
 from app.core.migrate import migrate
-from tests import postgres
+from testbed import postgres
 
 SERVER = "TEST_POSTGRES_SERVER"
 

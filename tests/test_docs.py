@@ -37,7 +37,7 @@ from app.cli import main
 from app.core.settings import PREFIX, Settings
 from app.http.auth import permits_of
 from app.main import create_app
-from tests import postgres
+from testbed import postgres
 
 ROOT = Path(__file__).parents[1]
 RUN = ("README.md", "docs/api.md", "docs/operate.md", "docs/sessions.md", "docs/cat.md", "docs/tutorial.md")

@@ -1,6 +1,6 @@
 """The rows that an answer leaves behind and the outcome that is told, without an engine: all but the ids is fixed.
 
-Tables, column types, indexes and the size of everything are Proxima's own; `tests/test_benchmarks.py` compares them.
+Tables, column types, indexes and the size of everything are Proxima's own, as `tests/benchmarks/test_servers.py` shows.
 The learners must exist.
 """
 

@@ -11,8 +11,6 @@ from app.adaptive.parameters import Parameters
 from app.adaptive.practice.forecast import forecast, passage_times, secured_lines
 from app.adaptive.practice.skills import goal_skills, judge_skills
 from app.adaptive.tracing.filter import initial_states, predict_score, update_states
-from benchmarks.coverage import WORLDS
-from benchmarks.forecast import Forecasts, practise, row_of
 from tests.adaptive.worlds import bank, course, frozen, random_course, random_states, tree
 
 seeds = st.integers(0, 2**32 - 1)
@@ -130,13 +128,3 @@ def test_it_is_finite_and_more_is_more(seed: int) -> None:
     assert less.mean <= some.mean + 1e-9
     assert lower is not None
     assert lower.mean <= some.mean + 1e-9
-
-
-def test_the_measurement_counts_what_it_should() -> None:
-    told = Forecasts(
-        *(np.array(column, dtype=np.float64) for column in ([0, 0, 0], [5, 5, 5], [3, 3, 3], [8, 8, 8], [2, 5, 9]))
-    )
-    assert row_of("x", told) == ["x", "3", "5", "5", "1.00", "33", "33", "33"]
-    found = practise(replace(WORLDS[0], skills=1, items=3), 1, 6)
-    assert (found.left >= 0).all()
-    assert (found.asked_at == 0).sum() == 6

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
-APP = Path(__file__).parents[2] / "app"
+ROOT = Path(__file__).parents[2]
+APP = ROOT / "app"
+# These test the benchmarks themselves.
+BENCHMARK_TESTS = ROOT / "tests" / "benchmarks"
 
 # A step is a function of its arguments: no clock, no hidden randomness, no files, no network, no logging.
 IMPURE = {"asyncio", "datetime", "io", "logging", "os", "pathlib", "random", "secrets", "socket", "subprocess", "time"}
@@ -47,6 +50,29 @@ def faults(package: str, check: Callable[[str], Sequence[object]]) -> dict[str, 
     return {name: found for name, source in sources.items() if (found := check(source))}
 
 
+def imports_of(package: str) -> Callable[[str], list[str]]:
+    """A check that finds the imports of a package and of what is in it."""
+    return lambda source: [module for module, _ in imports(source) if module.partition(".")[0] == package]
+
+
+def importers(folder: Path, package: str) -> list[str]:
+    """The modules of a folder that import a package."""
+    check, paths = imports_of(package), sorted(folder.rglob("*.py"))
+    assert paths, f"there is nothing in {folder}"
+    return [path.relative_to(ROOT).as_posix() for path in paths if check(path.read_text())]
+
+
+def test_tests_and_benchmarks_do_not_import_each_other() -> None:
+    """So each can be moved or left out without the other; what both need is in `testbed`."""
+    tested = importers(BENCHMARK_TESTS, "benchmarks")
+    assert importers(ROOT / "tests", "benchmarks") == tested
+    assert importers(ROOT / "benchmarks", "tests") == []
+    assert importers(ROOT / "testbed", "tests") == []
+    assert importers(ROOT / "testbed", "benchmarks") == []
+    # The control: those that may are found.
+    assert tested
+
+
 def test_the_engine_imports_arithmetic_only() -> None:
     assert faults("adaptive", foreign) == {}
 
@@ -67,4 +93,8 @@ def test_the_checks_can_fail() -> None:
         "time",
     ]
     assert more_than_a_connection("from sqlalchemy import Connection, select") == [("sqlalchemy", "select")]
+    found = imports_of("tests")(
+        "import tests\nfrom tests.client import opened\nfrom testbed import postgres\nimport app.tests"
+    )
+    assert found == ["tests", "tests.client"]
     assert "services/__init__.py" in faults("services", lambda _: ["each"])

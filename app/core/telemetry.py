@@ -12,7 +12,7 @@ import time
 import traceback
 from functools import cache
 from random import getrandbits
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import structlog
 from prometheus_client import (
@@ -25,12 +25,10 @@ from prometheus_client import (
     generate_latest,
     multiprocess,
 )
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.typing import EventDict, Processor, WrappedLogger
 
 from app.core.settings import Settings
-
-if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
-    from structlog.typing import EventDict, Processor, WrappedLogger
 
 METRICS_MEDIA_TYPE = CONTENT_TYPE_LATEST
 UNMATCHED = "unmatched"
@@ -96,7 +94,7 @@ def configure_logging(settings: Settings) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def format_exception_without_values(_logger: "WrappedLogger", _method: str, event: "EventDict") -> "EventDict":
+def format_exception_without_values(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Replace `exc_info` by the places and kinds of the errors, without their messages."""
     info = event.pop("exc_info", None)
     error = info if isinstance(info, BaseException) else info[1] if isinstance(info, tuple) else sys.exc_info()[1]
@@ -119,10 +117,10 @@ def _chain(error: BaseException | None) -> "list[str]":
 class Telemetry:
     """The outermost middleware: gives each request an id, and tells of it when it ends."""
 
-    def __init__(self, app: "ASGIApp") -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
-    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -132,7 +130,7 @@ class Telemetry:
         header = (b"x-request-id", request_id.encode())
         status = 500
 
-        async def send_with_id(message: "Message") -> None:
+        async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -148,7 +146,7 @@ class Telemetry:
             _record_request(scope, status, time.perf_counter() - started)
 
 
-def _record_request(scope: "Scope", status: int, seconds: float) -> None:
+def _record_request(scope: Scope, status: int, seconds: float) -> None:
     method = scope["method"] if scope["method"] in METHODS else "other"
     route = route_of(scope)
     requests, durations = counters(method, route, status)
@@ -173,21 +171,21 @@ def counters(method: str, route: str, status: int) -> tuple[Counter, Histogram]:
     return REQUESTS.labels(method, route, status), REQUEST_SECONDS.labels(method, route)
 
 
-def route_of(scope: "Scope") -> str:
+def route_of(scope: Scope) -> str:
     """The template of the matched route, such as `/v1/courses/{course}/skills`."""
     route = scope.get("fastapi", {}).get("effective_route_context") or scope.get("route")
     route = getattr(route, "starlette_route", None) or route or _plain_route(scope)
     return getattr(route, "path", None) or UNMATCHED
 
 
-def _plain_route(scope: "Scope") -> object:
+def _plain_route(scope: Scope) -> object:
     """A route that was given to the router below FastAPI leaves only its endpoint."""
     endpoint = scope.get("endpoint")
     routes = scope["app"].routes if endpoint else ()
     return next((route for route in routes if getattr(route, "endpoint", None) is endpoint), None)
 
 
-def _request_id(scope: "Scope") -> str:
+def _request_id(scope: Scope) -> str:
     for name, value in scope["headers"]:
         if name == b"x-request-id":
             request_id: str = value.decode("latin-1")

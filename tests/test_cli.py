@@ -375,7 +375,7 @@ def heavy_imports(before: str = "") -> str:
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True
     )
-    assert done.stdout.count("Usage: ") == len(calls)
+    assert done.stdout.count("Usage: proxima") == len(calls)
     return done.stderr
 
 

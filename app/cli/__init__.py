@@ -41,6 +41,16 @@ SEED = 2026
 class Commands(click.Group):
     """A group whose errors are one readable line and an exit code: 1 what failed, 3 what must be set up first."""
 
+    def make_context(
+        self,
+        info_name: str | None,  # noqa: ARG002 (click's signature)
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        # A checkout and the container start it with `python -c`, which would be its name in the help.
+        return super().make_context("proxima", args, parent, **extra)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
@@ -346,7 +356,7 @@ def simulate_practice_command(
     type=click.Choice(get_args(Method)),
     help="Decide by this method whether it is clear.",
 )
-@click.option("--scaling", default=1.0, show_default=True, type=POSITIVE, help="The constant D of the files.")
+@click.option("--scaling", default=1.0, show_default=True, type=POSITIVE, help="Scaling constant D of the files.")
 @click.option(
     "--learners",
     default=250,

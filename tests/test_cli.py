@@ -180,7 +180,7 @@ def test_calibrate_needs_answers_and_then_puts_its_result_in_force(proxima: Run,
     assert told[1].startswith("items: ")
     assert told[2].startswith("mastery: ")
     assert told[3] == "calibration c-1 is in force; 20 snapshots were rebuilt"
-    assert ", 0 snapshots to be rebuilt, 0 told by another engine, 0 differences" in fine(proxima("replay", "--verify"))
+    assert ", 0 snapshots to be rebuilt, 0 of another version, 0 differences" in fine(proxima("replay", "--verify"))
 
 
 def test_replay_finds_the_first_difference(proxima: Run, course: Path, database_url: str) -> None:

@@ -343,7 +343,7 @@ async def test_it_is_given_up_at_last_and_said_so(database_url: str, monkeypatch
         await until(app_of(client).state.database, lambda left: left != [] and left[0].due_at is None)
         [listed] = (await client.get(address)).json()["data"]
     assert len(receiver.calls) == 3
-    assert (listed["waiting"], listed["given_up"], listed["last_failure"]["reason"]) == (0, 1, "answered 500")
+    assert (listed["pending"], listed["failed"], listed["last_failure"]["reason"]) == (0, 1, "answered 500")
 
 
 @pytest.mark.parametrize("engine_name", ["sqlite"])

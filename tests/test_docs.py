@@ -305,11 +305,11 @@ def test_every_document_with_examples_has_some() -> None:
 
 GOOD = """
 ```bash
-echo '{"status": "mastered", "p": 0.61, "evidence": 3, "id": "r-0123456789abcdef01234567"}'
+echo '{"status": "mastered", "p": 0.61, "responses": 3, "id": "r-0123456789abcdef01234567"}'
 ```
 
 ```json
-{"status": "mastered", "p": 0.61, "evidence": 3, "id": "r-aaaaaaaaaaaaaaaaaaaaaaaa"}
+{"status": "mastered", "p": 0.61, "responses": 3, "id": "r-aaaaaaaaaaaaaaaaaaaaaaaa"}
 ```
 
 ```console
@@ -322,10 +322,10 @@ $ echo $A
 """
 ROTTEN = {
     "a field that has gone": ('\n{"status"', '\n{"old": 1, "status"'),
-    "a field that is not shown": (', "evidence": 3, "id": "r-a', ', "id": "r-a'),
+    "a field that is not shown": (', "responses": 3, "id": "r-a', ', "id": "r-a'),
     "another status": ('\n{"status": "mastered"', '\n{"status": "decayed"'),
-    "another number": ('0.61, "evidence": 3, "id": "r-a', '0.62, "evidence": 3, "id": "r-a'),
-    "another type": ('"evidence": 3, "id": "r-a', '"evidence": 3.0, "id": "r-a'),
+    "another number": ('0.61, "responses": 3, "id": "r-a', '0.62, "responses": 3, "id": "r-a'),
+    "another type": ('"responses": 3, "id": "r-a', '"responses": 3.0, "id": "r-a'),
     "another text": ("loaded 2 rows\n$", "loaded 3 rows\n$"),
     "a line that is not shown": ("loaded 2 rows\n$", "$"),
     "a command that fails": ("$ echo $A", "$ echo $A; false; true"),

@@ -264,13 +264,16 @@ def rows_with_twins(split: bool) -> list[str]:
 def test_nobody_is_predicted_whose_twin_was_trained_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, split: bool
 ) -> None:
-    """A model that recognises learners gains nothing; without the search for twins it seems to know nearly all."""
+    """A model that recognises learners gains nothing; without the search for duplicates it seems to know nearly all."""
     monkeypatch.setattr(evaluation, "BASELINES", {"memory": memory, "best_lr": evaluation.BASELINES["item"]})
     path = write(tmp_path, rows_with_twins(split), HEADER + ",split")
     report = evaluate(path, None, None, silent)
     assert report.models["memory"].figures["auc"] < 0.6
     assert report.duplicates == evaluation.DuplicateCounts(10 if split else 20, 10)
-    assert as_json(report)["twins"] == {"learners": report.duplicates.learners, "left_out": report.duplicates.left_out}
+    assert as_json(report)["duplicates"] == {
+        "learners": report.duplicates.learners,
+        "left_out": report.duplicates.left_out,
+    }
     said = (
         "Predicted learners who repeat the log of another: {learners}; left out of training because of them: {left_out}"
     )

@@ -265,7 +265,7 @@ def hashed_groups(learners: Sequence[str], folds: int) -> Integers:
 
 
 def hashed_together(learners: Sequence[str], duplicate_groups: Integers, folds: int) -> Integers:
-    """Such folds with all twins (`duplicate_groups`, (L,)) in the fold of the one whose id sorts first; (L,)."""
+    """Such folds with all duplicates (`duplicate_groups`, (L,)) in the fold of the one whose id sorts first; (L,)."""
     first_ids: dict[int, str] = {}
     for learner, group in zip(learners, duplicate_groups.tolist(), strict=True):
         first_ids[group] = min(learner, first_ids.get(group, learner))
@@ -275,12 +275,12 @@ def hashed_together(learners: Sequence[str], duplicate_groups: Integers, folds: 
 
 
 def select_training(groups: Integers, duplicate_groups: Integers, fold: int) -> Booleans:
-    """Who is trained on where `fold` is predicted: nobody of it, no twin of anybody of it, and of twins one; (L,)."""
+    """Whom to train on where `fold` is predicted: none of it, none of their duplicates, and one of each group; (L,)."""
     return ~np.isin(duplicate_groups, duplicate_groups[groups == fold]) & first_of_each_group(duplicate_groups)
 
 
 def count_duplicates(groups: Integers, duplicate_groups: Integers) -> DuplicateCounts:
-    """What the report says of twins."""
+    """What the report says of duplicates."""
     left_out = np.zeros(len(groups), dtype=np.bool_)
     for fold in range(int(groups.max()) + 1):
         left_out |= (groups != fold) & ~select_training(groups, duplicate_groups, fold)
@@ -406,7 +406,7 @@ def as_json(report: EvaluationReport) -> dict[str, Any]:
         "responses": report.responses,
         "learners": report.learners,
         "folds": report.folds,
-        "twins": {"learners": report.duplicates.learners, "left_out": report.duplicates.left_out},
+        "duplicates": {"learners": report.duplicates.learners, "left_out": report.duplicates.left_out},
         "rejected": len(report.rejections),
     }
 
@@ -452,7 +452,7 @@ def as_table(report: EvaluationReport) -> str:
 
 
 def describe_duplicates(found: DuplicateCounts) -> Iterator[str]:
-    """The lines under the table, if there are twins."""
+    """The lines under the table, if there are duplicates."""
     if found.learners:
         yield ""
         yield (

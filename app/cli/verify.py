@@ -28,7 +28,7 @@ def verify_all() -> bool:
                     f"{name}/{course}: {total.learners:,} learners, {total.responses:,} answers, "
                     f"{total.recommendations:,} recommendations, {total.sessions:,} sessions, "
                     f"{total.stale:,} snapshots to be rebuilt, "
-                    f"{total.other_engine:,} told by another engine, "
+                    f"{total.other_version:,} of another version, "
                     f"{len(total.differences)} differences"
                 )
                 differences += total.differences

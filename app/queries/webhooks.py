@@ -51,8 +51,8 @@ def page_webhooks(db: Connection, tenant_id: int, after: str | None, limit: int)
         Webhook.events,
         Webhook.course_id,
         Webhook.created_at,
-        select(func.count()).where(*mine, Outbox.due_at.is_not(None)).scalar_subquery().label("waiting"),
-        select(func.count()).where(*mine, Outbox.due_at.is_(None)).scalar_subquery().label("given_up"),
+        select(func.count()).where(*mine, Outbox.due_at.is_not(None)).scalar_subquery().label("pending"),
+        select(func.count()).where(*mine, Outbox.due_at.is_(None)).scalar_subquery().label("failed"),
         failed.with_only_columns(Outbox.failed_at).scalar_subquery().label("failed_at"),
         failed.with_only_columns(Outbox.error).scalar_subquery().label("error"),
     ).where(Webhook.tenant_id == tenant_id)

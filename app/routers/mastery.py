@@ -26,7 +26,7 @@ CSV, JSON = "text/csv", "application/json"
 WEIGHT = re.compile(r"(?:^|;)\s*q=([01](?:\.[0-9]{0,3})?)\s*(?:;|$)", re.IGNORECASE | re.ASCII)
 CSV_HEADERS = {"Content-Type": f"{CSV}; charset=utf-8", "X-Content-Type-Options": "nosniff"}
 CSV_ROWS_AT_ONCE = 1000
-COLUMNS = ("learner", "skill", "mastery", "low", "high", "evidence", "status")
+COLUMNS = ("learner", "skill", "mastery", "low", "high", "responses", "status")
 
 router = APIRouter(prefix="/v1/courses/{course}", tags=["mastery"], route_class=StrictRoute)
 
@@ -134,7 +134,7 @@ def to_csv_cells(row: dict[str, Any]) -> tuple[Any, ...]:
         row["mastery"],
         low,
         high,
-        row["evidence"],
+        row["responses"],
         row["status"],
     )
 

@@ -108,7 +108,7 @@ class SkillMastery(Reply):
     skill: str
     mastery: Probability
     interval: Annotated[list[Probability], Field(min_length=2, max_length=2, description="90 %")]
-    evidence: int = Field(ge=0, description="answers on this skill")
+    responses: int = Field(ge=0, description="responses to items that need this skill")
     status: Literal["insufficient", "developing", "mastered", "decayed"]
 
 
@@ -124,7 +124,7 @@ class ReasonOut(Reply):
     code: str
     text: str
     terms: dict[str, float] | Absent = Field(default=None, description="only of an exercise that was weighed")
-    filter: str | Absent = Field(default=None, description="only where a wish excluded it, or all that there is: which")
+    filter: str | Absent = Field(default=None, description="the option that excluded the item, or every item")
     rank: int | Absent = Field(default=None, description="only where a place in an order decided: which, from 1")
     of: int | Absent = Field(default=None, description="only with rank: how many there were")
 

@@ -49,8 +49,8 @@ class Failure(Reply):
 class WebhookOut(WebhookBase):
     """A webhook, and how its calls fare."""
 
-    waiting: int = Field(description="calls that are still to be made, or made again")
-    given_up: int = Field(description="calls that were tried for three days and not taken; kept for 30 days")
+    pending: int = Field(description="calls that are still to be made, or made again")
+    failed: int = Field(description="calls that were tried for three days and not accepted; kept for 30 days")
     last_failure: Failure | None = Field(description="the last attempt that failed, of the calls not yet taken")
 
 

@@ -33,17 +33,20 @@ def item_changes(
     """What becomes of the scale and the items.
 
     `response_counts` (I,) counts those that were fitted, `anchors` (I,) says which items both calibrations know
-    well. Where they give a scale, items are compared on it; one whose easiness stays as it is given has not changed.
+    well. Where they give a scale, items are compared on it; one whose intercept stays as it is given has not changed.
+    Difficulties are b = −d/a (Lord 1980), each on the scale of its own calibration; `change` is that of b on the scale
+    before, positive where the item has become harder. An item counts as changed by its logits, a·b, because b is
+    endless for a flat item.
     """
     link, stable = find_link(before, after, anchors)
     moved = after.items.intercept - before.items.intercept
-    change = (
+    logits = (
         mean_logits(after) - mean_logits(before) - link.intercept * before.items.discrimination
         if stable.any()
         else moved
     )
-    changed = (np.abs(change) > ITEM_CHANGE_THRESHOLD) & (response_counts > 0) & (moved != 0)
-    largest = np.argsort(-np.abs(change), kind="stable")
+    changed = (np.abs(logits) > ITEM_CHANGE_THRESHOLD) & (response_counts > 0) & (moved != 0)
+    largest = np.argsort(-np.abs(logits), kind="stable")
     shown = largest[changed[largest]][:MAX_LISTED].tolist()
     drifted = largest[(anchors & ~stable)[largest]]
     report: Json = {
@@ -52,10 +55,9 @@ def item_changes(
         "most_changed_items": [
             {
                 "item": item_ids[item],
-                # An easiness of minus nothing is one of 0.
-                "easiness_before": round(float(before.items.intercept[item]), DIGITS) + 0.0,
-                "easiness_after": round(float(after.items.intercept[item]), DIGITS),
-                "change": round(float(change[item]), DIGITS),
+                "difficulty_before": to_difficulty(before.items.intercept[item], before.items.discrimination[item]),
+                "difficulty_after": to_difficulty(after.items.intercept[item], after.items.discrimination[item]),
+                "change": to_difficulty(logits[item], before.items.discrimination[item]),
                 "responses": int(response_counts[item]),
             }
             for item in shown
@@ -72,6 +74,11 @@ def item_changes(
     return report
 
 
+def to_difficulty(intercept: "np.float64", discrimination: "np.float64") -> float:
+    """The difficulty b = −d/a of an item, rounded; never −0."""
+    return round(float(-intercept / discrimination), DIGITS) + 0.0
+
+
 def find_link(before: Parameters, after: Parameters, anchors: Booleans) -> tuple[Link, Booleans]:
     """The shift from the new scale to the old one, and the anchors it rests on; none of them if there are too few."""
     old = ItemCurves(mean_logits(before), before.items.discrimination)
@@ -85,7 +92,7 @@ def find_link(before: Parameters, after: Parameters, anchors: Booleans) -> tuple
 def mean_logits(parameters: Parameters) -> Floats:
     """Where an item stands between those who know its skills and those who do not, in logits; (I,).
 
-    The easiness alone is not comparable: it can trade its level with the two shifts without any prediction changing.
+    The intercept alone is not comparable: it can trade its level with the two shifts without any prediction changing.
     """
     population, items = parameters.population, parameters.items
     return items.intercept + items.has_skills * (population.known_shift + population.unknown_shift) / 2
@@ -94,7 +101,7 @@ def mean_logits(parameters: Parameters) -> Floats:
 def mastery_changes(
     before: Parameters, after: Parameters, log: Log, learner_ids: Sequence[str], skill_ids: Sequence[str]
 ) -> Json:
-    """Who would cross the line of mastery, either way: the log folded under both, some learners at a time."""
+    """Who would cross the line of mastery, either way: the log replayed under both, some learners at a time."""
     gained, lost = np.zeros((2, len(skill_ids)), dtype=np.int64)
     crossing: list[int] = []
     moved = 0.0

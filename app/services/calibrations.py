@@ -49,8 +49,6 @@ LEASE_US = 30_000_000
 MAX_ATTEMPTS = 3
 # One learner in so many measures the fit.
 HELD_OUT_DIVISOR = 5
-# Values of a population that the report calls otherwise.
-WRITTEN = {"daily_effect_variance": "form_variance", "daily_effect_retention": "form_retention"}
 
 T = TypeVar("T")
 
@@ -289,12 +287,12 @@ def build_result(job: CalibrationJob, fit: CalibrationFit) -> CalibrationResult:
         "held_out_responses": fit.held_out_responses,
         "log_loss_before": fit.log_loss_before,
         "log_loss_after": fit.log_loss_after,
-        "log_loss_unaided": fit.log_loss_without_behaviour,
+        "log_loss_without_behaviour": fit.log_loss_without_behaviour,
         "auc_before": fit.auc_before,
         "auc_after": fit.auc_after,
         **item_changes(before, after, job.course.item_ids, response_counts, job.anchors),
         "mastery": mastery_changes(before, after, job.log, job.learners, job.course.skill_ids),
-        "population": {WRITTEN.get(name, name): value for name, value in asdict(after.population).items()},
+        "population": asdict(after.population),
     }
     return CalibrationResult(encode_calibration(fit), report)
 

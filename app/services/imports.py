@@ -8,7 +8,6 @@ import numpy as np
 from sqlalchemy import Connection
 
 from app.adaptive.tracing.filter import initial_states
-from app.adaptive.tracing.state_codec import ENGINE
 from app.core.errors import InvalidScore
 from app.core.times import UNDATED_EPOCH_US
 from app.files.responses import Rejection, ResponseRecord
@@ -16,6 +15,7 @@ from app.queries.learners import LearnerRow, find_learners
 from app.queries.responses import Entry, find_import, find_responses, insert_responses
 from app.services.catalogue import Catalogue
 from app.services.course_model import CourseModel, read_course_model
+from app.services.present import OUTCOME_VERSION
 from app.services.replay import (
     CheckpointSet,
     Replayed,
@@ -216,7 +216,7 @@ def imported_response_row(
         "wishes": None,
         "calibration": course.calibration,
         "revision": course.revision,
-        "engine": ENGINE,
+        "engine": OUTCOME_VERSION,
         "p_correct": p_correct,
         "outcome": None,
     }

@@ -16,6 +16,7 @@ from app.adaptive.practice.skills import judge_skills
 from app.adaptive.state import States
 from app.adaptive.tracing import mastery as rules
 from app.adaptive.tracing.filter import is_at_bound
+from app.adaptive.tracing.state_codec import ENGINE
 from app.adaptive.tracing.uncertainty import standard_error
 from app.services.course_model import CourseModel
 from app.services.options import (
@@ -28,17 +29,15 @@ from app.services.options import (
 from app.texts import say
 
 DIGITS = 6
-# Half a skill's worth of doubt further on: worth a word in the reason.
+# How often the words of outcomes were changed. Raise it with each change of words, codes or rounding.
+REWORDINGS = 1
+# What outcomes and recommendations are stored with, and verified by: only equal versions give equal bytes. Snapshots
+# and checkpoints are bound to ENGINE alone, so they are not replayed for the sake of a word.
+OUTCOME_VERSION = ENGINE + REWORDINGS
+# Half a skill's worth of need further on: worth a word in the reason.
 UNLOCKS_MENTIONED = 1.5
-# The terms of a reason as they are written, and as the policy calls them.
-TERMS = {
-    "doubt": "need",
-    "opens_up": "unlocks",
-    "learn": "p_learn",
-    "challenge": "difficulty_match",
-    "tells": "diagnosticity",
-    "prerequisites": "prerequisites",
-}
+# The terms of a reason, in the order in which they are written.
+TERMS = ("need", "unlocks", "p_learn", "difficulty_match", "diagnosticity", "prerequisites")
 Json = dict[str, Any]
 
 
@@ -60,7 +59,7 @@ def mastery_rows(
             "skill": course.skill_ids[skill],
             "mastery": round(q, DIGITS),
             "interval": [round(a, DIGITS), round(b, DIGITS)],
-            "evidence": count,
+            "responses": count,
             "status": rules.STATUSES[word],
         }
         for skill, q, a, b, count, word in zip(
@@ -128,9 +127,9 @@ def recommendation_reply(
 
 
 def reason_terms(choice: Choice) -> dict[str, float]:
-    """The terms of the reason as the policy weighed them."""
-    names = TERMS if choice.skill >= 0 else ("challenge",)
-    return {name: round(getattr(choice, TERMS[name]), DIGITS) for name in names}
+    """The terms of the reason as the policy weighed them; without a skill there is only the difficulty."""
+    names = TERMS if choice.skill >= 0 else ("difficulty_match",)
+    return {name: round(getattr(choice, name), DIGITS) for name in names}
 
 
 def reason_text(
@@ -146,7 +145,7 @@ def reason_text(
         f"{code}.goal" if for_goal else code,
         skill=quoted_title(course, skill, language) if skill >= 0 else "",
         mastery=percent_text(states.mastery[learner, skill], language) if skill >= 0 else "",
-        opens=say(language, "opens_up") if choice.unlocks >= UNLOCKS_MENTIONED else "",
+        opens=say(language, "unlocks") if choice.unlocks >= UNLOCKS_MENTIONED else "",
         chance=percent_text(choice.p, language),
     )
 
@@ -164,7 +163,7 @@ def percent_text(share: "float | np.float64", language: str) -> str:
 def no_recommendation_reason(
     course: CourseModel, states: States, choice: Choice, learner: int, resolved: ResolvedOptions | None = None
 ) -> Json:
-    """Why there is no recommendation; `filter` names the wish that left nothing, if one did."""
+    """Why there is no recommendation; `filter` names the option that left nothing, if one did."""
     code = CODES[choice.code]
     options = NO_OPTIONS if resolved is None else resolved.options
     reason: Json = {"code": code, "text": ""}

@@ -14,7 +14,6 @@ from app.adaptive.practice.branches import CODES
 from app.adaptive.practice.choose import Choice, Choices, choose_items
 from app.adaptive.state import States
 from app.adaptive.tracing.filter import fade_states, initial_states, update_states
-from app.adaptive.tracing.state_codec import ENGINE
 from app.core.errors import UnknownLearner
 from app.core.times import to_days, to_text
 from app.queries.learners import LearnerRow, find_learners
@@ -29,6 +28,7 @@ from app.services.options import (
     resolve_options,
 )
 from app.services.present import (
+    OUTCOME_VERSION,
     explanations,
     forecast_reply,
     no_recommendation_reason,
@@ -232,7 +232,7 @@ def recommendation_row(course: CourseModel, choice: Choice, offer: Recommendatio
         "position": offer.position,
         "calibration": course.calibration,
         "revision": course.revision,
-        "engine": ENGINE,
+        "engine": OUTCOME_VERSION,
         "offered_at": offer.offered_at,
         "expires_at": offer.expires_at,
     }

@@ -50,6 +50,7 @@ from app.services.options import (
 )
 from app.services.present import (
     DIGITS,
+    OUTCOME_VERSION,
     ability_rows,
     calibration_id,
     item_skill_pairs,
@@ -562,7 +563,7 @@ def add_response_rows(
                 "wishes": options_to_row(response.next),
                 "calibration": course.calibration,
                 "revision": course.revision,
-                "engine": ENGINE,
+                "engine": OUTCOME_VERSION,
                 "p_correct": float(p[number]),
                 "outcome": outcomes[number].decode(),
             }

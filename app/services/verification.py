@@ -25,6 +25,7 @@ from app.queries.sessions import page_sessions
 from app.services.course_model import CourseModel, LruCache, course_model_at, read_course_model
 from app.services.learner_log import LearnerLog, read_learner_logs
 from app.services.options import NO_OPTIONS, options_from_row, resolve_options
+from app.services.present import OUTCOME_VERSION
 from app.services.recommendations import RecommendationOffer, choose_resolved, recommendation_row
 from app.services.replay import (
     History,
@@ -67,7 +68,7 @@ class VerificationResult:
     recommendations: int = 0
     sessions: int = 0
     stale: int = 0
-    other_engine: int = 0
+    other_version: int = 0
     differences: list[str] = field(default_factory=list)
 
     def add(self, part: "VerificationResult") -> None:
@@ -77,7 +78,7 @@ class VerificationResult:
         self.recommendations += part.recommendations
         self.sessions += part.sessions
         self.stale += part.stale
-        self.other_engine += part.other_engine
+        self.other_version += part.other_version
         self.differences += part.differences
 
 
@@ -116,7 +117,7 @@ def verify_learners(
             for other, replayed in replayed_by_version.items():
                 replayed.current[indices] = other == version
         skipped = [index for index, learner_log in enumerate(learner_logs) if is_skipped(learner_log, position)]
-        result.other_engine += sum(position in learner_logs[index].responses for index in skipped)
+        result.other_version += sum(position in learner_logs[index].responses for index in skipped)
         for replayed in replayed_by_version.values():
             replayed.current[skipped] = False
     result.learners = len(rows)
@@ -124,9 +125,9 @@ def verify_learners(
 
 
 def is_skipped(learner_log: LearnerLog, position: int) -> bool:
-    """Whether the entry at a position is a correction, or an answer that another engine judged."""
+    """Whether the entry at a position is a correction, or a response with an outcome of another version."""
     return position in learner_log.corrections or (
-        position in learner_log.responses and learner_log.responses[position].engine != ENGINE
+        position in learner_log.responses and learner_log.responses[position].engine != OUTCOME_VERSION
     )
 
 
@@ -178,11 +179,11 @@ def compare_checkpoints(
 def group_by_version(learner_logs: Sequence[LearnerLog], position: int) -> dict[ModelVersion, list[int]]:
     """The learners who answered at this position, by the version their answer was judged under.
 
-    What another engine told cannot be told again by this one.
+    An outcome of another version has other words or numbers, so it cannot be compared.
     """
     groups: dict[ModelVersion, list[int]] = defaultdict(list)
     for index, learner_log in enumerate(learner_logs):
-        if position in learner_log.responses and learner_log.responses[position].engine == ENGINE:
+        if position in learner_log.responses and learner_log.responses[position].engine == OUTCOME_VERSION:
             response = learner_log.responses[position]
             groups[response.revision, response.calibration].append(index)
     return groups
@@ -290,12 +291,13 @@ def verify_offers(
         learner_log.row.id: learner_log for learner_log in read_learner_logs(db, course, list(rows.values()))
     }
     for offer in offers:
-        if offer.engine != ENGINE:
+        if offer.engine != OUTCOME_VERSION:
+            result.other_version += 1
             continue
+        result.recommendations += 1
         course_then = course_model_at(db, tenant_id, course_id, offer.revision, offer.calibration, course_models)
         if not same_offer(course_then, learner_logs[offer.learner_id], offer):
             result.differences.append(f"recommendation {offer.id}: another choice follows from the log")
-    result.recommendations = len(offers)
     return result, offers[-1].id
 
 
@@ -327,6 +329,6 @@ def verify_sessions(
         if session.engine == ENGINE:
             result.differences += find_session_differences(db, session)
         else:
-            result.other_engine += 1
+            result.other_version += 1
     result.sessions = len(sessions)
     return result, sessions[-1].id

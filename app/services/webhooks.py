@@ -156,8 +156,8 @@ def to_webhook_reply(row: Row[Any]) -> dict[str, Any]:
         "events": row.events,
         "course": row.course_id,
         "created_at": to_text(row.created_at),
-        "waiting": row.waiting,
-        "given_up": row.given_up,
+        "pending": row.pending,
+        "failed": row.failed,
         "last_failure": None if row.failed_at is None else {"at": to_text(row.failed_at), "reason": row.error},
     }
 

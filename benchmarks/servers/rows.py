@@ -28,7 +28,7 @@ REST: dict[str, Any] = {
             "skill": "skill-26",
             "mastery": 0.639866,
             "interval": [0.227968, 0.823305],
-            "evidence": 1,
+            "responses": 1,
             "status": "insufficient",
             "change": 0.279866,
         },
@@ -36,11 +36,11 @@ REST: dict[str, Any] = {
     "calibration": None,
 }
 TERMS = {
-    "doubt": 0.713571,
-    "opens_up": 27.580655,
-    "learn": 0.4,
-    "challenge": 0.264953,
-    "tells": 0.512204,
+    "need": 0.713571,
+    "unlocks": 27.580655,
+    "p_learn": 0.4,
+    "difficulty_match": 0.264953,
+    "diagnosticity": 0.512204,
     "prerequisites": 1.0,
 }
 NEXT: dict[str, Any] = {
@@ -49,7 +49,7 @@ NEXT: dict[str, Any] = {
     "p_correct": 0.860296,
     "reason": {
         "code": "practice_skill",
-        "text": "“skill-1” comes next: mastery is about 82 % and everything it builds on is settled, and it opens up "
+        "text": "“skill-1” comes next: mastery is about 82 % and everything it builds on is secured, and it unlocks "
         "further skills; this exercise is about right, with a 86 % chance of success.",
         "terms": TERMS,
     },

@@ -345,7 +345,7 @@ def test_what_speaks_against_an_item_is_true(seed: int) -> None:
             assert standing.ready[0, skill] < 1
             assert said.missing.size
             assert (parameters.item_counts[said.missing] > 0).all()
-        elif code == "skill_settled":
+        elif code == "skill_secured":
             assert not standing.open[0, skill]
         elif code in {"not_drawn", "review_first"}:
             assert code_of(found) == {"not_drawn": "explore_item", "review_first": "review_skill"}[code]
@@ -390,10 +390,10 @@ def test_an_untagged_item_is_not_practised_for_a_skill() -> None:
     assert objection(parameters, initial_states(parameters, 1), SelectionCriteria(), 1)[0] == "asks_for_no_skill"
 
 
-def test_a_settled_skill_is_not_practised_while_another_is_open() -> None:
+def test_a_secured_skill_is_not_practised_while_another_is_open() -> None:
     parameters = course(tree([[], []], p_learn=[0.05, 0.6]), bank([[0], [1]]))
     states = replace(initial_states(parameters, 1), mastery=np.array([[0.85, 0.1]]), responses=np.array([[9, 9]]))
-    assert objection(parameters, states, SelectionCriteria(), 0)[0] == "skill_settled"
+    assert objection(parameters, states, SelectionCriteria(), 0)[0] == "skill_secured"
 
 
 def mask(size: int, *places: int) -> Booleans:

@@ -55,7 +55,7 @@ async def test_an_id_comes_back_as_it_was_sent(client: httpx.AsyncClient, course
         assert told["mastery"][0]["skill"] == id_
         known = check_json(await get_raw(client, f"{at}/learners/{segment(id_)}/mastery"), 200, id_)
         assert (known["learner"], known["mastery"]) == (id_, known["mastery"])
-        assert [row["evidence"] for row in known["mastery"]] == [int(row["skill"] == id_) for row in known["mastery"]]
+        assert [row["responses"] for row in known["mastery"]] == [int(row["skill"] == id_) for row in known["mastery"]]
         cohort = await client.get(f"{at}/mastery", params={"skill": id_})
         assert [row["learner"] for row in check_json(cohort, 200, id_)["data"]] == [id_]
         voided = await post_raw(client, f"{at}/responses/{segment(id_)}/regrade", {"score": 0.5, "reason": "half"})
@@ -86,7 +86,7 @@ async def check_csv(client: httpx.AsyncClient, at: str) -> None:
     assert reply.headers["content-type"] == "text/csv; charset=utf-8"
     check_headers(reply, at)
     header, *rows = csv.reader(io.StringIO(reply.content.decode(), newline=""))
-    assert header == ["learner", "skill", "mastery", "low", "high", "evidence", "status"]
+    assert header == ["learner", "skill", "mastery", "low", "high", "responses", "status"]
     guarded = {f"'{id_}" if id_[0] in "=+-@\t\r" else id_ for id_ in IDS}
     assert sorted(row[0] for row in rows) == sorted(row[1] for row in rows) == sorted(guarded)
 

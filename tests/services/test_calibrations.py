@@ -219,9 +219,13 @@ async def test_the_report_names_items_skills_and_learners(school: Database) -> N
     assert report["compared_with"] is None
     assert report["scale"] is None
     assert report["items_changed"] == len(report["most_changed_items"]) == 5
-    assert {"item": "i1", "easiness_before": 0.0, "easiness_after": 0.5, "change": 0.5, "responses": 20} in report[
-        "most_changed_items"
-    ]
+    assert {
+        "item": "i1",
+        "difficulty_before": 0.0,
+        "difficulty_after": -0.5,
+        "change": -0.5,
+        "responses": 20,
+    } in report["most_changed_items"]
     crossing = report["mastery"]
     assert crossing["gained"] == sum(skill["gained"] for skill in crossing["skills"]) > 0
     assert crossing["learners"] == len(crossing["learner_ids"]) > 0

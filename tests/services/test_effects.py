@@ -56,7 +56,7 @@ MANY = np.full(ITEMS, 100)
 
 @given(by=st.integers(-30, 30).map(lambda tenth: tenth / 10), level=st.integers(-10, 10).map(lambda tenth: tenth / 10))
 def test_a_change_of_scale_is_no_change_of_items(by: float, level: float) -> None:
-    """Neither is easiness that trades its level with the shifts of knowing and not knowing."""
+    """Neither is an intercept that trades its level with the shifts of knowing and not knowing."""
     before = course()
     after = shifted(before, by)
     tagged = after.items.has_skills
@@ -82,8 +82,25 @@ def test_items_that_changed_are_told_the_most_changed_first() -> None:
     drift[[3, 17, 21]] = [0.9, -2.0, 1.2]
     told = item_changes(before, shifted(before, 0.7, drift), IDS, MANY, EVERYTHING)
     assert [row["item"] for row in told["most_changed_items"]] == ["i17", "i21", "i3"]
-    assert [row["change"] for row in told["most_changed_items"]] == pytest.approx([-2.0, 1.2, 0.9], abs=1e-5)
+    slopes = before.items.discrimination[[17, 21, 3]]
+    assert slopes.tolist() == [1.0, 1.4, 1.4]
+    changes = [row["change"] for row in told["most_changed_items"]]
+    assert changes == pytest.approx([2.0, -1.2 / 1.4, -0.9 / 1.4], abs=1e-5)
     assert told["scale"] == {"shift": 0.7, "anchors": ITEMS - 3, "drifted": 3, "drifted_items": ["i17", "i21", "i3"]}
+
+
+def test_difficulties_are_those_that_the_catalogue_would_have() -> None:
+    """b = −d/a; without a scale the change is the difference of what is reported."""
+    before = course()
+    after = replace(before, items=replace(before.items, intercept=before.items.intercept + 0.7))
+    changes = item_changes(before, after, IDS, MANY, np.zeros(ITEMS, dtype=np.bool_))["most_changed_items"]
+    assert {before.items.discrimination[IDS.index(row["item"])] for row in changes} == {1.0, 1.4}
+    for row in changes:
+        index = IDS.index(row["item"])
+        a, d = before.items.discrimination[index], before.items.intercept[index]
+        assert a * (0 - row["difficulty_before"]) == pytest.approx(d, abs=2e-6)
+        assert a * (0 - row["difficulty_after"]) == pytest.approx(d + 0.7, abs=2e-6)
+        assert row["change"] == pytest.approx(row["difficulty_after"] - row["difficulty_before"], abs=2e-6)
 
 
 def test_too_few_anchors_give_no_scale() -> None:

@@ -379,7 +379,7 @@ class History(RuleBasedStateMachine):
         for learner in sorted(+self.positions):
             expected = self.expected(learner, READ_US)
             assert self.call("GET", f"learners/{learner}/mastery").json() == expected
-            met = sorted((row for row in expected["mastery"] if row["evidence"]), key=lambda row: row["skill"])
+            met = sorted((row for row in expected["mastery"] if row["responses"]), key=lambda row: row["skill"])
             cohort += [{"learner": learner, **row} for row in met]
         rows: list[dict[str, Any]] = []
         query = {"limit": "2"}

@@ -157,7 +157,7 @@ def test_as_of_counts_only_the_answers_given_until_then(
         return [learner_mastery(db, 1, COURSE, row.id, None, moment) for row in learners(db)]
 
     def known(reports: Sequence[Any]) -> dict[str, Any]:
-        met = [report for report in reports if any(row["evidence"] for row in report["mastery"])]
+        met = [report for report in reports if any(row["responses"] for row in report["mastery"])]
         return {report["learner"]: (report["ability"], report["mastery"]) for report in met}
 
     assert known(trial(looked_back)) == known(trial(at_that_time))

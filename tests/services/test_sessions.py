@@ -172,7 +172,7 @@ async def test_several_scales_are_measured_each_by_its_own_items(client: httpx.A
     assert told["ability"] is None
     outcomes = await go_through(client, told)
     assert [each["scale"] for each in outcomes[-1]["abilities"]] == ["a", "g"]
-    skills = {row["skill"]: row["evidence"] for row in (await look(client, told["id"]))["mastery"]}
+    skills = {row["skill"]: row["responses"] for row in (await look(client, told["id"]))["mastery"]}
     assert set(skills) == {"algebra", "geometry"}
     assert all(each["standard_error"] < 1 for each in outcomes[-1]["abilities"])
 

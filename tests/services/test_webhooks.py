@@ -288,7 +288,7 @@ def test_a_webhook_is_made_listed_and_removed(trial: RunAndUndo) -> None:
     made, listed, left, theirs, calls = trial(work)
     secrets = {webhook.pop("secret") for webhook in made}
     assert len(secrets) == 2
-    fresh = {"waiting": 1, "given_up": 0, "last_failure": None}
+    fresh = {"pending": 1, "failed": 0, "last_failure": None}
     assert listed == sorted(({**webhook, **fresh} for webhook in made), key=lambda webhook: str(webhook["id"]))
     assert [webhook["id"] for webhook in left] == [made[1]["id"]]
     assert theirs == []
@@ -332,16 +332,16 @@ def test_what_is_not_taken_comes_again_for_three_days(trial: RunAndUndo) -> None
             assert row.error == f"answered {call.attempt}"
             [shown] = page_of_webhooks(db, 1, None, 10)
             assert shown["last_failure"]["reason"] == row.error
-            assert (shown["waiting"], shown["given_up"]) == ((1, 0) if row.due_at else (0, 1))
+            assert (shown["pending"], shown["failed"]) == ((1, 0) if row.due_at else (0, 1))
             moment = row.due_at or moment
         assert len(tries) == webhooks.MAX_ATTEMPTS
         assert len({call[1:] for call in tries}) == 1
         assert 2 * DAY_US < moment - AT < 4 * DAY_US
         assert list_webhooks(db, moment + 365 * DAY_US) == [(1, webhook_id, False)]
         delete_failed_calls(db, moment + webhooks.FAILED_KEPT_US)
-        assert page_of_webhooks(db, 1, None, 10)[0]["given_up"] == 1
+        assert page_of_webhooks(db, 1, None, 10)[0]["failed"] == 1
         delete_failed_calls(db, moment + webhooks.FAILED_KEPT_US + 1)
-        assert page_of_webhooks(db, 1, None, 10)[0]["given_up"] == 0
+        assert page_of_webhooks(db, 1, None, 10)[0]["failed"] == 0
 
     trial(work)
 

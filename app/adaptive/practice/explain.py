@@ -31,7 +31,7 @@ EXPLANATION_CODES = (
     "skill_rests",
     "skill_ranks_lower",
     "prerequisites_missing",
-    "skill_settled",
+    "skill_secured",
 )
 (
     JUST_ANSWERED,
@@ -53,7 +53,7 @@ class Explanation:
     """What speaks against an item: a code, and the item with its terms as if it had been chosen.
 
     `rank` is its place, or that of its skill, among `of` others and itself, where that is what decided; else 0.
-    `missing` are the direct prerequisites of its skill that are not settled.
+    `missing` are the direct prerequisites of its skill that are not secured.
     """
 
     code: int
@@ -166,8 +166,8 @@ def find_outranking(
         rested = rivalling.copy()
         rested[[] if criteria.resting is None else criteria.resting] = False
         return (SKILL_RANKS_LOWER, rested) if rested.any() else (SKILL_RESTS, rivalling)
-    waiting = in_question & (skill_status.ready[0] < 1)
-    return (PREREQUISITES_MISSING, waiting) if waiting.any() else (SKILL_SECURED, in_question)
+    not_ready = in_question & (skill_status.ready[0] < 1)
+    return (PREREQUISITES_MISSING, not_ready) if not_ready.any() else (SKILL_SECURED, in_question)
 
 
 def rank_of_item(

@@ -1,0 +1,129 @@
+"""What an older program stored keeps its words: repeated byte for byte, and never called damage by verification.
+
+`tests/data/backup-0007.gz` was made by the last program of revision 0007, before the public names were changed: two
+courses with single, late, voided and imported responses, an offer, a calibration, a running session and a failed call.
+"""
+
+import asyncio
+import gzip
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import text
+
+from app.adaptive.tracing.state_codec import ENGINE
+from app.core.migrate import run_exclusively
+from app.core.times import to_text
+from app.files.backup_format import check_backup
+from app.services import verification
+from app.services.present import OUTCOME_VERSION
+from app.services.transfer import restore
+from tests.client import COURSE, app_of, client_of, make_key, served, verify
+
+pytestmark = pytest.mark.anyio
+
+BACKUP = Path(__file__).parent / "data" / "backup-0007.gz"
+OLD_WORDS = (b'"evidence":', b'"doubt":', b'"opens_up":', b'"challenge":', b'"tells":')
+NEW_WORDS = (b'"responses":', b'"need":', b'"unlocks":', b'"difficulty_match":', b'"diagnosticity":')
+NEXT = {"goal": ["divide"], "lease_s": 60, "prefetch": True, "why_not": ["i1", "i8"], "forecast": True}
+
+
+def ignore(*_: object) -> None:
+    """A progress that nobody looks at."""
+
+
+def rows_of(name: str) -> Iterator[dict[str, Any]]:
+    """The rows of a table as they are in the file."""
+    columns: list[str] = []
+    for line in map(json.loads, gzip.decompress(BACKUP.read_bytes()).splitlines()):
+        if isinstance(line, dict):
+            columns = list(line["columns"]) if line.get("table") == name else []
+        elif columns:
+            yield dict(zip(columns, line, strict=True))
+
+
+STORED = {row["id"]: row for row in rows_of("response") if row["course_id"] == COURSE}
+OUTCOMES = {id_: row["outcome"].encode() for id_, row in STORED.items() if row["outcome"]}
+
+
+def body_of(row: dict[str, Any]) -> dict[str, Any]:
+    """A stored response as it was sent."""
+    body = {"id": row["id"], "learner": row["learner_id"], "item": row["item_id"], "score": row["score"]}
+    if row["dated"]:
+        body["occurred_at"] = to_text(row["occurred_at"])
+    if row["recommendation_id"]:
+        body["recommendation"] = row["recommendation_id"]
+    if row["wishes"]:
+        body["next"] = NEXT
+    return body
+
+
+@asynccontextmanager
+async def restored(url: str) -> AsyncIterator[httpx.AsyncClient]:
+    """A caller of a service on the restored file; addresses are below its first course."""
+    work = partial(restore, path=BACKUP, contents=check_backup(BACKUP, ignore)[1], progress=ignore)
+    await asyncio.to_thread(run_exclusively, url, work)
+    async with served(url) as app, client_of(app, await make_key(app.state.database)) as client:
+        client.base_url = client.base_url.join(f"courses/{COURSE}/")
+        yield client
+
+
+async def test_an_outcome_in_old_words_is_repeated_byte_for_byte(empty_database_url: str) -> None:
+    async with restored(empty_database_url) as client:
+        assert len(OUTCOMES) == 9
+        for id_, outcome in OUTCOMES.items():
+            assert all(word in outcome for word in OLD_WORDS)
+            repeated = await client.post("responses", json=body_of(STORED[id_]))
+            assert (repeated.status_code, repeated.content) == (200, outcome)
+        # The control: what was sent is compared too, so other options are a conflict.
+        other = await client.post("responses", json=body_of(STORED["r-2"]) | {"next": {**NEXT, "lease_s": 61}})
+        assert other.status_code == 409
+
+
+async def test_old_outcomes_are_counted_and_their_states_stay(empty_database_url: str) -> None:
+    async with restored(empty_database_url) as client:
+        database = app_of(client).state.database
+        result = await verify(database)
+        assert result.differences == []
+        assert (result.responses, result.other_version, result.stale) == (0, len(STORED) + 1, 0)
+
+        new = await client.post("responses", json={"id": "n-1", "learner": "ann", "item": "i4", "correct": True})
+        assert all(word in new.content for word in NEW_WORDS)
+        assert not any(word in new.content for word in OLD_WORDS)
+        result = await verify(database)
+        assert (result.differences, result.responses, result.stale) == ([], 1, 0)
+
+
+async def test_verification_of_old_words_by_their_new_version_finds_differences(
+    empty_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control of the test above: without a version of their own, old outcomes would be called damage."""
+    assert {row["engine"] for row in STORED.values()} == {ENGINE}
+    assert OUTCOME_VERSION > ENGINE
+    async with restored(empty_database_url) as client:
+        monkeypatch.setattr(verification, "OUTCOME_VERSION", ENGINE)
+        differences = (await verify(app_of(client).state.database)).differences
+        assert f"response {min(OUTCOMES)}: another outcome follows from the log" in differences
+
+
+async def test_an_old_import_has_an_outcome_in_new_words_that_stays(empty_database_url: str) -> None:
+    async with restored(empty_database_url) as client:
+        first, again = [await client.post("responses", json=body_of(STORED["m-2"])) for _ in range(2)]
+        assert (first.status_code, again.status_code, first.content) == (200, 200, again.content)
+        assert all(word in first.content for word in NEW_WORDS)
+        assert (await verify(app_of(client).state.database)).differences == []
+
+
+async def test_a_changed_outcome_of_the_same_version_is_found(empty_database_url: str) -> None:
+    async with restored(empty_database_url) as client:
+        database = app_of(client).state.database
+        await client.post("responses", json={"id": "n-1", "learner": "ann", "item": "i4", "correct": True})
+        change = text("UPDATE response SET outcome = replace(outcome, 'diagnosticity', 'tells') WHERE id = 'n-1'")
+        await database.write(lambda db: db.execute(change))
+        assert (await verify(database)).differences == ["response n-1: another outcome follows from the log"]

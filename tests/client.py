@@ -144,7 +144,7 @@ def make_response(id_: str, learner: str, item: str, minute: int, *, correct: bo
         score=None,
         correct=correct,
         occurred_at=NEW_YEAR_US + minute * MINUTE_US,
-        dated=True,
+        has_timestamp=True,
         received_at=NEW_YEAR_US,
         duration_ms=None,
         recommendation=None,

@@ -125,7 +125,7 @@ async def populate_tenant(database: Database, tenant: str = "school") -> int:
             course,
             ODD_IDS[2],
             2,
-            RecommendationOptions(avoid=("i1",), explore=0.5, lease_s=60),
+            RecommendationOptions(avoid=("i1",), explore=0.5, expires_in=60),
             LATER,
         )
         await add_calibration(database, tenant_id, course, seed=3)
@@ -144,7 +144,7 @@ async def add_responses(
             make_response(f"r-{who}-{n}", ODD_IDS[who], items[(who + n) % 9], 10 * n, correct=(who * n + who) % 3 > 0),
             tenant_id=tenant_id,
             course_id=course,
-            next=RecommendationOptions(goal=("divide",), target=0.8, language="de", lease_s=60) if n == 1 else None,
+            next=RecommendationOptions(goal=("divide",), target=0.8, language="de", expires_in=60) if n == 1 else None,
         )
         for who in range(learners)
         for n in range(first_minute, first_minute + minutes)

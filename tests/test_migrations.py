@@ -141,7 +141,7 @@ def test_migrate_changes_nothing_if_a_later_step_down_loses_data(empty_database_
 
 
 def test_migrate_refuses_a_revision_that_does_not_exist(empty_database_url: str) -> None:
-    with pytest.raises(Invalid, match=r"no revision 9001; this program has base, 0001, .*, 0007"):
+    with pytest.raises(Invalid, match=r"no revision 9001; this program has base, 0001, .*, 0008"):
         migrate(empty_database_url, "9001")
 
 

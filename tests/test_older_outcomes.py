@@ -15,23 +15,25 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, select, text, update
 
 from app.adaptive.tracing.state_codec import ENGINE
-from app.core.migrate import run_exclusively
+from app.core.migrate import migrate, run_exclusively
 from app.core.times import to_text
 from app.files.backup_format import check_backup
+from app.models import Session
 from app.services import verification
 from app.services.present import OUTCOME_VERSION
+from app.services.sessions import NewSessionResponse, record_session_response
 from app.services.transfer import restore
-from tests.client import COURSE, app_of, client_of, make_key, served, verify
+from tests.client import COURSE, app_of, client_of, make_key, opened, served, verify
 
 pytestmark = pytest.mark.anyio
 
 BACKUP = Path(__file__).parent / "data" / "backup-0007.gz"
 OLD_WORDS = (b'"evidence":', b'"doubt":', b'"opens_up":', b'"challenge":', b'"tells":')
 NEW_WORDS = (b'"responses":', b'"need":', b'"unlocks":', b'"difficulty_match":', b'"diagnosticity":')
-NEXT = {"goal": ["divide"], "lease_s": 60, "prefetch": True, "why_not": ["i1", "i8"], "forecast": True}
+NEXT = {"goal": ["divide"], "expires_in": 60, "prefetch": True, "why_not": ["i1", "i8"], "forecast": True}
 
 
 def ignore(*_: object) -> None:
@@ -82,7 +84,7 @@ async def test_an_outcome_in_old_words_is_repeated_byte_for_byte(empty_database_
             repeated = await client.post("responses", json=body_of(STORED[id_]))
             assert (repeated.status_code, repeated.content) == (200, outcome)
         # The control: what was sent is compared too, so other options are a conflict.
-        other = await client.post("responses", json=body_of(STORED["r-2"]) | {"next": {**NEXT, "lease_s": 61}})
+        other = await client.post("responses", json=body_of(STORED["r-2"]) | {"next": {**NEXT, "expires_in": 61}})
         assert other.status_code == 409
 
 
@@ -127,3 +129,53 @@ async def test_a_changed_outcome_of_the_same_version_is_found(empty_database_url
         change = text("UPDATE response SET outcome = replace(outcome, 'diagnosticity', 'tells') WHERE id = 'n-1'")
         await database.write(lambda db: db.execute(change))
         assert (await verify(database)).differences == ["response n-1: another outcome follows from the log"]
+
+
+def next_response(session: dict[str, Any]) -> NewSessionResponse:
+    """A response to what a session of the file offers, a moment after the last one."""
+    at = session["active_at"] + 1
+    return NewSessionResponse("a-3", session["turn"]["item"], None, True, at, False, at, None)  # noqa: FBT003 (as sent)
+
+
+async def test_a_running_session_of_an_old_file_goes_on(empty_database_url: str) -> None:
+    [session] = rows_of("session")
+    assert session["plan"]["selection"]["pilot"] == {"items": ["fresh"], "places": [2]}
+    async with restored(empty_database_url) as client:
+        database = app_of(client).state.database
+        await database.write(record_session_response, 1, session["id"], next_response(session))
+        result = await verify(database, "bank")
+        assert (result.differences, result.sessions) == ([], 1)
+        plan = await database.read(lambda db: db.scalar(select(Session.plan)))
+        assert plan["selection"]["pilot"] == {"items": ["fresh"], "positions": [2]}
+        assert plan["updates_mastery"] is True
+
+
+async def test_a_session_whose_plan_was_not_renamed_cannot_go_on(empty_database_url: str) -> None:
+    """The control of the test above: nothing but the revision knows the old names."""
+    [session] = rows_of("session")
+    async with restored(empty_database_url) as client:
+        database = app_of(client).state.database
+        await database.write(lambda db: db.execute(update(Session).values(plan=session["plan"])))
+        with pytest.raises(KeyError, match="positions"):
+            await database.write(record_session_response, 1, session["id"], next_response(session))
+
+
+async def test_old_names_within_columns_come_back(empty_database_url: str) -> None:
+    """Down to 0007 the names are those of the file again."""
+
+    def plans_and_options(db: Connection) -> list[Any]:
+        options = "SELECT id, wishes FROM response WHERE wishes IS NOT NULL ORDER BY id"
+        return [db.scalar(text("SELECT plan FROM session")), *db.execute(text(options))]
+
+    async with restored(empty_database_url):
+        pass
+    await asyncio.to_thread(migrate, empty_database_url, "0007")
+    async with opened(empty_database_url) as database:
+        plan, (id_, options) = (await database.read(plans_and_options))[:2]
+    [session] = rows_of("session")
+    assert (parsed(plan), id_, parsed(options)) == (session["plan"], "r-2", STORED["r-2"]["wishes"])
+
+
+def parsed(value: Any) -> Any:
+    """JSON as one database gives it parsed and the other as text."""
+    return json.loads(value) if isinstance(value, str) else value

@@ -280,7 +280,7 @@ class SectionRules(Request):
                 "pool": self.cut.model_dump(exclude_none=True),
                 "prior": (self.prior or Prior()).model_dump(),
                 "prior_from_practice": False,
-                "informs_practice": False,
+                "updates_mastery": False,
             },
             "prior": self.prior is not None,
             "forms": list(forms),

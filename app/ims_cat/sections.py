@@ -254,13 +254,13 @@ def submit_results(
     following = latest if state is None else rows.find_exchange(db, tenant_id, session_id, version + 1)
     digest = content_digest(to_json(sorted((result.item, result.score, result.highest) for result in results)))
     if following is not None and following.digest == digest:
-        return following.answer.encode()
+        return following.reply.encode()
     if version not in (latest.version, latest.version - 1):
         raise stale_state()
     base = latest if version == latest.version else rows.need_exchange(db, tenant_id, session_id, version)
     fresh = select_new_results(db, session, base.offered, results)
     if not fresh and version < latest.version:
-        return latest.answer.encode()
+        return latest.reply.encode()
     if not record_results(db, section, session, fresh, base.offered, now):
         return to_json(build_reply(db, section, session_id, latest.version, now, latest.offered))
     return store_exchange(db, section, session_id, latest.version + 1, digest, now)
@@ -347,7 +347,7 @@ def record_results(
             score=score,
             correct=None,
             occurred_at=min(result.occurred_at, now),
-            dated=True,
+            has_timestamp=True,
             received_at=now,
             duration_ms=None,
             skipped=result.score is None and section.settings["skipped"] == "ignore",
@@ -371,10 +371,10 @@ def store_exchange(
 
 def list_offered_items(db: Connection, section: rows.SectionRow, session: session_rows.SessionRow) -> list[str]:
     """The item to present, and those to go on with if we cannot be reached, best first; all that are left of a form."""
-    if session.turn is None:
+    if session.offer is None:
         return []
     count = len(session.plan["pool"]["items"]) if section.settings["forms"] else 1 + section.settings["lookAhead"]
-    first: str = session.turn["item"]
+    first: str = session.offer["item"]
     ahead = sessions.list_lookahead_items(db, session, count) if count > 1 else ()
     return list(dict.fromkeys([first, *ahead]))[:count]
 

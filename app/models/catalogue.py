@@ -13,7 +13,7 @@ COURSE = ["course.tenant_id", "course.id"]
 class Course(Base):
     """A catalogue and the learners who practise with it.
 
-    `revision` counts the changes of the catalogue; `refold_revision` is the last of them that changed what an
+    `revision` counts the changes of the catalogue; `replay_revision` is the last of them that changed what an
     answer already given says about its learner. `calibration` is the number of the active calibration.
     """
 
@@ -24,7 +24,7 @@ class Course(Base):
     id: Mapped[str] = mapped_column(Identifier, primary_key=True)
     title: Mapped[str | None] = mapped_column(Text)
     revision: Mapped[int] = mapped_column(Integer)
-    refold_revision: Mapped[int] = mapped_column(Integer)
+    replay_revision: Mapped[int] = mapped_column(Integer)
     calibration: Mapped[int | None] = mapped_column(Integer)
     created_at: Mapped[int] = mapped_column(Instant)
 
@@ -103,7 +103,7 @@ class Item(Base):
 
 
 class ItemSkill(Base):
-    """An item asks for a skill; `place` keeps the caller's order."""
+    """An item asks for a skill; `position` keeps the caller's order."""
 
     __tablename__ = "item_skill"
     __table_args__ = (
@@ -117,4 +117,4 @@ class ItemSkill(Base):
     course_id: Mapped[str] = mapped_column(Identifier, primary_key=True)
     item_id: Mapped[str] = mapped_column(Identifier, primary_key=True)
     skill_id: Mapped[str] = mapped_column(Identifier, primary_key=True)
-    place: Mapped[int] = mapped_column(Integer)
+    position: Mapped[int] = mapped_column(Integer)

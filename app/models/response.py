@@ -16,7 +16,8 @@ class Response(Base):
     """One answer, with the prediction made before it and the outcome told after it.
 
     `position` is its place in the learner's log, in the order of arrival. `outcome` is the reply byte for byte;
-    an imported answer has none until somebody asks for it. `wishes` is what was wanted of the next exercise.
+    an imported answer has none until somebody asks for it. `outcome_version` says by which arithmetic and in which
+    words it was made, `options` what was asked of the next item, `has_timestamp` that the caller gave `occurred_at`.
     """
 
     __tablename__ = "response"
@@ -34,14 +35,14 @@ class Response(Base):
     item_id: Mapped[str] = mapped_column(Identifier)
     score: Mapped[float] = mapped_column(Real)
     occurred_at: Mapped[int] = mapped_column(Instant)
-    dated: Mapped[bool] = mapped_column()
+    has_timestamp: Mapped[bool] = mapped_column()
     received_at: Mapped[int] = mapped_column(Instant)
     duration_ms: Mapped[int | None] = mapped_column(BigInteger)
     recommendation_id: Mapped[str | None] = mapped_column(String(255))
-    wishes: Mapped[dict[str, Any] | None] = mapped_column(Json)
+    options: Mapped[dict[str, Any] | None] = mapped_column(Json)
     calibration: Mapped[int | None] = mapped_column(Integer)
     revision: Mapped[int] = mapped_column(Integer)
-    engine: Mapped[int] = mapped_column(Integer)
+    outcome_version: Mapped[int] = mapped_column(Integer)
     p_correct: Mapped[float] = mapped_column(Real)
     outcome: Mapped[str | None] = mapped_column(Text)
 
@@ -72,8 +73,8 @@ class Correction(Base):
 class Recommendation(Base):
     """What was offered, why, and with what chance: after an answer (`response_id`) or on request.
 
-    `position`, `seed`, `avoided` and `wishes` are what the choice was made from, so that it can be made again. It holds
-    until `expires_at`; none: for ever.
+    `position`, `seed`, `avoided` and `options` are what the choice was made from, so that it can be made again. It is
+    valid until `expires_at`; none: for ever. `outcome_version` says by which arithmetic and in which words.
     """
 
     __tablename__ = "recommendation"
@@ -95,11 +96,11 @@ class Recommendation(Base):
     propensity: Mapped[float] = mapped_column(Real)
     seed: Mapped[int] = mapped_column(BigInteger)
     avoided: Mapped[list[str]] = mapped_column(Json)
-    wishes: Mapped[dict[str, Any] | None] = mapped_column(Json)
+    options: Mapped[dict[str, Any] | None] = mapped_column(Json)
     position: Mapped[int] = mapped_column(Integer)
     calibration: Mapped[int | None] = mapped_column(Integer)
     revision: Mapped[int] = mapped_column(Integer)
-    engine: Mapped[int] = mapped_column(Integer)
+    outcome_version: Mapped[int] = mapped_column(Integer)
     offered_at: Mapped[int] = mapped_column(Instant)
     expires_at: Mapped[int | None] = mapped_column(Instant)
 

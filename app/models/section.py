@@ -51,13 +51,13 @@ class SectionSession(Base):
 
 
 class SectionExchange(Base):
-    """What a platform was told: `answer` byte for byte, `offered` the items in it, best first.
+    """What a platform was told: `reply` byte for byte, `offered` the items in it, best first.
 
-    `version` counts the turns of a session, and `sessionState` names it. `digest` is that of the results that led to
-    it; none for the first.
+    `version` counts the exchanges of a session, and `sessionState` names it. `digest` is that of the results that led
+    to it; none for the first.
     """
 
-    __tablename__ = "section_turn"
+    __tablename__ = "section_exchange"
     __table_args__ = (
         ForeignKeyConstraint(["tenant_id", "session_id"], ["section_session.tenant_id", "section_session.session_id"]),
     )
@@ -67,4 +67,4 @@ class SectionExchange(Base):
     version: Mapped[int] = mapped_column(Integer, primary_key=True)
     digest: Mapped[str | None] = mapped_column(String(64))
     offered: Mapped[list[str]] = mapped_column(Json)
-    answer: Mapped[str] = mapped_column(Text)
+    reply: Mapped[str] = mapped_column(Text)

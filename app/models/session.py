@@ -13,9 +13,9 @@ from app.models.response import ITEM
 class Session(Base):
     """One test of one person, who may be a learner of the course or nobody we know.
 
-    `plan` is everything that was agreed, with the prior in numbers; `barred` are the items that had been shown too
-    often when it began. With `seed`, `revision`, `calibration` and `engine` the test is a function of its answers.
-    `position` counts them, `turn` is what is offered now, and `stop` says why nothing is. It lives `lifetime_s` after
+    `plan` is everything that was agreed, with the prior in numbers; `excluded_items` had been shown too often when it
+    began. With `seed`, `revision`, `calibration` and `engine` the test is a function of its answers.
+    `position` counts them, `offer` is what is offered now, and `stop` says why nothing is. It lives `lifetime_s` after
     `active_at`.
     """
 
@@ -31,13 +31,13 @@ class Session(Base):
     course_id: Mapped[str] = mapped_column(Identifier)
     learner_id: Mapped[str | None] = mapped_column(Identifier)
     plan: Mapped[dict[str, Any]] = mapped_column(Json)
-    barred: Mapped[list[str]] = mapped_column(Json)
+    excluded_items: Mapped[list[str]] = mapped_column(Json)
     seed: Mapped[int] = mapped_column(BigInteger)
     revision: Mapped[int] = mapped_column(Integer)
     calibration: Mapped[int | None] = mapped_column(Integer)
     engine: Mapped[int] = mapped_column(Integer)
     position: Mapped[int] = mapped_column(Integer)
-    turn: Mapped[dict[str, Any] | None] = mapped_column(Json)
+    offer: Mapped[dict[str, Any] | None] = mapped_column(Json)
     stop: Mapped[str | None] = mapped_column(String(32))
     lifetime_s: Mapped[int] = mapped_column(Integer)
     started_at: Mapped[int] = mapped_column(Instant)
@@ -45,7 +45,7 @@ class Session(Base):
 
 
 class SessionResponse(Base):
-    """One answer of a test: `turn` is the offer that it answers, `outcome` the reply byte for byte."""
+    """One answer of a test: `offer` is what it answers, `outcome` the reply byte for byte."""
 
     __tablename__ = "session_response"
     __table_args__ = (
@@ -64,5 +64,5 @@ class SessionResponse(Base):
     occurred_at: Mapped[int] = mapped_column(Instant)
     received_at: Mapped[int] = mapped_column(Instant)
     duration_ms: Mapped[int | None] = mapped_column(BigInteger)
-    turn: Mapped[dict[str, Any]] = mapped_column(Json)
+    offer: Mapped[dict[str, Any]] = mapped_column(Json)
     outcome: Mapped[str] = mapped_column(Text)

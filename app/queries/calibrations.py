@@ -103,7 +103,7 @@ def list_stale_courses(db: Connection, engine: int) -> list[tuple[int, str]]:
     """Tenant and id of every course with learners whose snapshot is not of the bank in force, or of another engine."""
     stale = or_(
         Learner.calibration.is_distinct_from(Course.calibration),
-        Learner.revision < Course.refold_revision,
+        Learner.revision < Course.replay_revision,
         Learner.engine != engine,
     )
     statement = (

@@ -22,12 +22,12 @@ class CourseRow(NamedTuple):
 
     title: str | None
     revision: int
-    refold_revision: int
+    replay_revision: int
     calibration: int | None
     watched: bool
 
 
-COURSE_BY_ID = select(Course.title, Course.revision, Course.refold_revision, Course.calibration, IS_WATCHED).where(
+COURSE_BY_ID = select(Course.title, Course.revision, Course.replay_revision, Course.calibration, IS_WATCHED).where(
     Course.tenant_id == bindparam("tenant_id"), Course.id == bindparam("course_id")
 )
 
@@ -48,7 +48,7 @@ def insert_course(db: Connection, tenant_id: int, course_id: str, now: int) -> N
             "id": course_id,
             "title": None,
             "revision": 0,
-            "refold_revision": 0,
+            "replay_revision": 0,
             "calibration": None,
             "created_at": now,
         },
@@ -97,7 +97,7 @@ def list_item_skills(db: Connection, tenant_id: int, course_id: str) -> dict[str
     statement = (
         select(ItemSkill.item_id, ItemSkill.skill_id)
         .where(ItemSkill.tenant_id == tenant_id, ItemSkill.course_id == course_id)
-        .order_by(ItemSkill.item_id, ItemSkill.place)
+        .order_by(ItemSkill.item_id, ItemSkill.position)
     )
     result: dict[str, list[str]] = {}
     for item_id, skill_id in db.execute(statement):
@@ -155,7 +155,7 @@ def save_items(
         )
         db.execute(old, [{"key": row["id"]} for row in changed])
     rows = (
-        {**key, "item_id": row["id"], "skill_id": skill_id, "place": index}
+        {**key, "item_id": row["id"], "skill_id": skill_id, "position": index}
         for row in (*new, *changed)
         for index, skill_id in enumerate(row["skills"])
     )
@@ -240,7 +240,7 @@ def page_items(db: Connection, tenant_id: int, course_id: str, after: str | None
             ItemSkill.course_id == course_id,
             ItemSkill.item_id.between(rows[0]["id"], rows[-1]["id"]),
         )
-        .order_by(ItemSkill.item_id, ItemSkill.place)
+        .order_by(ItemSkill.item_id, ItemSkill.position)
     )
     by_id: dict[str, list[str]] = {}
     for item_id, skill_id in db.execute(tags):

@@ -32,14 +32,14 @@ class SectionSessionRow(NamedTuple):
 
 
 class ExchangeRow(NamedTuple):
-    """What was told in one turn of a session."""
+    """One exchange of a session."""
 
     tenant_id: int
     session_id: str
     version: int
     digest: str | None
     offered: list[str]
-    answer: str
+    reply: str
 
 
 LAST = 2**31 - 1

@@ -17,13 +17,13 @@ class SessionRow(NamedTuple):
     course_id: str
     learner_id: str | None
     plan: dict[str, Any]
-    barred: list[str]
+    excluded_items: list[str]
     seed: int
     revision: int
     calibration: int | None
     engine: int
     position: int
-    turn: dict[str, Any] | None
+    offer: dict[str, Any] | None
     stop: str | None
     lifetime_s: int
     started_at: int
@@ -43,7 +43,7 @@ class SessionResponseRow(NamedTuple):
     occurred_at: int
     received_at: int
     duration_ms: int | None
-    turn: dict[str, Any]
+    offer: dict[str, Any]
     outcome: str
 
 

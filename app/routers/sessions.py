@@ -82,7 +82,7 @@ async def post_session_response(
         score=body.score,
         correct=body.correct,
         occurred_at=moment if body.occurred_at is None else body.occurred_at,
-        dated=body.occurred_at is not None,
+        has_timestamp=body.occurred_at is not None,
         received_at=moment,
         duration_ms=body.duration_ms,
     )

@@ -10,9 +10,9 @@ from app.services.options import RecommendationOptions
 from app.texts import FALLBACK, LANGUAGES
 
 MAX_EXPLAINED = 5
-# How long an offer holds unless something else is wanted.
-LEASE_S = 24 * 3600
-LONGEST_LEASE_S = 30 * LEASE_S
+# How many seconds an offer is valid if the options do not say.
+DEFAULT_EXPIRES_IN = 24 * 3600
+LONGEST_EXPIRES_IN = 30 * DEFAULT_EXPIRES_IN
 
 
 def known_language(value: str) -> str:
@@ -30,7 +30,7 @@ Count = Annotated[int, Field(ge=1, le=1000), BeforeValidator(to_whole_number)]
 Days = Annotated[float, Field(gt=0, le=3650)]
 Target = Annotated[float, Field(ge=0.5, le=0.99)]
 Chance = Annotated[float, Field(ge=0, le=1)]
-Lease = Annotated[int, Field(ge=1, le=LONGEST_LEASE_S), BeforeValidator(to_whole_number)]
+OfferLifetime = Annotated[int, Field(ge=1, le=LONGEST_EXPIRES_IN), BeforeValidator(to_whole_number)]
 Language = Annotated[str, AfterValidator(known_language), Field(json_schema_extra={"enum": list(LANGUAGES)})]
 
 DESCRIPTIONS = {
@@ -49,7 +49,7 @@ DESCRIPTIONS = {
     "forecast": "tell also how many exercises are left to the goal; without one: until everything is mastered",
     "why_not": "items of which to say why they are not recommended",
     "language": "of the sentences",
-    "lease_s": "how many seconds the offer holds",
+    "expires_in": "how many seconds the offer is valid",
 }
 
 
@@ -73,7 +73,9 @@ class NextIn(Request):
     forecast: bool | None = Field(default=None, description=DESCRIPTIONS["forecast"])
     why_not: ExplainedItems | None = Field(default=None, description=DESCRIPTIONS["why_not"])
     language: Language | None = Field(default=None, description=f"{DESCRIPTIONS['language']}; default {FALLBACK}")
-    lease_s: Lease | None = Field(default=None, description=f"{DESCRIPTIONS['lease_s']}; if absent: for ever")
+    expires_in: OfferLifetime | None = Field(
+        default=None, description=f"{DESCRIPTIONS['expires_in']}; if absent: for ever"
+    )
 
 
 class PreviewQuery(BaseModel):
@@ -102,7 +104,7 @@ class PreviewQuery(BaseModel):
 class OfferQuery(PreviewQuery):
     """How many exercises, what is wanted of them, and how long the offer holds."""
 
-    lease_s: Lease = Field(default=LEASE_S, description=DESCRIPTIONS["lease_s"])
+    expires_in: OfferLifetime = Field(default=DEFAULT_EXPIRES_IN, description=DESCRIPTIONS["expires_in"])
 
 
 def to_options(query: NextIn | PreviewQuery) -> RecommendationOptions:

@@ -102,8 +102,8 @@ class Pilot(Request):
     """Items that are tried out: they are answered, and do not count. They need no parameters."""
 
     items: Annotated[Items, Field(min_length=1)]
-    places: Annotated[list[Count], AfterValidator(check_unique), Field(min_length=1, max_length=50)] = Field(
-        description="the places in the test, from 1, at which one of them comes"
+    positions: Annotated[list[Count], AfterValidator(check_unique), Field(min_length=1, max_length=50)] = Field(
+        description="the positions in the test, from 1, at which one of them comes"
     )
 
 
@@ -204,7 +204,7 @@ class SessionIn(Request):
     prior_from_practice: bool = Field(
         default=False, description="take the learner's ability in practice as the prior, instead of `prior`"
     )
-    informs_practice: bool = Field(
+    updates_mastery: bool = Field(
         default=False, description="every answer that counts is recorded as an answer of the learner in the course too"
     )
     seed: Annotated[int, Field(ge=0, le=LARGEST_SEED), WholeNumber] | None = Field(
@@ -216,8 +216,8 @@ class SessionIn(Request):
 
     @model_validator(mode="after")
     def _sound(self) -> Self:
-        if self.learner is None and (self.prior_from_practice or self.informs_practice):
-            raise ValueError("prior_from_practice and informs_practice need a learner")
+        if self.learner is None and (self.prior_from_practice or self.updates_mastery):
+            raise ValueError("prior_from_practice and updates_mastery need a learner")
         check_plan_parts(self.selection, self.stop, self.scales)
         return self
 
@@ -285,7 +285,7 @@ class CutOut(Reply):
     cut: float
     above: bool
     probability: Probability = Field(description="that the ability is above it")
-    decided: bool = Field(description="whether the rule holds it for settled")
+    decided: bool = Field(description="whether the rule has decided")
     scale: str | Absent = Field(default=None, description="only where there are several")
 
 

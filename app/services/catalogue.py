@@ -65,7 +65,7 @@ def upsert(db: Connection, tenant_id: int, course_id: str, body: Mapping[str, An
     rows.insert_change(db, tenant_id, course_id, revision, dict(body), now)
     values: dict[str, Any] = {"revision": revision, "title": catalogue.title}
     if difference.needs_rebuild:
-        values["refold_revision"] = revision
+        values["replay_revision"] = revision
     rows.update_course(db, tenant_id, course_id, values)
     return UpsertCounts(
         revision,

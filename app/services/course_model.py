@@ -28,7 +28,7 @@ T = TypeVar("T")
 class CourseModel:
     """A course as the engine sees it. Immutable, so it may be shared by all threads and kept for ever.
 
-    `refold_revision` is the oldest revision under which a learner's snapshot is still good. `known` (I,) marks the
+    `replay_revision` is the oldest revision under which a learner's snapshot is still good. `known` (I,) marks the
     items whose parameters came with the catalogue; `tags` and `kinds` list the items that have each;
     `watched` says that somebody wants to hear of the course.
     """
@@ -36,7 +36,7 @@ class CourseModel:
     tenant_id: int
     course_id: str
     revision: int
-    refold_revision: int
+    replay_revision: int
     calibration: int | None
     skill_ids: tuple[str, ...]
     skill_titles: tuple[str, ...]
@@ -86,7 +86,7 @@ def read_course_model(db: Connection, tenant_id: int, course_id: str) -> CourseM
         values = read_calibrated_values(db, tenant_id, course_id, row.calibration)
         catalogue = read_catalogue(db, tenant_id, course_id)
         course_model = build_course_model(
-            tenant_id, course_id, catalogue, values, (row.revision, row.refold_revision, row.calibration)
+            tenant_id, course_id, catalogue, values, (row.revision, row.replay_revision, row.calibration)
         )
         COURSE_MODELS.put(key, course_model)
     return replace(course_model, watched=True) if row.watched else course_model
@@ -134,12 +134,12 @@ def build_course_model(
     skill_ids, item_ids = tuple(catalogue.skills), tuple(catalogue.items)
     skills = build_skills(catalogue, values)
     items, known = build_items(catalogue, values)
-    revision, refold_revision, calibration = version
+    revision, replay_revision, calibration = version
     return CourseModel(
         tenant_id=tenant_id,
         course_id=course_id,
         revision=revision,
-        refold_revision=refold_revision,
+        replay_revision=replay_revision,
         calibration=calibration,
         skill_ids=skill_ids,
         skill_titles=tuple(skill["title"] or skill_id for skill_id, skill in catalogue.skills.items()),

@@ -198,7 +198,7 @@ def to_engine_plan(pool: ItemPool, plan: Json) -> Plan:
     """What the session agreed on, in the engine's terms."""
     selection, stop, prior = plan["selection"], plan["stop"], plan["prior"]
     scales = max(len(plan.get("scales") or ()), 1)
-    pilot = selection.get("pilot") or {"items": (), "places": ()}
+    pilot = selection.get("pilot") or {"items": (), "positions": ()}
     rule = stop.get("classification")
     cuts = () if rule is None else tuple(sorted(rule["cuts"]))
     return Plan(
@@ -214,7 +214,7 @@ def to_engine_plan(pool: ItemPool, plan: Json) -> Plan:
         ),
         first=tuple(pool_indices(pool.index_by_id, selection.get("first") or ())),
         pilots=tuple(pool_indices(pool.index_by_id, pilot["items"])),
-        pilot_places=tuple(index - 1 for index in pilot["places"]),
+        pilot_positions=tuple(index - 1 for index in pilot["positions"]),
         standard_error=stop.get("standard_error"),
         standard_error_change=stop.get("standard_error_change"),
         classification=None

@@ -28,7 +28,7 @@ class RecommendationOptions:
     of `avoid`, of the last `repeat_after` answers, or answered in the last `repeat_after_days`. `goal` are skills to
     bring to the mastery `target`. After `switch_after` answers in a row on a skill another one comes first. With the
     chance `explore` any exercise is drawn, with the chance `review` a decayed skill comes first. An offer holds for
-    `lease_s`. The others are about what is told beside it.
+    `expires_in`. The others are about what is told beside it.
     """
 
     skill: tuple[str, ...] = ()
@@ -46,7 +46,7 @@ class RecommendationOptions:
     forecast: bool = False
     why_not: tuple[str, ...] = ()
     language: str = FALLBACK
-    lease_s: int | None = None
+    expires_in: int | None = None
 
 
 NO_OPTIONS = RecommendationOptions()

@@ -103,9 +103,9 @@ def empty_course_reply(course: CourseModel, options: RecommendationOptions, now:
 
 def expiry_time(options: RecommendationOptions | None, offered_at: int) -> int | None:
     """Until when a recommendation holds (µs), if that was wanted."""
-    if options is None or options.lease_s is None:
+    if options is None or options.expires_in is None:
         return None
-    return offered_at + options.lease_s * SECOND_US
+    return offered_at + options.expires_in * SECOND_US
 
 
 def need_learner(db: Connection, course: CourseModel, learner: str) -> LearnerRow:
@@ -228,11 +228,11 @@ def recommendation_row(course: CourseModel, choice: Choice, offer: Recommendatio
         "propensity": choice.propensity,
         "seed": offer.seed,
         "avoided": list(offer.avoided),
-        "wishes": options_to_row(offer.options),
+        "options": options_to_row(offer.options),
         "position": offer.position,
         "calibration": course.calibration,
         "revision": course.revision,
-        "engine": OUTCOME_VERSION,
+        "outcome_version": OUTCOME_VERSION,
         "offered_at": offer.offered_at,
         "expires_at": offer.expires_at,
     }

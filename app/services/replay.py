@@ -160,12 +160,12 @@ def as_fractions(
 
 def is_stale(course: CourseModel, row: LearnerRow) -> bool:
     """Whether a snapshot was made under another calibration, before a change that concerns it, or by another engine."""
-    return row.calibration != course.calibration or row.revision < course.refold_revision or row.engine != ENGINE
+    return row.calibration != course.calibration or row.revision < course.replay_revision or row.engine != ENGINE
 
 
 def current_version(course: CourseModel) -> tuple[int | None, int, int]:
     """What a snapshot must be of, for `list_stale`."""
-    return course.calibration, course.refold_revision, ENGINE
+    return course.calibration, course.replay_revision, ENGINE
 
 
 def load_states(db: Connection, course: CourseModel, rows: Sequence[LearnerRow]) -> States:

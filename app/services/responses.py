@@ -86,7 +86,7 @@ from app.services.webhooks import WebhookEvent, mastery_events, publish_events
 
 @dataclass(frozen=True, slots=True)
 class NewResponse:
-    """An answer as it came in, of a known tenant; times in µs. `dated` if the caller said when it was given.
+    """An answer as it came in, of a known tenant; times in µs. `has_timestamp` if the caller said when it was given.
 
     `next` is what is wanted of the exercise that follows.
     """
@@ -99,7 +99,7 @@ class NewResponse:
     score: float | None
     correct: bool | None
     occurred_at: int
-    dated: bool
+    has_timestamp: bool
     received_at: int
     duration_ms: int | None
     recommendation: str | None
@@ -129,13 +129,13 @@ class AcceptedResponse:
         return (
             self.response.next is None
             and self.offered is not None
-            and bool((self.offered.wishes or {}).get("prefetch"))
+            and bool((self.offered.options or {}).get("prefetch"))
         )
 
     def options(self) -> RecommendationOptions | None:
         """What is wanted of the exercise that follows."""
         return (
-            options_from_row(self.offered.wishes)
+            options_from_row(self.offered.options)
             if self.offered is not None and self.continues_prefetch()
             else self.response.next
         )
@@ -305,8 +305,8 @@ def repeat_outcome(
     db: Connection, course: CourseModel, response: NewResponse, row: Row[Any], imported_outcomes: dict[str, bytes]
 ) -> RecordedResponse | ProximaError:
     """The first outcome again if the content is the same, else a conflict; `imported_outcomes` are kept."""
-    stored = (row.learner_id, row.item_id, row.duration_ms, row.recommendation_id, options_from_row(row.wishes))
-    if response_content(response) != (*stored, row.occurred_at if row.dated else None) or not has_same_score(
+    stored = (row.learner_id, row.item_id, row.duration_ms, row.recommendation_id, options_from_row(row.options))
+    if response_content(response) != (*stored, row.occurred_at if row.has_timestamp else None) or not has_same_score(
         db, course, response, row
     ):
         return conflict_error()
@@ -320,7 +320,7 @@ def repeat_outcome(
 def response_content(response: NewResponse) -> tuple[Any, ...]:
     """What makes two answers with one id the same answer, but for the score; a time that we set does not count."""
     asked = (response.learner, response.item, response.duration_ms, response.recommendation, response.next)
-    return (*asked, response.occurred_at if response.dated else None)
+    return (*asked, response.occurred_at if response.has_timestamp else None)
 
 
 def has_same_score(db: Connection, course: CourseModel, response: NewResponse, row: Row[Any]) -> bool:
@@ -556,14 +556,14 @@ def add_response_rows(
                 "item_id": response.item,
                 "score": accepted.score,
                 "occurred_at": response.occurred_at,
-                "dated": response.dated,
+                "has_timestamp": response.has_timestamp,
                 "received_at": response.received_at,
                 "duration_ms": response.duration_ms,
                 "recommendation_id": response.recommendation,
-                "wishes": options_to_row(response.next),
+                "options": options_to_row(response.next),
                 "calibration": course.calibration,
                 "revision": course.revision,
-                "engine": OUTCOME_VERSION,
+                "outcome_version": OUTCOME_VERSION,
                 "p_correct": float(p[number]),
                 "outcome": outcomes[number].decode(),
             }
@@ -604,9 +604,9 @@ def to_new_response(course: CourseModel, row: Row[Any]) -> NewResponse:
         score=row.score,
         correct=None,
         occurred_at=row.occurred_at,
-        dated=row.dated,
+        has_timestamp=row.has_timestamp,
         received_at=row.received_at,
         duration_ms=row.duration_ms,
         recommendation=row.recommendation_id,
-        next=options_from_row(row.wishes),
+        next=options_from_row(row.options),
     )

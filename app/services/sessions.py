@@ -83,7 +83,7 @@ STOPS = {
 
 @dataclass(frozen=True, slots=True)
 class NewSessionResponse:
-    """An answer to the item that a session offers, as it came in; times in µs, `dated` if the caller gave one.
+    """An answer to the item that a session offers, as it came in; times in µs, `has_timestamp` if the caller gave one.
 
     `skipped`: the learner left the item out, and that says nothing; the score is then 0.
     """
@@ -93,7 +93,7 @@ class NewSessionResponse:
     score: float | None
     correct: bool | None
     occurred_at: int
-    dated: bool
+    has_timestamp: bool
     received_at: int
     duration_ms: int | None
     skipped: bool = False
@@ -130,13 +130,13 @@ def start_session(db: Connection, tenant_id: int, course_id: str, id_: str, agre
         course_id=course_id,
         learner_id=agreed.get("learner"),
         plan=plan,
-        barred=find_overexposed_items(db, tenant_id, course_id, agreed["selection"].get("max_exposure")),
+        excluded_items=find_overexposed_items(db, tenant_id, course_id, agreed["selection"].get("max_exposure")),
         seed=secrets.randbits(53) if requested_seed is None else requested_seed,
         revision=course.revision,
         calibration=course.calibration,
         engine=ENGINE,
         position=0,
-        turn=None,
+        offer=None,
         stop=None,
         lifetime_s=agreed["lifetime_s"],
         started_at=now,
@@ -148,7 +148,7 @@ def start_session(db: Connection, tenant_id: int, course_id: str, id_: str, agre
     except ValueError as error:
         raise Invalid(f"the test cannot be held: {error}") from error
     decision = select_next_item(test, state, now)
-    rows.insert_session(db, row._replace(turn=to_offer(test.pool, decision), stop=decision.stop))
+    rows.insert_session(db, row._replace(offer=to_offer(test.pool, decision), stop=decision.stop))
     return "created", describe_session(db, tenant_id, id_, now)
 
 
@@ -182,7 +182,7 @@ def find_overexposed_items(db: Connection, tenant_id: int, course_id: str, max_s
 
 
 def exclusion_vector(pool: ItemPool, excluded: Sequence[str]) -> Floats:
-    """(I,): 1 for the items that are barred, 0 for all others."""
+    """(I,): 1 for the items that are excluded, 0 for all others."""
     vector = np.zeros(len(pool.item_ids))
     vector[[pool.index_by_id[item] for item in excluded if item in pool.index_by_id]] = 1.0
     return vector
@@ -214,7 +214,7 @@ def record_session_response(
         occurred_at=response.occurred_at,
         received_at=response.received_at,
         duration_ms=response.duration_ms,
-        turn=offer,
+        offer=offer,
         outcome="",
     )
     state = replay_test(test, [*responses, row])
@@ -223,12 +223,12 @@ def record_session_response(
     rows.insert_session_response(db, row._replace(outcome=outcome.decode()))
     values = {
         "position": row.position,
-        "turn": to_offer(test.pool, decision),
+        "offer": to_offer(test.pool, decision),
         "stop": decision.stop,
         "active_at": response.received_at,
     }
     rows.update_session(db, tenant_id, session_id, values)
-    if session.learner_id is not None and session.plan["informs_practice"] and offer["scored"]:
+    if session.learner_id is not None and session.plan["updates_mastery"] and offer["scored"]:
         record_in_practice(db, session.learner_id, response, row)
     return RecordedResponse("created", outcome)
 
@@ -269,7 +269,7 @@ def describe_response(row: rows.SessionResponseRow) -> Json:
         "id": row.id,
         "item": row.item_id,
         "score": row.score,
-        "scored": row.turn["scored"],
+        "scored": row.offer["scored"],
         "occurred_at": to_text(row.occurred_at),
         "position": row.position,
     }
@@ -281,7 +281,7 @@ def repeat_outcome(test: AdaptiveTest, response: NewSessionResponse, row: rows.S
     if (
         not same
         or resolve_session_score(test, response) != row.score
-        or (response.dated and response.occurred_at != row.occurred_at)
+        or (response.has_timestamp and response.occurred_at != row.occurred_at)
     ):
         raise Conflict("this id was used for a different answer; use a new id", [Fault("/id", "is taken")])
     return RecordedResponse("duplicate", row.outcome.encode())
@@ -301,7 +301,7 @@ def record_in_practice(
         score=row.score,
         correct=None,
         occurred_at=row.occurred_at,
-        dated=response.dated,
+        has_timestamp=response.has_timestamp,
         received_at=row.received_at,
         duration_ms=row.duration_ms,
         recommendation=None,
@@ -315,7 +315,7 @@ def end_session(db: Connection, tenant_id: int, session_id: str, now: int) -> Js
     """End a session before its time; ending it again changes nothing. How it stands."""
     session = need_session(db, tenant_id, session_id, lock=True)
     if session.stop is None:
-        rows.update_session(db, tenant_id, session_id, {"turn": None, "stop": ENDED, "active_at": now})
+        rows.update_session(db, tenant_id, session_id, {"offer": None, "stop": ENDED, "active_at": now})
     return describe_session(db, tenant_id, session_id, now)
 
 
@@ -328,7 +328,7 @@ def describe_session(db: Connection, tenant_id: int, session_id: str, now: int) 
     for row in responses:
         state = apply_response(test, state, row)
         steps.append({**describe_response(row), **describe_abilities(test, state)})
-    summary = describe_state(test, state, session.turn, session.stop, session.position)
+    summary = describe_state(test, state, session.offer, session.stop, session.position)
     return {
         "id": session.id,
         "course": session.course_id,
@@ -362,7 +362,7 @@ def page_of_sessions(db: Connection, tenant_id: int, course_id: str, after: str,
 
 def list_lookahead_items(db: Connection, session: rows.SessionRow, limit: int) -> list[str]:
     """Up to so many items that would come next if no answer said anything, that which is offered first."""
-    if session.turn is None:
+    if session.offer is None:
         return []
     test = read_test(db, session)
     responses = rows.list_session_responses(db, session.tenant_id, session.id)
@@ -381,11 +381,11 @@ def need_session(db: Connection, tenant_id: int, session_id: str, *, lock: bool 
 
 def need_offer(session: rows.SessionRow, now: int) -> Json:
     """What a session offers. Raises `SessionFinished` for one that takes no answer any more."""
-    if session.stop is not None or session.turn is None:
+    if session.stop is not None or session.offer is None:
         raise SessionFinished(f"this session is over: {STOPS[session.stop or ENDED]}")
     if now > expires_at(session):
         raise SessionFinished("this session was left alone for longer than its lifetime_s; begin another")
-    return session.turn
+    return session.offer
 
 
 def session_status(session: rows.SessionRow, now: int) -> str:
@@ -404,7 +404,7 @@ def read_test(db: Connection, session: rows.SessionRow) -> AdaptiveTest:
     """What a session is a function of. Raises `Invalid` where it names what the course does not have."""
     pool = read_pool(db, session.tenant_id, session.course_id, session.revision, session.plan)
     scales = tuple(scale["id"] for scale in session.plan.get("scales") or ())
-    excluded = exclusion_vector(pool, session.barred)
+    excluded = exclusion_vector(pool, session.excluded_items)
     return AdaptiveTest(pool, to_engine_plan(pool, session.plan), scales, session.seed, excluded, session.started_at)
 
 
@@ -419,7 +419,7 @@ def replay_test(test: AdaptiveTest, responses: Sequence[rows.SessionResponseRow]
 def apply_response(test: AdaptiveTest, state: ExamineeState, row: rows.SessionResponseRow) -> ExamineeState:
     """The session after one more answer."""
     item = test.pool.index_by_id[row.item_id]
-    if row.turn.get("skipped"):
+    if row.offer.get("skipped"):
         return add_unscored(state, item)
     return update_state(test.pool.pool, test.plan, state, item, category_of_score(test, item, row.score))
 
@@ -551,28 +551,28 @@ def find_session_differences(db: Connection, session: rows.SessionRow) -> Iterat
     state = start_test(test.pool.pool, test.plan)
     decision = select_next_item(test, state, session.started_at)
     for row in rows.list_session_responses(db, session.tenant_id, session.id):
-        if expected_offer(test, decision, row) != row.turn or row.turn["item"] != row.item_id:
+        if expected_offer(test, decision, row) != row.offer or row.offer["item"] != row.item_id:
             yield f"session {session.id}: another item follows from the answers before the one at {row.position}"
         state = apply_response(test, state, row)
         decision = select_next_item(test, state, row.received_at)
         if encode_outcome(test, state, decision, row) != row.outcome.encode():
             yield f"session {session.id}: another outcome follows from the answer at {row.position}"
     replayed = (len(state.items), to_offer(test.pool, decision), decision.stop)
-    if session.stop != ENDED and replayed != (session.position, session.turn, session.stop):
+    if session.stop != ENDED and replayed != (session.position, session.offer, session.stop):
         yield f"session {session.id}: where it stands does not follow from its answers"
 
 
 def expected_offer(test: AdaptiveTest, decision: NextItem, row: rows.SessionResponseRow) -> Json:
     """The offer that an answer must have been given to, if `decision` follows from those before."""
-    offer = lookahead_offer(test, row.item_id) if row.turn["kind"] == AHEAD else to_offer(test.pool, decision) or {}
-    return {**offer, **SKIPPED} if row.turn.get("skipped") else offer
+    offer = lookahead_offer(test, row.item_id) if row.offer["kind"] == AHEAD else to_offer(test.pool, decision) or {}
+    return {**offer, **SKIPPED} if row.offer.get("skipped") else offer
 
 
 def session_mastery(
     db: Connection, session: rows.SessionRow, responses: Sequence[rows.SessionResponseRow]
 ) -> list[Json]:
     """What the answers that count say of their skills: one fold of the course's engine, from its prior."""
-    scored = [row for row in responses if row.turn["scored"]]
+    scored = [row for row in responses if row.offer["scored"]]
     if not scored:
         return []
     course_model = course_model_at(

@@ -51,7 +51,7 @@ COMPARED_COLUMNS = (
     "propensity",
     "seed",
     "avoided",
-    "wishes",
+    "options",
     "position",
     "calibration",
     "expires_at",
@@ -127,7 +127,7 @@ def verify_learners(
 def is_skipped(learner_log: LearnerLog, position: int) -> bool:
     """Whether the entry at a position is a correction, or a response with an outcome of another version."""
     return position in learner_log.corrections or (
-        position in learner_log.responses and learner_log.responses[position].engine != OUTCOME_VERSION
+        position in learner_log.responses and learner_log.responses[position].outcome_version != OUTCOME_VERSION
     )
 
 
@@ -183,7 +183,7 @@ def group_by_version(learner_logs: Sequence[LearnerLog], position: int) -> dict[
     """
     groups: dict[ModelVersion, list[int]] = defaultdict(list)
     for index, learner_log in enumerate(learner_logs):
-        if position in learner_log.responses and learner_log.responses[position].engine == OUTCOME_VERSION:
+        if position in learner_log.responses and learner_log.responses[position].outcome_version == OUTCOME_VERSION:
             response = learner_log.responses[position]
             groups[response.revision, response.calibration].append(index)
     return groups
@@ -291,7 +291,7 @@ def verify_offers(
         learner_log.row.id: learner_log for learner_log in read_learner_logs(db, course, list(rows.values()))
     }
     for offer in offers:
-        if offer.engine != OUTCOME_VERSION:
+        if offer.outcome_version != OUTCOME_VERSION:
             result.other_version += 1
             continue
         result.recommendations += 1
@@ -304,14 +304,14 @@ def verify_offers(
 def same_offer(course: CourseModel, learner_log: LearnerLog, offer: Row[Any]) -> bool:
     """Whether the same would be offered again, for the same reasons and with the same chance."""
     states = replay_entries(course, [learner_log.row.id], learner_log.entries(offer.position)).states
-    states_then, options = states_at(course, states, offer.offered_at), options_from_row(offer.wishes) or NO_OPTIONS
+    states_then, options = states_at(course, states, offer.offered_at), options_from_row(offer.options) or NO_OPTIONS
     resolved = resolve_options(
         course, options, scored_entries(learner_log, offer.position), offer.offered_at, offer.avoided
     )
     [choice] = choose_resolved(course, states_then, np.array([offer.seed], dtype=np.uint64), [resolved]).each()
     if choice.item < 0:
         return False
-    asked = (offer.avoided, offer.offered_at, options_from_row(offer.wishes), offer.expires_at)
+    asked = (offer.avoided, offer.offered_at, options_from_row(offer.options), offer.expires_at)
     again = RecommendationOffer(offer.id, learner_log.row.id, None, offer.position, offer.seed, *asked)
     recomputed = recommendation_row(course, choice, again)
     return all(getattr(offer, name) == recomputed[name] for name in COMPARED_COLUMNS)

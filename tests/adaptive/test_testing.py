@@ -260,7 +260,7 @@ def test_the_standard_error_that_was_asked_for_is_reached_and_not_earlier() -> N
 
 def test_first_items_and_pilots_come_in_their_places() -> None:
     pool = laws.plain_pool(20)
-    plan = Plan(first=(7, 3), pilots=(5, 6), pilot_places=(2, 4), max_items=4)
+    plan = Plan(first=(7, 3), pilots=(5, 6), pilot_positions=(2, 4), max_items=4)
     *whole, (state, _) = laws.steps(pool, plan, np.zeros(20, dtype=np.int64), 8)
     assert [decision.kind for _, decision in whole] == ["first", "first", "pilot", "selected", "pilot", "selected"]
     assert state.items[:2] == (7, 3)
@@ -318,7 +318,7 @@ def test_the_scale_that_is_least_sure_comes_next() -> None:
 @pytest.mark.parametrize("rule", RULES)
 def test_looking_ahead_begins_with_the_next_item(rule: Rule) -> None:
     pool = laws.mixed_pool(4, 20)
-    plan = Plan(rule=rule, max_items=6, pilots=(1,), pilot_places=(2,))
+    plan = Plan(rule=rule, max_items=6, pilots=(1,), pilot_positions=(2,))
     state = update_state(pool, plan, start_test(pool, plan), 0, 1)
     ahead = look_ahead(pool, plan, state, 9, 3)
     assert len(set(ahead)) == 3
@@ -440,7 +440,7 @@ def test_an_ability_at_the_end_of_the_grid_is_said_to_be_a_limit() -> None:
         ({"bounds": (Bound(9, 0, 1),), "max_items": 5}, "a bound names"),
         ({"first": (99,)}, "name items"),
         ({"first": (1,), "pilots": (1,)}, "pilot item"),
-        ({"pilots": (1,), "pilot_places": (-1,)}, "pilot_places"),
+        ({"pilots": (1,), "pilot_positions": (-1,)}, "pilot_positions"),
         ({"standard_error": 0.0}, "standard_error"),
         ({"max_items": 2, "min_items": 3}, "max_items"),
         ({"classification": Classification(())}, "lists of cuts"),

@@ -85,7 +85,7 @@ def random_plan(pool: Pool, seed: int) -> Plan:
         bounds=(Bound(0, 1, 6), Bound(1, 2, 8)) if bound else (),
         first=tuple(first),
         pilots=tuple(pilots),
-        pilot_places=tuple(sorted(rng.choice(8, rng.integers(0, 3), replace=False).tolist())),
+        pilot_positions=tuple(sorted(rng.choice(8, rng.integers(0, 3), replace=False).tolist())),
         standard_error=0.4 if rng.random() < 0.5 else None,
         standard_error_change=0.01 if rng.random() < 0.2 else None,
         classification=Classification(cuts, "sprt" if rng.random() < 0.5 else "interval")
@@ -132,7 +132,7 @@ def keeps_its_plan(pool: Pool, plan: Plan, seed: int) -> None:
         assert all(np.isfinite(value) for value in decision.terms.values())
         if decision.kind == "pilot":
             assert decision.item in plan.pilots
-            assert any(due <= place for due in plan.pilot_places)
+            assert any(due <= place for due in plan.pilot_positions)
         elif decision.kind == "selected":
             assert decision.item not in plan.pilots
             if plan.max_exposure is not None and not decision.relaxed:

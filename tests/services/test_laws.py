@@ -201,7 +201,9 @@ def test_reading_later_never_tells_of_more(
 @given(history=histories, days=st.integers(0, 10**6))
 def test_what_carries_no_time_never_fades(trial: RunAndUndo, history: list[NewResponse], days: int) -> None:
     """Imported in an order without times: the same whenever it is read, and as if all had come at once."""
-    undated = [replace(each, occurred_at=UNDATED_EPOCH_US + place, dated=False) for place, each in enumerate(history)]
+    undated = [
+        replace(each, occurred_at=UNDATED_EPOCH_US + place, has_timestamp=False) for place, each in enumerate(history)
+    ]
     at_once = [replace(each, occurred_at=NEW_YEAR_US + place) for place, each in enumerate(history)]
 
     def read(answers: list[NewResponse], now: int) -> list[Any]:

@@ -182,7 +182,7 @@ async def test_content_constraints_enemies_first_and_pilot_items(client: httpx.A
         "constraints": [{"skill": "algebra", "min": 2, "max": 2}, {"tag": "long", "max": 1}],
         "enemies": [["q11", "q13"]],
         "first": ["q07"],
-        "pilot": {"items": ["fresh"], "places": [3]},
+        "pilot": {"items": ["fresh"], "positions": [3]},
     }
     told = await begin(client, selection=selection, stop={"max_items": 6})
     assert (told["next"]["item"], told["next"]["reason"]["code"]) == ("q07", "first_item")
@@ -211,7 +211,7 @@ async def test_a_test_and_practice_know_nothing_of_each_other_unless_asked(clien
     alone = await begin(client, learner="ann")
     await go_through(client, alone)
     assert (await client.get("learners/ann/mastery")).status_code == 404
-    joined = await begin(client, id="t-2", learner="ann", informs_practice=True)
+    joined = await begin(client, id="t-2", learner="ann", updates_mastery=True)
     outcomes = await go_through(client, joined)
     practice = (await client.get("learners/ann/mastery")).json()
     assert practice["position"] == len(outcomes)
@@ -270,7 +270,7 @@ BAD: list[tuple[dict[str, Any], str | None]] = [
     ({"selection": {"content": [{"skill": "algebra", "tag": "long", "share": 1}]}}, "/selection/content/0"),
     ({"scales": [{"id": "a", "skill": "algebra"}, {"id": "a", "skill": "geometry"}]}, ""),
     ({"prior_from_practice": True}, ""),
-    ({"informs_practice": True}, ""),
+    ({"updates_mastery": True}, ""),
     ({"seed": -1}, "/seed"),
     ({"extra": 1}, "/extra"),
     ({"selection": {"constraints": [{"tag": "long", "max": 1}]}, "stop": {"standard_error": 0.3}}, ""),

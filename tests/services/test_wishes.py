@@ -73,7 +73,7 @@ wishes = st.builds(
     forecast=st.booleans(),
     why_not=st.just(()) | some_items,
     language=st.sampled_from(["en", "de"]),
-    lease_s=st.none() | st.sampled_from([1, 3600]),
+    expires_in=st.none() | st.sampled_from([1, 3600]),
 )
 rows = st.tuples(st.sampled_from(["ann", "bob"]), st.sampled_from(ITEMS), st.integers(0, 6), st.booleans())
 histories = st.lists(st.tuples(rows, st.none() | wishes), min_size=1, max_size=8).map(
@@ -213,7 +213,7 @@ def test_wishes_are_read_as_they_were_stored(trial: RunAndUndo, wanted: Recommen
     def live(db: Connection) -> None:
         answer = make_response("a", "ann", "i1", 0, correct=True)
         told(record(db, [replace(answer, next=wanted)]))
-        kept = db.execute(select(Recommendation.wishes)).scalar()
+        kept = db.execute(select(Recommendation.options)).scalar()
         assert kept is None or options_from_row(kept) == wanted
 
     trial(live)
@@ -226,7 +226,7 @@ def test_a_wish_has_one_name_everywhere() -> None:
     assert list(NextIn.model_fields) == names
     assert list(OfferQuery.model_fields) == ["limit", *names]
     assert list(PreviewQuery.model_fields) == ["limit", *names[:-1]]
-    assert names[-1] == "lease_s"
+    assert names[-1] == "expires_in"
 
 
 # By example, over HTTP
@@ -263,13 +263,13 @@ def test_an_answer_is_told_whether_it_fits_its_offer(database_url: str) -> None:
         assert "expires_at" not in first["next"]
         fits = await send(client, "r2", first["next"]["item"], recommendation=first["next"]["id"])
         assert fits["offer"] == {"matches": True, "expired": False}
-        offered = (await client.post("learners/ann/recommendations", params={"lease_s": 1})).json()["recommendations"][
-            0
-        ]
+        offered = (await client.post("learners/ann/recommendations", params={"expires_in": 1})).json()[
+            "recommendations"
+        ][0]
         assert offered["expires_at"].endswith("Z")
         late = await send(client, "r3", "i5", recommendation=offered["id"], occurred_at="2026-11-22T00:00:00Z")
         assert late["offer"]["matches"] == (offered["item"] == "i5")
-        held = await send(client, "r4", "i1", next={"lease_s": 60})
+        held = await send(client, "r4", "i1", next={"expires_in": 60})
         ended = {"recommendation": held["next"]["id"], "occurred_at": held["next"]["expires_at"]}
         assert (await send(client, "r5", "i2", **ended))["offer"]["expired"] is False
         database = app_of(client).state.database
@@ -321,7 +321,7 @@ def test_a_batch_may_want_something_else_for_each_answer(database_url: str) -> N
         ({"repeat_after": 0}, "/next/repeat_after"),
         ({"repeat_after_days": 0}, "/next/repeat_after_days"),
         ({"switch_after": 1.5}, "/next/switch_after"),
-        ({"lease_s": 0}, "/next/lease_s"),
+        ({"expires_in": 0}, "/next/expires_in"),
         ({"why_not": ["i1"] * 6}, "/next/why_not"),
         ({"language": "fr"}, "/next/language"),
         ({"prefetch": 1}, "/next/prefetch"),
@@ -452,14 +452,14 @@ def test_a_changed_wish_is_found(database_url: str) -> None:
         assert await find_differences(database) == []
         kind = "jsonb" if database.dialect == "postgresql" else "text"
         for table in ("response", "recommendation"):
-            kept = await database.read(lambda db, t=table: db.execute(text(f"SELECT id, wishes FROM {t}")).all())
-            await database.write(lambda db, t=table: db.execute(text(f"UPDATE {t} SET wishes = '{{}}'")))
+            kept = await database.read(lambda db, t=table: db.execute(text(f"SELECT id, options FROM {t}")).all())
+            await database.write(lambda db, t=table: db.execute(text(f"UPDATE {t} SET options = '{{}}'")))
             assert await find_differences(database)
             for id_, wanted in kept:
                 value = wanted if isinstance(wanted, str) or wanted is None else json.dumps(wanted)
                 await database.write(
                     lambda db, t=table, i=id_, v=value: db.execute(
-                        text(f"UPDATE {t} SET wishes = CAST(:wishes AS {kind}) WHERE id = :id"),
+                        text(f"UPDATE {t} SET options = CAST(:wishes AS {kind}) WHERE id = :id"),
                         {"id": i, "wishes": v},
                     )
                 )

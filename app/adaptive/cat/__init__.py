@@ -16,9 +16,9 @@ selects the same item.
   max_information: a second for 100,000 items) and keeps them: build it once for a bank.
 - `Plan`: plain values. `prior_mean`, `prior_sd` of each scale; `rule` (`RULES`); `randomesque`; `sympson_hetter`;
   `max_exposure`; `content_shares`; `bounds` of `Bound(group, least, most)`, groups being those of the pool; `first`;
-  `pilots`, `pilot_places`; `standard_error`, `standard_error_change`, `classification` (`Classification(cuts, method,
-  confidence, alpha, beta, delta)`), `max_items`, `min_items`, `max_seconds`. `check_plan(pool, plan)` raises ValueError
-  with a sentence that says what to change; `start_test` calls it.
+  `pilots`, `pilot_positions`; `standard_error`, `standard_error_change`, `classification` (`Classification(cuts,
+  method, confidence, alpha, beta, delta)`), `max_items`, `min_items`, `max_seconds`. `check_plan(pool, plan)` raises
+  ValueError with a sentence that says what to change; `start_test` calls it.
 - `start_test(pool, plan) -> ExamineeState`; `update_state(pool, plan, state, item, category) -> ExamineeState`:
   category 0 to the item's highest, 0 and 1 for wrong and right. `ExamineeState`: `items`, `categories`, `ability` and
   `standard_error` of each scale (mean and standard deviation of the posterior on `NODES`), `at_bound`, `scored`,

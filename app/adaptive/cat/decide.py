@@ -108,7 +108,9 @@ def is_pilot_due(plan: Plan, state: ExamineeState) -> bool:
     if not plan.pilots:
         return False
     step = len(state.items)
-    return sum(position <= step for position in plan.pilot_places) > sum(item in plan.unscored for item in state.items)
+    return sum(position <= step for position in plan.pilot_positions) > sum(
+        item in plan.unscored for item in state.items
+    )
 
 
 def as_next_item(pool: Pool, state: ExamineeState, item: int, kind: Kind, propensity: float) -> NextItem:

@@ -52,7 +52,7 @@ class Plan:
     observed rate is as high or higher wait (Revuelta & Ponsoda 1998). `content_shares` are the target shares of the
     groups of content, in any unit (Kingsbury & Zara 1989). `bounds` are kept by shadow tests of `max_items` items (van
     der Linden & Reese 1998). `first` are given first, in this order. One of the items `pilots`, unscored, is given at
-    each of the turns `pilot_places`, counted from 0; elsewhere they are not.
+    each of the turns `pilot_positions`, counted from 0; elsewhere they are not.
 
     The end, whichever comes first: all standard errors at most `standard_error`; the last answer lowered a standard
     error by less than `standard_error_change`; a `classification`; `max_items`; `max_seconds`. The first three wait for
@@ -69,7 +69,7 @@ class Plan:
     bounds: tuple[Bound, ...] = ()
     first: tuple[int, ...] = ()
     pilots: tuple[int, ...] = ()
-    pilot_places: tuple[int, ...] = ()
+    pilot_positions: tuple[int, ...] = ()
     standard_error: float | None = None
     standard_error_change: float | None = None
     classification: Classification | None = None
@@ -132,8 +132,8 @@ def check_positions(pool: Pool, plan: Plan) -> None:
             raise ValueError("first and pilots name items of the pool, none of them twice")
     if plan.unscored.intersection(plan.first):
         raise ValueError("a pilot item cannot be among the first")
-    if len(set(plan.pilot_places)) < len(plan.pilot_places) or min(plan.pilot_places, default=0) < 0:
-        raise ValueError("pilot_places are turns counted from 0, none of them twice")
+    if len(set(plan.pilot_positions)) < len(plan.pilot_positions) or min(plan.pilot_positions, default=0) < 0:
+        raise ValueError("pilot_positions are turns counted from 0, none of them twice")
 
 
 def check_end(pool: Pool, plan: Plan) -> None:

@@ -6,9 +6,11 @@ import secrets
 
 import jsonschema_rs
 import pytest
+from fastapi import APIRouter, FastAPI
 
 from app.core.settings import Settings
 from app.main import create_app
+from app.routers import webhooks
 from app.services import course_model
 from tests.client import client_of, make_key, served
 from tests.contract.conformance import ROLES, Role, explore, format_findings
@@ -105,6 +107,22 @@ def test_bodies_have_examples_that_fit() -> None:
         for example in schemas[name]["examples"]:
             validator.validate(example)
         assert not validator.is_valid({**schemas[name]["examples"][0], "unknown": 1})
+
+
+def test_webhooks_describe_only_what_is_sent() -> None:
+    """FastAPI adds its own form of an error to every operation with a body, and here every error is a problem."""
+    assert set(DOCUMENT["webhooks"]) == {"skill.mastered", "calibration.finished", "response.corrected"}
+    for call in DOCUMENT["webhooks"].values():
+        assert set(call["post"]["responses"]) == {"204", "default"}
+    assert DOCUMENT["components"]["schemas"].keys() & {"HTTPValidationError", "ValidationError"} == set()
+
+
+def test_an_operation_that_says_nothing_of_errors_has_the_form_of_fastapi() -> None:
+    """The control of the test above."""
+    router = APIRouter()
+    router.post("/x")(webhooks.skill_mastered)
+    app = FastAPI(routes=router.routes)
+    assert "HTTPValidationError" in app.openapi()["components"]["schemas"]
 
 
 def test_the_document_names_no_other_host() -> None:

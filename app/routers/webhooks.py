@@ -1,6 +1,6 @@
 """Webhooks: who is called at what, and in the OpenAPI document what the calls hold."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request, Response
 
@@ -31,6 +31,12 @@ WebhookId = Annotated[str, Path(pattern=WEBHOOK_ID)]
 MAKE = responses_for("malformed_json", "too_large", "too_slow", "unsupported_media_type", "unknown_course")
 LIST = {**responses_for("invalid_cursor"), 200: LINK}
 REMOVE = responses_for("unknown_webhook")
+# What a receiver answers. FastAPI would add its own 422, with a body that nobody sends.
+RECEIVER_REPLIES: dict[str, Any] = {
+    "status_code": 204,
+    "response_description": "delivered; any 2xx will do, and its body is not read",
+    "responses": {"default": {"description": "not delivered: the same call comes again later"}},
+}
 
 
 @router.post("", status_code=201, response_model=WebhookMade, responses=MAKE, dependencies=NO_PARAMETERS)
@@ -59,16 +65,16 @@ async def delete_webhook(webhook: WebhookId, caller: Admin, request: Request) ->
     return Response(status_code=204, headers={"X-Content-Type-Options": "nosniff"})
 
 
-@calls.post("skill.mastered")
+@calls.post("skill.mastered", **RECEIVER_REPLIES)
 async def skill_mastered(body: SkillMastered) -> None:
     """A learner has mastered a skill with an answer."""
 
 
-@calls.post("calibration.finished")
+@calls.post("calibration.finished", **RECEIVER_REPLIES)
 async def calibration_finished(body: CalibrationFinished) -> None:
     """A calibration has succeeded or failed."""
 
 
-@calls.post("response.corrected")
+@calls.post("response.corrected", **RECEIVER_REPLIES)
 async def response_corrected(body: ResponseCorrected) -> None:
     """An answer was voided or regraded."""

@@ -12,7 +12,7 @@ from app.models.catalogue import COURSE
 class Calibration(Base):
     """One fit. `parameters` is the packed result, `report` what it improves; both are absent until it succeeded.
 
-    While it runs it is leased: whoever made attempt number `attempt` may work at it until `leased_until`, and renews
+    While it runs it is leased: the process of attempt number `attempt` may work at it until `leased_until`, and renews
     that; later anybody may take it over with the next number. `compared_with` is the calibration that was in force
     when it was requested, `activated_at` when it was last put in force itself.
     """

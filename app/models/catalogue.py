@@ -30,7 +30,7 @@ class Course(Base):
 
 
 class CatalogueChange(Base):
-    """One upsert as it was applied: the catalogue at any revision is the fold of these."""
+    """One upsert as it was applied: the catalogue at any revision is the replay of these."""
 
     __tablename__ = "catalogue_change"
     __table_args__ = (ForeignKeyConstraint(["tenant_id", "course_id"], COURSE),)

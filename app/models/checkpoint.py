@@ -1,4 +1,4 @@
-"""States on the way through a learner's log, from which a fold can start."""
+"""States on the way through a learner's log, from which a replay can start."""
 
 from sqlalchemy import BigInteger, ForeignKeyConstraint, Integer, LargeBinary
 from sqlalchemy.orm import Mapped, mapped_column
@@ -7,7 +7,7 @@ from app.models.base import Base, Identifier, Instant
 
 
 class Checkpoint(Base):
-    """What the engine knew of a learner after the answer at one place in the order of the fold.
+    """What the engine knew of a learner after the response with one sort key.
 
     Packed and bound to a version like the snapshot in `learner`; it can be computed from the log, and may be missing.
     """

@@ -1,4 +1,4 @@
-"""A learner in a course: the snapshot of the fold over the learner's log."""
+"""A learner in a course: the snapshot after the replay of the learner's log."""
 
 from sqlalchemy import BigInteger, ForeignKeyConstraint, Integer, LargeBinary
 from sqlalchemy.orm import Mapped, mapped_column
@@ -12,7 +12,7 @@ class Learner(Base):
 
     `position` counts the entries of the learner's log. `state` is what the engine knows after them, packed by
     `app.adaptive.tracing.state_codec`, by that `engine`, under `calibration` (none: the defaults) and the catalogue of
-    `revision`; `last_occurred_at` and `last_response_id` are the place of the latest answer in the order of the fold.
+    `revision`; `last_occurred_at` and `last_response_id` are the sort key of the latest response.
     """
 
     __tablename__ = "learner"

@@ -9,7 +9,7 @@ from app.models.base import Base, Instant
 class QuotaUse(Base):
     """What was given out to `subject` in the window that ends at `ends_at`, by the database's clock.
 
-    Rows of windows that have ended mean nothing and are deleted by whoever comes next. Addresses from which keys were
+    Rows of windows that have ended mean nothing and are deleted by the next request. Addresses from which keys were
     refused belong to no tenant: their rows are those of tenant 0, and name the address by a hash.
     """
 

@@ -10,7 +10,7 @@ from app.models.catalogue import COURSE
 class Webhook(Base):
     """An address that is called at some `events`, of one course or (none) of all.
 
-    `secret` signs the calls, so it is kept as it is: whoever reads this table can sign.
+    `secret` signs the calls, so it is stored as it is: anyone who reads this table can sign.
     """
 
     __tablename__ = "webhook"
@@ -31,7 +31,7 @@ class Webhook(Base):
 class Outbox(Base):
     """A call that is to be made, written in the transaction of the change it tells of; deleted once it was taken.
 
-    `due_at` is when it is tried next: whoever tries it moves that ahead, so that nobody else does meanwhile. It is
+    `due_at` is when it is tried next: the process that tries it moves it ahead, so that no other does meanwhile. It is
     empty where the call was given up. `attempt` counts the tries, `failed_at` and `error` tell of the last failure.
     """
 

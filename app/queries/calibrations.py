@@ -100,7 +100,7 @@ def list_lapsed(db: Connection, now: int) -> list[tuple[int, str, int]]:
 
 
 def list_stale_courses(db: Connection, engine: int) -> list[tuple[int, str]]:
-    """Tenant and id of every course with learners whose snapshot is not of the bank in force, or of another engine."""
+    """Tenant and id of every course with learners whose snapshot is of another course model or engine."""
     stale = or_(
         Learner.calibration.is_distinct_from(Course.calibration),
         Learner.revision < Course.replay_revision,

@@ -11,7 +11,7 @@ from app.queries.bulk import insert_rows
 from app.queries.matching import matches_any
 from app.queries.responses import Entry, read_corrected
 
-# Where an answer stands in the order of the fold: when it was given, and its id.
+# The sort key of a response: when it was given, and its id.
 SortKey = tuple[int, str]
 BEGINNING: SortKey = (-(1 << 63), "")
 
@@ -36,7 +36,7 @@ class StoredCheckpoint(NamedTuple):
 def list_checkpoint_keys(
     db: Connection, tenant_id: int, course_id: str, version: tuple[int | None, int, int], learner_ids: Collection[str]
 ) -> list[CheckpointKey]:
-    """Where the checkpoints of some learners are that are of this version, each learner's in the order of the fold.
+    """The keys of the checkpoints of this version, each learner's in order.
 
     A version is a calibration, the oldest good revision of the catalogue, and an engine.
     """
@@ -88,7 +88,7 @@ def find_states(db: Connection, tenant_id: int, course_id: str, starts: Collecti
 def read_entries_after(
     db: Connection, tenant_id: int, course_id: str, learner_id: str, after: SortKey, until: int | None = None
 ) -> list[Entry]:
-    """The answers of one learner after a place, corrected and in the order of the fold; up to a time, if given."""
+    """The answers of one learner after a sort key, corrected and in their order; up to a time, if given."""
     statement = select(Response.learner_id, Response.id, Response.item_id, Response.score, Response.occurred_at).where(
         Response.tenant_id == tenant_id,
         Response.course_id == course_id,

@@ -10,7 +10,7 @@ MICROSECONDS = 1_000_000
 def read_clock(db: Connection) -> int:
     """This moment in microseconds since 1970; within a transaction it goes on.
 
-    Whoever uses a file of SQLite is on one host, so its clock is the shared one.
+    All users of a file of SQLite are on one host, so its clock is the shared one.
     """
     if db.dialect.name == "sqlite":
         return time.time_ns() // 1000

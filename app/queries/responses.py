@@ -12,7 +12,7 @@ from app.queries.matching import matches_any, matches_any_parameter
 
 
 class Entry(NamedTuple):
-    """What the fold needs of an answer. `score` is the one that counts: the last regrade's, none if voided."""
+    """What a replay needs of a response. `score` is the one that counts: the last regrade's, none if voided."""
 
     learner_id: str
     id: str
@@ -70,7 +70,7 @@ def save_outcome(db: Connection, tenant_id: int, course_id: str, response_id: st
 def read_entries(
     db: Connection, tenant_id: int, course_id: str, learner_ids: Collection[str], until: int | None = None
 ) -> list[Entry]:
-    """All answers of some learners, corrected, by learner and in the order of the fold; up to a time, if given."""
+    """All answers of some learners, corrected, by learner and sort key; up to a time, if given."""
     statement = select(Response.learner_id, Response.id, Response.item_id, Response.score, Response.occurred_at).where(
         Response.tenant_id == tenant_id,
         Response.course_id == course_id,
@@ -89,7 +89,7 @@ def read_entries(
 def read_recent(
     db: Connection, tenant_id: int, course_id: str, learner_id: str, count: int, since: int | None
 ) -> list[Entry]:
-    """A learner's last `count` answers that are not voided, and all after `since`, if given; in the order of the fold.
+    """A learner's last `count` answers that are not voided, and all after `since`, if given; by sort key.
 
     With the scores they came with.
     """
@@ -115,7 +115,7 @@ def read_recent(
 
 
 def read_all_entries(db: Connection, tenant_id: int, course_id: str) -> list[Entry]:
-    """All answers of a course, corrected, by learner and in the order of the fold."""
+    """All answers of a course, corrected, by learner and sort key."""
     statement = (
         select(Response.learner_id, Response.id, Response.item_id, Response.score, Response.occurred_at)
         .where(Response.tenant_id == tenant_id, Response.course_id == course_id)

@@ -112,7 +112,7 @@ def insert_exchange(db: Connection, row: ExchangeRow) -> None:
 
 
 def find_exchange(db: Connection, tenant_id: int, session_id: str, version: int) -> ExchangeRow | None:
-    """One turn of a session, if it has come."""
+    """One exchange of a session, if it has come."""
     mine = (
         SectionExchange.tenant_id == tenant_id,
         SectionExchange.session_id == session_id,
@@ -123,7 +123,7 @@ def find_exchange(db: Connection, tenant_id: int, session_id: str, version: int)
 
 
 def need_exchange(db: Connection, tenant_id: int, session_id: str, latest: int = LAST) -> ExchangeRow:
-    """The latest turn of a session, or the latest up to a version."""
+    """The latest exchange of a session, or the latest up to a version."""
     mine = (
         SectionExchange.tenant_id == tenant_id,
         SectionExchange.session_id == session_id,

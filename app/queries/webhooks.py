@@ -64,7 +64,7 @@ def page_webhooks(db: Connection, tenant_id: int, after: str | None, limit: int)
 def delete_webhook(db: Connection, tenant_id: int, webhook_id: str) -> bool:
     """Delete a webhook with all that was to be told; whether there was one."""
     mine = (Webhook.tenant_id == tenant_id, Webhook.id == webhook_id)
-    # Whoever is about to tell it something ends first, so that nothing is left behind.
+    # A transaction that is about to add a call ends first, so that nothing is left behind.
     if db.execute(select(Webhook.id).where(*mine).with_for_update()).one_or_none() is None:
         return False
     db.execute(delete(Outbox).where(Outbox.tenant_id == tenant_id, Outbox.webhook_id == webhook_id))

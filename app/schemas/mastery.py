@@ -33,5 +33,5 @@ class Recommendations(Reply):
 
     recommendations: list[RecommendationOut]
     reason: ReasonOut | Absent = Field(default=None, description="only where there is none: why")
-    forecast: Forecast | None = Field(default=None, description="only if wanted; null: no end can be foreseen")
+    forecast: Forecast | None = Field(default=None, description="only if asked for; null: no end can be predicted")
     why_not: list[NotChosen] | Absent = Field(default=None, description="only if asked")

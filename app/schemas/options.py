@@ -1,4 +1,4 @@
-"""What may be wanted of the next exercise: as parameters of a recommendation, and as `next` of an answer."""
+"""The options of a recommendation: parameters of a request for one, and `next` of a response."""
 
 from typing import Annotated, Any
 
@@ -108,7 +108,7 @@ class OfferQuery(PreviewQuery):
 
 
 def to_options(query: NextIn | PreviewQuery) -> RecommendationOptions:
-    """The wishes as the services take them."""
+    """The options as the services take them."""
     values: dict[str, Any] = {name: value for name, value in query if value is not None and name != "limit"}
     values |= {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
     return RecommendationOptions(**values)

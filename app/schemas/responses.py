@@ -194,7 +194,7 @@ class ResponseOutcome(Reply):
     calibration: str | None
     reason: ReasonOut | Absent = Field(default=None, description="only where next is null: why")
     offer: OfferMatch | Absent = Field(default=None, description="only where a recommendation was named")
-    forecast: Forecast | None = Field(default=None, description="only if wanted; null: no end can be foreseen")
+    forecast: Forecast | None = Field(default=None, description="only if asked for; null: no end can be predicted")
     why_not: list[NotChosen] | Absent = Field(default=None, description="only if asked")
 
 

@@ -101,7 +101,7 @@ class ResponseCorrectedData(Reply):
 
 
 class ResponseCorrected(Reply):
-    """An answer was voided or regraded, and the learner folded again: read the mastery anew."""
+    """An answer was voided or regraded, and the learner replayed: read the mastery again."""
 
     type: Literal["response.corrected"]
     timestamp: Timestamp

@@ -151,7 +151,7 @@ def take_over(db: Connection, tenant_id: int, course_id: str, number: int, now: 
 
 
 def is_running(db: Connection, claim: Claim) -> bool:
-    """Whether a calibration has not ended, whoever works at it."""
+    """Whether a calibration is running, in this process or another."""
     return bool(need_calibration(db, claim.tenant_id, claim.course_id, claim.number).status == RUNNING)
 
 
@@ -225,7 +225,7 @@ def read_calibration_job(db: Connection, claim: Claim) -> CalibrationJob:
 def read_compared_models(
     db: Connection, tenant_id: int, course_id: str, row: Row[Any]
 ) -> tuple[CourseModel, Parameters]:
-    """The bank that was in force at the request, and its parameters before held-out learners were fitted too."""
+    """The course model in force at the request, and its parameters before held-out learners were fitted too."""
     # The history of a catalogue may be long; it is only needed if the catalogue has changed meanwhile.
     unchanged = need_course(db, tenant_id, course_id).revision == row.revision
     catalogue = (
@@ -246,7 +246,7 @@ def read_compared_models(
 
 
 def read_entries_as_of(db: Connection, tenant_id: int, course_id: str, moment: int) -> list[Entry]:
-    """All answers of a course as they counted at a moment, by learner and in the order of the fold."""
+    """All answers of a course as they counted at a moment, by learner and sort key."""
     received_later = rows.ids_received_after(db, tenant_id, course_id, moment)
     scores = rows.scores_as_of(db, tenant_id, course_id, moment)
     return [
@@ -300,7 +300,7 @@ def build_result(job: CalibrationJob, fit: CalibrationFit) -> CalibrationResult:
 def activate(
     db: Connection, tenant_id: int, course_id: str, number: int, now: int, *, force: bool = False
 ) -> dict[str, Any]:
-    """Put a calibration in force by moving the course's pointer; every reply is folded under it from then on.
+    """Put a calibration in force by moving the course's pointer; every reply comes from it from then on.
 
     Raises `CalibrationWorse` for one that predicts worse than what it was compared with, unless forced. The way back
     is always open: what was in force once may be so again.
@@ -321,7 +321,7 @@ def activate(
 
 
 def list_stale_courses(db: Connection) -> list[tuple[int, str]]:
-    """Tenant and id of every course with learners that have to be folded again."""
+    """Tenant and id of every course with learners that have to be replayed."""
     return rows.list_stale_courses(db, ENGINE)
 
 

@@ -91,7 +91,7 @@ def read_catalogue(db: Connection, tenant_id: int, course_id: str) -> Catalogue:
 
 
 def catalogue_at(db: Connection, tenant_id: int, course_id: str, revision: int) -> Catalogue:
-    """The catalogue as it was at a revision, folded from its history."""
+    """The catalogue as it was at a revision, replayed from its history."""
     catalogue = Catalogue()
     for body in rows.list_changes(db, tenant_id, course_id, revision):
         apply_change(catalogue, body)

@@ -1,4 +1,4 @@
-"""Voids and regrades: further entries of the log, after which the learner is folded again."""
+"""Voids and regrades: further entries of the log, after which the learner is replayed."""
 
 from typing import Any
 
@@ -38,7 +38,7 @@ def correct_response(
         raise UnknownResponse("the course has no such response")
     learner_id, item_id = stored[response_id].learner_id, stored[response_id].item_id
     row = find_learners(db, tenant_id, course_id, [learner_id], lock=True)[learner_id]
-    # Not before the learner is locked: whoever held it may have folded it under a newer bank.
+    # Only once the learner is locked: another transaction may have replayed it under a newer course model.
     course = read_course_model(db, tenant_id, course_id)
     if score is not None:
         check_score(course, course.item_numbers[item_id], score)

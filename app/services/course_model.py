@@ -1,4 +1,4 @@
-"""The item bank of a course, ready for the engine: one calibration over one revision of the catalogue."""
+"""The course model, ready for the engine: one calibration over one revision of the catalogue."""
 
 import threading
 from collections import OrderedDict, defaultdict
@@ -60,7 +60,7 @@ class LruCache(Generic[T]):
         self._capacity = MODELS_KEPT if capacity is None else capacity
 
     def get(self, key: CacheKey) -> T | None:
-        """What is kept under a key."""
+        """The value of a key."""
         with self._lock:
             if key in self._values:
                 self._values.move_to_end(key)
@@ -78,7 +78,7 @@ COURSE_MODELS: LruCache[CourseModel] = LruCache()
 
 
 def read_course_model(db: Connection, tenant_id: int, course_id: str) -> CourseModel:
-    """The bank in force. Raises `UnknownCourse`."""
+    """The course model in force. Raises `UnknownCourse`."""
     row = need_course(db, tenant_id, course_id)
     key = (str(db.engine.url), tenant_id, course_id, row.revision, row.calibration)
     course_model = COURSE_MODELS.get(key)
@@ -100,9 +100,9 @@ def course_model_at(
     calibration: int | None,
     cache: LruCache[CourseModel] | None = None,
 ) -> CourseModel:
-    """The bank as it was under an older revision or calibration: what a past decision was made with.
+    """The course model under an older revision or calibration: what a past decision was made with.
 
-    Whoever needs many again and again brings a shelf for them.
+    A caller that needs many of them brings a cache of its own.
     """
     key = (str(db.engine.url), tenant_id, course_id, revision, calibration)
     course_model = None if cache is None else cache.get(key)
@@ -179,7 +179,7 @@ def build_skills(catalogue: Catalogue, values: CalibratedValues | None) -> Skill
 
 
 def build_items(catalogue: Catalogue, values: CalibratedValues | None) -> tuple[Items, Booleans]:
-    """Known parameters from the catalogue, easiness from the calibration, and the mean of its skills for the rest."""
+    """Known parameters from the catalogue, intercepts from the calibration, and the mean of its skills for the rest."""
     numbers = {skill_id: number for number, skill_id in enumerate(catalogue.skills)}
     records = list(catalogue.items.values())
     item_parameters = [item["parameters"] or {} for item in records]
@@ -216,7 +216,7 @@ def build_items(catalogue: Catalogue, values: CalibratedValues | None) -> tuple[
 
 
 def mean_intercepts(intercept: Floats, skills: Integers, fitted: Booleans) -> Floats:
-    """What to expect of an item that no calibration has seen: the mean easiness of its skills' fitted items."""
+    """What to expect of an item that no calibration has seen: the mean intercept of its skills' fitted items."""
     overall = float(intercept[fitted].mean()) if fitted.any() else 0.0
     has_skill = (skills >= 0) & fitted[:, None]
     rows = np.nonzero(has_skill)[0]

@@ -1,4 +1,4 @@
-"""Many answers at once, from a file, through the same fold as single ones."""
+"""Many answers at once, from a file, replayed like single ones."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -57,10 +57,10 @@ def last_imported_line(db: Connection, tenant_id: int, course_id: str, digest: s
 def import_chunk(
     db: Connection, tenant_id: int, course_id: str, digest: str, responses: Sequence[ResponseRecord], now: int
 ) -> ImportedChunk:
-    """Append a chunk of a file to the log and fold it."""
+    """Append a chunk of a file to the log and process it."""
     result = ImportedChunk()
     known = find_learners(db, tenant_id, course_id, {response.learner for response in responses}, lock=True)
-    # Not before the learners are locked: whoever held them may have folded them under a newer bank.
+    # Only once the learners are locked: another transaction may have replayed them under a newer course model.
     course = read_course_model(db, tenant_id, course_id)
     checked = list(check_rows(course, digest, responses, now, result))
     new_responses = drop_known(db, course, checked, result)
@@ -125,10 +125,10 @@ def replay_chunk(
     new_responses: Sequence[tuple[Entry, ResponseRecord]],
     now: int,
 ) -> None:
-    """Fold new answers, each learner's in order, and write answers and snapshots.
+    """Process new answers, each learner's in order, and write answers and snapshots.
 
-    A learner's new answers take their positions in the order of the fold, so that what was predicted of each is what
-    it would have been, had they come one by one.
+    A learner's new answers take their positions in the order of their sort keys, so each prediction is what it would
+    have been, had they come one by one.
     """
     groups: dict[str, list[Entry]] = {}
     for entry, _ in sorted(new_responses, key=lambda pair: (pair[0].learner_id, pair[0].occurred_at, pair[0].id)):
@@ -152,7 +152,7 @@ def replay_chunk(
 def replay_groups(
     db: Connection, course: CourseModel, rows: Sequence[LearnerRow], groups: Mapping[str, list[Entry]]
 ) -> Replayed:
-    """Fold each learner's new answers: on the snapshots where they follow, else at their places among the old ones."""
+    """Replay each learner's new answers: on the snapshots where they follow, else among the old ones."""
     late = np.array([is_late(row, groups[row.id][0]) for row in rows])
     states = initial_states(course.parameters, len(rows))
     p_correct: dict[str, float] = {}
@@ -170,7 +170,7 @@ def replay_groups(
 def replay_appended(
     db: Connection, course: CourseModel, rows: Sequence[LearnerRow], groups: Mapping[str, list[Entry]]
 ) -> Replayed:
-    """Fold answers that come after all others of their learners."""
+    """Replay answers that come after all others of their learners."""
     before, earlier_sets = catch_up(db, course, rows)
     replayed = replay_from_states(course, dict.fromkeys(groups), before, groups)
     for learner_id, checkpoint_set in earlier_sets.items():
@@ -184,7 +184,7 @@ def replay_appended(
 def replay_inserted(
     db: Connection, course: CourseModel, rows: Sequence[LearnerRow], groups: Mapping[str, list[Entry]]
 ) -> Replayed:
-    """Fold answers of which some came late."""
+    """Replay answers of which some came late."""
     history = read_history(db, course, {row.id: entry_sort_key(groups[row.id][0]) for row in rows})
     return replay_history(course, history, [entry for group in groups.values() for entry in group])
 

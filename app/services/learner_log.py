@@ -26,7 +26,7 @@ class LearnerLog:
         return max((*self.responses, *self.corrections), default=0)
 
     def entries(self, until: int) -> list[Entry]:
-        """The answers that had arrived at a position, in the order of the fold, with the scores that counted then."""
+        """The responses that had arrived at a position, by sort key, with the scores that counted then."""
         scores = {c.response_id: c.score for c in self.corrections.values() if c.position <= until}
         arrived = [r for r in self.responses.values() if r.position <= until]
         entries = [Entry(self.row.id, r.id, r.item_id, scores.get(r.id, r.score), r.occurred_at) for r in arrived]

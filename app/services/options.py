@@ -1,6 +1,6 @@
-"""What a caller may want of the next exercise, and what that means for one learner in one bank.
+"""The options of a recommendation, and what they mean for one learner in one course model.
 
-The same wishes, under the same names, are parameters of a recommendation, `next` of an answer, and what is stored.
+The same options, under the same names, are parameters of a recommendation, `next` of a response, and stored.
 """
 
 from collections.abc import Mapping, Sequence
@@ -53,7 +53,7 @@ NO_OPTIONS = RecommendationOptions()
 
 
 def options_to_row(options: RecommendationOptions | None) -> dict[str, Any] | None:
-    """The wishes as they are stored: what differs from the default."""
+    """The options as they are stored: what differs from the default."""
     if options is None:
         return None
     row: dict[str, Any] = {}
@@ -65,7 +65,7 @@ def options_to_row(options: RecommendationOptions | None) -> dict[str, Any] | No
 
 
 def options_from_row(row: Mapping[str, Any] | None) -> RecommendationOptions | None:
-    """The wishes that were stored."""
+    """The options that were stored."""
     if row is None:
         return None
     values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
@@ -74,9 +74,9 @@ def options_from_row(row: Mapping[str, Any] | None) -> RecommendationOptions | N
 
 @dataclass(frozen=True)
 class ResolvedOptions:
-    """Wishes for one choice: what they are aimed at, and which items they exclude.
+    """Options for one choice: the selection criteria, and the items that they exclude.
 
-    `log` are the answers of the learner that matter, in the order of the fold, up to `moment` (µs).
+    `log` are the answers of the learner that matter, in the order of their sort keys, up to `moment` (µs).
     """
 
     options: RecommendationOptions
@@ -93,7 +93,7 @@ def resolve_options(
     moment: int,
     avoid: Sequence[str] | None = None,
 ) -> ResolvedOptions:
-    """What wishes mean for a learner who has given the answers of `log`; `avoid` if it is not that of the wishes."""
+    """What options mean for a learner who has given the responses of `log`; `avoid` overrides theirs."""
     excluded = options.avoid if avoid is None else avoid
     numbers = {course.item_numbers[item] for item in excluded if item in course.item_numbers}
     numbers |= recent_items(course, options, log, moment)
@@ -105,7 +105,7 @@ def resolve_options(
 def read_entries_for_options(
     db: Connection, course: CourseModel, learner: str, options: RecommendationOptions, moment: int
 ) -> list[Entry]:
-    """The answers of a learner that the wishes ask about, in the order of the fold."""
+    """The responses of a learner that the options ask about, in the order of their sort keys."""
     count = max(options.switch_after or 0, options.repeat_after or 0)
     since = None if options.repeat_after_days is None else moment_before(options.repeat_after_days, moment)
     if not count and since is None:

@@ -131,7 +131,7 @@ def read_predictions(
         until=criteria.until,
     )
     scores = [corrected.get(row.id, row.score) for row in rows]
-    # An item that the bank does not have was added since the first look.
+    # An item that the course model does not have was added since the first look.
     counted = [
         (row, score)
         for row, score in zip(rows, scores, strict=True)

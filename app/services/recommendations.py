@@ -74,7 +74,7 @@ def offer_recommendations(
     """The best `limit` exercises for a learner now, kept with the chance each had and what was wanted."""
     need_course(db, tenant_id, course_id)
     find_learners(db, tenant_id, course_id, [learner], lock=True)
-    # Not before the learner is locked: whoever held it may have folded it under a newer bank.
+    # Only once the learner is locked: another transaction may have replayed it under a newer course model.
     course = read_course_model(db, tenant_id, course_id)
     if not course.item_ids:
         return empty_course_reply(course, options, now)

@@ -1,6 +1,6 @@
-"""State = fold(log): from entries of the log to states, and from states to the snapshots that are kept.
+"""Replay: from entries of the log to states, and from states to the stored snapshots.
 
-A fold may start at a checkpoint, the packed state after some answer on the way, and leaves new ones behind. The result
+A replay may start at a checkpoint, the packed state after some response, and leaves new ones behind. The result
 is the same to the bit; a checkpoint that a late answer or a correction has made wrong is dropped with its transaction.
 """
 
@@ -49,9 +49,9 @@ class History:
 
 @dataclass(frozen=True)
 class CheckpointSet:
-    """Where the fold of a learner began, and the checkpoints on its way.
+    """Where the replay of a learner began, and the checkpoints on its way.
 
-    Older ones after that place hold no longer. A fold on the snapshot has no start: nothing comes after it.
+    Older ones after that place hold no longer. A replay on the snapshot has no start: nothing comes after it.
     """
 
     start: SortKey | None
@@ -69,7 +69,7 @@ class Replayed:
 
 
 def replay_entries(course: CourseModel, learner_ids: Sequence[str], entries: Sequence[Entry]) -> Replayed:
-    """Fold the entries of the named learners, each learner's in order; the states are in the order of the names.
+    """Replay the entries of the named learners, each learner's in order; the states are in the order of the names.
 
     Voided answers are as if they had never been given.
     """
@@ -77,12 +77,12 @@ def replay_entries(course: CourseModel, learner_ids: Sequence[str], entries: Seq
 
 
 def full_history(learner_ids: Sequence[str], entries: Sequence[Entry]) -> History:
-    """All entries of some learners, to be folded from the beginning."""
+    """All entries of some learners, to be replayed from the beginning."""
     return History(dict.fromkeys(learner_ids, BEGINNING), [b""] * len(learner_ids), entries)
 
 
 def replay_history(course: CourseModel, history: History, new_entries: Sequence[Entry] = ()) -> Replayed:
-    """Fold learners on from where a past begins, with answers that are not in the log yet at their places in it."""
+    """Replay learners from where a history begins, with responses that are not in the log yet in their order."""
     by_learner: dict[str, list[Entry]] = {learner_id: [] for learner_id in history.starts}
     entries = sorted([*history.entries, *new_entries], key=entry_sort_key) if new_entries else history.entries
     for entry in entries:
@@ -94,7 +94,7 @@ def replay_history(course: CourseModel, history: History, new_entries: Sequence[
 def replay_from_states(
     course: CourseModel, starts: Mapping[str, SortKey | None], before: States, by_learner: Mapping[str, Sequence[Entry]]
 ) -> Replayed:
-    """Fold the answers that count of each learner, in order, into the states at the starts."""
+    """Replay the responses that count of each learner, in order, into the states at the starts."""
     scored_entries = [entry for group in by_learner.values() for entry in group]
     log = to_log(course, scored_entries, [len(group) for group in by_learner.values()])
     marks = checkpoint_marks(before.total_responses, log.starts)
@@ -110,7 +110,7 @@ def replay_from_states(
 
 
 def entry_sort_key(entry: Entry) -> SortKey:
-    """Where an answer stands in the order of the fold."""
+    """The sort key of a response."""
     return entry.occurred_at, entry.id
 
 
@@ -169,14 +169,14 @@ def current_version(course: CourseModel) -> tuple[int | None, int, int]:
 
 
 def load_states(db: Connection, course: CourseModel, rows: Sequence[LearnerRow]) -> States:
-    """The states of learners as they must be under `course`: snapshots, and stale ones folded again from the log."""
+    """The states of learners as they must be under `course`: snapshots, and stale ones rebuilt from the log."""
     return catch_up(db, course, rows)[0]
 
 
 def catch_up(
     db: Connection, course: CourseModel, rows: Sequence[LearnerRow]
 ) -> tuple[States, dict[str, CheckpointSet]]:
-    """`load_states`, and the trails of those who had to be folded again."""
+    """`load_states`, and the checkpoints of those who had to be rebuilt."""
     states = decode_states(course.parameters, [b"" if is_stale(course, row) else row.state for row in rows])
     stale = [number for number, row in enumerate(rows) if is_stale(course, row)]
     if not stale:
@@ -187,14 +187,14 @@ def catch_up(
 
 
 def rebuild(db: Connection, course: CourseModel, learner_ids: Collection[str]) -> Replayed:
-    """Fold learners from the beginning of their logs."""
+    """Replay learners from the beginning of their logs."""
     return replay_entries(course, list(learner_ids), read_entries(db, course.tenant_id, course.course_id, learner_ids))
 
 
 def replay_from_checkpoints(
     db: Connection, course: CourseModel, sort_keys: Mapping[str, SortKey], until: int | None = None
 ) -> Replayed:
-    """Fold learners of whose logs nothing has changed before a place each; up to a time, if given."""
+    """Replay learners whose logs have not changed before a sort key each; up to a time, if given."""
     return replay_history(course, read_history(db, course, sort_keys, until))
 
 
@@ -251,7 +251,7 @@ def save_states(
 ) -> None:
     """Write snapshots, and with them the checkpoints that the folds left behind.
 
-    `before` says how many answers of each had been folded before: whoever has come past a further
+    `before` says how many responses of each had been replayed before: a learner who has come past a further
     `CHECKPOINT_INTERVAL` since leaves the snapshot as a checkpoint too.
     """
     saved = snapshot_rows(course, rows, states)
@@ -283,11 +283,11 @@ def read_states_page(
 
 
 def rebuild_stale(db: Connection, tenant_id: int, course_id: str, limit: int) -> int:
-    """Fold up to `limit` learners again whose snapshot is not of the bank in force; how many there were."""
+    """Rebuild up to `limit` learners whose snapshot is not of the course model in force; how many there were."""
     course = read_course_model(db, tenant_id, course_id)
     ids = list_stale(db, tenant_id, course_id, current_version(course), limit)
     rows = find_learners(db, tenant_id, course_id, ids, lock=True).values() if ids else ()
-    # Whoever held them may have folded them under a newer bank.
+    # Another transaction may have replayed them under a newer course model.
     course = read_course_model(db, tenant_id, course_id)
     stale = [row for row in rows if is_stale(course, row)]
     if stale:
@@ -297,6 +297,6 @@ def rebuild_stale(db: Connection, tenant_id: int, course_id: str, limit: int) ->
 
 
 def count_stale(db: Connection, tenant_id: int, course_id: str) -> int:
-    """How many snapshots are not of the bank in force."""
+    """How many snapshots are not of the course model in force."""
     course = read_course_model(db, tenant_id, course_id)
     return len(list_stale(db, tenant_id, course_id, current_version(course), None))

@@ -1,7 +1,7 @@
 """Answers into the log, and at once the outcome of each: the write path.
 
 Everything here runs inside the caller's transaction. The rows of the learners are locked first, in the order of
-their ids, so that two transactions can never fold the same learner side by side.
+their ids, so that two transactions never process the same learner at once.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -142,7 +142,7 @@ class AcceptedResponse:
 
 
 def record(db: Connection, responses: Sequence[NewResponse]) -> list[RecordedResponse | ProximaError]:
-    """Append answers and fold them; one result for each, in order. A bad answer is a result too, and stops no other."""
+    """Append answers and process them; one result for each, in order. A bad answer fails alone, as its result."""
     results: list[RecordedResponse | ProximaError | None] = [None] * len(responses)
     by_course: dict[tuple[int, str], list[int]] = {}
     for index, response in enumerate(responses):
@@ -166,7 +166,7 @@ def record_in_course(
 ) -> None:
     """`record` for the answers of one course; writes into `results`. Raises `UnknownCourse`."""
     learners = find_learners(db, tenant_id, course_id, {response.learner for _, response in responses}, lock=True)
-    # Not before the learners are locked: whoever held them may have folded them under a newer bank.
+    # Only once the learners are locked: another transaction may have replayed them under a newer course model.
     course = read_course_model(db, tenant_id, course_id)
     new_responses, repeated = triage(db, course, responses, results)
     if new_responses:
@@ -185,7 +185,7 @@ def process_new(
     new_responses: Sequence[AcceptedResponse],
     results: list[RecordedResponse | ProximaError | None],
 ) -> None:
-    """Fold new answers into their learners and write everything that follows."""
+    """Process new answers and write everything that follows."""
     rows = [learners[id_] for id_ in sorted({accepted.response.learner for accepted in new_responses})]
 
     def history(learner_id: str, first: SortKey) -> History:
@@ -232,7 +232,7 @@ def check_response(
 
 
 def response_score(course: CourseModel, response: NewResponse) -> float:
-    """The score of an answer to an item of the bank; `correct` is short for all or nothing."""
+    """The score of an answer to an item of the course model; `correct` is short for all or nothing."""
     if response.score is not None:
         return response.score
     return float(course.max_scores[course.item_numbers[response.item]]) * bool(response.correct)
@@ -278,7 +278,7 @@ def triage(
     responses: Sequence[tuple[int, NewResponse]],
     results: list[RecordedResponse | ProximaError | None],
 ) -> tuple[dict[str, AcceptedResponse], list[AcceptedResponse]]:
-    """The answers that are new, by id, and those that use an id of these once more, open until these are folded.
+    """The answers that are new, by id, and those that use an id of these once more, open until these are processed.
 
     What repeats or contradicts what is stored, or cannot be taken, has its place in `results` at once. What is stored
     comes first: a repetition is one however the catalogue has changed since.
@@ -304,7 +304,7 @@ def triage(
 def repeat_outcome(
     db: Connection, course: CourseModel, response: NewResponse, row: Row[Any], imported_outcomes: dict[str, bytes]
 ) -> RecordedResponse | ProximaError:
-    """The first outcome again if the content is the same, else a conflict; `imported_outcomes` are kept."""
+    """The first outcome again if the content is the same, else a conflict; `imported_outcomes` are stored."""
     stored = (row.learner_id, row.item_id, row.duration_ms, row.recommendation_id, options_from_row(row.options))
     if response_content(response) != (*stored, row.occurred_at if row.has_timestamp else None) or not has_same_score(
         db, course, response, row
@@ -350,7 +350,7 @@ def repeat_within_group(
 
 
 def split_into_rounds(new_responses: Sequence[AcceptedResponse]) -> list[list[AcceptedResponse]]:
-    """Split answers so that each learner has one in a turn, in the order of arrival.
+    """Split answers into rounds: each learner has one in a round, in the order of arrival.
 
     What is told of an answer is then the same whatever it was grouped with.
     """
@@ -366,7 +366,7 @@ def split_into_rounds(new_responses: Sequence[AcceptedResponse]) -> list[list[Ac
 
 @dataclass
 class ResponseGroup:
-    """The learners of one transaction as they are folded, and the rows to be written at its end.
+    """The learners of one transaction as they are processed, and the rows to be written at its end.
 
     `history` gives the log of a learner as it was before the transaction, from a place on at least; `recent` the
     answers of it that the options ask about at a moment.
@@ -385,7 +385,7 @@ class ResponseGroup:
 
 
 def process_round(group: ResponseGroup, this_round: Sequence[AcceptedResponse]) -> list[bytes]:
-    """Fold one answer each of different learners, and choose what comes next; the outcomes."""
+    """Process one answer each of different learners, and choose what comes next; the outcomes."""
     course = group.course
     index = {row.id: number for number, row in enumerate(group.learners)}
     indices = np.array([index[accepted.response.learner] for accepted in this_round])
@@ -451,14 +451,14 @@ def resolve_next_options(group: ResponseGroup, offer: RecommendationOffer, row: 
 
 
 def is_late(row: LearnerRow, response: NewResponse | Entry) -> bool:
-    """Whether the answer belongs before one that was folded already."""
+    """Whether the answer belongs before one that was processed already."""
     if row.last_occurred_at is None or row.last_response_id is None:
         return False
     return (response.occurred_at, response.id) < (row.last_occurred_at, row.last_response_id)
 
 
 def replay_late(group: ResponseGroup, learner_id: str, response_id: str, after: States, p: Floats, number: int) -> None:
-    """Fold a learner again with an answer that came late: writes the state and the prediction into `after` and `p`."""
+    """Replay a learner with an answer that came late: writes the state and the prediction into `after` and `p`."""
     pending = group.pending[learner_id]
     replayed = replay_history(group.course, group.history(learner_id, min(map(entry_sort_key, pending))), pending)
     after.put(np.array([number]), replayed.states)

@@ -1,7 +1,7 @@
 """Adaptive tests: begun, answered, looked at, ended.
 
-A session is a function of what was agreed at its start, kept in its row, and of its answers: it is folded from them
-with each request, so whoever goes on after a crash is offered the same item. Everything here runs inside the caller's
+A session is a function of what was agreed at its start, kept in its row, and of its answers: it is replayed from
+them with each request, so after a crash the same item is offered. Everything here runs inside the caller's
 transaction, and the row of the session is locked first.
 """
 
@@ -571,7 +571,7 @@ def expected_offer(test: AdaptiveTest, decision: NextItem, row: rows.SessionResp
 def session_mastery(
     db: Connection, session: rows.SessionRow, responses: Sequence[rows.SessionResponseRow]
 ) -> list[Json]:
-    """What the answers that count say of their skills: one fold of the course's engine, from its prior."""
+    """What the answers that count say of their skills: one replay by the course's engine, from its prior."""
     scored = [row for row in responses if row.offer["scored"]]
     if not scored:
         return []

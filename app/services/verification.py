@@ -1,4 +1,4 @@
-"""Is everything that was kept and told what the log says? Every learner's history is lived through once more.
+"""Is everything that was stored and sent what the log says? Every learner's log is replayed once more.
 
 The entries of a page of learners are taken in the order of their arrival, with the calibration and the catalogue that
 were in force then, by the same functions that took them the first time.
@@ -134,7 +134,7 @@ def is_skipped(learner_log: LearnerLog, position: int) -> bool:
 def compare_snapshots(
     db: Connection, course: CourseModel, rows: Sequence[LearnerRow], result: VerificationResult
 ) -> None:
-    """Snapshots against the fold of the log; a stale one is never read, only counted."""
+    """Snapshots against the replay of the log; a stale one is never read, only counted."""
     current_rows = [row for row in rows if not is_stale(course, row)]
     result.stale += len(rows) - len(current_rows)
     if not current_rows:
@@ -143,7 +143,7 @@ def compare_snapshots(
     blank = encode_states(course.parameters, initial_states(course.parameters, 1))[0]
     for row, state in zip(current_rows, expected, strict=True):
         if (row.state or blank) != state:
-            result.differences.append(f"learner {row.id}: the snapshot is not the fold of the log")
+            result.differences.append(f"learner {row.id}: the snapshot is not what the log replays to")
 
 
 def compare_positions(learner_logs: Sequence[LearnerLog], result: VerificationResult) -> None:
@@ -156,7 +156,7 @@ def compare_positions(learner_logs: Sequence[LearnerLog], result: VerificationRe
 def compare_checkpoints(
     db: Connection, course: CourseModel, learner_logs: Sequence[LearnerLog], result: VerificationResult
 ) -> None:
-    """Checkpoints against the fold of the log up to their places; stale ones are never read."""
+    """Checkpoints against the replay of the log up to them; stale ones are never read."""
     stored: dict[str, list[StoredCheckpoint]] = defaultdict(list)
     ids = [learner_log.row.id for learner_log in learner_logs]
     for row in list_checkpoints(db, course.tenant_id, course.course_id, current_version(course), ids):
@@ -173,7 +173,7 @@ def compare_checkpoints(
         expected += encode_states(course.parameters, states)
         for row, index in zip(rows, np.unique(end_indices, return_inverse=True)[1].tolist(), strict=True):
             if row.state != expected[index]:
-                result.differences.append(f"learner {learner_log.row.id}: a checkpoint is not the fold of the log")
+                result.differences.append(f"learner {learner_log.row.id}: a checkpoint is not what the log replays to")
 
 
 def group_by_version(learner_logs: Sequence[LearnerLog], position: int) -> dict[ModelVersion, list[int]]:
@@ -253,7 +253,7 @@ def history_of(learner_logs: Mapping[str, LearnerLog], position: int, learner_id
 
 
 def recent_entries(learner_logs: Mapping[str, LearnerLog], position: int, learner_id: str, *_: Any) -> list[Entry]:
-    """The answers of a learner that counted at a position, in the order of the fold."""
+    """The answers of a learner that counted at a position, in the order of their sort keys."""
     return scored_entries(learner_logs[learner_id], position)
 
 

@@ -34,7 +34,7 @@ SKILL_MASTERED, CALIBRATION_FINISHED, RESPONSE_CORRECTED = EVENTS = (
 SECOND_US = 1_000_000
 # Whatever clock says so.
 DUE_AT_ONCE = 0
-# How long whoever claimed calls may be silent before others try them: far longer than one call may last.
+# How long a process that claimed calls may be silent before others try them: far longer than one call may last.
 LEASE_US = 60 * SECOND_US
 CLAIMED_AT_ONCE = 16
 # 10 s, 40 s, 160 s … and then every 12 hours: a call is given up after about three days.

@@ -299,7 +299,7 @@ def test_verification_looks_at_checkpoints(course: Callable[[Callable[[Connectio
         )
         return differences(db)
 
-    assert course(tampered) == ["learner ann: a checkpoint is not the fold of the log"]
+    assert course(tampered) == ["learner ann: a checkpoint is not what the log replays to"]
 
 
 def test_past_banks_are_built_once_in_a_run(

@@ -36,6 +36,7 @@ from app.ims_cat.schemas import (
     SectionConfiguration,
     SectionRules,
 )
+from app.ims_cat.sections import CONFIGURATION
 from app.ims_cat.usage_data import UsageScale, extract_items, read_statistics
 
 router = APIRouter(
@@ -45,7 +46,7 @@ router = APIRouter(
 Publisher = Annotated[Caller, require("catalogue:write")]
 Sender = Annotated[Caller, require("responses:write")]
 
-CONFIGURATION, USAGE = "/sectionConfiguration", "/qtiUsagedata"
+USAGE = "/qtiUsagedata"
 NOT_BASE64 = re.compile(r"[\s=]+")
 URL_SAFE = str.maketrans("-_", "+/")
 

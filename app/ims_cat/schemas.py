@@ -26,15 +26,13 @@ from app.schemas.sessions import (
     LARGEST_SEED,
     LONGEST_LIFE_S,
     MOST_ITEMS,
-    MOST_SCALES,
     PoolFilter,
     Prior,
-    Scale,
+    Scales,
     Selection,
     Stop,
     Theta,
     WholeNumber,
-    check_plan_parts,
 )
 
 MOST_AHEAD = 20
@@ -257,7 +255,7 @@ class SectionRules(Request):
     stop: Stop = DEFAULT_STOP
     selection: Selection = Selection()
     cut: PoolFilter = PoolFilter()
-    scales: Annotated[list[Scale], Field(min_length=1, max_length=MOST_SCALES)] | None = None
+    scales: Scales | None = None
     prior: Prior | None = None
     lifetime_s: Annotated[int, Field(ge=60, le=LONGEST_LIFE_S), WholeNumber] = DAY_S
     lookAhead: Annotated[int, Field(ge=0, le=MOST_AHEAD), WholeNumber] = 2
@@ -266,7 +264,6 @@ class SectionRules(Request):
 
     @model_validator(mode="after")
     def _sound(self) -> Self:
-        check_plan_parts(self.selection, self.stop, self.scales)
         if self.selection.constraints is not None and self.skipped == "ignore":
             raise ValueError("constraints say how many items a test has: with them skipped items count, as zero")
         return self

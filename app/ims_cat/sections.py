@@ -10,13 +10,12 @@ import re
 import secrets
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic_core import to_json
 from sqlalchemy import Connection
 
-from app.adaptive.cat import start_test
 from app.adaptive.tracing.mastery import MASTERY_LINE
 from app.core.errors import Fault, Invalid, InvalidScore, NotOffered, SessionFinished, UnknownSection
 from app.core.times import to_text
@@ -25,12 +24,16 @@ from app.queries import sessions as session_rows
 from app.queries.catalogue import find_course
 from app.services import sessions
 from app.services.catalogue import need_course, upsert
-from app.services.item_pools import ItemPool, read_pool, to_engine_plan
+from app.services.item_pools import ItemPool, check_agreement, read_pool
+from app.services.session_agreement import PoolFilter, Prior, SessionAgreement, Stop, decode_agreement
 
 RESERVED_PREFIX = "cat-"
 STATE = re.compile(r"v1\.([0-9]{1,9})\.[0-9a-f]{16}", re.ASCII)
 NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]", re.ASCII)
 RESULTS = "/assessmentResult/itemResult"
+CONFIGURATION = "/sectionConfiguration"
+# What a configuration calls the part of a course that is the pool.
+CUT = "cut"
 
 Json = dict[str, Any]
 
@@ -78,7 +81,7 @@ class SubmittedResult:
 def create_section(db: Connection, tenant_id: int, new: NewSection, now: int) -> str:
     """The id of a section; the same content is the same section. Raises `Invalid` for what no session could follow."""
     course_id = resolve_item_course(db, tenant_id, new, now)
-    check_section_plan(db, tenant_id, course_id, make_session_plan(new.settings, 0))
+    check_section(db, tenant_id, course_id, new.settings)
     digest = hashlib.sha256(f"{new.posted}\0{course_id}".encode()).hexdigest()
     known = rows.find_same_section(db, tenant_id, digest)
     if known is not None:
@@ -131,31 +134,44 @@ def store_items(db: Connection, tenant_id: int, items: list[Json], now: int) -> 
     return course_id
 
 
-def check_section_plan(db: Connection, tenant_id: int, course_id: str, plan: Json) -> None:
-    """Raise `Invalid` for what no session could be begun with."""
-    pool = read_current_pool(db, tenant_id, course_id, plan)
+def check_section(db: Connection, tenant_id: int, course_id: str, settings: Json) -> None:
+    """Raise `Invalid`, by the members of the configuration, for what no session could be begun with."""
+    agreement = make_agreement(settings, 0)
+    pool = read_current_pool(db, tenant_id, course_id, agreement)
+    try:
+        check_agreement(db, tenant_id, course_id, agreement, pool)
+    except Invalid as error:
+        raise Invalid(error.detail, [to_configuration_fault(settings, fault) for fault in error.faults]) from error
     if not pool.item_ids:
         raise Invalid("there is no item with known parameters in the pool of this section")
-    try:
-        start_test(pool.pool, to_engine_plan(pool, plan))
-    except ValueError as error:
-        raise Invalid(f"the test cannot be held: {error}") from error
 
 
-def read_current_pool(db: Connection, tenant_id: int, course_id: str, plan: Json) -> ItemPool:
-    """The items of a plan as the course has them now."""
-    return read_pool(db, tenant_id, course_id, need_course(db, tenant_id, course_id).revision, plan)
+def to_configuration_fault(settings: Json, fault: Fault) -> Fault:
+    """A fault of an agreement by the member of the configuration that it comes from."""
+    if settings["forms"]:
+        return Fault(f"{CONFIGURATION}/forms", fault.detail)
+    _, part, *rest = fault.pointer.split("/")
+    return Fault("/".join([CONFIGURATION, CUT if part == "pool" else part, *rest]), fault.detail)
 
 
-def make_session_plan(settings: Json, seed: int) -> Json:
+def read_current_pool(db: Connection, tenant_id: int, course_id: str, agreement: SessionAgreement) -> ItemPool:
+    """The items of an agreement as the course has them now."""
+    return read_pool(db, tenant_id, course_id, need_course(db, tenant_id, course_id).revision, agreement)
+
+
+def make_agreement(settings: Json, seed: int) -> SessionAgreement:
     """What a session agrees on; of several fixed forms the seed chooses one."""
-    plan: Json = settings["plan"]
+    agreement = decode_agreement(settings["plan"])
     forms = settings["forms"]
     if not forms:
-        return plan
-    form = forms[seed % len(forms)]
-    selection = {**plan["selection"], "first": form}
-    return {**plan, "pool": {"items": form}, "selection": selection, "stop": {"max_items": len(form), "min_items": 1}}
+        return agreement
+    form = tuple(forms[seed % len(forms)])
+    return replace(
+        agreement,
+        pool=PoolFilter(items=form),
+        selection=replace(agreement.selection, first=form),
+        stop=Stop(max_items=len(form)),
+    )
 
 
 def read_section(db: Connection, tenant_id: int, section_id: str) -> bytes:
@@ -164,7 +180,7 @@ def read_section(db: Connection, tenant_id: int, section_id: str) -> bytes:
     forms = section.settings["forms"]
     items: Sequence[str] = list(dict.fromkeys(item for form in forms for item in form))
     if not forms:
-        items = read_current_pool(db, tenant_id, section.course_id, section.settings["plan"]).item_ids
+        items = read_current_pool(db, tenant_id, section.course_id, make_agreement(section.settings, 0)).item_ids
     return b'{"items":%b,"section":%b}' % (to_json({"itemIdentifiers": items}), section.posted.encode())
 
 
@@ -202,12 +218,11 @@ def start_cat_session(db: Connection, tenant_id: int, section_id: str, new: NewS
     """Begin a session and offer its first items, as JSON. Raises `UnknownSection`."""
     section = need_section(db, tenant_id, section_id)
     seed = secrets.randbits(53) if new.seed is None else new.seed
-    plan = make_session_plan(section.settings, seed)
+    agreement = make_agreement(section.settings, seed)
+    prior = choose_prior(agreement.prior, new, has_own=section.settings["prior"])
+    agreed = replace(agreement, learner=new.learner, seed=seed, prior=prior)
     session_id = f"t-{uuid.uuid4().hex}"
-    full_plan = {**plan, "seed": seed, "prior": choose_prior(section.settings, new)}
-    if new.learner is not None:
-        full_plan["learner"] = new.learner
-    sessions.start_session(db, tenant_id, section.course_id, session_id, full_plan, now)
+    sessions.start_session(db, tenant_id, section.course_id, session_id, agreed, now)
     rows.insert_section_session(db, rows.SectionSessionRow(tenant_id, session_id, section_id, None))
     offered = list_offered_items(db, section, sessions.need_session(db, tenant_id, session_id))
     reply = to_json({"sessionIdentifier": session_id, **describe_next_items(section, session_id, 0, offered)})
@@ -215,14 +230,10 @@ def start_cat_session(db: Connection, tenant_id: int, section_id: str, new: NewS
     return reply
 
 
-def choose_prior(settings: Json, new: NewSession) -> Json:
-    """The prior of a session: what is known of the learner, or that of the section."""
-    prior: Json = settings["plan"]["prior"]
-    mean = new.estimate if new.mean is None and not settings["prior"] else new.mean
-    return {
-        "mean": prior["mean"] if mean is None else mean,
-        "sd": prior["sd"] if new.sd is None else new.sd,
-    }
+def choose_prior(prior: Prior, new: NewSession, *, has_own: bool) -> Prior:
+    """The prior of a session: what is known of the learner, or that of the section, which `has_own` if it was given."""
+    mean = new.estimate if new.mean is None and not has_own else new.mean
+    return Prior(prior.mean if mean is None else mean, prior.sd if new.sd is None else new.sd)
 
 
 def end_cat_session(db: Connection, tenant_id: int, section_id: str, session_id: str, now: int) -> None:
@@ -373,7 +384,11 @@ def list_offered_items(db: Connection, section: rows.SectionRow, session: sessio
     """The item to present, and those to go on with if we cannot be reached, best first; all that are left of a form."""
     if session.offer is None:
         return []
-    count = len(session.plan["pool"]["items"]) if section.settings["forms"] else 1 + section.settings["lookAhead"]
+    count = (
+        len(decode_agreement(session.plan).pool.items or ())
+        if section.settings["forms"]
+        else 1 + section.settings["lookAhead"]
+    )
     first: str = session.offer["item"]
     ahead = sessions.list_lookahead_items(db, session, count) if count > 1 else ()
     return list(dict.fromkeys([first, *ahead]))[:count]

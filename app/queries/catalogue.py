@@ -1,11 +1,12 @@
 """The catalogue as rows."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
 
 from app.models import CatalogueChange, Course, Item, ItemSkill, Prerequisite, Skill
+from app.queries.matching import matches_any
 from app.queries.statistics import refresh_statistics
 from app.queries.webhooks import IS_WATCHED
 
@@ -90,6 +91,22 @@ def list_items(db: Connection, tenant_id: int, course_id: str) -> list[dict[str,
     )
     skills = list_item_skills(db, tenant_id, course_id)
     return [{**row, "skills": skills.get(row["id"], [])} for row in db.execute(statement).mappings()]
+
+
+def find_existing_items(db: Connection, tenant_id: int, course_id: str, ids: Collection[str]) -> set[str]:
+    """Those of the ids that items of the course have."""
+    statement = select(Item.id).where(
+        Item.tenant_id == tenant_id, Item.course_id == course_id, matches_any(db, Item.id, ids)
+    )
+    return set(db.scalars(statement)) if ids else set()
+
+
+def find_existing_skills(db: Connection, tenant_id: int, course_id: str, ids: Collection[str]) -> set[str]:
+    """Those of the ids that skills of the course have."""
+    statement = select(Skill.id).where(
+        Skill.tenant_id == tenant_id, Skill.course_id == course_id, matches_any(db, Skill.id, ids)
+    )
+    return set(db.scalars(statement)) if ids else set()
 
 
 def list_item_skills(db: Connection, tenant_id: int, course_id: str) -> dict[str, list[str]]:

@@ -13,6 +13,7 @@ from app.http.problems import responses_for
 from app.routers.responses import STATUS, IdempotencyKey, check_not_in_future, resolve_id
 from app.schemas.sessions import SessionIn, SessionOut, SessionOutcome, SessionPage, SessionResponseIn
 from app.services import sessions as services
+from app.services.session_agreement import decode_agreement
 
 router = APIRouter(prefix="/v1", tags=["sessions"], route_class=StrictRoute)
 
@@ -44,10 +45,10 @@ READ = responses_for("unknown_session")
 )
 async def post_session(course: PathId, body: SessionIn, caller: Sender, request: Request) -> Response:
     """Begin an adaptive test: its first item."""
-    plan = body.model_dump(exclude_none=True, exclude={"id"})
+    agreed = decode_agreement(body.model_dump(exclude_none=True, exclude={"id"}))
     id_ = body.id or f"t-{uuid.uuid4().hex}"
     status, details = await request.app.state.database.write(
-        services.start_session, caller.tenant_id, course, id_, plan, now()
+        services.start_session, caller.tenant_id, course, id_, agreed, now()
     )
     return reply(details, STATUS[status])
 

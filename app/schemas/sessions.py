@@ -63,6 +63,16 @@ class Scale(ItemGroup):
     id: Label
 
 
+def check_distinct_scales(scales: list[Scale]) -> list[Scale]:
+    """Scales of which each has an id of its own."""
+    if first_duplicate(scale.id for scale in scales) is not None:
+        raise ValueError("must not have two scales of the same id")
+    return scales
+
+
+Scales = Annotated[list[Scale], AfterValidator(check_distinct_scales), Field(min_length=1, max_length=MOST_SCALES)]
+
+
 class ContentShare(ItemGroup):
     """The share of the test that these items should have."""
 
@@ -74,12 +84,6 @@ class Constraint(ItemGroup):
 
     min: CountOrNone = 0
     max: Count = MOST_ITEMS
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.min > self.max:
-            raise ValueError("min must not be greater than max")
-        return self
 
 
 class Prior(Request):
@@ -134,12 +138,6 @@ class Selection(Request):
     )
     pilot: Pilot | None = None
 
-    @model_validator(mode="after")
-    def _sound(self) -> Self:
-        if self.content is not None and self.constraints is not None:
-            raise ValueError("give content or constraints, not both")
-        return self
-
 
 class ClassificationRule(Request):
     """Stop as soon as it is clear on which side of each cut score the ability lies."""
@@ -171,17 +169,7 @@ class Stop(Request):
             raise ValueError(
                 "give standard_error, standard_error_change, classification, max_items or max_seconds, or it never ends"
             )
-        if self.max_items is not None and self.min_items > self.max_items:
-            raise ValueError("min_items must not be greater than max_items")
         return self
-
-
-def check_plan_parts(selection: Selection, stop: Stop, scales: list[Scale] | None) -> None:
-    """Raise `ValueError` for parts of a plan that do not go together."""
-    if selection.constraints is not None and stop.max_items is None:
-        raise ValueError("constraints need stop.max_items: they say how a test of that length is made up")
-    if first_duplicate(scale.id for scale in scales or []) is not None:
-        raise ValueError("two scales have the same id")
 
 
 class SessionIn(Request):
@@ -197,7 +185,7 @@ class SessionIn(Request):
     stop: Stop
     selection: Selection = Selection()
     pool: PoolFilter = PoolFilter()
-    scales: Annotated[list[Scale], Field(min_length=1, max_length=MOST_SCALES)] | None = Field(
+    scales: Scales | None = Field(
         default=None, description="several abilities, each measured by its own items; one of all items if absent"
     )
     prior: Prior = Prior()
@@ -213,13 +201,6 @@ class SessionIn(Request):
     lifetime_s: Annotated[int, Field(ge=60, le=LONGEST_LIFE_S), WholeNumber] = Field(
         default=DAY_S, description="how long after the last answer it can be gone on with"
     )
-
-    @model_validator(mode="after")
-    def _sound(self) -> Self:
-        if self.learner is None and (self.prior_from_practice or self.updates_mastery):
-            raise ValueError("prior_from_practice and updates_mastery need a learner")
-        check_plan_parts(self.selection, self.stop, self.scales)
-        return self
 
 
 class SessionResponseIn(Request):

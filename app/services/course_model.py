@@ -2,7 +2,7 @@
 
 import threading
 from collections import OrderedDict, defaultdict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Generic, TypeVar
@@ -20,7 +20,7 @@ from app.services.catalogue import Catalogue, catalogue_at, need_course, read_ca
 MODELS_KEPT = 64
 PARTIAL_CREDIT = ("GPCM", "PCM")
 
-CacheKey = tuple[str, int, str, int, int | str | None]
+CacheKey = tuple[str, int, str, int, Hashable]
 T = TypeVar("T")
 
 

@@ -1,21 +1,32 @@
-"""From a course and what a session agreed on to what the engine tests with: a pool of items and a plan.
+"""The items of a course that a session draws on, as a pool of the engine.
 
 A pool is made once for each revision and each way to cut the course; it is immutable, so it is shared and kept.
 """
 
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from sqlalchemy import Connection
 
-from app.adaptive.cat import Bound, Classification, Plan, Pool, make_pool
+from app.adaptive.cat import Pool, find_plan_faults, make_pool
 from app.adaptive.irt.items import Model
-from app.core.errors import Fault, Invalid
+from app.core.errors import Invalid
+from app.queries.catalogue import find_existing_items, find_existing_skills
 from app.services.catalogue import Catalogue, catalogue_at, need_course, read_catalogue
 from app.services.course_model import LruCache
+from app.services.session_agreement import (
+    PoolFilter,
+    SessionAgreement,
+    find_agreement_faults,
+    group_keys,
+    name_faults,
+    named_items,
+    named_skills,
+    pool_indices,
+    to_engine_plan,
+)
 
 MODELS: dict[str, Model] = {
     "1PL": "rasch",
@@ -28,7 +39,6 @@ MODELS: dict[str, Model] = {
 }
 # Tables of a large pool take a hundred megabytes.
 POOLS_KEPT = 8
-MAX_FAULTS = 20
 # What a pilot item without parameters stands for: nothing is computed from it.
 PLACEHOLDER_PARAMETERS: dict[str, Any] = {"model": "1PL", "b": 0.0}
 
@@ -49,18 +59,18 @@ class ItemPool:
 POOLS: LruCache[ItemPool] = LruCache(POOLS_KEPT)
 
 
-def read_pool(db: Connection, tenant_id: int, course_id: str, revision: int, plan: Json) -> ItemPool:
-    """The pool of a session. Raises `Invalid` where the plan names what the course does not have."""
-    selection = plan["selection"]
-    pool_key = {
-        "pool": plan["pool"],
-        "scales": plan.get("scales"),
-        "content": group_keys(selection.get("content")),
-        "constraints": group_keys(selection.get("constraints")),
-        "enemies": selection.get("enemies"),
-        "pilot": (selection.get("pilot") or {}).get("items"),
-    }
-    key = (str(db.engine.url), tenant_id, course_id, revision, json.dumps(pool_key, sort_keys=True))
+def read_pool(db: Connection, tenant_id: int, course_id: str, revision: int, agreement: SessionAgreement) -> ItemPool:
+    """The pool of a session."""
+    selection = agreement.selection
+    pool_key = (
+        agreement.pool,
+        agreement.scales,
+        group_keys(selection.content),
+        group_keys(selection.constraints),
+        selection.enemies,
+        selection.pilot and selection.pilot.items,
+    )
+    key = (str(db.engine.url), tenant_id, course_id, revision, pool_key)
     pool = POOLS.get(key)
     if pool is None:
         course = need_course(db, tenant_id, course_id)
@@ -68,20 +78,9 @@ def read_pool(db: Connection, tenant_id: int, course_id: str, revision: int, pla
         catalogue = (
             read_catalogue(db, tenant_id, course_id) if current else catalogue_at(db, tenant_id, course_id, revision)
         )
-        check_names(catalogue, plan)
-        pool = build_pool(catalogue, plan)
+        pool = build_pool(catalogue, agreement)
         POOLS.put(key, pool)
     return pool
-
-
-def group_keys(groups: Sequence[Json] | None) -> list[tuple[str, str]]:
-    """What the groups are, whatever is asked of them."""
-    return [group_key(group) for group in groups or ()]
-
-
-def group_key(group: Json) -> tuple[str, str]:
-    """`skill`, `tag` or `kind`, and its name."""
-    return next((name, group[name]) for name in ("skill", "tag", "kind") if group.get(name) is not None)
 
 
 def is_in_group(item: Json, group: tuple[str, str]) -> bool:
@@ -92,47 +91,28 @@ def is_in_group(item: Json, group: tuple[str, str]) -> bool:
     return name in item["skills" if kind == "skill" else "tags"]
 
 
-def check_names(catalogue: Catalogue, plan: Json) -> None:
-    """Raise `Invalid` for items and skills that the course does not have."""
-    selection, pool = plan["selection"], plan["pool"]
-    named_items = [
-        ("/pool/items", pool.get("items")),
-        ("/selection/first", selection.get("first")),
-        ("/selection/pilot/items", (selection.get("pilot") or {}).get("items")),
-        *((f"/selection/enemies/{index}", items) for index, items in enumerate(selection.get("enemies") or ())),
-    ]
-    named_groups = [
-        ("/scales", plan.get("scales")),
-        ("/selection/content", selection.get("content")),
-        ("/selection/constraints", selection.get("constraints")),
-    ]
-    faults = [
-        Fault(f"{pointer}/{index}", "no such item in this course")
-        for pointer, items in named_items
-        for index, item in enumerate(items or ())
-        if item not in catalogue.items
-    ]
-    faults += [
-        Fault(f"{pointer}/{index}/skill", "no such skill in this course")
-        for pointer, group_list in named_groups
-        for index, group in enumerate(group_list or ())
-        if group.get("skill") is not None and group["skill"] not in catalogue.skills
-    ]
-    faults += [
-        Fault(f"/pool/skills/{index}", "no such skill in this course")
-        for index, skill in enumerate(pool.get("skills") or ())
-        if skill not in catalogue.skills
-    ]
+def check_agreement(
+    db: Connection, tenant_id: int, course_id: str, agreement: SessionAgreement, pool: ItemPool
+) -> None:
+    """Raise `Invalid`, with every fault, for what no test of the course can keep."""
+    found_items = find_existing_items(
+        db, tenant_id, course_id, {id_ for _, ids in named_items(agreement) for id_ in ids}
+    )
+    found_skills = find_existing_skills(db, tenant_id, course_id, {name for _, name in named_skills(agreement)})
+    names = list(name_faults(agreement, found_items, found_skills))
+    plan_faults = find_plan_faults(pool.pool, to_engine_plan(agreement, pool.index_by_id))
+    faults = list(dict.fromkeys([*names, *find_agreement_faults(agreement, plan_faults)]))
     if faults:
-        raise Invalid("the test names items or skills that the course does not have", faults[:MAX_FAULTS])
+        missing = "the test names items or skills that the course does not have"
+        raise Invalid(missing if names else "the test cannot be held; errors lists what to change", faults)
 
 
-def build_pool(catalogue: Catalogue, plan: Json) -> ItemPool:
+def build_pool(catalogue: Catalogue, agreement: SessionAgreement) -> ItemPool:
     """The items with known parameters that fit, and those that are tried out, as arrays."""
-    selection = plan["selection"]
-    pilots = set((selection.get("pilot") or {}).get("items") or ())
-    scales = group_keys(plan.get("scales"))
-    fits = item_filter(plan["pool"])
+    selection = agreement.selection
+    pilots = set(selection.pilot.items if selection.pilot else ())
+    scales = group_keys(agreement.scales)
+    fits = item_filter(agreement.pool)
     items = [
         item
         for item in catalogue.items.values()
@@ -148,7 +128,7 @@ def build_pool(catalogue: Catalogue, plan: Json) -> ItemPool:
     def group_index(group_list: Sequence[tuple[str, str]], item: Json, default: int) -> int:
         return next((index for index, group in enumerate(group_list) if is_in_group(item, group)), default)
 
-    content = group_keys(selection.get("content"))
+    content = group_keys(selection.content)
     pool = make_pool(
         [MODELS[p["model"]] for p in parameters],
         np.array([p.get("a") or 1.0 for p in parameters], dtype=np.float64),
@@ -159,10 +139,10 @@ def build_pool(catalogue: Catalogue, plan: Json) -> ItemPool:
         scale=np.array([group_index(scales, item, 0) for item in items], dtype=np.int64),
         content=np.array([group_index(content, item, -1) for item in items], dtype=np.int64),
         exposure=np.array([item["exposure"] or 1.0 for item in items], dtype=np.float64),
-        enemies=[pool_indices(index_by_id, enemies) for enemies in selection.get("enemies") or ()],
+        enemies=[pool_indices(index_by_id, enemies) for enemies in selection.enemies or ()],
         groups=[
             [index_by_id[item["id"]] for item in items if is_in_group(item, group)]
-            for group in group_keys(selection.get("constraints"))
+            for group in group_keys(selection.constraints)
         ],
     )
     return ItemPool(
@@ -174,14 +154,9 @@ def build_pool(catalogue: Catalogue, plan: Json) -> ItemPool:
     )
 
 
-def pool_indices(index_by_id: Mapping[str, int], ids: Iterable[str]) -> list[int]:
-    """The places of those items that the pool has."""
-    return [index_by_id[id_] for id_ in ids if id_ in index_by_id]
-
-
-def item_filter(lists: Json) -> Callable[[Json], bool]:
+def item_filter(lists: PoolFilter) -> Callable[[Json], bool]:
     """Whether an item fits all the lists that were given."""
-    allowed = {name: set(lists[name]) for name in ("items", "skills", "tags", "kinds") if lists.get(name) is not None}
+    allowed = {name: set(names) for name, names in vars(lists).items() if names is not None}
 
     def fits(item: Json) -> bool:
         return (
@@ -192,37 +167,3 @@ def item_filter(lists: Json) -> Callable[[Json], bool]:
         )
 
     return fits
-
-
-def to_engine_plan(pool: ItemPool, plan: Json) -> Plan:
-    """What the session agreed on, in the engine's terms."""
-    selection, stop, prior = plan["selection"], plan["stop"], plan["prior"]
-    scales = max(len(plan.get("scales") or ()), 1)
-    pilot = selection.get("pilot") or {"items": (), "positions": ()}
-    rule = stop.get("classification")
-    cuts = () if rule is None else tuple(sorted(rule["cuts"]))
-    return Plan(
-        prior_mean=(prior["mean"],) * scales,
-        prior_sd=(prior["sd"],) * scales,
-        rule=selection["rule"],
-        randomesque=selection["randomesque"],
-        sympson_hetter=selection["exposure_control"],
-        max_exposure=selection.get("max_exposure"),
-        content_shares=tuple(part["share"] for part in selection.get("content") or ()),
-        bounds=tuple(
-            Bound(group, bound["min"], bound["max"]) for group, bound in enumerate(selection.get("constraints") or ())
-        ),
-        first=tuple(pool_indices(pool.index_by_id, selection.get("first") or ())),
-        pilots=tuple(pool_indices(pool.index_by_id, pilot["items"])),
-        pilot_positions=tuple(index - 1 for index in pilot["positions"]),
-        standard_error=stop.get("standard_error"),
-        standard_error_change=stop.get("standard_error_change"),
-        classification=None
-        if rule is None
-        else Classification(
-            (cuts,) * scales, rule["method"], rule["confidence"], rule["alpha"], rule["beta"], rule["delta"]
-        ),
-        max_items=stop.get("max_items"),
-        min_items=stop["min_items"],
-        max_seconds=stop.get("max_seconds"),
-    )

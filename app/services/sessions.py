@@ -8,7 +8,7 @@ transaction, and the row of the session is locked first.
 import hashlib
 import secrets
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,6 @@ from app.adaptive.tracing.uncertainty import standard_error
 from app.core.errors import (
     Conflict,
     Fault,
-    Invalid,
     InvalidScore,
     NotOffered,
     ProximaError,
@@ -47,10 +46,17 @@ from app.queries import sessions as rows
 from app.queries.learners import find_learners
 from app.services.catalogue import need_course
 from app.services.course_model import CourseModel, LruCache, course_model_at, read_course_model
-from app.services.item_pools import ItemPool, read_pool, to_engine_plan
+from app.services.item_pools import ItemPool, check_agreement, read_pool
 from app.services.present import DIGITS, calibration_id, mastery_rows
 from app.services.replay import as_fractions, load_states, states_at
 from app.services.responses import NewResponse, RecordedResponse, record
+from app.services.session_agreement import (
+    Prior,
+    SessionAgreement,
+    decode_agreement,
+    encode_agreement,
+    to_engine_plan,
+)
 
 SECOND_US = 1_000_000
 # The latest sessions of a course by which an item is found to have been shown too often.
@@ -111,66 +117,64 @@ class AdaptiveTest:
     started_at: int
 
 
-def start_session(db: Connection, tenant_id: int, course_id: str, id_: str, agreed: Json, now: int) -> tuple[str, Json]:
+def start_session(
+    db: Connection, tenant_id: int, course_id: str, id_: str, agreed: SessionAgreement, now: int
+) -> tuple[str, Json]:
     """Begin a session: `created`, or `duplicate` if there is one of this id that agreed on the same; and how it stands.
 
-    Raises `Conflict` if it agreed on something else, `Invalid` for a plan that the course cannot follow.
+    Raises `Conflict` if it agreed on something else, `Invalid` for what no test of the course can keep.
     """
     course = need_course(db, tenant_id, course_id)
     known = rows.find_session(db, tenant_id, id_)
     if known is not None:
-        if known.course_id != course_id or not is_same_plan(known.plan, agreed):
+        if known.course_id != course_id or not is_same_agreement(decode_agreement(known.plan), agreed):
             raise Conflict("this id was used for a different session; use a new id", [Fault("/id", "is taken")])
         return "duplicate", describe_session(db, tenant_id, id_, now)
-    plan: Json = {**agreed, "prior": resolve_prior(db, tenant_id, course_id, agreed, now)}
-    requested_seed = agreed.get("seed")
+    agreement = replace(agreed, prior=resolve_prior(db, tenant_id, course_id, agreed, now))
     row = rows.SessionRow(
         tenant_id=tenant_id,
         id=id_,
         course_id=course_id,
-        learner_id=agreed.get("learner"),
-        plan=plan,
-        excluded_items=find_overexposed_items(db, tenant_id, course_id, agreed["selection"].get("max_exposure")),
-        seed=secrets.randbits(53) if requested_seed is None else requested_seed,
+        learner_id=agreed.learner,
+        plan=encode_agreement(agreement),
+        excluded_items=find_overexposed_items(db, tenant_id, course_id, agreed.selection.max_exposure),
+        seed=secrets.randbits(53) if agreed.seed is None else agreed.seed,
         revision=course.revision,
         calibration=course.calibration,
         engine=ENGINE,
         position=0,
         offer=None,
         stop=None,
-        lifetime_s=agreed["lifetime_s"],
+        lifetime_s=agreed.lifetime_s,
         started_at=now,
         active_at=now,
     )
     test = read_test(db, row)
-    try:
-        state = start_test(test.pool.pool, test.plan)
-    except ValueError as error:
-        raise Invalid(f"the test cannot be held: {error}") from error
+    check_agreement(db, tenant_id, course_id, agreement, test.pool)
+    state = start_test(test.pool.pool, test.plan)
     decision = select_next_item(test, state, now)
     rows.insert_session(db, row._replace(offer=to_offer(test.pool, decision), stop=decision.stop))
     return "created", describe_session(db, tenant_id, id_, now)
 
 
-def is_same_plan(stored: Json, agreed: Json) -> bool:
+def is_same_agreement(stored: SessionAgreement, agreed: SessionAgreement) -> bool:
     """Whether a session agreed on what is asked for; a prior that practice gave was not asked for in numbers."""
-    same_prior = agreed["prior_from_practice"] or stored["prior"] == agreed["prior"]
-    return same_prior and {**stored, "prior": None} == {**agreed, "prior": None}
+    return (replace(stored, prior=agreed.prior) if agreed.prior_from_practice else stored) == agreed
 
 
-def resolve_prior(db: Connection, tenant_id: int, course_id: str, agreed: Json, now: int) -> Json:
+def resolve_prior(db: Connection, tenant_id: int, course_id: str, agreed: SessionAgreement, now: int) -> Prior:
     """The prior in numbers: what was given, or what practice has shown of the learner, as it is now."""
-    if not agreed["prior_from_practice"]:
-        return dict(agreed["prior"])
+    if not agreed.prior_from_practice or agreed.learner is None:
+        return agreed.prior
     course_model = read_course_model(db, tenant_id, course_id)
-    learner_rows = find_learners(db, tenant_id, course_id, [agreed["learner"]])
+    learner_rows = find_learners(db, tenant_id, course_id, [agreed.learner])
     learners = list(learner_rows.values())
     states = (
         states_at(course_model, load_states(db, course_model, learners), now)
         if learners
         else initial_states(course_model.parameters, 1)
     )
-    return {"mean": float(states.ability[0]), "sd": float(standard_error(course_model.parameters, states)[0])}
+    return Prior(float(states.ability[0]), float(standard_error(course_model.parameters, states)[0]))
 
 
 def find_overexposed_items(db: Connection, tenant_id: int, course_id: str, max_share: float | None) -> list[str]:
@@ -228,7 +232,7 @@ def record_session_response(
         "active_at": response.received_at,
     }
     rows.update_session(db, tenant_id, session_id, values)
-    if session.learner_id is not None and session.plan["updates_mastery"] and offer["scored"]:
+    if session.learner_id is not None and decode_agreement(session.plan).updates_mastery and offer["scored"]:
         record_in_practice(db, session.learner_id, response, row)
     return RecordedResponse("created", outcome)
 
@@ -401,11 +405,14 @@ def expires_at(session: rows.SessionRow) -> int:
 
 
 def read_test(db: Connection, session: rows.SessionRow) -> AdaptiveTest:
-    """What a session is a function of. Raises `Invalid` where it names what the course does not have."""
-    pool = read_pool(db, session.tenant_id, session.course_id, session.revision, session.plan)
-    scales = tuple(scale["id"] for scale in session.plan.get("scales") or ())
-    excluded = exclusion_vector(pool, session.excluded_items)
-    return AdaptiveTest(pool, to_engine_plan(pool, session.plan), scales, session.seed, excluded, session.started_at)
+    """What a session is a function of."""
+    agreement = decode_agreement(session.plan)
+    pool = read_pool(db, session.tenant_id, session.course_id, session.revision, agreement)
+    plan = to_engine_plan(agreement, pool.index_by_id)
+    scales = tuple(scale.id for scale in agreement.scales or ())
+    return AdaptiveTest(
+        pool, plan, scales, session.seed, exclusion_vector(pool, session.excluded_items), session.started_at
+    )
 
 
 def replay_test(test: AdaptiveTest, responses: Sequence[rows.SessionResponseRow]) -> ExamineeState:

@@ -21,6 +21,7 @@ from app.adaptive.cat import (
     check_plan,
     cut_levels,
     expected_score,
+    find_plan_faults,
     look_ahead,
     make_pool,
     next_item,
@@ -427,32 +428,41 @@ def test_an_ability_at_the_end_of_the_grid_is_said_to_be_a_limit() -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"prior_sd": (0.0,)}, "prior standard deviation"),
-        ({"prior_mean": (0.0, 0.0)}, "scales"),
-        ({"prior_mean": (7.0,)}, "prior mean"),
-        ({"rule": "best"}, "none of"),
-        ({"randomesque": 0}, "randomesque"),
-        ({"randomesque": 2, "sympson_hetter": True}, "randomesque"),
-        ({"rule": "random", "sympson_hetter": True}, "sympson_hetter"),
+        ({"prior_sd": (0.0,)}, "prior_sd.0 must be from"),
+        ({"prior_mean": (0.0, 0.0)}, "prior_mean must be as many as the scales"),
+        ({"prior_mean": (7.0,)}, "prior_mean.0 must be from"),
+        ({"rule": "best"}, "rule must be one of"),
+        ({"randomesque": 0}, "randomesque must be at least 1"),
+        ({"randomesque": 2, "sympson_hetter": True}, "randomesque must be 1"),
+        ({"rule": "random", "sympson_hetter": True}, "sympson_hetter must be off"),
         ({"max_exposure": 0.0}, "max_exposure"),
         ({"content_shares": (0.0,)}, "content_shares"),
-        ({"bounds": (Bound(0, 0, 1),)}, "bounds need max_items"),
-        ({"bounds": (Bound(9, 0, 1),), "max_items": 5}, "a bound names"),
-        ({"first": (99,)}, "name items"),
-        ({"first": (1,), "pilots": (1,)}, "pilot item"),
+        ({"bounds": (Bound(0, 0, 1),)}, "max_items is required"),
+        ({"bounds": (Bound(9, 0, 1),), "max_items": 5}, "bounds.0.group must be"),
+        ({"first": (99,)}, "first must be items"),
+        ({"first": (1,), "pilots": (1,)}, "first must not have a pilot item"),
         ({"pilots": (1,), "pilot_positions": (-1,)}, "pilot_positions"),
         ({"standard_error": 0.0}, "standard_error"),
-        ({"max_items": 2, "min_items": 3}, "max_items"),
-        ({"classification": Classification(())}, "lists of cuts"),
-        ({"classification": Classification(((1.0, 0.0),))}, "cuts ascend"),
-        ({"classification": Classification(((1.0,),), alpha=0.7)}, "alpha"),
-        ({"classification": Classification(((1.0,),), method="guess")}, "none of"),  # type: ignore[arg-type]
+        ({"max_items": 2, "min_items": 3}, "min_items must not be greater"),
+        ({"classification": Classification(())}, "classification.cuts must be given for each scale"),
+        ({"classification": Classification(((1.0, 0.0),))}, "classification.cuts must ascend"),
+        ({"classification": Classification(((1.0,),), alpha=0.7)}, "classification.alpha must be"),
+        ({"classification": Classification(((1.0,),), method="guess")}, "classification.method must be one of"),  # type: ignore[arg-type]
     ],
 )
 def test_plans_that_cannot_be_followed_say_why(changes: dict[str, object], said: str) -> None:
     pool = laws.plain_pool(5)
     with pytest.raises(ValueError, match=said):
         check_plan(pool, replace(Plan(), **changes))  # type: ignore[arg-type]
+
+
+def test_all_faults_of_a_plan_are_found_at_once() -> None:
+    pool = laws.plain_pool(5)
+    plan = Plan(rule="random", sympson_hetter=True, bounds=(Bound(0, 2, 1),), max_items=2, min_items=3)
+    assert {fault.path for fault in find_plan_faults(pool, plan)} == {
+        ("sympson_hetter",), ("bounds",), ("bounds", 0, "group"), ("bounds", 0, "least"), ("min_items",)
+    }  # fmt: skip
+    assert find_plan_faults(pool, Plan()) == []
 
 
 def test_items_that_are_none_are_refused() -> None:

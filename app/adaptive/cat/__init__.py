@@ -17,8 +17,9 @@ selects the same item.
 - `Plan`: plain values. `prior_mean`, `prior_sd` of each scale; `rule` (`RULES`); `randomesque`; `sympson_hetter`;
   `max_exposure`; `content_shares`; `bounds` of `Bound(group, least, most)`, groups being those of the pool; `first`;
   `pilots`, `pilot_positions`; `standard_error`, `standard_error_change`, `classification` (`Classification(cuts,
-  method, confidence, alpha, beta, delta)`), `max_items`, `min_items`, `max_seconds`. `check_plan(pool, plan)` raises
-  ValueError with a sentence that says what to change; `start_test` calls it.
+  method, confidence, alpha, beta, delta)`), `max_items`, `min_items`, `max_seconds`. `find_plan_faults(pool, plan)`
+  lists what cannot be followed as `PlanFault(path, sentence)`; `check_plan(pool, plan)` raises ValueError with all of
+  it, and `start_test` calls it.
 - `start_test(pool, plan) -> ExamineeState`; `update_state(pool, plan, state, item, category) -> ExamineeState`:
   category 0 to the item's highest, 0 and 1 for wrong and right. `ExamineeState`: `items`, `categories`, `ability` and
   `standard_error` of each scale (mean and standard deviation of the posterior on `NODES`), `at_bound`, `scored`,
@@ -42,7 +43,18 @@ Responses all in the lowest, or all in the highest, category never end a test by
 """
 
 from app.adaptive.cat.decide import Kind, NextItem, Relaxed, look_ahead, next_item
-from app.adaptive.cat.plan import METHODS, RULES, Bound, Classification, Method, Plan, Rule, check_plan
+from app.adaptive.cat.plan import (
+    METHODS,
+    RULES,
+    Bound,
+    Classification,
+    Method,
+    Plan,
+    PlanFault,
+    Rule,
+    check_plan,
+    find_plan_faults,
+)
 from app.adaptive.cat.pool import NODES, Pool, expected_score, make_pool, pool_from_bank
 from app.adaptive.cat.state import ExamineeState, start_test, update_state
 from app.adaptive.cat.stopping import Stop, cut_levels
@@ -58,6 +70,7 @@ __all__ = [
     "Method",
     "NextItem",
     "Plan",
+    "PlanFault",
     "Pool",
     "Relaxed",
     "Rule",
@@ -65,6 +78,7 @@ __all__ = [
     "check_plan",
     "cut_levels",
     "expected_score",
+    "find_plan_faults",
     "look_ahead",
     "make_pool",
     "next_item",

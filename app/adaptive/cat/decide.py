@@ -107,10 +107,8 @@ def is_pilot_due(plan: Plan, state: ExamineeState) -> bool:
     """Whether more pilot items should have been given by now than were."""
     if not plan.pilots:
         return False
-    step = len(state.items)
-    return sum(position <= step for position in plan.pilot_positions) > sum(
-        item in plan.unscored for item in state.items
-    )
+    due = sum(position <= len(state.items) for position in plan.pilot_positions)
+    return due > sum(item in plan.unscored for item in state.items)
 
 
 def as_next_item(pool: Pool, state: ExamineeState, item: int, kind: Kind, propensity: float) -> NextItem:

@@ -1,9 +1,10 @@
 """What a test is to do: prior, rule of selection, exposure, content, and when it ends. Plain values only."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from app.adaptive.cat.information_index import MAX_ABILITY
 from app.adaptive.cat.pool import Pool
@@ -52,7 +53,7 @@ class Plan:
     observed rate is as high or higher wait (Revuelta & Ponsoda 1998). `content_shares` are the target shares of the
     groups of content, in any unit (Kingsbury & Zara 1989). `bounds` are kept by shadow tests of `max_items` items (van
     der Linden & Reese 1998). `first` are given first, in this order. One of the items `pilots`, unscored, is given at
-    each of the turns `pilot_positions`, counted from 0; elsewhere they are not.
+    each of the `pilot_positions`, counted from 0; elsewhere they are not.
 
     The end, whichever comes first: all standard errors at most `standard_error`; the last answer lowered a standard
     error by less than `standard_error_change`; a `classification`; `max_items`; `max_seconds`. The first three wait for
@@ -83,76 +84,122 @@ class Plan:
         return frozenset(self.pilots)
 
 
+class PlanFault(NamedTuple):
+    """A field of a plan that is wrong, as the names and indices that lead to it, and what to do."""
+
+    path: tuple[str | int, ...]
+    sentence: str
+
+
 def check_plan(pool: Pool, plan: Plan) -> None:
     """Raise ValueError, saying what to change, for a plan that this pool cannot follow or that contradicts itself."""
-    check_prior(pool, plan)
-    check_selection(plan)
-    check_bounds(pool, plan)
-    check_positions(pool, plan)
-    check_end(pool, plan)
+    faults = find_plan_faults(pool, plan)
+    if faults:
+        raise ValueError("; ".join(f"{'.'.join(map(str, fault.path))} {fault.sentence}" for fault in faults))
 
 
-def check_prior(pool: Pool, plan: Plan) -> None:
+def find_plan_faults(pool: Pool, plan: Plan) -> list[PlanFault]:
+    """All that keeps a test of this pool from following the plan. The sentences do not name fields of the plan."""
+    return [
+        *prior_faults(pool, plan),
+        *selection_faults(plan),
+        *bound_faults(pool, plan),
+        *item_faults(pool, plan),
+        *stop_faults(plan),
+        *classification_faults(plan),
+    ]
+
+
+def prior_faults(pool: Pool, plan: Plan) -> Iterator[PlanFault]:
     """One proper prior for each scale."""
-    if not len(plan.prior_mean) == len(plan.prior_sd) == pool.scales:
-        raise ValueError(f"the pool measures {pool.scales} scales: give as many prior means and standard deviations")
-    if not all(abs(mean) <= MAX_ABILITY for mean in plan.prior_mean):
-        raise ValueError(f"a prior mean is within {MAX_ABILITY:g} of 0")
-    if not all(MIN_PRIOR_SD <= sd <= MAX_PRIOR_SD for sd in plan.prior_sd):
-        raise ValueError(f"a prior standard deviation is from {MIN_PRIOR_SD:g} to {MAX_PRIOR_SD:g}")
+    for name, values, low, high in (
+        ("prior_mean", plan.prior_mean, -MAX_ABILITY, MAX_ABILITY),
+        ("prior_sd", plan.prior_sd, MIN_PRIOR_SD, MAX_PRIOR_SD),
+    ):
+        if len(values) != pool.scales:
+            yield PlanFault((name,), f"must be as many as the scales that the pool has items of: {pool.scales}")
+        for scale, value in enumerate(values):
+            if not low <= value <= high:
+                yield PlanFault((name, scale), f"must be from {low:g} to {high:g}")
 
 
-def check_selection(plan: Plan) -> None:
+def selection_faults(plan: Plan) -> Iterator[PlanFault]:
     """Rules that exist and may be combined."""
     if plan.rule not in RULES:
-        raise ValueError(f"the rule {plan.rule!r} is none of {', '.join(RULES)}")
-    if plan.randomesque < 1 or (plan.randomesque > 1 and (plan.sympson_hetter or plan.rule == "random")):
-        raise ValueError("randomesque is 1 or more, and 1 with sympson_hetter or the rule random")
+        yield PlanFault(("rule",), f"must be one of {', '.join(RULES)}")
+    if plan.randomesque < 1:
+        yield PlanFault(("randomesque",), "must be at least 1")
+    if plan.randomesque > 1 and plan.sympson_hetter:
+        yield PlanFault(("randomesque",), "must be 1 with exposure control: leave out one of them")
+    if plan.randomesque > 1 and plan.rule == "random":
+        yield PlanFault(("randomesque",), "must be 1 with the rule random, which draws from all items; leave it out")
     if plan.sympson_hetter and plan.rule == "random":
-        raise ValueError("the rule random needs no sympson_hetter")
+        yield PlanFault(
+            ("sympson_hetter",), "must be off with the rule random, which gives all items the same chance; leave it out"
+        )
     if plan.max_exposure is not None and not 0 < plan.max_exposure <= 1:
-        raise ValueError("max_exposure is above 0 and at most 1")
-    if plan.content_shares and (min(plan.content_shares) < 0 or sum(plan.content_shares) <= 0):
-        raise ValueError("content_shares are not negative, and one at least is above 0")
+        yield PlanFault(("max_exposure",), "must be above 0 and at most 1")
+    for group, share in enumerate(plan.content_shares):
+        if share < 0:
+            yield PlanFault(("content_shares", group), "must not be negative")
+    if plan.content_shares and sum(plan.content_shares) <= 0:
+        yield PlanFault(("content_shares",), "must have one share at least that is above 0")
 
 
-def check_bounds(pool: Pool, plan: Plan) -> None:
-    """Bounds that a shadow test can keep in mind."""
-    if plan.bounds and (plan.max_items is None or plan.rule == "random" or plan.content_shares):
-        raise ValueError("bounds need max_items, and go neither with the rule random nor with content_shares")
-    for bound in plan.bounds:
-        if not 0 <= bound.group < len(pool.groups) or not 0 <= bound.least <= bound.most:
-            raise ValueError("a bound names a group of the pool, and 0 <= least <= most")
+def bound_faults(pool: Pool, plan: Plan) -> Iterator[PlanFault]:
+    """Bounds that a shadow test can keep."""
+    if plan.bounds and plan.max_items is None:
+        yield PlanFault(("max_items",), "is required with constraints, which count the items of a whole test; give it")
+    if plan.bounds and plan.rule == "random":
+        yield PlanFault(("bounds",), "are not kept by the rule random; choose another rule or leave them out")
+    if plan.bounds and plan.content_shares:
+        yield PlanFault(("content_shares",), "do not go with constraints; leave out one of the two")
+    for index, bound in enumerate(plan.bounds):
+        if not 0 <= bound.group < len(pool.groups):
+            yield PlanFault(("bounds", index, "group"), "must be the index of a group of the pool")
+        if not 0 <= bound.least <= bound.most:
+            yield PlanFault(("bounds", index, "least"), f"must be from 0 to {bound.most}, the highest number allowed")
 
 
-def check_positions(pool: Pool, plan: Plan) -> None:
-    """Items that exist, at places that there are."""
-    for items in (plan.first, plan.pilots):
+def item_faults(pool: Pool, plan: Plan) -> Iterator[PlanFault]:
+    """Items that exist, at positions that there are."""
+    for name, items in (("first", plan.first), ("pilots", plan.pilots)):
         if len(set(items)) < len(items) or not all(0 <= item < pool.count for item in items):
-            raise ValueError("first and pilots name items of the pool, none of them twice")
+            yield PlanFault((name,), "must be items of the pool, none of them twice")
     if plan.unscored.intersection(plan.first):
-        raise ValueError("a pilot item cannot be among the first")
+        yield PlanFault(("first",), "must not have a pilot item; leave it out of one of the two")
     if len(set(plan.pilot_positions)) < len(plan.pilot_positions) or min(plan.pilot_positions, default=0) < 0:
-        raise ValueError("pilot_positions are turns counted from 0, none of them twice")
+        yield PlanFault(("pilot_positions",), "must be positions in the test, none of them twice")
 
 
-def check_end(pool: Pool, plan: Plan) -> None:
+def stop_faults(plan: Plan) -> Iterator[PlanFault]:
     """Limits that can be reached."""
     for name in ("standard_error", "standard_error_change", "max_seconds"):
         limit = getattr(plan, name)
         if limit is not None and not limit > 0:
-            raise ValueError(f"{name} is above 0")
-    if plan.min_items < 0 or (plan.max_items is not None and plan.max_items < max(plan.min_items, 1)):
-        raise ValueError("max_items is at least 1 and at least min_items")
+            yield PlanFault((name,), "must be above 0")
+    if plan.max_items is not None and plan.max_items < 1:
+        yield PlanFault(("max_items",), "must be at least 1")
+    if plan.min_items < 0:
+        yield PlanFault(("min_items",), "must not be negative")
+    if plan.max_items is not None and plan.min_items > plan.max_items:
+        yield PlanFault(("min_items",), "must not be greater than max_items")
+
+
+def classification_faults(plan: Plan) -> Iterator[PlanFault]:
+    """Cut scores on the scale, and a rule that can decide on which side of them an ability lies."""
     rule = plan.classification
     if rule is None:
         return
     if rule.method not in METHODS:
-        raise ValueError(f"the method {rule.method!r} is none of {', '.join(METHODS)}")
-    if len(rule.cuts) != pool.scales or not any(rule.cuts):
-        raise ValueError(f"the pool measures {pool.scales} scales: give as many lists of cuts, one of them not empty")
+        yield PlanFault(("classification", "method"), f"must be one of {', '.join(METHODS)}")
+    if len(rule.cuts) != len(plan.prior_mean) or not any(rule.cuts):
+        yield PlanFault(("classification", "cuts"), "must be given for each scale, and for one of them at least")
     for cuts in rule.cuts:
         if not all(abs(cut) <= MAX_ABILITY for cut in cuts) or any(low >= high for low, high in pairwise(cuts)):
-            raise ValueError(f"cuts ascend and lie within {MAX_ABILITY:g} of 0")
-    if not (0 < rule.confidence < 1 and 0 < rule.alpha < 0.5 and 0 < rule.beta < 0.5 and rule.delta > 0):  # noqa: PLR2004
-        raise ValueError("confidence is between 0 and 1, alpha and beta between 0 and 1/2, delta above 0")
+            yield PlanFault(("classification", "cuts"), f"must ascend and lie within {MAX_ABILITY:g} of 0")
+    for name, highest in (("confidence", 1.0), ("alpha", 0.5), ("beta", 0.5)):
+        if not 0 < getattr(rule, name) < highest:
+            yield PlanFault(("classification", name), f"must be above 0 and below {highest:g}")
+    if not rule.delta > 0:
+        yield PlanFault(("classification", "delta"), "must be above 0")

@@ -19,7 +19,9 @@ from app.schemas.common import (
     examples,
     to_whole_number,
 )
+from app.schemas.options import DESCRIPTIONS, Language
 from app.schemas.responses import LONGEST_MS, ONE_RESULT, Ability, ReasonOut, Score, SkillMastery
+from app.texts import FALLBACK
 
 MOST_ITEMS = 1000
 MOST_GROUPS = 50
@@ -201,6 +203,7 @@ class SessionIn(Request):
     lifetime_s: Annotated[int, Field(ge=60, le=LONGEST_LIFE_S), WholeNumber] = Field(
         default=DAY_S, description="how long after the last answer it can be gone on with"
     )
+    language: Language | None = Field(default=None, description=f"{DESCRIPTIONS['language']}; default {FALLBACK}")
 
 
 class SessionResponseIn(Request):

@@ -151,6 +151,7 @@ class SessionAgreement:
     updates_mastery: bool
     seed: int | None = None
     lifetime_s: int
+    language: str | None = None
 
 
 AGREEMENT = TypeAdapter(SessionAgreement)

@@ -57,6 +57,7 @@ from app.services.session_agreement import (
     encode_agreement,
     to_engine_plan,
 )
+from app.texts import FALLBACK, say
 
 SECOND_US = 1_000_000
 # The latest sessions of a course by which an item is found to have been shown too often.
@@ -67,24 +68,6 @@ AHEAD = "ahead"
 SKIPPED = {"scored": False, "skipped": True}
 
 Json = dict[str, Any]
-
-REASONS = {
-    "max_information": "Of {candidates} this item tells most about an ability near {theta}.",
-    "min_expected_posterior_variance": "Of {candidates} this item is expected to make the estimate most precise.",
-    "kullback_leibler": "Of {candidates} this item tells an ability near {theta} best from others that are likely.",
-    "random": "This item was drawn by lot, from {candidates}.",
-    "first_item": "The test begins with this item.",
-    "pilot_item": "This item is tried out and does not count.",
-}
-STOPS = {
-    "standard_error": "The standard error is as small as was asked for.",
-    "standard_error_change": "A further answer would hardly make the estimate more precise.",
-    "classified": "It is clear on which side of each cut score the ability lies.",
-    "max_items": "The test has as many items as it may have.",
-    "max_seconds": "The time is up.",
-    "no_items": "No item is left that could be given.",
-    ENDED: "The test was ended from outside.",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +90,10 @@ class NewSessionResponse:
 
 @dataclass(frozen=True)
 class AdaptiveTest:
-    """What a session is a function of, but for its answers. `excluded` (I,) is 1 for the items that it may not have."""
+    """What a session is a function of, but for its answers. `excluded` (I,) is 1 for the items that it may not have.
+
+    Its sentences are in `language`.
+    """
 
     pool: ItemPool
     plan: Plan
@@ -115,6 +101,7 @@ class AdaptiveTest:
     seed: int
     excluded: Floats
     started_at: int
+    language: str
 
 
 def start_session(
@@ -386,7 +373,7 @@ def need_session(db: Connection, tenant_id: int, session_id: str, *, lock: bool 
 def need_offer(session: rows.SessionRow, now: int) -> Json:
     """What a session offers. Raises `SessionFinished` for one that takes no answer any more."""
     if session.stop is not None or session.offer is None:
-        raise SessionFinished(f"this session is over: {STOPS[session.stop or ENDED]}")
+        raise SessionFinished(f"this session is over: {stop_text(FALLBACK, session.stop or ENDED)}")
     if now > expires_at(session):
         raise SessionFinished("this session was left alone for longer than its lifetime_s; begin another")
     return session.offer
@@ -410,9 +397,9 @@ def read_test(db: Connection, session: rows.SessionRow) -> AdaptiveTest:
     pool = read_pool(db, session.tenant_id, session.course_id, session.revision, agreement)
     plan = to_engine_plan(agreement, pool.index_by_id)
     scales = tuple(scale.id for scale in agreement.scales or ())
-    return AdaptiveTest(
-        pool, plan, scales, session.seed, exclusion_vector(pool, session.excluded_items), session.started_at
-    )
+    excluded = exclusion_vector(pool, session.excluded_items)
+    language = agreement.language or FALLBACK
+    return AdaptiveTest(pool, plan, scales, session.seed, excluded, session.started_at, language)
 
 
 def replay_test(test: AdaptiveTest, responses: Sequence[rows.SessionResponseRow]) -> ExamineeState:
@@ -481,7 +468,7 @@ def describe_state(
         "position": position,
         **describe_abilities(test, state),
         "next": None if offer is None else describe_next_item(test, state, offer),
-        "stop": None if stop is None else {"code": stop, "text": STOPS[stop]},
+        "stop": None if stop is None else {"code": stop, "text": stop_text(test.language, stop)},
     }
     if test.plan.classification is not None:
         summary["classification"] = describe_classification(test, state)
@@ -506,14 +493,26 @@ def describe_next_item(test: AdaptiveTest, state: ExamineeState, offer: Json) ->
         "propensity": offer["propensity"],
         "reason": {
             "code": code,
-            "text": REASONS[code].format(
-                candidates="1 item" if candidates == 1 else f"{candidates} items",
-                theta=f"{offer['terms']['ability']:.2f}",
-            ),
+            "text": reason_text(test.language, code, candidates, offer["terms"]["ability"]),
             "terms": offer["terms"],
             **({"relaxed": offer["relaxed"]} if offer["relaxed"] else {}),
         },
     }
+
+
+def stop_text(language: str, code: str) -> str:
+    """Why a test ended, as a sentence."""
+    return say(language, f"session.stop.{code}")
+
+
+def reason_text(language: str, code: str, candidates: int, ability: float) -> str:
+    """Why an item was chosen, as a sentence."""
+    return say(
+        language,
+        f"session.reason.{code}",
+        candidates=say(language, f"session.items.{'one' if candidates == 1 else 'many'}", number=str(candidates)),
+        theta=f"{ability:.2f}".replace(".", say(language, "decimal_mark")),
+    )
 
 
 def describe_abilities(test: AdaptiveTest, state: ExamineeState) -> Json:

@@ -90,6 +90,7 @@ sessions = st.fixed_dictionaries(
         "prior_from_practice": st.booleans(),
         "updates_mastery": st.booleans(),
         "seed": st.integers(0, 3),
+        "language": st.sampled_from(["en", "de"]),
     },
 )
 sections = st.fixed_dictionaries({"pool": st.just(COURSE)}, optional={**shared, "stop": stops, "cut": pools})

@@ -294,6 +294,34 @@ async def test_what_cannot_be_held_is_refused_with_its_place(
     assert (await client.get("sessions")).json()["data"] == []
 
 
+async def test_a_session_speaks_the_language_it_agreed_on(client: httpx.AsyncClient) -> None:
+    plan: dict[str, Any] = {"stop": {"max_items": 2}, "selection": {"first": ["q05"]}}
+    sessions_ = [await begin(client, **plan, **language) for language in ({}, {"language": "en"}, {"language": "de"})]
+    absent, english, german = [[told, *await go_through(client, told)] for told in sessions_]
+    texts = [[text for told in run for text in sentences(told)] for run in (absent, english, german)]
+    assert texts[0] == texts[1]
+    assert texts[0][0] == "The test begins with this item."
+    assert texts[0][1].startswith("Of 34 items this item tells most about an ability near -0.")
+    assert texts[0][2] == "The test has as many items as it may have."
+    assert texts[2][0] == "Der Test beginnt mit dieser Aufgabe."
+    assert texts[2][1].startswith("Von 34 Aufgaben sagt diese am meisten über eine Fähigkeit nahe -0,")
+    assert texts[2][2] == "Der Test hat so viele Aufgaben, wie er haben darf."
+    assert [told["next"] and told["next"]["reason"]["terms"] for told in english] == [
+        told["next"] and told["next"]["reason"]["terms"] for told in german
+    ]
+    again = await look(client, sessions_[2]["id"])
+    assert again["stop"]["text"] == texts[2][2]
+    refused = await client.post("sessions", json={**plan, "language": "fr"})
+    assert [fault["pointer"] for fault in refused.json()["errors"]] == ["/language"]
+    assert await find_differences(app_of(client).state.database, "bank") == []
+
+
+def sentences(told: dict[str, Any]) -> list[str]:
+    """Why the next item was chosen, and why the test ended."""
+    reasons = [told["next"]["reason"]["text"]] if told["next"] else []
+    return reasons + ([told["stop"]["text"]] if told["stop"] else [])
+
+
 async def test_chance_is_fixed_by_the_seed(client: httpx.AsyncClient) -> None:
     selection = {"rule": "random"}
     runs = [

@@ -16,6 +16,7 @@ from pydantic_core import from_json
 from sqlalchemy import Connection, select, text
 
 from app import texts
+from app.adaptive.cat import RULES
 from app.adaptive.practice.branches import CODES
 from app.adaptive.practice.explain import EXPLANATION_CODES
 from app.models import Recommendation
@@ -513,3 +514,11 @@ def test_what_a_language_lacks_is_said_in_english(monkeypatch: pytest.MonkeyPatc
 def test_every_code_has_its_text() -> None:
     used = {*CODES, *(f"why_not.{code}" for code in EXPLANATION_CODES), "why_not.recommended", "why_not.unknown_item"}
     assert used <= texts.TEXTS["en"].keys()
+
+
+def test_every_code_of_a_session_has_its_text() -> None:
+    stops = ("standard_error", "standard_error_change", "classified", "max_items", "max_seconds", "no_items", "ended")
+    reasons = (*RULES, "first_item", "pilot_item")
+    used = {f"session.stop.{code}" for code in stops} | {f"session.reason.{code}" for code in reasons}
+    found = {key for key in texts.TEXTS["en"] if key.startswith(("session.stop.", "session.reason."))}
+    assert found == used

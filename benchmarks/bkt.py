@@ -25,10 +25,10 @@ from app.adaptive.bkt import (
     em_step,
     encode_responses,
     fit_bkt,
-    link_response_chains,
     shared_prior,
 )
 from app.adaptive.response_log import Log
+from app.adaptive.skill_chains import link_skill_chains
 
 ROUNDS = int(os.environ.get("ROUNDS", "5"))
 LEARNERS, SKILLS, MEAN_LENGTH, LONGEST = 3200, 50, 10, 200
@@ -116,7 +116,7 @@ def as_rates(rows: list[list[float]]) -> Rates:
 
 def log_likelihood(skills: Integers, log: Log, rates: Rates) -> float:
     """That of a log under given rates."""
-    chains = link_response_chains(skills, log)
+    chains = link_skill_chains(skills, log)
     codes, code = encode_responses(skills, skills, log, chains)
     tree, _ = build_tree(chains, codes, code, SKILLS)
     _, value = em_step(tree, codes, shared_prior(SKILLS, Setup(pseudo=0.0)), rates, Setup(pseudo=0.0))

@@ -17,6 +17,7 @@ from scipy.special import expm1, log1p, xlog1py, xlogy
 
 from app.adaptive.arrays import Booleans, Floats, Integers
 from app.adaptive.response_log import Log
+from app.adaptive.skill_chains import SkillChains, link_skill_chains
 
 # Beyond this and its inverse, odds could leave the range of numbers; it takes hundreds of answers to notice.
 LARGEST_ODDS = 1e200
@@ -91,46 +92,6 @@ class BktFit:
 
 
 @dataclass(frozen=True)
-class ResponseChains:
-    """The answers of one learner on one skill, in order: C chains, from the longest to the shortest.
-
-    `starts` and `lengths` are (C,) places in `answer`, which names the answers of the log; `skill` is (C,). `place`
-    tells which of its item's skills an entry of `answer` is about.
-    """
-
-    starts: Integers
-    lengths: Integers
-    skill: Integers
-    answer: Integers
-    place: Integers
-
-    @cached_property
-    def active(self) -> Integers:
-        """(T,): how many chains have a t-th answer."""
-        longest = int(self.lengths.max(initial=0))
-        return np.asarray(np.searchsorted(-self.lengths, -np.arange(longest), side="left"), dtype=np.int64)
-
-
-def link_response_chains(skills: Integers, log: Log) -> ResponseChains:
-    """Sort a log into chains; `skills` (I, K) are the skills of each item, padded with -1."""
-    asked = skills[log.items]
-    answer, place = np.nonzero(asked >= 0)
-    skill = asked[answer, place]
-    learner = np.repeat(np.arange(log.learners), np.diff(log.starts))
-    # Learners stand together and in order: a stable sort by skill keeps that, and is linear for sixteen bits.
-    short = skill.max(initial=0) <= np.iinfo(np.uint16).max
-    order = np.argsort(skill.astype(np.uint16) if short else skill, kind="stable")
-    answer, place, skill = answer[order], place[order], skill[order]
-    whose = learner[answer]
-    begins = np.ones(len(answer), dtype=np.bool_)
-    begins[1:] = (whose[1:] != whose[:-1]) | (skill[1:] != skill[:-1])
-    first = np.flatnonzero(begins)
-    lengths = np.diff(first, append=len(answer))
-    longest = np.argsort(-lengths, kind="stable")
-    return ResponseChains(first[longest], lengths[longest], skill[first[longest]], answer, place)
-
-
-@dataclass(frozen=True)
 class Codes:
     """The kinds of answers there are, each (Q,): their class, its skill, and the score as a fraction."""
 
@@ -139,10 +100,10 @@ class Codes:
     score: Floats
 
 
-def encode_responses(skills: Integers, classes: Integers, log: Log, chains: ResponseChains) -> tuple[Codes, Integers]:
+def encode_responses(skills: Integers, classes: Integers, log: Log, chains: SkillChains) -> tuple[Codes, Integers]:
     """The kinds of answers of a log, sorted by skill, and the kind of every entry of `chains.answer`."""
     items, scores = log.items[chains.answer], log.scores[chains.answer]
-    group, skill = classes[items, chains.place], skills[items, chains.place]
+    group, skill = classes[items, chains.column], skills[items, chains.column]
     whole = scores.astype(np.int64)
     if np.array_equal(whole, scores):
         values, value = np.arange(2.0), whole
@@ -191,7 +152,7 @@ class Tree:
         return np.flatnonzero(self.ending)
 
 
-def build_tree(chains: ResponseChains, codes: Codes, code: Integers, skills: int) -> tuple[Tree, Integers]:
+def build_tree(chains: SkillChains, codes: Codes, code: Integers, skills: int) -> tuple[Tree, Integers]:
     """Merge chains that begin with the same codes; `code` stands in the order of `chains.answer`.
 
     Returns the tree and the node of every entry of `chains.answer`.
@@ -202,16 +163,16 @@ def build_tree(chains: ResponseChains, codes: Codes, code: Integers, skills: int
     node = np.empty(len(code), dtype=np.int64)
     above, size, starts = chains.skill, skills, [0]
     parents, kinds, counts = [], [], []
-    for t, active in enumerate(chains.active.tolist()):
-        places = chains.starts[:active] + t
-        above, distinct = number_keys(above[:active] * width + local[places], size * width)
+    for t in range(len(chains.active)):
+        positions = chains.positions_at(t)
+        above, distinct = number_keys(above[: len(positions)] * width + local[positions], size * width)
         size = len(distinct)
         kind = np.empty(size, dtype=np.int64)
-        kind[above] = code[places]
+        kind[above] = code[positions]
         parents.append(distinct // width)
         kinds.append(kind)
         counts.append(np.bincount(above, minlength=size))
-        node[places] = above + starts[-1]
+        node[positions] = above + starts[-1]
         starts.append(starts[-1] + size)
     ending = [
         here - np.bincount(below, weights=below_count, minlength=len(here))
@@ -311,7 +272,7 @@ def fit_bkt(skills: Integers, log: Log, setup: Setup, rng: np.random.Generator) 
     1978). One with fewer learners, or with right or with wrong answers only, keeps the values of `setup`.
     """
     count = int(skills.max(initial=-1)) + 1
-    chains = link_response_chains(skills, log)
+    chains = link_skill_chains(skills, log)
     codes, code = encode_responses(skills, skills, log, chains)
     tree, _ = build_tree(chains, codes, code, count)
     enough = is_enough(chains, codes, code, count)
@@ -346,7 +307,7 @@ def predict_bkt(fitted: BktFit, log: Log) -> Floats:
 
     It is the mean over the skills of the item, and the overall share of right answers for an item without.
     """
-    chains = link_response_chains(fitted.skills, log)
+    chains = link_skill_chains(fitted.skills, log)
     codes, code = encode_responses(fitted.skills, fitted.classes, log, chains)
     tree, node = build_tree(chains, codes, code, len(fitted.rates.prior))
     before, _ = forward(tree, *forward_inputs(tree, codes, fitted.rates))
@@ -358,7 +319,7 @@ def predict_bkt(fitted: BktFit, log: Log) -> Floats:
     )
 
 
-def is_enough(chains: ResponseChains, codes: Codes, code: Integers, count: int) -> Booleans:
+def is_enough(chains: SkillChains, codes: Codes, code: Integers, count: int) -> Booleans:
     """Which skills (S,) have twenty learners with three answers, and both right and wrong ones."""
     learners = np.bincount(chains.skill[chains.lengths >= LEAST_LENGTH], minlength=count)
     answers = np.bincount(code, minlength=len(codes.skill))

@@ -17,6 +17,7 @@ from app.adaptive.irt import ItemBank, ItemCalibration, ItemResponses, Model, Pr
 from app.adaptive.irt.ability import estimate
 from app.adaptive.irt.items import ASYMPTOTIC, BINARY, COMMON_SLOPE
 from app.adaptive.response_log import Log
+from app.adaptive.skill_chains import link_skill_chains
 from app.analysis.evaluate import SPLIT, Progress, ResponseSample, read_sample
 from app.analysis.tables import align_columns
 from app.core.errors import InvalidFile
@@ -86,7 +87,7 @@ def fit_skills(path: Path, setup: bkt.Setup, progress: Progress) -> SkillFit:
         raise InvalidFile(f"{path.name} names no skill; knowledge tracing is about skills.")
     progress("tracing", 0, 1)
     fitted = bkt.fit_bkt(sample.skills, sample.log, setup, np.random.default_rng(SEED))
-    chains = bkt.link_response_chains(sample.skills, sample.log)
+    chains = link_skill_chains(sample.skills, sample.log)
     learners = np.bincount(chains.skill, minlength=len(sample.skill_ids))
     responses = np.bincount(chains.skill, chains.lengths, len(sample.skill_ids)).astype(np.int64)
     return SkillFit(sample, fitted, setup, learners, responses)

@@ -13,6 +13,7 @@ from app.adaptive.parameters import Parameters, Population
 from app.adaptive.practice import choose
 from app.adaptive.practice import items as item_scores
 from app.adaptive.response_log import Log
+from app.adaptive.skill_chains import link_skill_chains
 from app.adaptive.state import States
 from app.adaptive.tracing import filter as engine
 from app.adaptive.tracing import state_codec as snapshots
@@ -291,7 +292,7 @@ def hidden_paths_are_counted() -> None:
     rng = np.random.default_rng(3)
     skills = tree([[], []], prior=[0.3, 0.7], p_learn=[0.2, 0.4], p_forget=[0.05, 0.02])
     log = random_log(course(skills, bank([[0], [1], [0, 1]])), 8, learners=6, longest=6)
-    chains = fit.link_skill_chains(bank([[0], [1], [0, 1]]), log)
+    chains = link_skill_chains(bank([[0], [1], [0, 1]]).skills, log)
     known, unknown = rng.uniform(0.1, 0.9, (2, len(chains.answer)))
     taught = rng.integers(0, 2, len(chains.answer)).astype(float)
     found = fit.count_expected(skills, chains, known, unknown, taught)

@@ -21,14 +21,17 @@ from app.adaptive.bkt import (
     fit_bkt,
     forward,
     forward_inputs,
-    link_response_chains,
+    log_emissions,
     log_likelihood,
     predict_bkt,
     prune,
     shared_prior,
 )
+from app.adaptive.calibration.fit import count_expected
 from app.adaptive.response_log import Log
+from app.adaptive.skill_chains import link_skill_chains
 from tests.adaptive.worlds import arrays, frozen, log_of, same
+from tests.adaptive.worlds import tree as skill_tree
 
 PLAIN = Setup(pseudo=0.0, item_pseudo=0.0, tolerance=1e-10, iterations=5000)
 SKILLS = np.array([[0, -1], [1, -1], [0, 1], [-1, -1], [2, 1]])
@@ -128,7 +131,7 @@ def test_equals_plain_baum_welch(seed: int, forgets: bool, per_item: bool, fract
     classes = np.where(SKILLS >= 0, np.arange(SKILLS.size).reshape(SKILLS.shape), -1) if per_item else SKILLS
     owner = SKILLS.reshape(-1) if per_item else np.arange(3)
     rates = any_rates(seed, len(owner), forgets=forgets)
-    chains = link_response_chains(SKILLS, log)
+    chains = link_skill_chains(SKILLS, log)
     codes, code = encode_responses(SKILLS, classes, log, chains)
     tree, _ = build_tree(chains, codes, code, 3)
     _, ratio, learn, forget = forward_inputs(tree, codes, rates)
@@ -178,7 +181,7 @@ PYBKT_PREDICTED = [
 def test_equals_pybkt(forget: float, steps: int) -> None:
     log, setup = world(1, forget), replace(PLAIN, forgets=forget > 0)
     if steps == 1:
-        chains = link_response_chains(ONE_SKILL, log)
+        chains = link_skill_chains(ONE_SKILL, log)
         codes, code = encode_responses(ONE_SKILL, ONE_SKILL, log, chains)
         tree, _ = build_tree(chains, codes, code, 1)
         goal = shared_prior(1, setup)
@@ -200,7 +203,7 @@ def test_predicts_as_pybkt() -> None:
 @given(SEEDS, st.booleans(), st.sampled_from([0.0, 2.0]))
 def test_a_step_never_lowers_the_posterior(seed: int, forgets: bool, pseudo: float) -> None:
     log, setup = any_log(seed, learners=30), replace(PLAIN, forgets=forgets, pseudo=pseudo)
-    chains = link_response_chains(SKILLS, log)
+    chains = link_skill_chains(SKILLS, log)
     codes, code = encode_responses(SKILLS, SKILLS, log, chains)
     tree, _ = build_tree(chains, codes, code, 3)
     goal = shared_prior(3, setup)
@@ -211,11 +214,30 @@ def test_a_step_never_lowers_the_posterior(seed: int, forgets: bool, pseudo: flo
         last = value.log_posterior
 
 
+@settings(max_examples=20, deadline=None)
+@given(SEEDS, st.booleans())
+def test_expected_counts_are_those_of_the_pass_that_calibrations_take(seed: int, forgets: bool) -> None:
+    """Odds over merged beginnings here, probabilities of each learner there: the same up to rounding."""
+    log, rates = any_log(seed, learners=20), any_rates(seed, 3, forgets=forgets)
+    chains = link_skill_chains(SKILLS, log)
+    codes, code = encode_responses(SKILLS, SKILLS, log, chains)
+    tree, _ = build_tree(chains, codes, code, 3)
+    _, ratio, learn, forget = forward_inputs(tree, codes, rates)
+    _, odds = forward(tree, rates.prior / (1 - rates.prior), ratio, learn, forget)
+    found = e_step_counts(tree, codes, shared_prior(3, PLAIN), odds, learn, forget)
+    known, unknown = (np.exp(part)[code] for part in log_emissions(codes, rates))
+    skills = skill_tree([[], [], []], prior=rates.prior, p_learn=rates.learn, p_forget=rates.forget)
+    expected = count_expected(skills, chains, known, unknown, np.ones(len(code)))
+    for name, other in (("prior", "prior"), ("learn", "p_learn"), ("forget", "p_forget")):
+        for counted, each in zip(found[name], expected[other], strict=True):
+            np.testing.assert_allclose(counted, np.bincount(chains.skill, each, 3), atol=1e-9)
+
+
 def test_leaps_reach_what_plain_steps_reach() -> None:
     log = world(2, 0.05)
     setup = replace(PLAIN, forgets=True)
     found = fitted(ONE_SKILL, log, setup)
-    chains = link_response_chains(ONE_SKILL, log)
+    chains = link_skill_chains(ONE_SKILL, log)
     codes, code = encode_responses(ONE_SKILL, ONE_SKILL, log, chains)
     tree, _ = build_tree(chains, codes, code, 1)
     goal = shared_prior(1, setup)
@@ -388,7 +410,7 @@ def test_leaves_its_inputs_alone() -> None:
 @given(SEEDS)
 def test_merging_is_exact_and_pruning_takes_whole_skills(seed: int) -> None:
     log = any_log(seed, learners=30)
-    chains = link_response_chains(SKILLS, log)
+    chains = link_skill_chains(SKILLS, log)
     codes, code = encode_responses(SKILLS, SKILLS, log, chains)
     tree, node = build_tree(chains, codes, code, 3)
     assert (tree.code[node] == code).all()
@@ -409,9 +431,9 @@ def test_scores_may_be_of_any_number_of_kinds() -> None:
     rng = np.random.default_rng(0)
     log = Log(np.array([0, 40]), rng.integers(0, 400, 40), rng.random(40), np.zeros(40))
     skills = np.arange(400)[:, None] % 3
-    codes, code = encode_responses(skills, np.arange(400)[:, None], log, link_response_chains(skills, log))
+    codes, code = encode_responses(skills, np.arange(400)[:, None], log, link_skill_chains(skills, log))
     assert isinstance(codes, Codes)
-    answer = link_response_chains(skills, log).answer
+    answer = link_skill_chains(skills, log).answer
     assert (codes.group[code] == log.items[answer]).all()
     assert (codes.score[code] == log.scores[answer]).all()
     assert (np.diff(codes.skill) >= 0).all()

@@ -23,6 +23,7 @@ from app.adaptive.behaviour.model import FilterOutputs
 from app.adaptive.calibration.duplicates import find_duplicates, first_of_each_group
 from app.adaptive.parameters import Items, Parameters, Population, Skills
 from app.adaptive.response_log import Log
+from app.adaptive.skill_chains import SkillChains, link_skill_chains
 from app.adaptive.state import Prediction
 from app.adaptive.tracing.filter import elapsed_days
 from app.adaptive.tracing.replay import replay
@@ -254,7 +255,7 @@ def skill_means(bank: Items, intercept: Floats, weight: Floats) -> Floats:
 def fit_rates(parameters: Parameters, log: Log, predicted: Prediction) -> Skills:
     """EM for P(L0), P(T), P(F) of every skill, with about 20 learners' worth of the mean over skills as prior."""
     skills = parameters.skills
-    chains = link_skill_chains(parameters.items, log)
+    chains = link_skill_chains(parameters.items.skills, log)
     if not len(chains.skill):
         return skills
     taught = log.scores[chains.answer]
@@ -274,38 +275,6 @@ def fit_rates(parameters: Parameters, log: Log, predicted: Prediction) -> Skills
     return skills
 
 
-@dataclass(frozen=True)
-class SkillChains:
-    """The answers of one learner on one skill, in order: C chains, from the longest to the shortest.
-
-    `starts` and `lengths` are (C,) places in `answer`, which names the answers of the log; `skill` is (C,).
-    """
-
-    starts: Integers
-    lengths: Integers
-    skill: Integers
-    answer: Integers
-
-    def active_at(self, t: int) -> tuple[int, Integers]:
-        """How many chains have a t-th answer, and where these stand."""
-        active = int(np.searchsorted(-self.lengths, -t, side="left"))
-        return active, self.starts[:active] + t
-
-
-def link_skill_chains(bank: Items, log: Log) -> SkillChains:
-    """Sort a log into chains."""
-    learner = np.repeat(np.arange(log.learners), np.diff(log.starts))
-    asked = bank.skills[log.items]
-    answer, column = np.nonzero(asked >= 0)
-    skill = asked[answer, column]
-    order = np.lexsort((answer, skill, learner[answer]))
-    answer, skill = answer[order], skill[order]
-    first = np.flatnonzero(np.diff(learner[answer], prepend=-1) | np.diff(skill, prepend=-1))
-    lengths = np.diff(first, append=len(answer))
-    longest = np.argsort(-lengths, kind="stable")
-    return SkillChains(first[longest], lengths[longest], skill[first][longest], answer)
-
-
 def count_expected(
     skills: Skills, chains: SkillChains, known: Floats, unknown: Floats, taught: Floats
 ) -> dict[str, tuple[Floats, Floats]]:
@@ -316,8 +285,9 @@ def count_expected(
     p_learn, p_forget = skills.p_learn[chains.skill], skills.p_forget[chains.skill]
     before, after = np.empty(len(known)), np.empty(len(known))
     mastery = skills.prior[chains.skill].copy()
-    for t in range(int(chains.lengths[0])):
-        active, positions = chains.active_at(t)
+    for t in range(len(chains.active)):
+        positions = chains.positions_at(t)
+        active = len(positions)
         q = mastery[:active]
         weight = q * known[positions]
         posterior = weight / (weight + (1 - q) * unknown[positions])
@@ -325,9 +295,9 @@ def count_expected(
         mastery[:active] = posterior * (1 - p_forget[:active]) + (1 - posterior) * p_learn[:active] * taught[positions]
     smoothed = np.empty(len(known))
     learnt, could_learn, forgot, could_forget = np.zeros((4, len(chains.skill)))
-    for t in range(int(chains.lengths[0]) - 1, -1, -1):
-        active, positions = chains.active_at(t)
-        following, _ = chains.active_at(t + 1)
+    following = 0
+    for t in range(len(chains.active) - 1, -1, -1):
+        positions = chains.positions_at(t)
         smoothed[positions[following:]] = after[positions[following:]]
         now, coming = positions[:following], positions[:following] + 1
         gained = (1 - after[now]) * p_learn[:following] * taught[now]
@@ -341,6 +311,7 @@ def count_expected(
         could_learn[:following] += taught[now] * (1 - smoothed[now])
         forgot[:following] += lost * down
         could_forget[:following] += smoothed[now]
+        following = len(positions)
     ones = np.ones(len(chains.skill))
     return {
         "prior": (smoothed[chains.starts], ones),

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.adaptive.cat import Bound
-from app.adaptive.cat.pool import MODELS
 from app.adaptive.irt import Model
+from app.adaptive.irt.item_models import MODELS
 from app.core.errors import InvalidFile
 from app.files.item_parameters import ItemFile, read_constraints, read_item_file
 

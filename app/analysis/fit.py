@@ -15,7 +15,7 @@ from app.adaptive import bkt
 from app.adaptive.arrays import Booleans, Floats, Integers
 from app.adaptive.irt import ItemBank, ItemCalibration, ItemResponses, Model, Priors, calibrate_items
 from app.adaptive.irt.ability import estimate
-from app.adaptive.irt.items import ASYMPTOTIC, BINARY, COMMON_SLOPE
+from app.adaptive.irt.item_models import ASYMPTOTIC, BINARY, COMMON_SLOPE, ITEM_MODELS
 from app.adaptive.response_log import Log
 from app.adaptive.skill_chains import link_skill_chains
 from app.analysis.evaluate import SPLIT, Progress, ResponseSample, read_sample
@@ -23,8 +23,12 @@ from app.analysis.tables import align_columns
 from app.core.errors import InvalidFile
 
 # The names under which the engine takes calibrated items; it has no partial credit.
-CATALOGUE_MODELS: dict[Model, str] = {"rasch": "1PL", "2pl": "2PL", "3pl": "3PL", "4pl": "4PL", "graded": "graded"}
-STEPS = {"graded": "thresholds", "gpcm": "steps", "pcm": "steps"}
+CATALOGUE_MODELS = {model.name: model.catalogue_name for model in ITEM_MODELS if not model.partial_credit}
+STEPS = {
+    model.name: "steps" if model.partial_credit else "thresholds"
+    for model in ITEM_MODELS
+    if "thresholds" in model.parameters
+}
 MAX_CATEGORIES = 10
 # Half of the second decimal and a little: fractions with denominators below 10 are more than twice as far apart.
 ROUNDING_TOLERANCE = 0.006

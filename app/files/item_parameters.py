@@ -14,34 +14,10 @@ from typing import NamedTuple
 import numpy as np
 
 from app.adaptive.cat import Bound, Pool, make_pool
-from app.adaptive.irt import Model
+from app.adaptive.irt.item_models import BY_FILE_NAME, BY_NAME, Model
 from app.core.errors import InvalidFile
 from app.files.responses import NUMBER, read_table
 
-MODEL_NAMES: dict[str, Model] = {
-    "1pl": "rasch",
-    "rasch": "rasch",
-    "2pl": "2pl",
-    "3pl": "3pl",
-    "4pl": "4pl",
-    "gr": "graded",
-    "grm": "graded",
-    "graded": "graded",
-    "gpc": "gpcm",
-    "gpcm": "gpcm",
-    "pc": "pcm",
-    "pcm": "pcm",
-}
-# The parameters of a model in the order in which files without names for them have them; * are as many as there are.
-ORDER: dict[Model, str] = {
-    "rasch": "b",
-    "2pl": "ab",
-    "3pl": "abc",
-    "4pl": "abcd",
-    "graded": "a*",
-    "gpcm": "a*",
-    "pcm": "*",
-}
 IDS = ("item_id", "id", "item")
 NAMES = {"discrimination": "a", "alphaj": "a", "difficulty": "b", "guessing": "c", "asymptote": "c", "upper": "d"}
 # Numbered columns: thresholds or steps of any model; those of one model; and parameters by place.
@@ -153,8 +129,9 @@ def row_reader(columns: Sequence[str]) -> Callable[[Mapping[str, str]], Paramete
 
     def read_by_name(row: Mapping[str, str]) -> ParameterRow:
         kind = model(row)
-        wanted = [row[letters[each]] if each in letters else "" for each in ORDER[kind] if each != "*"]
-        step_values = (steps or [letters[each] for each in "b" if each in letters]) if "*" in ORDER[kind] else []
+        order = BY_NAME[kind].parameters
+        wanted = [row[letters[each]] if each in letters else "" for each in order if each != "thresholds"]
+        step_values = (steps or [letters[each] for each in "b" if each in letters]) if "thresholds" in order else []
         return parse_parameters(kind, [*wanted, *(row[name] for name in step_values)])
 
     return read_by_name if positional is None else read_by_position
@@ -190,10 +167,10 @@ def model_reader(
 
 def parse_model(name: str) -> Model:
     """A model by any of its usual names."""
-    model = MODEL_NAMES.get(name.lower())
+    model = BY_FILE_NAME.get(name.lower())
     if model is None:
-        raise UnusableRow(f"the model {name!r} is none of {', '.join(MODEL_NAMES)}")
-    return model
+        raise UnusableRow(f"the model {name!r} is none of {', '.join(BY_FILE_NAME)}")
+    return model.name
 
 
 def parse_parameters(model: Model, values: Sequence[str]) -> ParameterRow:
@@ -202,12 +179,13 @@ def parse_parameters(model: Model, values: Sequence[str]) -> ParameterRow:
     while numbers and numbers[-1] is None:
         numbers.pop()
     found = [each for each in numbers if each is not None]
-    order = ORDER[model]
-    if len(found) < len(numbers) or len(found) < len(order) or ("*" not in order and len(found) > len(order)):
-        wanted = order.replace("*", " and thresholds or steps") if "*" in order else ", ".join(order)
-        raise UnusableRow(f"a {model} item has the parameters {wanted.strip()}, not {len(found)} numbers")
-    a = found.pop(0) if order.startswith("a") else 1.0
-    if "*" in order:
+    order = BY_NAME[model].parameters
+    has_steps = "thresholds" in order
+    if len(found) < len(numbers) or len(found) < len(order) or (not has_steps and len(found) > len(order)):
+        wanted = " and ".join(order).replace("thresholds", "thresholds or steps") if has_steps else ", ".join(order)
+        raise UnusableRow(f"a {model} item has the parameters {wanted}, not {len(found)} numbers")
+    a = found.pop(0) if "a" in order else 1.0
+    if has_steps:
         return ParameterRow(model, a, tuple(found), 0.0, 1.0)
     b, c, d = [*found, *(0.0, 1.0)[len(found) - 1 :]]
     return ParameterRow(model, a, (b,), c, d)

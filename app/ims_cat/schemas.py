@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 
+from app.adaptive.irt.item_models import CatalogueModel
 from app.schemas.catalogue import MAX_SKILLS, ItemIn, check_unique, first_duplicate
 from app.schemas.common import (
     LARGEST_SCORE,
@@ -196,7 +197,7 @@ class ConfiguredItem(Request):
     """An item of a section that brings its own."""
 
     id: Identifier
-    model: Literal["1PL", "2PL", "3PL", "4PL", "graded", "GPCM", "PCM"] | None = None
+    model: CatalogueModel | None = None
     a: float | None = None
     b: float | None = None
     c: float | None = None
@@ -292,7 +293,7 @@ class SectionConfiguration(SectionRules):
 
     pool: Identifier | None = None
     items: Annotated[list[ConfiguredItem], Field(min_length=1, max_length=100_000)] | None = None
-    model: Literal["1PL", "2PL", "3PL", "4PL", "graded", "GPCM", "PCM"] | None = None
+    model: CatalogueModel | None = None
     usage: UsageOptions = UsageOptions()
 
     @model_validator(mode="after")

@@ -2,26 +2,16 @@
 
 from collections.abc import Hashable, Iterable, Sequence
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, JsonValue, StringConstraints, model_validator
 
+from app.adaptive.irt.item_models import BY_CATALOGUE_NAME, ITEM_MODELS, CatalogueModel, ItemModel
 from app.schemas.common import LARGEST_SCORE, Identifier, Label, Page, Reply, Request, Title, examples
 
 MAX_SKILLS = 16
 MAX_THRESHOLDS = 20
 
-# Which parameters a model has: those it needs and those it may have.
-REQUIRED_PARAMETERS: dict[str, tuple[str, ...]] = {
-    "1PL": ("b",),
-    "2PL": ("a", "b"),
-    "3PL": ("a", "b", "c"),
-    "4PL": ("a", "b", "c", "d"),
-    "graded": ("thresholds",),
-    "GPCM": ("thresholds",),
-    "PCM": ("thresholds",),
-}
-OPTIONAL_PARAMETERS = {"graded": ("a",), "GPCM": ("a",)}
 PARAMETERS = ("a", "b", "c", "d", "thresholds")
 
 
@@ -42,13 +32,12 @@ def first_duplicate(values: Iterable[Hashable]) -> Hashable | None:
     return None
 
 
-def required_parameters_schema(model: str) -> JsonValue:
+def required_parameters_schema(model: ItemModel) -> JsonValue:
     """What `ItemParameters._complete` says of one model, as JSON schema."""
-    needed, allowed = REQUIRED_PARAMETERS[model], {*REQUIRED_PARAMETERS[model], *OPTIONAL_PARAMETERS.get(model, ())}
-    properties: dict[str, JsonValue] = {"model": {"const": model}}
-    properties |= {name: {"type": "array" if name == "thresholds" else "number"} for name in needed}
-    properties |= {name: {"type": "null"} for name in PARAMETERS if name not in allowed}
-    return {"properties": properties, "required": list(needed)}
+    properties: dict[str, JsonValue] = {"model": {"const": model.catalogue_name}}
+    properties |= {name: {"type": "array" if name == "thresholds" else "number"} for name in model.required}
+    properties |= {name: {"type": "null"} for name in PARAMETERS if name not in model.parameters}
+    return {"properties": properties, "required": list(model.required)}
 
 
 Unique = Field(json_schema_extra={"uniqueItems": True})
@@ -64,10 +53,10 @@ class ItemParameters(Request):
 
     model_config = examples(
         {"model": "2PL", "a": 1.2, "b": -0.4},
-        oneOf=[required_parameters_schema(model) for model in REQUIRED_PARAMETERS],
+        oneOf=[required_parameters_schema(model) for model in ITEM_MODELS],
     )
 
-    model: Literal["1PL", "2PL", "3PL", "4PL", "graded", "GPCM", "PCM"]
+    model: CatalogueModel
     a: Annotated[float, Field(ge=0.01, le=6)] | None = Field(default=None, description="discrimination, default 1")
     b: Annotated[float, Field(ge=-10, le=10)] | None = Field(default=None, description="difficulty")
     c: Annotated[float, Field(ge=0, le=0.5)] | None = Field(default=None, description="guessing (lower asymptote)")
@@ -78,14 +67,13 @@ class ItemParameters(Request):
 
     @model_validator(mode="after")
     def _complete(self) -> "ItemParameters":
-        needed = set(REQUIRED_PARAMETERS[self.model])
-        allowed = needed.union(OPTIONAL_PARAMETERS.get(self.model, ()))
+        model = BY_CATALOGUE_NAME[self.model]
         present = {name for name in PARAMETERS if getattr(self, name) is not None}
-        missing = needed - present
+        missing = set(model.required) - present
         if missing:
             raise ValueError(f"{self.model} needs {', '.join(sorted(missing))}")
-        if present - allowed:
-            raise ValueError(f"{self.model} has no {', '.join(sorted(present - allowed))}")
+        if extra := present.difference(model.parameters):
+            raise ValueError(f"{self.model} has no {', '.join(sorted(extra))}")
         thresholds = self.thresholds or []
         if self.model == "graded" and any(low >= high for low, high in pairwise(thresholds)):
             raise ValueError("the thresholds must increase")

@@ -12,13 +12,14 @@ from sqlalchemy import Connection
 
 from app.adaptive.arrays import Booleans, Floats, Integers
 from app.adaptive.calibration.fit import default_rates
+from app.adaptive.irt.item_models import ITEM_MODELS
 from app.adaptive.parameters import Items, Parameters, Population, Skills
 from app.queries.calibrations import find_parameters
 from app.services.calibration_codec import CalibratedValues, decode_calibration
 from app.services.catalogue import Catalogue, catalogue_at, need_course, read_catalogue
 
 MODELS_KEPT = 64
-PARTIAL_CREDIT = ("GPCM", "PCM")
+PARTIAL_CREDIT = {model.catalogue_name for model in ITEM_MODELS if model.partial_credit}
 
 CacheKey = tuple[str, int, str, int, Hashable]
 T = TypeVar("T")

@@ -11,7 +11,7 @@ import numpy as np
 from sqlalchemy import Connection
 
 from app.adaptive.cat import Pool, find_plan_faults, make_pool
-from app.adaptive.irt.items import Model
+from app.adaptive.irt.item_models import BY_CATALOGUE_NAME
 from app.core.errors import Invalid
 from app.queries.catalogue import find_existing_items, find_existing_skills
 from app.services.catalogue import Catalogue, catalogue_at, need_course, read_catalogue
@@ -28,15 +28,6 @@ from app.services.session_agreement import (
     to_engine_plan,
 )
 
-MODELS: dict[str, Model] = {
-    "1PL": "rasch",
-    "2PL": "2pl",
-    "3PL": "3pl",
-    "4PL": "4pl",
-    "graded": "graded",
-    "GPCM": "gpcm",
-    "PCM": "pcm",
-}
 # Tables of a large pool take a hundred megabytes.
 POOLS_KEPT = 8
 # What a pilot item without parameters stands for: nothing is computed from it.
@@ -130,7 +121,7 @@ def build_pool(catalogue: Catalogue, agreement: SessionAgreement) -> ItemPool:
 
     content = group_keys(selection.content)
     pool = make_pool(
-        [MODELS[p["model"]] for p in parameters],
+        [BY_CATALOGUE_NAME[p["model"]].name for p in parameters],
         np.array([p.get("a") or 1.0 for p in parameters], dtype=np.float64),
         difficulty.reshape(len(items), width),
         max_category=np.array([len(row) for row in steps], dtype=np.int64),

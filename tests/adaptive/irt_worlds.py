@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from app.adaptive.arrays import Floats, Integers
 from app.adaptive.irt import ItemBank, ItemResponses, Model
 from app.adaptive.irt.curves import log_probabilities
+from app.adaptive.irt.item_models import MODELS
 
 DATA = Path(__file__).parent / "data"
-MODELS: tuple[Model, ...] = get_args(Model)
 POLYTOMOUS: tuple[Model, ...] = ("graded", "gpcm", "pcm")
 
 models = st.sampled_from(MODELS)

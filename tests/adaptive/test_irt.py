@@ -1,6 +1,7 @@
 """Laws of the calibration of item banks: derivatives, recovery, coverage, and whatever answers may come."""
 
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from app.adaptive.irt import (
     marginal,
     standard_errors,
 )
+from app.adaptive.irt.item_models import BY_FILE_NAME, ITEM_MODELS, MODELS, CatalogueModel
 from app.adaptive.irt.parameters import (
     ParameterPrior,
     build_layout,
@@ -29,7 +31,7 @@ from app.adaptive.irt.parameters import (
     starting_values,
     to_item_bank,
 )
-from tests.adaptive.irt_worlds import MODELS, long_form, models, random_bank, rmse, sample, seeds, slow_likelihood
+from tests.adaptive.irt_worlds import long_form, models, random_bank, rmse, sample, seeds, slow_likelihood
 
 FEW = settings(max_examples=20)
 
@@ -313,3 +315,10 @@ def assert_close(one: ItemCalibration, other: ItemCalibration, tolerance: float)
             getattr(one.standard_errors, name), getattr(other.standard_errors, name), rtol=0.02, atol=20 * tolerance
         )
     assert one.log_likelihood == pytest.approx(other.log_likelihood, abs=tolerance)
+
+
+def test_the_table_of_models_has_every_model_once() -> None:
+    assert get_args(Model) == MODELS
+    assert get_args(CatalogueModel) == tuple(model.catalogue_name for model in ITEM_MODELS)
+    assert len(BY_FILE_NAME) == sum(len(model.file_names) for model in ITEM_MODELS)
+    assert all(set(model.optional) < set(model.parameters) for model in ITEM_MODELS)

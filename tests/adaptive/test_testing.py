@@ -35,8 +35,9 @@ from app.adaptive.cat.simulate import calibrate_exposure, draw_abilities, simula
 from app.adaptive.cat.state import posterior
 from app.adaptive.irt import ItemResponses, Model
 from app.adaptive.irt.ability import estimate
+from app.adaptive.irt.item_models import MODELS
 from tests.adaptive import testing_laws as laws
-from tests.adaptive.irt_worlds import MODELS, random_bank, textbook
+from tests.adaptive.irt_worlds import random_bank, textbook
 
 FEW = settings(max_examples=25, deadline=None)
 seeds = st.integers(0, 2**32 - 1)

@@ -23,7 +23,8 @@ from app.adaptive.cat import (
     update_state,
 )
 from app.adaptive.cat import exposure as passing
-from app.adaptive.cat.pool import MODELS, curve_blocks, information_at, log_curve
+from app.adaptive.cat.pool import curve_blocks, information_at, log_curve
+from app.adaptive.irt.item_models import MODELS
 
 Step = tuple[ExamineeState, NextItem]
 ROUNDING = 1e-12

@@ -6,7 +6,6 @@ Sizes: I items, M the most steps of one item, K = M + 1 categories, Q nodes of a
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import get_args
 
 import numpy as np
 from scipy.special import expm1
@@ -15,9 +14,9 @@ from app.adaptive.arrays import Booleans, Floats, Integers
 from app.adaptive.cat.information_index import MAX_ABILITY, InformationIndex, build_information_index
 from app.adaptive.irt.curves import has_category, log_probabilities
 from app.adaptive.irt.information import binary_columns, binary_information, binary_log_p, fisher_information
-from app.adaptive.irt.items import BINARY, ItemBank, Model
+from app.adaptive.irt.item_models import ASYMPTOTIC, BINARY, MODELS, Model
+from app.adaptive.irt.items import ItemBank
 
-MODELS: tuple[Model, ...] = get_args(Model)
 # All items scored right or wrong are 4PL items, all with steps are items of generalised partial credit.
 KINDS: tuple[Model, ...] = ("4pl", "graded", "gpcm")
 CURVES: dict[Model, Model] = {"graded": "graded", "gpcm": "gpcm", "pcm": "gpcm"}
@@ -207,7 +206,7 @@ def check_pool(pool: Pool) -> None:
         raise ValueError("the thresholds of a graded item ascend")
     if (pool.guessing < 0).any() or (pool.upper > 1).any() or (pool.guessing >= pool.upper).any():
         raise ValueError("0 <= guessing < upper <= 1")
-    guessable = np.isin(pool.models, [MODELS.index("3pl"), MODELS.index("4pl")])
+    guessable = np.isin(pool.models, [MODELS.index(model) for model in ASYMPTOTIC])
     if ((pool.guessing != 0) & ~guessable).any() or ((pool.upper != 1) & (pool.models != MODELS.index("4pl"))).any():
         raise ValueError("only 3pl and 4pl items have a guessing, and only 4pl items an upper asymptote below 1")
     if (pool.scale < 0).any() or (pool.content < -1).any():

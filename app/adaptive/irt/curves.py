@@ -13,7 +13,8 @@ import numpy as np
 from scipy.special import expit, expm1, log1p, log_expit
 
 from app.adaptive.arrays import Booleans, Floats, Integers
-from app.adaptive.irt.items import ASYMPTOTIC, ItemBank
+from app.adaptive.irt.item_models import ASYMPTOTIC
+from app.adaptive.irt.items import ItemBank
 from app.adaptive.numerics import ordered_sum
 
 # A category farther off than this adds nothing to a sum of floats, and its exponential would underflow.

@@ -7,7 +7,8 @@ import numpy as np
 
 from app.adaptive.arrays import Booleans, Floats, Integers
 from app.adaptive.irt.design import build_matrices
-from app.adaptive.irt.items import ItemBank, ItemResponses, Model, check_responses
+from app.adaptive.irt.item_models import Model
+from app.adaptive.irt.items import ItemBank, ItemResponses, check_responses
 from app.adaptive.irt.marginal import (
     HISTORY_LENGTH,
     CurvatureHistory,

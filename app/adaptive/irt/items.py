@@ -6,16 +6,11 @@ parameters of one item, Q quadrature nodes. Public parameters are a(θ - b) in t
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, get_args
 
 import numpy as np
 
 from app.adaptive.arrays import Floats, Integers
-
-Model = Literal["rasch", "2pl", "3pl", "4pl", "graded", "gpcm", "pcm"]
-BINARY: tuple[Model, ...] = ("rasch", "2pl", "3pl", "4pl")
-COMMON_SLOPE: tuple[Model, ...] = ("rasch", "pcm")
-ASYMPTOTIC: tuple[Model, ...] = ("3pl", "4pl")
+from app.adaptive.irt.item_models import BINARY, MODELS, Model
 
 
 @dataclass(frozen=True)
@@ -87,7 +82,7 @@ class ItemBank:
 
 def check_responses(responses: ItemResponses, max_category: Integers, model: Model) -> None:
     """Raise ValueError for a model that is not known, or answers that do not fit the items."""
-    if model not in get_args(Model):
+    if model not in MODELS:
         raise ValueError(f"unknown model {model!r}")
     if max_category.size and (max_category.min() < 1 or (model in BINARY and max_category.max() > 1)):
         raise ValueError("an item has at least two categories, and exactly two unless its model is polytomous")

@@ -14,7 +14,8 @@ import numpy as np
 from app.adaptive.arrays import Booleans, Floats
 from app.adaptive.irt.curves import log_probabilities
 from app.adaptive.irt.design import ResponseMatrices, expected_counts
-from app.adaptive.irt.items import ASYMPTOTIC, ItemBank
+from app.adaptive.irt.item_models import ASYMPTOTIC
+from app.adaptive.irt.items import ItemBank
 from app.adaptive.irt.parameters import Layout, ParameterPrior, asymptotes, free_curves, intercepts
 
 # Values that the curves of one block of items may hold.

@@ -12,7 +12,8 @@ from scipy.special import expit, log_expit
 
 from app.adaptive.arrays import Booleans, Floats, Integers
 from app.adaptive.irt.curves import CategoryCurves, asymptotic_curves, graded_curves, partial_credit_curves
-from app.adaptive.irt.items import ASYMPTOTIC, COMMON_SLOPE, ItemBank, Model
+from app.adaptive.irt.item_models import ASYMPTOTIC, COMMON_SLOPE, Model
+from app.adaptive.irt.items import ItemBank
 from app.adaptive.numerics import logit
 
 # Bounds of what is reported: the interface takes no parameters beyond them.

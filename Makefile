@@ -6,7 +6,7 @@ BIN := .venv/bin
 export UV_SYSTEM_CERTS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo serve test test-wheel test-matrix check fix hooks commits release openapi bench soak lock
+.PHONY: help setup demo serve test test-all test-count stamps test-wheel test-matrix check fix hooks commits release openapi bench soak lock
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,8 +20,20 @@ serve: $(BIN)/proxima  ## migrate the database of PROXIMA_DATABASE_URL and serve
 	$(BIN)/proxima migrate
 	$(BIN)/proxima serve --port $(PORT)
 
-test: check  ## all checks and all tests, on SQLite and on PostgreSQL
-	$(BIN)/pytest -q -n 2
+PYTEST := $(BIN)/pytest -q -n 2 --dist worksteal
+
+test: check  ## all checks, and all tests that a change can break, on SQLite and on PostgreSQL: minutes
+	$(PYTEST) --gate
+
+test-all: check  ## all tests: what `make test` did not run on this tree, then what depends on the date a year later
+	$(PYTEST) --rest
+	$(PYTEST) --gate --days-ahead 365 $(DATED)
+
+test-count: setup  ## how many tests there are, by kind
+	@$(BIN)/python -m pytest -p tests.gate.count --collect-only -qqq --no-summary
+
+stamps: setup  ## run all controls and simulations, and note what passed in tests/gate/stamps.json
+	$(PYTEST) --stamp
 
 test-wheel: setup  ## build the wheel, install it elsewhere, migrate and start it
 	$(BIN)/pytest -q -m release

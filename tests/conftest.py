@@ -9,19 +9,15 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
 from sqlalchemy.engine import make_url
 
 from app.core.database import Database, open_database
 from app.core.migrate import migrate
 from testbed import postgres
 
-SERVER = "TEST_POSTGRES_SERVER"
+pytest_plugins = ["tests.gate.plugin"]
 
-settings.register_profile("proxima", deadline=None, max_examples=50, print_blob=True)
-# The gate must not fall by chance: there the examples are always the same. New ones are searched for at every desk.
-settings.register_profile("gate", settings.get_profile("proxima"), derandomize=True)
-settings.load_profile("gate" if "CI" in os.environ else "proxima")
+SERVER = "TEST_POSTGRES_SERVER"
 
 CLOCK = Path(__file__).parent / "clock"
 DAY_S = 86_400

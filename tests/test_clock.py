@@ -183,6 +183,7 @@ async def test_a_host_with_a_wrong_clock_takes_nothing_over(
     assert await claimed.write(call_at_database_time, take_over, 1, COURSE, 1) is None
 
 
+@pytest.mark.controls
 @pytest.mark.anyio
 async def test_it_would_by_its_own_clock(claimed: Database, moved_clock: Callable[[int], None]) -> None:
     moved_clock(YEAR_S)

@@ -182,6 +182,7 @@ async def test_what_was_committed_is_told_though_the_service_died(database: Data
     assert verified(secret, call)
 
 
+@pytest.mark.controls
 @pytest.mark.parametrize("engine_name", ["sqlite"])
 async def test_without_an_outbox_it_would_be_lost(database: Database, database_url: str) -> None:
     """The control: published after the commit."""
@@ -258,6 +259,7 @@ async def test_two_processes_lose_nothing_though_one_is_killed(database: Databas
     assert all(verified(secret, call) for call in receiver.calls)
 
 
+@pytest.mark.controls
 @pytest.mark.parametrize("engine_name", ["sqlite"])
 async def test_calls_in_flight_would_be_lost_if_they_were_forgotten_when_claimed(
     database: Database, database_url: str

@@ -339,6 +339,7 @@ def test_a_sound_example_passes(tmp_path: Path) -> None:
     assert faults(GOOD, tmp_path) == []
 
 
+@pytest.mark.controls
 @pytest.mark.parametrize("rot", ROTTEN)
 def test_a_rotten_example_is_caught(rot: str, tmp_path: Path) -> None:
     old, new = ROTTEN[rot]
@@ -387,6 +388,8 @@ def test_links_lead_somewhere(name: str) -> None:
     assert broken_links(name, TEXTS[name]) == []
 
 
+@pytest.mark.controls
+@pytest.mark.reads("docs", "Makefile")
 def test_a_broken_link_is_caught() -> None:
     text = "# One thing\n[a](#one-thing) [b](#no) [c](Makefile) [d](gone.md) [e](docs/errors.md#conflict) <img src='x'>"
     assert broken_links("README.md", text) == ["#no", "gone.md"]

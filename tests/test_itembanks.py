@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from app.adaptive.cat import Bound
@@ -14,6 +14,7 @@ from app.adaptive.irt import Model
 from app.adaptive.irt.item_models import MODELS
 from app.core.errors import InvalidFile
 from app.files.item_parameters import ItemFile, read_constraints, read_item_file
+from tests.gate.examples import examples
 
 KNOWN = ("rasch", "2pl", "3pl", "4pl", "graded", "gpcm", "pcm")
 
@@ -104,7 +105,7 @@ def test_what_is_no_bank_is_refused_with_its_line(tmp_path: Path, text: str, sai
     assert said in str(refused.value)
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@examples(30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(
     st.lists(
         st.tuples(

@@ -29,6 +29,7 @@ def test_the_error_of_a_mean() -> None:
     np.testing.assert_allclose(together.error, level[::20].std(ddof=1) / np.sqrt(20))
 
 
+@pytest.mark.statistics
 def test_nobody_beats_the_oracle() -> None:
     """Nor does anybody waste nothing, or is never early, but the oracle."""
     names = ["service", "linear_target", "lowest", "oracle"]

@@ -119,6 +119,7 @@ def test_up_down_up_on_a_filled_database(empty_database_url: str, before: str, r
     assert all(do(rows).values())
 
 
+@pytest.mark.controls
 def test_migrate_goes_to_a_revision_up_and_down(empty_database_url: str) -> None:
     for revision in ("0004", REVISIONS[-1], "0005"):
         migrate(empty_database_url, revision, lose_data=True)
@@ -152,6 +153,7 @@ def test_migrate_takes_no_newer_database_down(database_url: str) -> None:
         migrate(database_url, "0005", lose_data=True)
 
 
+@pytest.mark.controls
 def test_the_comparison_of_rows_can_fail(empty_database_url: str) -> None:
     migrate(empty_database_url)
     within(empty_database_url, fill)
@@ -233,6 +235,7 @@ def test_processes_that_start_together_migrate_once(empty_database_url: str, bef
     assert within(empty_database_url, is_current)
 
 
+@pytest.mark.controls
 def test_the_race_is_lost_without_the_lock(empty_database_url: str, engine_name: str) -> None:
     outcomes = race(empty_database_url, WITHOUT_LOCK[engine_name], FEW)
     assert [error for _, error in outcomes if error]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from sqlalchemy import Connection, text
 
@@ -27,6 +27,7 @@ from app.queries import transfer as queries
 from app.queries.keys import list_tenants
 from app.services import calibrations, transfer
 from app.services.keys import create_key
+from tests.gate.examples import examples
 from tests.tenants import (
     MakeUrl,
     databases,
@@ -251,6 +252,7 @@ def renumbered(plain: bytes) -> bytes:
     return b"\n".join(lines)
 
 
+@pytest.mark.controls
 def test_a_tenant_under_another_number_is_found_out(engine_name: str, make: MakeUrl, tmp_path: Path) -> None:
     """The control of all verifications here: ids and chance derive from the number, so it must not change."""
     source, path, url = make("sqlite"), tmp_path / "school.gz", make(engine_name)
@@ -316,7 +318,7 @@ def school(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return folder / "school.gz"
 
 
-damage = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+damage = examples(150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 Trial = Callable[[Path], Contents]
 
 
@@ -400,6 +402,7 @@ def test_lines_that_went_or_came_or_moved_are_refused(
         trial(path)
 
 
+@pytest.mark.controls
 def test_without_the_closing_line_a_change_would_pass(
     trial: Trial, school: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -505,7 +508,7 @@ def test_values_come_back_as_they_were(rows: list[tuple[Any, ...]]) -> None:
     assert [tuple(row.values()) for row in decode_rows(TABLE, encode_rows(TABLE, nothing))] == nothing
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@examples(60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(value=st.dictionaries(texts, documents, max_size=3), real=reals, packed=st.binary(max_size=9), id_=texts)
 def test_what_a_database_keeps_is_written_as_it_was_given(
     stored: Callable[[str, dict[str, Any]], None], value: Any, real: float, packed: bytes, id_: str

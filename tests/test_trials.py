@@ -87,6 +87,7 @@ def test_the_error_of_an_overlap() -> None:
     assert np.mean([each.error for each in found]) == pytest.approx(spread, rel=0.15)
 
 
+@pytest.mark.statistics
 def test_ninety_of_a_hundred_intervals_hold() -> None:
     """The truth comes from the prior and the items are those of the model, so an interval of the posterior holds."""
     assert abs(Z_90 - 1.645) < 1e-3
@@ -127,6 +128,7 @@ def test_content_is_given_in_its_shares() -> None:
         run_cat_study([bank()], [None], replace(options, content="colour"), silent)
 
 
+@pytest.mark.statistics
 def test_exposure_control_is_one_more_row() -> None:
     options = replace(WANTED, learners=100, max_items=5, target=0.5)
     row = run_cat_study([bank()], [None], options, silent).results["plain.csv"]

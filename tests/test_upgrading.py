@@ -171,6 +171,7 @@ async def test_older_programs_go_on_while_a_revision_is_applied(
     assert await failures(empty_database_url, before, revision) == Counter()
 
 
+@pytest.mark.controls
 @only_postgres
 @pytest.mark.anyio
 async def test_older_programs_fail_behind_a_migration_that_waits_long(
@@ -328,6 +329,7 @@ def test_no_revision_stops_a_table_that_is_in_use(empty_database_url: str) -> No
             assert {statement: found for statement in sent if (found := risks(statement, existing))} == {}
 
 
+@pytest.mark.controls
 @only_postgres
 def test_a_revision_that_stops_a_table_is_caught(database_url: str, future: Path) -> None:
     body = '    op.create_index("ix_learner_theta", "learner", ["tenant_id", "theta"])'

@@ -2,15 +2,16 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from app.adaptive.arrays import Integers
 from app.adaptive.irt import ItemBank, ItemResponses, Model
 from app.adaptive.irt.ability import Abilities, estimate
 from tests.adaptive.irt_worlds import long_form, models, random_bank, sample, seeds, textbook
+from tests.gate.examples import examples
 
-FEW = settings(max_examples=30)
+FEW = examples(30)
 
 
 def alone(answers: ItemResponses, learner: int) -> ItemResponses:

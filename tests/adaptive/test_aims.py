@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from app.adaptive.arrays import Booleans, Integers, Seeds
@@ -17,6 +17,7 @@ from app.adaptive.state import States
 from app.adaptive.tracing.filter import initial_states
 from app.adaptive.tracing.mastery import is_mastered
 from tests.adaptive.worlds import bank, course, random_course, random_states, tree
+from tests.gate.examples import examples
 
 seeds = st.integers(0, 2**32 - 1)
 NONE = np.empty(0, dtype=np.int64)
@@ -58,7 +59,7 @@ def plan_of(parameters: Parameters, states: States, avoid: Integers, aim: Select
 
 
 @given(seeds)
-@settings(max_examples=60)
+@examples(60)
 def test_to_want_nothing_in_particular_changes_no_bit(seed: int) -> None:
     rng = np.random.default_rng(seed)
     parameters = random_course(seed, skills=int(rng.integers(1, 8)), items=int(rng.integers(1, 25)))
@@ -85,7 +86,7 @@ def test_whoever_else_wants_what_does_not_matter(seed: int) -> None:
 
 
 @given(seeds)
-@settings(max_examples=60)
+@examples(60)
 def test_a_filter_never_offers_what_it_excludes(seed: int) -> None:
     rng = np.random.default_rng(seed)
     parameters = random_course(seed, skills=6, items=20)
@@ -107,7 +108,7 @@ def test_a_filter_never_offers_what_it_excludes(seed: int) -> None:
 
 
 @given(seeds)
-@settings(max_examples=100)
+@examples(100)
 def test_nothing_is_refused_that_could_be_offered(seed: int) -> None:
     """Wherever a wanted skill is not finished and has an item left, there is an exercise."""
     rng = np.random.default_rng(seed)
@@ -132,7 +133,7 @@ def test_nothing_is_refused_that_could_be_offered(seed: int) -> None:
 
 
 @given(seeds)
-@settings(max_examples=100)
+@examples(100)
 def test_the_chances_of_all_candidates_sum_to_one(seed: int) -> None:
     rng = np.random.default_rng(seed)
     parameters = random_course(seed, skills=4, items=15)
@@ -165,6 +166,7 @@ def a_class_of_one() -> tuple[Parameters, States]:
     return parameters, states
 
 
+@pytest.mark.statistics
 @pytest.mark.parametrize(
     ("explore", "review"), [(0.0, 0.0), (0.3, 0.0), (0.0, 0.4), (0.25, 0.5), (1.0, 0.0), (0.1, 1.0)]
 )
@@ -316,7 +318,7 @@ def objection(
 
 
 @given(seeds)
-@settings(max_examples=100)
+@examples(100)
 def test_what_speaks_against_an_item_is_true(seed: int) -> None:
     rng = np.random.default_rng(seed)
     parameters = random_course(seed, skills=5, items=20)
@@ -352,7 +354,7 @@ def test_what_speaks_against_an_item_is_true(seed: int) -> None:
 
 
 @given(seeds)
-@settings(max_examples=100)
+@examples(100)
 def test_the_second_in_rank_is_first_when_the_first_is_avoided(seed: int) -> None:
     parameters = random_course(seed, skills=3, items=20)
     states, random = random_states(parameters, seed, learners=1, longest=20), numbers(1, seed)

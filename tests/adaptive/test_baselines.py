@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
 from scipy.special import expit
@@ -32,6 +32,7 @@ from app.adaptive.baselines import (
 )
 from app.adaptive.response_log import Log
 from tests.adaptive.worlds import bank, log_of, random_course, random_log
+from tests.gate.examples import examples
 
 Model = Callable[[Integers, Log, Log], Floats]
 MODELS: tuple[Model, ...] = (item_only, irt, bkt, pfa, best_lr)
@@ -71,6 +72,7 @@ def test_no_model_looks_ahead(model: Model) -> None:
         never_looks_ahead(model, seed)
 
 
+@pytest.mark.controls
 def test_looking_ahead_is_noticed() -> None:
     def peeks(skills: Integers, training: Log, unseen: Log) -> Floats:
         return item_only(skills, training, unseen) * 0.9 + 0.05 * unseen.scores
@@ -121,7 +123,7 @@ def test_unseen_items_and_skills_are_predicted(model: Model) -> None:
     stays_sound(model, skills, training, log_of([[(3, 1.0), (4, 0.0), (3, 0.0)]]))
 
 
-@settings(max_examples=15)
+@examples(15)
 @given(st.integers(0, 10_000))
 def test_counts_are_those_of_the_answers_before(seed: int) -> None:
     parameters = random_course(seed, kinds="plain")

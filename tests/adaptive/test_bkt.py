@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from app.adaptive.arrays import Floats, Integers
@@ -32,6 +32,7 @@ from app.adaptive.response_log import Log
 from app.adaptive.skill_chains import link_skill_chains
 from tests.adaptive.worlds import arrays, frozen, log_of, same
 from tests.adaptive.worlds import tree as skill_tree
+from tests.gate.examples import examples
 
 PLAIN = Setup(pseudo=0.0, item_pseudo=0.0, tolerance=1e-10, iterations=5000)
 SKILLS = np.array([[0, -1], [1, -1], [0, 1], [-1, -1], [2, 1]])
@@ -124,7 +125,7 @@ def slow(skills: Integers, classes: Integers, log: Log, rates: Rates) -> tuple[F
     return likelihood, counts, np.where(asked > 0, sums / np.maximum(asked, 1), np.nan)
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25, deadline=None)
 @given(SEEDS, st.booleans(), st.booleans(), st.booleans())
 def test_equals_plain_baum_welch(seed: int, forgets: bool, per_item: bool, fractions: bool) -> None:
     log = any_log(seed, fractions=fractions)
@@ -199,7 +200,7 @@ def test_predicts_as_pybkt() -> None:
     np.testing.assert_allclose(predict_bkt(fitted(ONE_SKILL, log, PLAIN), log)[:6], PYBKT_PREDICTED, atol=2e-6)
 
 
-@settings(max_examples=15, deadline=None)
+@examples(15, deadline=None)
 @given(SEEDS, st.booleans(), st.sampled_from([0.0, 2.0]))
 def test_a_step_never_lowers_the_posterior(seed: int, forgets: bool, pseudo: float) -> None:
     log, setup = any_log(seed, learners=30), replace(PLAIN, forgets=forgets, pseudo=pseudo)
@@ -249,7 +250,7 @@ def test_leaps_reach_what_plain_steps_reach() -> None:
     assert found.iterations[0] < 300
 
 
-@settings(max_examples=10, deadline=None)
+@examples(10, deadline=None)
 @given(SEEDS, st.booleans())
 def test_a_skill_is_fitted_the_same_alone(seed: int, per_item: bool) -> None:
     """Bit for bit, also when skills are dropped as they converge."""
@@ -265,7 +266,7 @@ def test_a_skill_is_fitted_the_same_alone(seed: int, per_item: bool) -> None:
             assert getattr(alone.rates, name)[0] == getattr(together.rates, name)[skill]
 
 
-@settings(max_examples=10, deadline=None)
+@examples(10, deadline=None)
 @given(SEEDS)
 def test_an_answer_is_predicted_before_it_is_used(seed: int) -> None:
     """What comes later, and who else is there, changes no bit of it."""
@@ -285,7 +286,7 @@ def test_an_answer_is_predicted_before_it_is_used(seed: int) -> None:
         ].all()
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25, deadline=None)
 @given(SEEDS, st.booleans(), st.booleans(), st.booleans())
 def test_stays_within_its_limits(seed: int, forgets: bool, per_item: bool, fractions: bool) -> None:
     setup = Setup(forgets=forgets, per_item=per_item, pseudo=0.0, item_pseudo=0.0)
@@ -406,7 +407,7 @@ def test_leaves_its_inputs_alone() -> None:
     predict_bkt(frozen(found), log)
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20, deadline=None)
 @given(SEEDS)
 def test_merging_is_exact_and_pruning_takes_whole_skills(seed: int) -> None:
     log = any_log(seed, learners=30)

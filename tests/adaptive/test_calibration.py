@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from app.adaptive.assess.metrics import auc, total_loss
@@ -24,6 +24,7 @@ from app.adaptive.parameters import Parameters, Population
 from app.adaptive.response_log import Log
 from tests.adaptive import laws
 from tests.adaptive.worlds import arrays, bank, course, frozen, log_of, random_course, random_log, same, simulate, tree
+from tests.gate.examples import examples
 
 SKILLS, ITEMS = 4, 24
 TRUTH = course(
@@ -62,6 +63,7 @@ def found() -> CalibrationFit:
     return fitted(untouched(TRUTH), simulate(TRUTH, 1, 400, 30), SEED)
 
 
+@pytest.mark.statistics
 def test_easiness_is_recovered(found: CalibrationFit) -> None:
     """Within a skill to .1 (measured .08 to .13). The level of a skill is less sure, see below."""
     error = found.parameters.items.intercept - TRUTH.items.intercept
@@ -195,7 +197,7 @@ def test_a_course_without_items(skills: int, width: int) -> None:
 
 @pytest.mark.usefixtures("quick")
 @given(st.integers(0, 2**32 - 1), st.integers(0, 6))
-@settings(max_examples=25)
+@examples(25)
 def test_random_banks_are_survived(seed: int, learners: int) -> None:
     parameters = random_course(seed)
     is_safe(fitted(parameters, random_log(parameters, seed, learners, longest=6), seed))

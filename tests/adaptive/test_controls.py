@@ -14,6 +14,8 @@ from app.adaptive.tracing import likelihood, mastery
 from tests.adaptive import laws
 from tests.adaptive.worlds import random_course
 
+pytestmark = pytest.mark.controls
+
 Patch = pytest.MonkeyPatch
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from app.adaptive.parameters import Items, Parameters
@@ -26,6 +26,7 @@ from tests.adaptive.worlds import (
     same,
     tree,
 )
+from tests.gate.examples import examples
 
 seeds = st.integers(0, 2**32 - 1)
 kinds = st.sampled_from(["plain", "mixed"])
@@ -37,13 +38,13 @@ def test_the_batch_does_not_matter(seed: int, kind: str) -> None:
 
 
 @given(seeds, kinds)
-@settings(max_examples=25)
+@examples(25)
 def test_a_replay_is_repeated_step(seed: int, kind: str) -> None:
     laws.replay_is_repeated_step(random_course(seed, kinds=kind), seed)
 
 
 @given(seeds)
-@settings(max_examples=25)
+@examples(25)
 def test_a_replay_goes_on_where_another_ended(seed: int) -> None:
     parameters = random_course(seed)
     log = random_log(parameters, seed)
@@ -63,7 +64,7 @@ def test_a_replay_goes_on_where_another_ended(seed: int) -> None:
 
 
 @given(seeds, kinds)
-@settings(max_examples=25)
+@examples(25)
 def test_a_marked_state_is_that_of_a_shorter_log(seed: int, kind: str) -> None:
     parameters = random_course(seed, kinds=kind)
     log = random_log(parameters, seed)
@@ -120,7 +121,7 @@ def test_what_else_the_course_holds_does_not_matter(seed: int, kind: str) -> Non
 
 
 @given(seeds)
-@settings(max_examples=20)
+@examples(20)
 def test_arguments_are_not_changed(seed: int) -> None:
     parameters = frozen(random_course(seed))
     before = frozen(random_states(parameters, seed))
@@ -319,7 +320,7 @@ def test_form_fades_and_ability_stays() -> None:
 
 
 @given(seeds, kinds, st.floats(0, 1e6), st.floats(0, 1e6))
-@settings(max_examples=40)
+@examples(40)
 def test_waiting_teaches_nothing(seed: int, kind: str, first: float, second: float) -> None:
     parameters = random_course(seed, kinds=kind)
     states = random_states(parameters, seed)
@@ -329,14 +330,14 @@ def test_waiting_teaches_nothing(seed: int, kind: str, first: float, second: flo
 
 
 @given(seeds, kinds)
-@settings(max_examples=25)
+@examples(25)
 def test_a_sitting_is_no_pause(seed: int, kind: str) -> None:
     parameters = random_course(seed, kinds=kind)
     laws.a_sitting_is_no_pause(parameters, random_log(parameters, seed))
 
 
 @given(seeds, st.sampled_from([0.0, 1e-9, 1e-3, 1.0, 1e3, 1e6]))
-@settings(max_examples=20)
+@examples(20)
 def test_numbers_stay_finite_whatever_the_pauses(seed: int, days: float) -> None:
     parameters = random_course(seed)
     laws.stays_finite(parameters, random_log(parameters, seed, longest=40, days=days))

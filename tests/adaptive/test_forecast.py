@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from app.adaptive.parameters import Parameters
@@ -12,6 +12,7 @@ from app.adaptive.practice.forecast import forecast, passage_times, secured_line
 from app.adaptive.practice.skills import goal_skills, judge_skills
 from app.adaptive.tracing.filter import initial_states, predict_score, update_states
 from tests.adaptive.worlds import bank, course, frozen, random_course, random_states, tree
+from tests.gate.examples import examples
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -67,7 +68,7 @@ def test_a_prerequisite_is_practised_until_it_is_settled(prior: float, p_learn: 
 
 
 @given(seeds, st.integers(0, 40))
-@settings(max_examples=40)
+@examples(40)
 def test_the_lines_are_where_the_policy_settles(seed: int, more: int) -> None:
     parameters = frozen(random_course(seed, skills=5, items=15))
     states = frozen(random_states(parameters, seed, learners=1, longest=20))
@@ -111,7 +112,7 @@ def test_prerequisites_count() -> None:
 
 
 @given(seeds)
-@settings(max_examples=40)
+@examples(40)
 def test_it_is_finite_and_more_is_more(seed: int) -> None:
     parameters = frozen(random_course(seed, skills=5, items=15))
     states = frozen(random_states(parameters, seed, learners=1, longest=20))

@@ -4,7 +4,7 @@ from dataclasses import fields, replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from app.adaptive.assess.metrics import total_loss
@@ -39,6 +39,7 @@ from app.adaptive.tracing.replay import replay
 from app.adaptive.tracing.state_codec import decode_states, encode_states
 from tests.adaptive.worlds import random_course, random_head, random_log
 from tests.adaptive.worlds import same as engine_same
+from tests.gate.examples import examples
 
 ITEMS = 12
 
@@ -161,7 +162,7 @@ def test_an_empty_head_says_what_the_filter_says() -> None:
     np.testing.assert_allclose(p, outputs.p, rtol=1e-12)
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(
     st.lists(st.tuples(st.integers(0, ITEMS - 1), st.sampled_from([0.0, 0.25, 0.5, 1.0])), min_size=1, max_size=120),
     st.sampled_from([1e-9, 0.3, 1 - 1e-9]),
@@ -208,6 +209,7 @@ def fit(answers: FilteredLog) -> BehaviourModel | None:
     return fit_behaviour_model(bank(), answers, np.random.default_rng(0), None, lambda _share: None)[0]
 
 
+@pytest.mark.statistics
 def test_a_habit_is_found_and_predicts_learners_never_seen() -> None:
     behaviour_model = fit(simulate(150, 40, np.random.default_rng(6), 1.0))
     fresh = simulate(100, 40, np.random.default_rng(7), 1.0)

@@ -5,7 +5,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from app.adaptive.arrays import Floats, Integers
@@ -32,8 +32,9 @@ from app.adaptive.irt.parameters import (
     to_item_bank,
 )
 from tests.adaptive.irt_worlds import long_form, models, random_bank, rmse, sample, seeds, slow_likelihood
+from tests.gate.examples import examples
 
-FEW = settings(max_examples=20)
+FEW = examples(20)
 
 
 def problem_of(
@@ -134,7 +135,7 @@ def test_the_order_of_learners_and_items_does_not_matter(model: Model, seed: int
     assert_close(found, turned, 1e-4)
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(models, seeds)
 def test_whatever_comes_the_numbers_are_finite_and_bounded(model: Model, seed: int) -> None:
     """R-21: random banks, with items nobody answered, everybody or nobody got right, one answer, one learner."""
@@ -222,6 +223,7 @@ def test_answers_that_do_not_fit_are_refused() -> None:
             calibrate_items(responses, max_category, model)  # type: ignore[arg-type]
 
 
+@pytest.mark.statistics
 @pytest.mark.parametrize("model", MODELS)
 def test_parameters_are_recovered(model: Model) -> None:
     """2,000 learners, 30 items of which each meets half."""
@@ -234,6 +236,7 @@ def test_parameters_are_recovered(model: Model) -> None:
     assert found.ability_variance == pytest.approx(1, abs=0.15)
 
 
+@pytest.mark.statistics
 @pytest.mark.parametrize("model", MODELS)
 def test_intervals_cover_the_truth(model: Model) -> None:
     """95 % intervals of 15 simulated banks; benchmarks/irt.py does the same with many more."""
@@ -249,6 +252,7 @@ def test_intervals_cover_the_truth(model: Model) -> None:
     assert 0.92 < np.mean(np.concatenate(inside)) < 0.98
 
 
+@pytest.mark.controls
 def test_complete_data_errors_would_be_too_small() -> None:
     """A control: what the E-step alone claims to know is more than is known."""
     rng = np.random.default_rng(5)

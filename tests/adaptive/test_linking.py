@@ -83,6 +83,7 @@ def test_drifted_anchors_do_not_bend_the_shift(seed: int, intercept: float) -> N
     assert close(mean_shift(old, new, anchors), link, 1e-9)
 
 
+@pytest.mark.controls
 def test_without_the_choice_of_anchors_drift_does_bend_it() -> None:
     """The control of the tests above."""
     old, link = bank(7), Link(1.0, 0.4)
@@ -143,6 +144,7 @@ def test_the_arguments_are_not_changed() -> None:
     assert candidates.all()
 
 
+@pytest.mark.controls
 def test_the_test_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the drifted kept, the laws above would not hold."""
     monkeypatch.setattr(linking, "DRIFTED", np.inf)

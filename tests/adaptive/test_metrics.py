@@ -127,6 +127,7 @@ def covered(learner_of: int) -> float:
     return hits / 120
 
 
+@pytest.mark.statistics
 def test_intervals_cover_because_learners_are_resampled() -> None:
     """95 % wanted, 93 % found; as if answers were independent, 74 %."""
     assert covered(learner_of=1) > 0.88

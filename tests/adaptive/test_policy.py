@@ -6,7 +6,7 @@ from itertools import count
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from app.adaptive.hashing import uniform
@@ -22,6 +22,7 @@ from app.adaptive.tracing.replay import replay
 from tests.adaptive import laws
 from tests.adaptive.reference import Policy, learner_of
 from tests.adaptive.worlds import bank, course, frozen, log_of, random_course, random_states, same, tree
+from tests.gate.examples import examples
 
 seeds = st.integers(0, 2**32 - 1)
 ONE_SEED = np.array([7], dtype=np.uint64)
@@ -40,7 +41,7 @@ def test_each_term_orders_alone() -> None:
 
 
 @given(seeds, st.sampled_from([0, 0, 4, 10]))
-@settings(max_examples=150)
+@examples(150)
 def test_the_policy_equals_its_reference(seed: int, avoided: int) -> None:
     parameters = random_course(seed, skills=5, items=12)
     states = random_states(parameters, seed, learners=5, longest=25)
@@ -98,7 +99,7 @@ def test_the_batch_does_not_matter(seed: int) -> None:
 
 
 @given(seeds)
-@settings(max_examples=20)
+@examples(20)
 def test_the_same_seed_gives_the_same_choice_and_changes_nothing(seed: int) -> None:
     parameters = frozen(random_course(seed))
     states, random = frozen(random_states(parameters, seed)), numbers(4, seed)
@@ -134,7 +135,7 @@ def test_uniform_is_splitmix64() -> None:
 
 
 @given(seeds, st.integers(1, 12))
-@settings(max_examples=100)
+@examples(100)
 def test_never_an_avoided_item(seed: int, avoided: int) -> None:
     parameters = random_course(seed, kinds="plain")
     states = random_states(parameters, seed)
@@ -173,7 +174,7 @@ def test_the_chance_is_what_happens() -> None:
 
 
 @given(st.lists(st.integers(0, 500), min_size=1, max_size=12))
-@settings(max_examples=40)
+@examples(40)
 def test_chances_sum_to_one(thousandths: list[int]) -> None:
     laws.chances_sum_to_one(np.array(thousandths) / 1000)
 
@@ -314,7 +315,7 @@ def test_practice_ends_in_mastery() -> None:
 
 
 @given(st.floats(0.05, 0.6), st.floats(0.02, 1.0), st.integers(1, 12))
-@settings(max_examples=15, deadline=None)
+@examples(15, deadline=None)
 def test_nobody_who_is_right_is_kept_at_a_skill(p_learn: float, share: float, waiting: int) -> None:
     """Whatever a calibration may find of P(T) and P(F), and however many skills wait for the first."""
     edges: list[list[int]] = [[], *[[0]] * waiting]

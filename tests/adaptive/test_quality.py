@@ -196,6 +196,7 @@ def coverage(name: str, truth: float, *, clustered: bool) -> float:
     return hits / 300
 
 
+@pytest.mark.statistics
 @pytest.mark.parametrize("name", ["log_loss", "auc"])
 def test_intervals_cover_when_answers_hang_together(name: str) -> None:
     p, score, learner = dependent(np.random.default_rng(1000), learners=40_000)

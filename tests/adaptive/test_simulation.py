@@ -4,7 +4,7 @@ from dataclasses import fields, replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from app.adaptive.arrays import Integers
@@ -23,6 +23,7 @@ from app.adaptive.simulation.worlds import (
     undergo_exercise,
 )
 from app.adaptive.tracing.filter import initial_states, update_states
+from tests.gate.examples import examples
 
 BY_NAME = {world.name: world for world in WORLDS}
 ONE = np.array([0])
@@ -48,6 +49,7 @@ def test_a_learner_does_not_depend_on_the_others(name: str) -> None:
     batch_does_not_matter(BY_NAME["wrong_graph"], POLICIES[name], 6, 30)
 
 
+@pytest.mark.controls
 def test_that_law_can_fail() -> None:
     """A policy that goes by the batch."""
 
@@ -88,7 +90,7 @@ def test_the_lab_offers_what_the_service_would() -> None:
 
 
 @given(worlds, seeds)
-@settings(max_examples=15)
+@examples(15)
 def test_nobody_begins_with_a_skill_whose_prerequisite_is_missing(world: World, seed: int) -> None:
     truth = start_learners(world, create_course(world, seed, 0), learner_seeds(seed, 0, 50))
     known = truth.strength > 0.5

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from app.adaptive.arrays import Floats
@@ -38,8 +38,9 @@ from app.adaptive.irt.ability import estimate
 from app.adaptive.irt.item_models import MODELS
 from tests.adaptive import testing_laws as laws
 from tests.adaptive.irt_worlds import random_bank, textbook
+from tests.gate.examples import examples
 
-FEW = settings(max_examples=25, deadline=None)
+FEW = examples(25, deadline=None)
 seeds = st.integers(0, 2**32 - 1)
 rules = st.sampled_from(RULES)
 
@@ -108,6 +109,7 @@ def test_no_information_is_above_its_bound(seed: int) -> None:
     laws.bounds_hold(laws.mixed_pool(seed), seed)
 
 
+@pytest.mark.statistics
 @pytest.mark.parametrize(
     "plan",
     [
@@ -132,7 +134,7 @@ def test_chances_of_passing_sum_to_one(exposure: list[float]) -> None:
     laws.passing_sums_to_one(np.array(exposure))
 
 
-@settings(max_examples=10, deadline=None)
+@examples(10, deadline=None)
 @given(seeds)
 def test_shadow_tests_keep_every_bound(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -340,6 +342,7 @@ def test_looking_ahead_keeps_the_bounds() -> None:
 # Classification
 
 
+@pytest.mark.statistics
 @pytest.mark.parametrize("method", ["interval", "sprt"])
 def test_errors_of_classification_are_near_their_rates(method: str) -> None:
     """True abilities at cut ± delta, where an SPRT errs most; items that are best at the cut."""
@@ -368,6 +371,7 @@ def test_levels_count_the_cuts_below() -> None:
 # Exposure
 
 
+@pytest.mark.statistics
 def test_calibrated_exposure_keeps_the_target() -> None:
     pool = laws.plain_pool(80, seed=2)
     plan, target = Plan(max_items=8), 0.3

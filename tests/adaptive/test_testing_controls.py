@@ -10,6 +10,8 @@ from app.adaptive.arrays import Floats
 from app.adaptive.cat import Bound, Plan, Pool, decide, exposure, information_index, pool, shadow, state, stopping
 from tests.adaptive import testing_laws as laws
 
+pytestmark = pytest.mark.controls
+
 Patch = pytest.MonkeyPatch
 
 

@@ -82,6 +82,8 @@ def test_use_cases_know_no_more_of_sqlalchemy_than_a_connection(package: str) ->
     assert faults(package, more_than_a_connection) == {}
 
 
+@pytest.mark.controls
+@pytest.mark.reads("app")
 def test_the_checks_can_fail() -> None:
     allowed = (
         "import numpy as np\nfrom app.adaptive.parameters import Items\nfrom scipy.special import expit\nimport math"

@@ -27,6 +27,7 @@ async def test_migrations_make_the_tables_of_the_models(database: Database) -> N
     assert await database.read(collations) == await database.read(collations, Base.metadata)
 
 
+@pytest.mark.controls
 @pytest.mark.anyio
 async def test_the_comparison_can_fail(database: Database) -> None:
     def drop_and_compare(connection: Connection) -> list[object]:

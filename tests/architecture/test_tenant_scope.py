@@ -4,6 +4,8 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 QUERIES = Path(__file__).parents[2] / "app" / "queries"
 STATEMENTS = {"select", "update", "delete", "insert", "text"}
 
@@ -71,6 +73,7 @@ def test_every_statement_names_the_tenant_and_every_exception_is_needed() -> Non
     assert all_unscoped() == set(ACROSS_TENANTS)
 
 
+@pytest.mark.controls
 def test_the_check_can_fail() -> None:
     scoped = "def f(db, tenant):\n    return db.execute(select(Item).where(Item.tenant_id == tenant))"
     bare = "def g(db):\n    'Without tenant_id.'\n    return db.execute(select(Item))\nSTATEMENT = insert(Item)"

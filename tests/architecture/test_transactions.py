@@ -8,6 +8,8 @@ import ast
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pytest
+
 APP = Path(__file__).parents[2] / "app"
 OPENERS = ("cli/", "group_commit.py", "http/auth.py", "ims_cat/routes.py", "jobs/", "main.py", "routers/")
 
@@ -44,6 +46,7 @@ def test_transactions_are_opened_at_the_edge() -> None:
     assert [module for module in faults(openings) if not module.startswith(OPENERS)] == []
 
 
+@pytest.mark.controls
 def test_the_checks_can_fail() -> None:
     assert commits("def f(db):\n    db.commit()\n    self.session.rollback()") == [2, 3]
     assert openings("await database.write(f)\nawait request.state.database.read(g)\nfile.read()") == [1, 2]

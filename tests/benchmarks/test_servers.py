@@ -135,6 +135,7 @@ async def test_every_server_stores_the_same_rows(database_url: str, database: Da
         assert LEAST < size / length < MOST, name
 
 
+@pytest.mark.controls
 @pytest.mark.usefixtures("trusting")
 async def test_a_server_that_stores_less_is_caught(
     database_url: str, database: Database, monkeypatch: pytest.MonkeyPatch

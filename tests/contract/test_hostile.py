@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tests.client import client_of, make_key, served
 from tests.contract.course import CATALOGUE, COURSE, fill
 from tests.contract.replies import check_headers, check_problem
+from tests.gate.examples import examples
 
 pytestmark = pytest.mark.anyio
 
@@ -333,7 +334,7 @@ async def test_other_methods_are_told_the_right_ones(client: httpx.AsyncClient) 
             check_headers(reply, (method, path))
 
 
-FUZZ = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = examples(60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 TEXTS = st.text() | st.sampled_from(["ann", "i1", "r-1", "", "é\u202e", "2026-11-22T09:00:00Z"])
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | TEXTS
 FIELDS = st.sampled_from(["id", "learner", "item", "correct", "score", "occurred_at", "duration_ms", "recommendation"])

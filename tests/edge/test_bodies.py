@@ -61,6 +61,7 @@ def test_huge_endless_lying_and_packed_bodies_are_refused_as_they_come(database_
             assert client.get("/livez").status_code == 200
 
 
+@pytest.mark.controls
 def test_without_the_limit_such_a_body_is_taken_into_memory(database_url: str) -> None:
     with service(database_url, max_body_bytes=HUGE) as started:
         before = memory_of(started.process.pid)

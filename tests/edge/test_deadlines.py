@@ -171,6 +171,7 @@ def test_a_lock_or_a_small_pool_ends_in_503_and_who_goes_away_leaves_nothing(dat
         assert comes_down_to(before + 4, started)
 
 
+@pytest.mark.controls
 def test_without_deadlines_they_wait(database_url: str) -> None:
     with service(database_url, pool_size=2, patch=PATIENT) as started, locked(database_url):
         assert asyncio.run(ask_all(started, HANGING_S)) == {"waits": CALLERS}

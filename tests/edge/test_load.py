@@ -69,6 +69,7 @@ def test_what_is_too_much_is_refused_and_the_rest_is_stored(database_url: str) -
     assert probes == [200] * 5
 
 
+@pytest.mark.controls
 @pytest.mark.parametrize("engine_name", ["sqlite"], indirect=True)
 @pytest.mark.parametrize(("mutant", "refused", "alive"), [(NO_LIMIT, 0, 200), (NO_EXEMPTION, CALLERS - ROOM, 503)])
 def test_both_halves_of_the_guard_are_needed(database_url: str, mutant: str, refused: int, alive: int) -> None:

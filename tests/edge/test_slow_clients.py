@@ -149,6 +149,7 @@ def test_slow_clients_are_let_go_while_good_ones_go_on(database_url: str) -> Non
     assert problem.headers["x-request-id"]
 
 
+@pytest.mark.controls
 @pytest.mark.parametrize(("mutant", "hang"), [(NO_HEADS, HEADS), (NO_BODIES, BODIES)])
 def test_without_the_deadlines_they_hang_on(
     database_url: str, mutant: str, hang: Mapping[str, tuple[Attack, int]]

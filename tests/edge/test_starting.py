@@ -95,6 +95,7 @@ def test_a_worker_that_cannot_start_ends_the_service_and_is_not_started_for_ever
         assert not Path(f"/proc/{one}").exists()
 
 
+@pytest.mark.controls
 @pytest.mark.soak
 @pytest.mark.parametrize("engine_name", ["postgresql"], indirect=True)
 def test_without_that_it_is_started_again_and_again(database_url: str) -> None:

@@ -101,6 +101,7 @@ def test_who_honours_readiness_notices_nothing(database_url: str) -> None:
     assert set(told) == {201}
 
 
+@pytest.mark.controls
 @ONE
 def test_without_a_drain_somebody_notices(database_url: str) -> None:
     with service(database_url) as started:

@@ -14,6 +14,7 @@ from app.core.errors import Conflict, ProximaError
 from app.group_commit import GroupCommit
 from app.services import responses
 from tests.client import app_of, find_differences, minute_text, school
+from tests.gate.examples import examples
 
 Batches = list[list[Any]]
 Send = Callable[[Batches], list[dict[str, Any]]]
@@ -112,7 +113,7 @@ def check(send: Send, given_batches: Batches) -> None:
             assert (result["error"]["status"] == 409) == (status == "conflict")
 
 
-law = settings(max_examples=40, suppress_health_check=list(HealthCheck))
+law = examples(40, suppress_health_check=list(HealthCheck))
 
 
 @law
@@ -134,6 +135,7 @@ async def shuffled(self: GroupCommit, answers: Any) -> Any:
 submit = GroupCommit.submit
 
 
+@pytest.mark.controls
 @pytest.mark.parametrize("engine_name", ["sqlite"], indirect=True)
 @pytest.mark.parametrize(
     ("owner", "name", "mutant"), [(responses, "conflict_error", burst), (GroupCommit, "submit", shuffled)]

@@ -59,6 +59,7 @@ async def test_what_was_acknowledged_survives_the_kill_of_whoever_answered(
             assert await database.read(integrity) == "ok"
 
 
+@pytest.mark.controls
 async def test_answers_told_before_their_commit_are_lost(database_url: str, ledger: Ledger, tmp_path: Path) -> None:
     """The control: the ledger notices."""
     key = await create_courses(database_url)

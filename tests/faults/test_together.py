@@ -108,6 +108,7 @@ async def twice(database: Database, other: Database) -> list[RecordedResponse | 
     return told
 
 
+@pytest.mark.controls
 @pytest.mark.parametrize("broken", [False, True])
 async def test_without_its_guards_the_database_refuses_one_of_two(
     broken: bool, database_url: str, monkeypatch: pytest.MonkeyPatch
@@ -126,6 +127,7 @@ def unlocked(real: Any, *args: Any, **kwargs: Any) -> Any:
     return real(*args, **{**kwargs, "lock": False})
 
 
+@pytest.mark.controls
 @pytest.mark.parametrize("engine_name", ["postgresql"], indirect=True)
 @pytest.mark.parametrize("broken", [False, True])
 async def test_without_the_lock_answers_of_a_learner_are_lost(

@@ -53,6 +53,7 @@ async def test_both_ways_tell_the_same(database_url: str, monkeypatch: pytest.Mo
     assert taken.count("arithmetic") == len(REQUESTS) - 2
 
 
+@pytest.mark.controls
 async def test_the_comparison_can_fail(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     real = responses.restore_body
     monkeypatch.setattr(responses, "restore_body", lambda _, receive: real(b"{}", receive))

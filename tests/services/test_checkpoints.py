@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from sqlalchemy import Connection, event, func, select, update
 
@@ -26,6 +26,7 @@ from app.services.mastery import cohort_mastery, learner_mastery
 from app.services.responses import NewResponse, RecordedResponse, record
 from app.services.verification import verify_learners
 from tests.client import CATALOGUE, COURSE, MINUTE_US, NEW_YEAR_US, RunAndUndo, make_response, rolled_back_runs
+from tests.gate.examples import examples
 
 ITEMS = [item["id"] for item in CATALOGUE["items"]]
 WHO = ("ann", "bob")
@@ -151,8 +152,8 @@ def live(db: Connection, history: Sequence[Any]) -> None:
             voided |= {chosen.id} if step[0] is None else set()
 
 
-@settings(
-    max_examples=60,
+@examples(
+    60,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

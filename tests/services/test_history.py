@@ -43,6 +43,7 @@ from app.services.present import DIGITS
 from app.services.replay import replay_entries
 from tests.adaptive.worlds import random_head
 from tests.client import CATALOGUE, MINUTE_US, NEW_YEAR_US, client_of, make_key, minute_text, served, verify
+from tests.gate.examples import scaled
 
 T = TypeVar("T")
 
@@ -454,7 +455,7 @@ def _checkpoints_at_every_second_answer(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_after_any_history_all_that_is_kept_and_told_is_the_fold_of_the_log(database_url: str) -> None:
-    run_history(database_url, examples=10, steps=20)
+    run_history(database_url, examples=scaled(10), steps=20)
 
 
 def never_late(*_: Any) -> bool:
@@ -479,6 +480,7 @@ def keep_outdated(*_: Any) -> None:
     """Checkpoints stay where an answer came in before them."""
 
 
+@pytest.mark.controls
 @pytest.mark.parametrize("engine_name", ["sqlite"], indirect=True)
 @pytest.mark.parametrize(
     ("module", "name", "mutant"),

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any, TypeVar
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from sqlalchemy import Connection
 
@@ -17,6 +17,7 @@ from app.services.corrections import correct_response
 from app.services.mastery import learner_mastery
 from app.services.responses import NewResponse, RecordedResponse, record
 from tests.client import CATALOGUE, COURSE, MINUTE_US, NEW_YEAR_US, RunAndUndo, make_response, rolled_back_runs
+from tests.gate.examples import examples
 
 T = TypeVar("T")
 LATER = NEW_YEAR_US + 100 * DAY_US
@@ -42,7 +43,7 @@ rows = st.tuples(
 histories = st.lists(rows, min_size=1, max_size=14).map(
     lambda listed: [make(n, who, item, minute, correct=good) for n, (who, item, minute, good) in enumerate(listed)]
 )
-law = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+law = examples(60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 def told(results: Sequence[RecordedResponse | ProximaError]) -> list[bytes]:

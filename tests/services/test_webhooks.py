@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine, event, select
 from sqlalchemy.exc import IntegrityError
@@ -42,6 +42,7 @@ from app.services.webhooks import (
     settle_calls,
 )
 from tests.client import CATALOGUE, COURSE, NEW_YEAR_US, RunAndUndo, make_response, opened, rolled_back_runs
+from tests.gate.examples import examples
 
 URL = "https://lms.example.org/hook"
 AT = NEW_YEAR_US
@@ -94,7 +95,7 @@ histories = st.lists(rows, min_size=1, max_size=16).map(
 )
 
 
-@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@examples(12, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(history=histories, cuts=st.lists(st.integers(0, 16)))
 def test_told_is_what_became_mastered_however_answers_are_grouped(
     trial: RunAndUndo, history: list[NewResponse], cuts: list[int]

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from pydantic_core import from_json
 from sqlalchemy import Connection, select, text
@@ -43,6 +43,7 @@ from tests.client import (
     school,
     small_course,
 )
+from tests.gate.examples import examples
 
 ITEMS = [item["id"] for item in CATALOGUE["items"]]
 SKILLS = [skill["id"] for skill in CATALOGUE["skills"]]
@@ -83,7 +84,7 @@ histories = st.lists(st.tuples(rows, st.none() | wishes), min_size=1, max_size=8
         for n, ((who, item, minute, good), wanted) in enumerate(listed)
     ]
 )
-law = settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+law = examples(20, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 def labelled_course(db: Connection) -> None:

@@ -28,6 +28,7 @@ from app.cli import main
 from app.core.database import open_database
 from app.queries.responses import count_responses
 from tests.client import CATALOGUE, minute_text, opened
+from tests.processes import start
 
 Run = Callable[..., Result]
 KEY = re.compile(r"prx_\d+_[A-Za-z0-9_-]{49}\n")
@@ -332,12 +333,8 @@ def test_a_hundred_thousand_answers_survive_the_kill_of_their_import(
     ]
     file.write_text("\n".join(["learner_id,item_id,skill_ids,correct,order", *rows, ""]))
     fine(proxima("key", "create", "--tenant", "default", "--scope", "admin"))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "app", "import", "responses", str(file), "--course", "large"],
-        env={**os.environ, "PROXIMA_DATABASE_URL": database_url},
-        cwd=Path(__file__).parents[1],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+    process = start(
+        ["import", "responses", file, "--course", "large"], env={**os.environ, "PROXIMA_DATABASE_URL": database_url}
     )
     while not stored(database_url):
         assert process.poll() is None

@@ -5,7 +5,6 @@ import re
 import signal
 import socket
 import ssl
-import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -30,8 +29,10 @@ from app.services.catalogue import upsert
 from app.services.keys import create_key
 from app.services.responses import record
 from app.services.webhooks import EVENTS, WebhookCall, create_webhook
+from tests import processes
 from tests.client import CATALOGUE, COURSE, app_of, make_key, make_response, school, served
 from tests.contract.document import current_document
+from tests.processes import Started
 from tests.receiver import ReceivedCall, Replier, accept_call, never_reply, refuse_call, running_receiver, status_reply
 
 pytestmark = pytest.mark.anyio
@@ -156,15 +157,14 @@ def verified(secret: str, call: ReceivedCall) -> bool:
     return bool(names["verified"](secret, call.headers, call.body))
 
 
-async def start(script: str, url: str) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(sys.executable, "-c", script, url, cwd=ROOT)
+def start(script: str, url: str) -> Started:
+    return processes.start([url], program=script)
 
 
-async def kill(*processes: asyncio.subprocess.Process) -> None:
-    for process in processes:
-        with suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
+def kill(*started: Started) -> None:
+    for process in started:
+        process.kill()
+        process.wait()
 
 
 # Iff and at least once
@@ -173,7 +173,7 @@ async def kill(*processes: asyncio.subprocess.Process) -> None:
 async def test_what_was_committed_is_told_though_the_service_died(database: Database, database_url: str) -> None:
     async with running_receiver() as receiver:
         secret = await prepare(database, receiver.url)
-        assert await (await start(RECORDER.format(harm=""), database_url)).wait() == -signal.SIGKILL
+        assert await asyncio.to_thread(start(RECORDER.format(harm=""), database_url).wait) == -signal.SIGKILL
         assert receiver.calls == []
         async with served(database_url, webhook_hosts=HOSTS):
             await emptied(database)
@@ -188,7 +188,8 @@ async def test_without_an_outbox_it_would_be_lost(database: Database, database_u
     """The control: published after the commit."""
     async with running_receiver() as receiver:
         await prepare(database, receiver.url)
-        assert await (await start(RECORDER.format(harm=PUBLISHES_LATER), database_url)).wait() == -signal.SIGKILL
+        recorder = start(RECORDER.format(harm=PUBLISHES_LATER), database_url)
+        assert await asyncio.to_thread(recorder.wait) == -signal.SIGKILL
         async with served(database_url, webhook_hosts=HOSTS):
             await emptied(database)
     assert receiver.calls == []
@@ -243,15 +244,15 @@ async def test_two_processes_lose_nothing_though_one_is_killed(database: Databas
         secret = await prepare(database, receiver.url)
         await database.write(record, mastering(*(f"l{n:02d}" for n in range(LEARNERS))))
         wanted = {row.id for row in await database.read(rows)}
-        processes = [await start(DELIVERER.format(harm=""), database_url) for _ in range(2)]
+        deliverers = [start(DELIVERER.format(harm=""), database_url) for _ in range(2)]
         try:
             # Four are claimed at once: these are of both.
             await receiver.until(lambda: len(receiver.ids) >= 8)
-            processes[0].kill()
+            deliverers[0].kill()
             killed.set()
             await emptied(database)
         finally:
-            await kill(*processes)
+            kill(*deliverers)
     assert len(wanted) == LEARNERS
     assert receiver.ids == wanted
     # What came twice is the same, so that it can be told.
@@ -268,11 +269,11 @@ async def test_calls_in_flight_would_be_lost_if_they_were_forgotten_when_claimed
     async with running_receiver(never_reply) as receiver:
         await prepare(database, receiver.url)
         await database.write(record, mastering("ann"))
-        process = await start(DELIVERER.format(harm=FORGETS), database_url)
+        process = start(DELIVERER.format(harm=FORGETS), database_url)
         try:
             await receiver.until(lambda: len(receiver.calls) == 1)
         finally:
-            await kill(process)
+            kill(process)
         receiver.answer = accept_call
         async with delivering(database):
             await emptied(database)

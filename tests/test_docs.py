@@ -38,6 +38,7 @@ from app.core.settings import PREFIX, Settings
 from app.http.auth import permits_of
 from app.main import create_app
 from testbed import postgres
+from tests.processes import command_at, start
 
 ROOT = Path(__file__).parents[1]
 RUN = ("README.md", "docs/api.md", "docs/operate.md", "docs/sessions.md", "docs/cat.md", "docs/tutorial.md")
@@ -119,21 +120,21 @@ def run(wanted: Sequence[Step], folder: Path, variables: dict[str, str]) -> list
     """What each step prints, and whether all its commands succeeded; one shell for all of them."""
     programs = folder / "bin"
     programs.mkdir()
-    for name, call in (("python", '"$@"'), ("proxima", '-P -c "from app.cli import main; main()" "$@"')):
-        (programs / name).write_text(f"#!/bin/sh\nexec '{sys.executable}' {call}\n")
-        (programs / name).chmod(0o755)
+    (programs / "python").write_text(f"#!/bin/sh\nexec '{sys.executable}' \"$@\"\n")
+    (programs / "python").chmod(0o755)
     ends = ("printf '\\0%d\\0' $failed; failed=0\n" for _ in wanted)
     script = "failed=0; trap 'failed=1' ERR\n" + "".join(s.command + end for s, end in zip(wanted, ends, strict=True))
-    done = subprocess.run(
-        ["/bin/bash", "-c", script],
-        cwd=folder,
-        env={**clean_environment(), **variables, "PATH": f"{programs}:{os.environ['PATH']}"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=LONGEST_S,
-        check=False,
-    )
+    with command_at(programs / "proxima"):
+        done = subprocess.run(
+            ["/bin/bash", "-c", script],
+            cwd=folder,
+            env={**clean_environment(), **variables, "PATH": f"{programs}:{os.environ['PATH']}"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=LONGEST_S,
+            check=False,
+        )
     print(done.stderr)  # noqa: T201 (shown when the test fails)
     parts = done.stdout.split("\0")
     return [(parts[i], parts[i + 1] == "0") for i in range(0, len(parts) - 1, 2)]
@@ -248,10 +249,9 @@ def demonstration(folder: Path) -> Iterator[Service]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "app", "demo", "--port", str(port)]
     with (folder / "demo.log").open("w") as log:
-        process = subprocess.Popen(
-            command, cwd=folder, env=clean_environment(), stdout=subprocess.PIPE, stderr=log, text=True
+        process = start(
+            ["demo", "--port", str(port)], cwd=folder, env=clean_environment(), stdout=subprocess.PIPE, stderr=log
         )
     try:
         assert process.stdout is not None
@@ -267,8 +267,7 @@ def demonstration(folder: Path) -> Iterator[Service]:
     finally:
         process.terminate()
         process.wait(30)
-        assert process.stdout is not None
-        process.stdout.close()
+        process.close()
 
 
 def wait_until_ready(url: str) -> None:

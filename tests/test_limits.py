@@ -2,8 +2,6 @@
 
 import asyncio
 import re
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -29,6 +27,7 @@ from app.models import QuotaUse
 from app.queries.clock import read_clock
 from app.queries.limits import count_use
 from tests.client import CATALOGUE, COURSE, client_of, make_key, served
+from tests.processes import start
 
 WORKERS = 4
 # A window that no test sees the end of.
@@ -182,13 +181,7 @@ YEAR_S = 365 * 86_400
 def race(url: str, mutation: str = "", skews: Sequence[int] = (0, -86_400, YEAR_S, 7)) -> int:
     """How many requests processes let through, each asked for 1,000, under a quota of 1,000, with wrong clocks."""
     processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", RACER.format(mutation=mutation), url, str(skew)],
-            text=True,
-            stdin=PIPE,
-            stdout=PIPE,
-        )
-        for skew in skews
+        start([url, str(skew)], program=RACER.format(mutation=mutation), stdin=PIPE, stdout=PIPE) for skew in skews
     ]
     for process in processes:
         assert process.stdout is not None

@@ -48,6 +48,7 @@ from app.core.migrate import (
     upgrade,
 )
 from app.models import Base
+from tests.processes import start
 
 SCRIPT = ScriptDirectory.from_config(configuration())
 REVISIONS = [script.revision for script in SCRIPT.walk_revisions()][::-1]
@@ -243,8 +244,8 @@ def test_the_race_is_lost_without_the_lock(empty_database_url: str, engine_name:
 
 def race(url: str, preparation: str, count: int = PROCESSES) -> list[tuple[int, str]]:
     """How often each of the processes migrated, and what it complained about, when all start at the same moment."""
-    command = [sys.executable, "-c", RACER.format(preparation=preparation), url]
-    processes = [subprocess.Popen(command, text=True, stdin=PIPE, stdout=PIPE, stderr=PIPE) for _ in range(count)]
+    program = RACER.format(preparation=preparation)
+    processes = [start([url], program=program, stdin=PIPE, stdout=PIPE, stderr=PIPE) for _ in range(count)]
     for process in processes:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"

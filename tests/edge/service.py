@@ -6,8 +6,6 @@ import os
 import signal
 import socket
 import struct
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -22,6 +20,7 @@ from app.core.times import now
 from app.http.server import Deadlines
 from app.services.catalogue import upsert
 from tests.client import CATALOGUE, COURSE, make_key, opened
+from tests.processes import Started, start
 
 ROOT = Path(__file__).parents[2]
 ANSWERS = f"/v1/courses/{COURSE}/responses"
@@ -32,7 +31,7 @@ LONGEST_S = 120.0
 class Service:
     """A running service."""
 
-    process: subprocess.Popen[bytes]
+    process: Started
     port: int
     key: str
     log_path: Path
@@ -118,8 +117,9 @@ def service(
     with tempfile.TemporaryDirectory(prefix="proxima-edge-") as folder:
         log = Path(folder) / "log"
         with log.open("wb") as target:
-            process = subprocess.Popen(
-                [sys.executable, "-c", f"{patch}\n{serve_program(port, workers, deadlines)}"],
+            process = start(
+                [],
+                program=f"{patch}\n{serve_program(port, workers, deadlines)}",
                 env={**os.environ, "PROXIMA_LOG_LEVEL": "warning", **environment, "PROXIMA_DATABASE_URL": url},
                 cwd=ROOT,
                 stdout=target,

@@ -30,11 +30,17 @@ from app.models import Response
 from app.queries.learners import find_learners
 from app.services.catalogue import upsert
 from testbed.postgres import children_of
+from tests import processes
 from tests.client import CATALOGUE, COURSE, make_key, minute_text, opened, verify
 
 ROOT = Path(__file__).parents[2]
 PROXIMA = (sys.executable, "-m", "app", "serve")
 HOOKED = (sys.executable, "-m", "tests.faults.hooked")
+# What starts at once if it is not to be traced.
+PROGRAMS = {
+    PROXIMA: (processes.PROXIMA, "serve"),
+    HOOKED: ("import runpy; runpy.run_module('tests.faults.hooked', run_name='__main__')",),
+}
 LONGEST_S = 90.0
 CLIENTS = 16
 AGAIN_S = 0.05
@@ -84,11 +90,11 @@ class Service:
     key: str
     folder: Path
     workers: int
-    command: Sequence[str]
+    command: tuple[str, ...]
     settings: Mapping[str, str]
     alone: bool = field(init=False)
     port: int = field(default_factory=free_port)
-    process: subprocess.Popen[bytes] = field(init=False)
+    process: "processes.Started | subprocess.Popen[bytes]" = field(init=False)
 
     def __post_init__(self) -> None:
         self.alone = self.command is PROXIMA and self.workers == 1
@@ -114,15 +120,28 @@ class Service:
         """Start it, again if it was killed."""
         environment = {**os.environ, **self.settings, "TMPDIR": str(self.folder)}
         with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [*self.command, "--port", str(self.port), "--workers", str(self.workers)],
-                env={**environment, "PROXIMA_DATABASE_URL": self.url, "PROXIMA_LOG_LEVEL": "info"},
-                cwd=ROOT,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+            environment |= {"PROXIMA_DATABASE_URL": self.url, "PROXIMA_LOG_LEVEL": "info"}
+            options = ["--port", str(self.port), "--workers", str(self.workers)]
+            if self.command in PROGRAMS:
+                program, *words = PROGRAMS[self.command]
+                self.process = processes.start(
+                    [*words, *options],
+                    program=program,
+                    env=environment,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
+            else:
+                self.process = subprocess.Popen(
+                    [*self.command, *options],
+                    env=environment,
+                    cwd=ROOT,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
 
     async def ready(self, starts: int) -> None:
         """Wait until processes have begun to answer so many times in all."""
@@ -170,7 +189,7 @@ def serving(
     folder: Path,
     *,
     workers: int = 1,
-    command: Sequence[str] = PROXIMA,
+    command: tuple[str, ...] = PROXIMA,
     settings: Mapping[str, str] | None = None,
 ) -> Iterator[Service]:
     """A started service; await its `ready` before use."""

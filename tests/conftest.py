@@ -82,6 +82,13 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def templates(sqlite_template: Path, postgres_server: str, postgres_template: str) -> dict[str, str]:
+    """The URLs of migrated databases, to be copied."""
+    of_postgres = make_url(postgres_server).set(database=postgres_template).render_as_string(hide_password=False)
+    return {"sqlite": f"sqlite:///{sqlite_template}", "postgresql": of_postgres}
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def engine_name(request: pytest.FixtureRequest) -> str:
     """What makes a test run on both databases."""

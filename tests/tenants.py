@@ -3,7 +3,8 @@
 import asyncio
 import gzip
 import os
-from collections.abc import Callable, Coroutine, Iterator
+import shutil
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import count
@@ -13,12 +14,12 @@ from typing import Any, TypeVar
 import numpy as np
 from click.testing import CliRunner, Result
 from sqlalchemy import Connection
+from sqlalchemy.engine import make_url
 
 from app.adaptive.calibration.fit import CalibrationFit
 from app.adaptive.parameters import Population
 from app.cli import main
 from app.core.database import Database, open_database
-from app.core.migrate import migrate
 from app.services import calibrations
 from app.services.catalogue import upsert
 from app.services.corrections import correct_response
@@ -50,19 +51,18 @@ counter = count()
 
 
 @contextmanager
-def databases(server: str, folder: Path) -> Iterator[MakeUrl]:
-    """Makes URLs of databases of either kind, with or without tables; all are gone at the end."""
+def databases(server: str, folder: Path, templates: Mapping[str, str]) -> Iterator[MakeUrl]:
+    """Makes URLs of databases of either kind, with or without tables, or `like` another; all are gone at the end."""
     with ExitStack() as stack:
 
-        def make(kind: str, *, migrated: bool = True) -> str:
+        def make(kind: str, *, migrated: bool = True, like: str | None = None) -> str:
             name = f"moved_{os.getpid()}_{next(counter)}"
-            if kind == "sqlite":
-                url = f"sqlite:///{folder / name}.db"
-            else:
-                url = stack.enter_context(postgres.fresh_database(server, name, template="template0"))
-            if migrated:
-                migrate(url)
-            return url
+            template = make_url(like or templates[kind]).database if migrated else None
+            if kind == "postgresql":
+                return stack.enter_context(postgres.fresh_database(server, name, template=template or "template0"))
+            if template:
+                shutil.copy(template, folder / f"{name}.db")
+            return f"sqlite:///{folder / name}.db"
 
         yield make
 

@@ -3,13 +3,12 @@
 import asyncio
 import os
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import httpx
@@ -27,6 +26,7 @@ from app.queries import transfer as queries
 from app.services import transfer
 from app.services.keys import create_key
 from tests.client import CATALOGUE, COURSE
+from tests.processes import PROXIMA, Started, start
 from tests.tenants import MakeUrl, databases, error_line, output_of, read_database, run_cli, run_with_database
 from tests.test_migrations import fill
 
@@ -37,9 +37,9 @@ CLIENTS = 4
 
 
 @pytest.fixture
-def make(postgres_server: str, tmp_path: Path) -> Iterator[MakeUrl]:
+def make(postgres_server: str, tmp_path: Path, templates: dict[str, str]) -> Iterator[MakeUrl]:
     """Makes databases of either kind."""
-    with databases(postgres_server, tmp_path) as maker:
+    with databases(postgres_server, tmp_path, templates) as maker:
         yield maker
 
 
@@ -67,10 +67,9 @@ def serving(url: str) -> Iterator[Caller]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "app", "serve", "--port", str(port)],
+    process = start(
+        ["serve", "--port", str(port)],
         env={**os.environ, "PROXIMA_DATABASE_URL": url, "PROXIMA_LOG_LEVEL": "error"},
-        cwd=ROOT,
     )
     base = f"http://127.0.0.1:{port}/v1/courses/{COURSE}/"
     try:
@@ -83,7 +82,7 @@ def serving(url: str) -> Iterator[Caller]:
         process.wait(30)
 
 
-def wait_for(address: str, process: "subprocess.Popen[bytes]") -> None:
+def wait_for(address: str, process: Started) -> None:
     """Return once the service answers."""
     deadline = time.monotonic() + 60
     while True:
@@ -341,23 +340,23 @@ def broken(db: Connection, table: Table, tenant_id: int | None) -> Iterator[Any]
         raise Invalid("out of patience")
 
 
-LIMITED = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)); import app.cli; app.cli.main()"
+LIMITED = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)); {PROXIMA}"
 
 
 def test_a_full_disk_is_told_in_one_line_and_leaves_nothing(engine_name: str, make: MakeUrl, tmp_path: Path) -> None:
     url, folder = make(engine_name), tmp_path / "backups"
     folder.mkdir()
     run_with_database(url, lambda opened: opened.write(long_names))
-    done = subprocess.run(
-        [sys.executable, "-c", LIMITED, "backup", folder / "backup.gz"],
+    limited = start(
+        ["backup", folder / "backup.gz"],
+        program=LIMITED,
         env={**os.environ, "PROXIMA_DATABASE_URL": url},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
+        stdout=PIPE,
+        stderr=PIPE,
     )
-    assert (done.returncode, done.stdout) == (1, ""), done.stderr
-    assert done.stderr.splitlines()[-1].startswith("proxima: the file cannot be written: ")
+    output, errors = limited.communicate(60)
+    assert (limited.returncode, output) == (1, ""), errors
+    assert errors.splitlines()[-1].startswith("proxima: the file cannot be written: ")
     assert list(folder.iterdir()) == []
 
 

@@ -24,10 +24,10 @@ COMMON = ("requirements/runtime.lock", "requirements/dev.lock")
 RECORDS = (ROOT / "tests/gate/stamps.json", ROOT / "tests/gate/durations.json")
 
 
-def digest(paths: Iterable[Path]) -> str:
-    """One hash for the files, the files they depend on, and what every test depends on."""
+def digest(paths: Iterable[Path], alone: Iterable[Path] = ()) -> str:
+    """One hash for the files with those they depend on, for files `alone`, and for what every test depends on."""
     found = hashlib.sha256()
-    for path in sorted({*closure(paths), *(ROOT / name for name in COMMON)}):
+    for path in sorted({*closure(paths), *alone, *(ROOT / name for name in COMMON)}):
         found.update(f"{path.relative_to(ROOT).as_posix()} {hash_of(path)}\n".encode())
     found.update(repr(sorted(configuration().items())).encode())
     return found.hexdigest()[:16]

@@ -75,7 +75,13 @@ def hashes(items: Sequence[pytest.Item]) -> dict[str, str]:
     for item in filter(by_hash, items):
         read = (ROOT / name for marker in item.iter_markers("reads") for name in marker.args)
         sources[module_of(item.nodeid)] |= {item.path, *fixture_files(item), *read}
-    return {module: digest(paths) for module, paths in sources.items()}
+    return {module: digest(paths, settings_of(module)) for module, paths in sources.items()}
+
+
+def settings_of(module: str) -> Iterator[Path]:
+    """The `conftest.py` that a module is run with; what one imports for others is no matter."""
+    folders = (ROOT / module).parents
+    return (folder / "conftest.py" for folder in folders if (folder / "conftest.py").is_file())
 
 
 def fixture_files(item: pytest.Item) -> Iterator[Path]:

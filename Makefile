@@ -5,6 +5,8 @@ PYTHON := $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 export UV_SYSTEM_CERTS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# else every process of the tests would compile the program
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup demo serve test test-all test-count stamps test-wheel test-matrix check fix hooks commits release openapi bench soak lock
 

@@ -35,6 +35,7 @@ async def prepare(database_url: str, role: Role) -> str | None:
         return None if role.scopes is None else await make_key(app.state.database, scopes=role.scopes)
 
 
+@pytest.mark.examples
 @pytest.mark.parametrize("role", ROLES, ids=[role.name for role in ROLES])
 def test_schemathesis_finds_nothing(database_url: str, role: Role) -> None:
     key = asyncio.run(prepare(database_url, role))

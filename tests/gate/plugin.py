@@ -1,9 +1,10 @@
 """What runs when. `pytest` alone runs everything that is asked for; these options are for the targets of the Makefile.
 
 --gate            without the controls and simulations whose stamp says that they passed and nothing they depend on
-                  has changed since
---rest            what `--gate` did not run on this very tree; fails if a stamp is not what it must be
---stamp           only controls and simulations; writes the stamps of those modules whose tests all passed
+                  has changed since; laws are tried on fewer examples
+--rest            what `--gate` did not run on this very tree, and all laws on all their examples; fails if a stamp is
+                  not what it must be
+--stamp           only controls and simulations without a valid stamp; stamps those modules whose tests all passed
 --note-durations  writes how long each module takes: those that take long come first, so that none is left at the end
 """
 
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import is_hypothesis_test, settings
 
 from tests.gate import examples  # noqa: F401 (registers the profiles)
 from tests.gate.dependencies import ROOT, digest, tree
@@ -38,6 +39,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if not config.getoption("--hypothesis-profile"):
         settings.load_profile("gate" if config.option.gate else "all" if is_ours(config) else "desk")
+    if config.option.stamp and config.option.keyword:
+        raise pytest.UsageError("--stamp stamps whole modules; leave -k out")
     config.pluginmanager.register(Selection(config), "gate-selection")
     if not hasattr(config, "workerinput") and not config.option.collectonly:
         config.pluginmanager.register(Results(config), "gate-results")
@@ -67,6 +70,11 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 def by_hash(item: pytest.Item) -> bool:
     """Whether a test need not run again as long as nothing it depends on has changed."""
     return any(item.get_closest_marker(name) for name in BY_HASH)
+
+
+def tries_examples(item: pytest.Item) -> bool:
+    """Whether `--gate` tried a test on fewer examples than it asks for."""
+    return is_hypothesis_test(getattr(item, "obj", None)) or item.get_closest_marker("examples") is not None
 
 
 def hashes(items: Sequence[pytest.Item]) -> dict[str, str]:
@@ -100,12 +108,14 @@ class Selection:
         self.config = config
         self.hashes: dict[str, str] = {}
         self.unchanged = 0
+        self.with_examples: list[str] = []
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         option = self.config.option
         if option.gate or option.rest or option.stamp:
             self.hashes = hashes(items)
+            self.with_examples = [item.nodeid for item in items if tries_examples(item)]
         durations = read_json(DURATIONS)
         items.sort(key=lambda item: -durations.get(module_of(item.nodeid), 0.0))
         left_out = self.left_out(items)
@@ -116,23 +126,27 @@ class Selection:
     def left_out(self, items: Sequence[pytest.Item]) -> set[str]:
         """The tests that do not run."""
         option = self.config.option
-        if option.stamp:
-            return {item.nodeid for item in items if not by_hash(item)}
         if option.rest:
             return set(passed_by_gate(self.config))
-        if option.gate:
-            stamps = read_json(STAMPS)
-            current = {module for module, found in self.hashes.items() if stamps.get(module) == found}
-            unchanged = {item.nodeid for item in items if by_hash(item) and module_of(item.nodeid) in current}
-            self.unchanged = len(unchanged)
-            return unchanged
-        return set()
+        if not (option.gate or option.stamp):
+            return set()
+        stamps = read_json(STAMPS)
+        current = {module for module, found in self.hashes.items() if stamps.get(module) == found}
+        unchanged = {item.nodeid for item in items if by_hash(item) and module_of(item.nodeid) in current}
+        if option.stamp:
+            return unchanged | {item.nodeid for item in items if not by_hash(item)}
+        self.unchanged = len(unchanged)
+        return unchanged
 
     def pytest_sessionfinish(self) -> None:
         """A worker tells the process that started it what it has seen."""
         output = getattr(self.config, "workeroutput", None)
         if output is not None:
-            output["gate"] = {"hashes": self.hashes, "unchanged": self.unchanged}
+            output["gate"] = self.seen()
+
+    def seen(self) -> dict[str, Any]:
+        """What was collected."""
+        return {"hashes": self.hashes, "unchanged": self.unchanged, "with_examples": self.with_examples}
 
 
 def passed_by_gate(config: pytest.Config) -> list[str]:
@@ -152,7 +166,7 @@ class Results:
         self.seconds: dict[str, float] = defaultdict(float)
         self.bad: set[str] = set()
         self.seen: set[str] = set()
-        self.selection: dict[str, Any] = {"hashes": {}, "unchanged": 0}
+        self.selection: dict[str, Any] = {"hashes": {}, "unchanged": 0, "with_examples": []}
         self.faults: list[str] = []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -170,15 +184,17 @@ class Results:
         option = self.config.option
         if not self.config.getoption("numprocesses", None):
             own: Any = self.config.pluginmanager.get_plugin("gate-selection")
-            self.selection = {"hashes": own.hashes, "unchanged": own.unchanged}
+            self.selection = own.seen()
         if option.note_durations:
             write_json(DURATIONS, {module: round(seconds, 1) for module, seconds in self.seconds.items()})
         if option.gate and self.config.cache is not None:
-            passed = sorted(self.seen - self.bad) if tree() == self.began_with else []
-            self.config.cache.set(PASSED, {"tree": self.began_with, "tests": passed})
+            passed = self.seen - self.bad - set(self.selection["with_examples"]) if tree() == self.began_with else ()
+            self.config.cache.set(PASSED, {"tree": self.began_with, "tests": sorted(passed)})
         if option.stamp:
             self.write_stamps()
-        if option.rest and self.config.args_source is pytest.Config.ArgsSource.TESTPATHS:
+            if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:  # all have their stamps
+                session.exitstatus = pytest.ExitCode.OK
+        if option.rest and self.is_whole():
             self.faults = self.wrong_stamps()
             if self.faults and exitstatus == pytest.ExitCode.OK:
                 session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -193,11 +209,16 @@ class Results:
         for fault in self.faults:
             terminalreporter.write_line(f"STAMP {fault}; run `make stamps`", red=True)
 
+    def is_whole(self) -> bool:
+        """Whether the tests of all modules were collected."""
+        return self.config.args_source is pytest.Config.ArgsSource.TESTPATHS
+
     def write_stamps(self) -> None:
         """Stamp the modules all of whose tests passed; what is not there any more has no stamp."""
         bad = {module_of(nodeid) for nodeid in self.bad}
-        found = self.selection["hashes"].items()
-        write_json(STAMPS, {module: stamp for module, stamp in found if module not in bad})
+        found = {module: stamp for module, stamp in self.selection["hashes"].items() if module not in bad}
+        others = {} if self.is_whole() else {m: stamp for m, stamp in read_json(STAMPS).items() if m not in bad}
+        write_json(STAMPS, others | found)
 
     def wrong_stamps(self) -> list[str]:
         """Where the stamps are not what the tests of this tree say."""

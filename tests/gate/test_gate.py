@@ -16,8 +16,8 @@ FILES = {
 [tool.pytest.ini_options]
 testpaths = ["tests"]
 pythonpath = ["."]
-addopts = ["--import-mode=importlib", "--strict-markers"]
-markers = ["controls", "statistics", "reads(*paths)"]
+addopts = ["--disable-plugin-autoload", "-p", "hypothesispytest", "--import-mode=importlib", "--strict-markers"]
+markers = ["controls", "examples", "statistics", "reads(*paths)"]
 """,
     "requirements/runtime.lock": "",
     "requirements/dev.lock": "",
@@ -41,6 +41,8 @@ def test_the_law_can_fail() -> None:
     "web/page.py": "",
 }
 
+# What the gate depends on is its own folder.
+pytestmark = pytest.mark.controls
 Run = Callable[..., dict[str, int]]
 
 
@@ -60,7 +62,7 @@ def run(project: Path) -> Run:
     """Run pytest in the project: how many tests passed, failed and so on, and how many stamps are wrong."""
 
     def once(*arguments: str) -> dict[str, int]:
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", *arguments]
+        command = [sys.executable, "-m", "pytest", "-q", *arguments]
         done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
         counts = {name: int(number) for number, name in re.findall(r"(\d+) (passed|failed|deselected)", done.stdout)}
         assert (done.returncode == 0) == (not counts.get("failed") and "STAMP" not in done.stdout), done.stdout
@@ -84,6 +86,20 @@ def test_the_rest_is_what_the_gate_left_out_on_the_same_tree(project: Path, run:
     run("--gate")
     assert run("--rest") == {"passed": 1, "deselected": 2}
     (project / "web/page.py").write_text("PAGE = 1\n")
+    assert run("--rest") == {"passed": 3}
+
+
+def test_a_law_is_tried_again_on_all_its_examples(project: Path, run: Run) -> None:
+    law = "from hypothesis import given, strategies as st\n\n@given(st.integers())\ndef test_a_law(n): ...\n"
+    (project / "tests/test_other.py").write_text(law)
+    run("--stamp")
+    assert run("--gate") == {"passed": 2, "deselected": 1}
+    assert run("--rest") == {"passed": 2, "deselected": 1}
+
+
+def test_what_is_stamped_is_not_stamped_again(project: Path, run: Run) -> None:
+    assert run("--stamp") == {"passed": 1, "deselected": 2}
+    assert run("--stamp") == {"deselected": 3}
     assert run("--rest") == {"passed": 3}
 
 

@@ -454,6 +454,7 @@ def _checkpoints_at_every_second_answer(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(replay, "CHECKPOINT_INTERVAL", 2)
 
 
+@pytest.mark.examples
 def test_after_any_history_all_that_is_kept_and_told_is_the_fold_of_the_log(database_url: str) -> None:
     run_history(database_url, examples=scaled(10), steps=20)
 

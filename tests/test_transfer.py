@@ -69,7 +69,7 @@ def populated(
         def populate_one(kind: str) -> str:
             url = maker(kind)
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(calibrations, "LEAST_RESPONSES", 1)
+                patch.setattr(calibrations, "MIN_RESPONSES", 1)
                 assert run_with_database(url, second_tenant) == 2
             return url
 

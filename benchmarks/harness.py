@@ -27,7 +27,7 @@ from app.jobs.imports import import_responses
 from app.queries.durability import durability_faults
 from app.services.catalogue import upsert
 from app.services.keys import choose_tenant, create_key
-from testbed import postgres
+from tests import postgres
 
 COURSE = "bench"
 TENANT = 1

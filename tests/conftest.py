@@ -13,7 +13,7 @@ from sqlalchemy.engine import make_url
 
 from app.core.database import Database, open_database
 from app.core.migrate import migrate
-from testbed import postgres
+from tests import postgres
 
 pytest_plugins = ["tests.gate.plugin"]
 

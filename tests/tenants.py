@@ -27,7 +27,7 @@ from app.services.keys import create_key
 from app.services.options import RecommendationOptions
 from app.services.recommendations import offer_recommendations
 from app.services.responses import RecordedResponse, record
-from testbed import postgres
+from tests import postgres
 from tests.adaptive.worlds import random_head
 from tests.client import CATALOGUE, MINUTE_US, NEW_YEAR_US, make_response
 

@@ -37,7 +37,7 @@ from app.cli import main
 from app.core.settings import PREFIX, Settings
 from app.http.auth import permits_of
 from app.main import create_app
-from testbed import postgres
+from tests import postgres
 from tests.processes import command_at, start
 
 ROOT = Path(__file__).parents[1]

@@ -11,7 +11,7 @@ INDEX = ROOT / "docs" / "index.md"
 DECISIONS = {path.name: path.read_text() for path in sorted((ROOT / "docs" / "decisions").glob("*.md"))}
 MOST_LINES = 25
 STATUS = re.compile(r"^Status: (proposed|accepted|rejected|(accepted; .+ )?superseded by \[\d+\]\([\w.-]+\))$")
-PATH = re.compile(r"`((?:app|benchmarks|docs|migrations|requirements|testbed|tests)/[\w./-]*)`")
+PATH = re.compile(r"`((?:app|benchmarks|docs|migrations|requirements|tests)/[\w./-]*)`")
 
 
 def faults(name: str, text: str) -> Iterator[str]:

@@ -55,20 +55,19 @@ def imports_of(package: str) -> Callable[[str], list[str]]:
     return lambda source: [module for module, _ in imports(source) if module.partition(".")[0] == package]
 
 
-def importers(folder: Path, package: str) -> list[str]:
-    """The modules of a folder that import a package."""
+def importers(folder: Path, package: str) -> dict[str, list[str]]:
+    """The modules of a folder that import from a package, with what they import of it."""
     check, paths = imports_of(package), sorted(folder.rglob("*.py"))
     assert paths, f"there is nothing in {folder}"
-    return [path.relative_to(ROOT).as_posix() for path in paths if check(path.read_text())]
+    found = {path.relative_to(ROOT).as_posix(): check(path.read_text()) for path in paths}
+    return {path: modules for path, modules in found.items() if modules}
 
 
-def test_tests_and_benchmarks_do_not_import_each_other() -> None:
-    """So each can be moved or left out without the other; what both need is in `testbed`."""
+def test_tests_need_no_benchmarks_and_benchmarks_of_the_tests_only_a_database() -> None:
     tested = importers(BENCHMARK_TESTS, "benchmarks")
     assert importers(ROOT / "tests", "benchmarks") == tested
-    assert importers(ROOT / "benchmarks", "tests") == []
-    assert importers(ROOT / "testbed", "tests") == []
-    assert importers(ROOT / "testbed", "benchmarks") == []
+    assert importers(ROOT / "benchmarks", "tests") == {"benchmarks/harness.py": ["tests"]}
+    assert "from tests import postgres\n" in (ROOT / "benchmarks/harness.py").read_text()
     # The control: those that may are found.
     assert tested
 
@@ -96,7 +95,7 @@ def test_the_checks_can_fail() -> None:
     ]
     assert more_than_a_connection("from sqlalchemy import Connection, select") == [("sqlalchemy", "select")]
     found = imports_of("tests")(
-        "import tests\nfrom tests.client import opened\nfrom testbed import postgres\nimport app.tests"
+        "import tests\nfrom tests.client import opened\nfrom tests import postgres\nimport app.tests"
     )
-    assert found == ["tests", "tests.client"]
+    assert found == ["tests", "tests.client", "tests"]
     assert "services/__init__.py" in faults("services", lambda _: ["each"])

@@ -15,6 +15,8 @@ TRUE = next(world for world in WORLDS if world.name == "true parameters")
 TWO_SKILLS = next(world for world in WORLDS if world.name == "items of two skills")
 ENDS = st.sampled_from([0.0, 1.0])
 
+pytestmark = pytest.mark.statistics
+
 
 def simulated(world: World) -> tuple[Abilities, Masteries]:
     """Six courses of 80 learners, 100 answers each; not seen when the constants were chosen."""

@@ -29,9 +29,9 @@ from app.core.database import Database
 from app.models import Response
 from app.queries.learners import find_learners
 from app.services.catalogue import upsert
-from testbed.postgres import children_of
 from tests import processes
 from tests.client import CATALOGUE, COURSE, make_key, minute_text, opened, verify
+from tests.postgres import children_of
 
 ROOT = Path(__file__).parents[2]
 PROXIMA = (sys.executable, "-m", "app", "serve")

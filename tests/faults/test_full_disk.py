@@ -16,7 +16,7 @@ from sqlalchemy.exc import InterfaceError
 from app import group_commit
 from app.core import database as foundations
 from app.core.migrate import migrate
-from testbed import postgres
+from tests import postgres
 from tests.client import app_of, find_differences, school
 from tests.faults.harness import response_of, stored_outcomes
 

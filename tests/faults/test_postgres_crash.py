@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Connection, text
 
 from app.core.migrate import migrate
-from testbed import postgres
+from tests import postgres
 from tests.client import opened
 from tests.faults.harness import (
     Ledger,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from app.core.migrate import migrate
-from testbed import postgres
+from tests import postgres
 from tests.client import opened
 from tests.faults.harness import (
     HOOKED,

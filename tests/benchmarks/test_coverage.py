@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import strategies as st
 
 from app.adaptive.arrays import Floats
 from app.adaptive.tracing.mastery import mastery_interval
@@ -13,7 +12,6 @@ from benchmarks.coverage import WORLDS, Abilities, Masteries, World, held, insid
 CALIBRATION_ERROR = next(world for world in WORLDS if world.name == "calibration error")
 TRUE = next(world for world in WORLDS if world.name == "true parameters")
 TWO_SKILLS = next(world for world in WORLDS if world.name == "items of two skills")
-ENDS = st.sampled_from([0.0, 1.0])
 
 pytestmark = pytest.mark.statistics
 

@@ -26,7 +26,7 @@ from types import ModuleType
 from typing import IO, Any, TextIO
 
 PROXIMA = "from app.cli import main; main()"
-PRELOADED = ["app.cli", "app.main", "app.jobs.worker", "httpx"]
+PRELOADED = ["app.cli.service", "app.main", "app.jobs.calibrations", "httpx"]
 
 # What a new interpreter would do.
 CLOCK = Path(__file__).parent / "clock/sitecustomize.py"

@@ -78,6 +78,7 @@ RECORDER = """
 import asyncio, os, signal, sys
 from app.core.database import open_database
 from app.services import responses
+from app.services.responses import write
 from tests.test_delivery import mastering
 
 later = []
@@ -92,7 +93,7 @@ async def main():
 
 asyncio.run(main())
 """
-PUBLISHES_LATER = "publish = responses.publish_events; responses.publish_events = lambda db, *rest: later.append(rest)"
+PUBLISHES_LATER = "publish = write.publish_events; write.publish_events = lambda db, *rest: later.append(rest)"
 
 
 @pytest.fixture(autouse=True)

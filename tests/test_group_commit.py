@@ -17,12 +17,11 @@ from app.core.errors import Overloaded, ProximaError, Unavailable
 from app.group_commit import MAX_GROUP, GroupCommit
 from app.models import Response
 from app.queries.learners import find_learners
-from app.services import responses
 from app.services.catalogue import upsert
 from app.services.course_model import read_course_model
 from app.services.keys import create_key
 from app.services.replay import rebuild
-from app.services.responses import NewResponse, RecordedResponse, record
+from app.services.responses import NewResponse, RecordedResponse, read, record
 from tests.client import CATALOGUE, COURSE, find_differences, make_response, opened
 
 pytestmark = pytest.mark.anyio
@@ -265,8 +264,8 @@ async def test_closing_waits_for_what_was_taken(database: Database) -> None:
 
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, name: str, interlude: Coroutine[Any, Any, object]) -> None:
-    """Let something happen at another worker just before the write path first calls `responses.name`."""
-    real = getattr(responses, name)
+    """Let something happen at another worker just before the write path first calls `read.name`."""
+    real = getattr(read, name)
     waiting = [interlude]
 
     def interrupted(*args: Any, **kwargs: Any) -> Any:
@@ -275,7 +274,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, name: str, interlude: Coroutine[A
                 threads.submit(asyncio.run, waiting.pop()).result()
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(responses, name, interrupted)
+    monkeypatch.setattr(read, name, interrupted)
 
 
 @pytest.mark.parametrize("engine_name", ["postgresql"], indirect=True)

@@ -53,6 +53,12 @@ GROUP_SECONDS = Histogram(
     buckets=(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1),
 )
 
+DECIDE_SECONDS = Histogram(
+    "proxima_decide_duration_seconds",
+    "Time to decide on the responses of one transaction and to present the outcomes, without the database.",
+    buckets=(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1),
+)
+
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:@/+=-]{1,128}")
 
 log = structlog.get_logger("proxima.request")

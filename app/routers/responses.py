@@ -54,11 +54,14 @@ async def post_response(
     course: PathId, body: ResponseIn, caller: Sender, request: Request, idempotency_key: IdempotencyKey = None
 ) -> Response:
     """Send one answer: what it did to mastery, and what comes next and why."""
-    return await submit_response(request, to_new_response(caller, course, body, now(), idempotency_key))
+    return await submit_response(request, caller, course, body, idempotency_key)
 
 
-async def submit_response(request: Request, new_response: NewResponse | ProximaError) -> Response:
-    """Record one answer and tell its outcome; raises what is wrong with it."""
+async def submit_response(
+    request: Request, caller: Caller, course: str, body: ResponseIn, idempotency_key: str | None = None
+) -> Response:
+    """Record one response and reply with its outcome; raises what is wrong with it. Route and fast path call it."""
+    new_response = to_new_response(caller, course, body, now(), idempotency_key)
     if isinstance(new_response, ProximaError):
         raise new_response
     [result] = await request.app.state.group_commit.submit([new_response])
@@ -94,7 +97,7 @@ class FastPath:
                 await self.app(scope, restore_body(await request.body(), receive), send)
                 return
             scope["route"] = self.route
-            response = await submit_response(request, to_new_response(caller, course, body, now(), None))
+            response = await submit_response(request, caller, course, body)
         except ProximaError as error:
             scope["route"] = self.route
             response = await handle_problem(request, error)

@@ -11,7 +11,7 @@ from app.services.catalogue import need_course
 from app.services.course_model import read_course_model
 from app.services.mastery import mastery_report
 from app.services.replay import replay_from_checkpoints, save_states, states_at
-from app.services.responses import check_score
+from app.services.responses.read import check_score
 from app.services.webhooks import RESPONSE_CORRECTED, WebhookEvent, publish_events
 
 VOID, REGRADE = "void", "regrade"

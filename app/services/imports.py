@@ -26,7 +26,8 @@ from app.services.replay import (
     replay_history,
     save_states,
 )
-from app.services.responses import add_learners, check_score, is_late
+from app.services.responses.decide import is_late
+from app.services.responses.read import check_score, create_learners
 
 
 @dataclass
@@ -64,7 +65,7 @@ def import_chunk(
     course = read_course_model(db, tenant_id, course_id)
     checked = list(check_rows(course, digest, responses, now, result))
     new_responses = drop_known(db, course, checked, result)
-    learners = known | add_learners(db, course, {entry.learner_id for entry, _ in new_responses} - known.keys())
+    learners = known | create_learners(db, course, {entry.learner_id for entry, _ in new_responses} - known.keys())
     if new_responses:
         replay_chunk(db, course, learners, new_responses, now)
     result.created = len(new_responses)

@@ -6,19 +6,19 @@ were in force then, by the same functions that took them the first time.
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
 from sqlalchemy import Connection, Row
 
 from app.adaptive.arrays import Booleans
+from app.adaptive.state import States
 from app.adaptive.tracing.filter import initial_states
 from app.adaptive.tracing.replay import replay_marked
 from app.adaptive.tracing.state_codec import ENGINE, encode_states
-from app.queries.checkpoints import SortKey, StoredCheckpoint, list_checkpoints
+from app.queries.checkpoints import StoredCheckpoint, list_checkpoints
 from app.queries.learners import LearnerRow, find_learners, page_learners
 from app.queries.responses import Entry, find_recommendations, page_offers
 from app.queries.sessions import page_sessions
@@ -28,17 +28,19 @@ from app.services.options import NO_OPTIONS, options_from_row, resolve_options
 from app.services.present import OUTCOME_VERSION
 from app.services.recommendations import RecommendationOffer, choose_resolved, recommendation_row
 from app.services.replay import (
-    History,
     current_version,
     entry_sort_key,
-    full_history,
     is_stale,
     rebuild,
     replay_entries,
     states_at,
     to_log,
 )
-from app.services.responses import AcceptedResponse, ResponseGroup, process_round, to_new_response
+from app.services.responses.decide import make_decision
+from app.services.responses.from_log import known_from_logs
+from app.services.responses.present import build_outcomes
+from app.services.responses.types import Decision
+from app.services.responses.write import recommendation_rows
 from app.services.sessions import find_session_differences
 
 PAGE = 200
@@ -86,7 +88,9 @@ class VerificationResult:
 class ReplayedLearners:
     """The page of learners under one version; `current` marks those whose state is that of the last position."""
 
-    group: ResponseGroup
+    course: CourseModel
+    rows: list[LearnerRow]
+    states: States
     current: Booleans
 
 
@@ -190,13 +194,10 @@ def group_by_version(learner_logs: Sequence[LearnerLog], position: int) -> dict[
 
 
 def start_replay(course: CourseModel, learner_logs: Sequence[LearnerLog]) -> ReplayedLearners:
-    """A page of learners at the beginning of their lives."""
-    logs = {learner_log.row.id: learner_log for learner_log in learner_logs}
+    """A page of learners before their first response."""
     rows = [learner_log.row_at(0) for learner_log in learner_logs]
     states = initial_states(course.parameters, len(rows))
-    history = partial(history_of, logs, 0)
-    group = ResponseGroup(course, rows, states, history, partial(recent_entries, logs, 0))
-    return ReplayedLearners(group, np.zeros(len(rows), dtype=np.bool_))
+    return ReplayedLearners(course, rows, states, np.zeros(len(rows), dtype=np.bool_))
 
 
 def replay_round(
@@ -207,54 +208,41 @@ def replay_round(
     position: int,
     result: VerificationResult,
 ) -> None:
-    """Take the answers at a position once more and compare what follows from them."""
-    group = replayed.group
-    outdated = [index for index in indices if not replayed.current[index]]
-    if outdated:
-        ids = [learner_logs[index].row.id for index in outdated]
-        entries = [entry for index in outdated for entry in learner_logs[index].entries(position - 1)]
-        group.states.put(np.array(outdated), replay_entries(group.course, ids, entries).states)
-        for index in outdated:
-            group.learners[index] = learner_logs[index].row_at(position - 1)
-    logs = {learner_logs[index].row.id: learner_logs[index] for index in indices}
-    group.history, group.recent = partial(history_of, logs, position - 1), partial(recent_entries, logs, position - 1)
-    group.pending.clear()
-    group.responses.clear()
-    group.recommendations.clear()
-    responses = [learner_logs[index].responses[position] for index in indices]
+    """Decide once more on the responses at a position, and compare what follows from them."""
+    course = replayed.course
+    bring_up_to(replayed, learner_logs, [index for index in indices if not replayed.current[index]], position - 1)
+    logs = [learner_logs[index] for index in indices]
+    responses = [learner_log.responses[position] for learner_log in logs]
     named = {response.recommendation_id for response in responses if response.recommendation_id is not None}
-    offered = find_recommendations(db, group.course.tenant_id, group.course.course_id, named) if named else {}
-    accepted = [to_accepted(group.course, response, offered) for response in responses]
-    outcomes = process_round(group, accepted)
-    for index, recomputed, outcome in zip(indices, group.responses, outcomes, strict=True):
-        stored = learner_logs[index].responses[position]
-        if stored.p_correct != recomputed["p_correct"]:
+    offered = find_recommendations(db, course.tenant_id, course.course_id, named) if named else {}
+    rows, states = [replayed.rows[index] for index in indices], replayed.states[np.array(indices)]
+    decision = make_decision(known_from_logs(course, logs, position, rows, states, offered))
+    outcomes = build_outcomes(decision)
+    [decided] = decision.rounds
+    for stored, p in zip(responses, decided.p.tolist(), strict=True):
+        if stored.p_correct != p:
             result.differences.append(f"response {stored.id}: another prediction follows from the log")
-        if stored.outcome is not None and stored.outcome.encode() != outcome:
+        if stored.outcome is not None and stored.outcome.encode() != outcomes[stored.id]:
             result.differences.append(f"response {stored.id}: another outcome follows from the log")
-    result.responses += len(indices)
-    imported = {
-        learner_logs[index].responses[position].id
-        for index in indices
-        if learner_logs[index].responses[position].outcome is None
-    }
-    compare_recommendations(db, group, imported, result)
+    result.responses += len(responses)
+    imported = {response.id for response in responses if response.outcome is None}
+    compare_recommendations(db, decision, imported, result)
+    replayed.states.put(np.array(indices), decision.states)
+    for index, row in zip(indices, decision.learners, strict=True):
+        replayed.rows[index] = row
 
 
-def to_accepted(course: CourseModel, response: Row[Any], offered: Mapping[str, Row[Any]]) -> AcceptedResponse:
-    """A stored answer as it was taken; `offered` are the recommendations that were named."""
-    answer, named = to_new_response(course, response), offered.get(response.recommendation_id)
-    return AcceptedResponse(0, answer, course.item_numbers[response.item_id], response.score, named)
-
-
-def history_of(learner_logs: Mapping[str, LearnerLog], position: int, learner_id: str, _: SortKey) -> History:
-    """The whole log of a learner as it was at a position."""
-    return full_history([learner_id], learner_logs[learner_id].entries(position))
-
-
-def recent_entries(learner_logs: Mapping[str, LearnerLog], position: int, learner_id: str, *_: Any) -> list[Entry]:
-    """The answers of a learner that counted at a position, in the order of their sort keys."""
-    return scored_entries(learner_logs[learner_id], position)
+def bring_up_to(
+    replayed: ReplayedLearners, learner_logs: Sequence[LearnerLog], indices: Sequence[int], position: int
+) -> None:
+    """Replay some learners of the page from their logs up to a position."""
+    if not indices:
+        return
+    ids = [learner_logs[index].row.id for index in indices]
+    entries = [entry for index in indices for entry in learner_logs[index].entries(position)]
+    replayed.states.put(np.array(indices), replay_entries(replayed.course, ids, entries).states)
+    for index in indices:
+        replayed.rows[index] = learner_logs[index].row_at(position)
 
 
 def scored_entries(learner_log: LearnerLog, position: int) -> list[Entry]:
@@ -262,14 +250,12 @@ def scored_entries(learner_log: LearnerLog, position: int) -> list[Entry]:
     return [entry for entry in learner_log.entries(position) if entry.score is not None]
 
 
-def compare_recommendations(
-    db: Connection, group: ResponseGroup, imported: set[str], result: VerificationResult
-) -> None:
+def compare_recommendations(db: Connection, decision: Decision, imported: set[str], result: VerificationResult) -> None:
     """What followed an answer against what is kept of it; after imported answers nothing was offered."""
-    recomputed = {row["id"]: row for row in group.recommendations if row["response_id"] not in imported}
+    recomputed = {row["id"]: row for row in recommendation_rows(decision) if row["response_id"] not in imported}
     if not recomputed:
         return
-    stored = find_recommendations(db, group.course.tenant_id, group.course.course_id, set(recomputed))
+    stored = find_recommendations(db, decision.course.tenant_id, decision.course.course_id, set(recomputed))
     for id_, row in recomputed.items():
         same = id_ in stored and all(getattr(stored[id_], name) == row[name] for name in COMPARED_COLUMNS)
         if not same:

@@ -215,7 +215,7 @@ def test_a_step_never_lowers_the_posterior(seed: int, forgets: bool, pseudo: flo
         last = value.log_posterior
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20, deadline=None)
 @given(SEEDS, st.booleans())
 def test_expected_counts_are_those_of_the_pass_that_calibrations_take(seed: int, forgets: bool) -> None:
     """Odds over merged beginnings here, probabilities of each learner there: the same up to rounding."""

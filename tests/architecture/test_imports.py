@@ -81,6 +81,14 @@ def test_use_cases_know_no_more_of_sqlalchemy_than_a_connection(package: str) ->
     assert faults(package, more_than_a_connection) == {}
 
 
+def test_deciding_and_presenting_know_no_connection() -> None:
+    named = faults("services/responses", lambda source: [name for _, name in imports(source) if name == "Connection"])
+    assert "decide.py" not in {path.rpartition("/")[2] for path in named}
+    assert "present.py" not in {path.rpartition("/")[2] for path in named}
+    # The control: those that read and write are found.
+    assert {path.rpartition("/")[2] for path in named} >= {"read.py", "write.py"}
+
+
 @pytest.mark.controls
 @pytest.mark.reads("app")
 def test_the_checks_can_fail() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from app.core.errors import Conflict, ProximaError
 from app.group_commit import GroupCommit
-from app.services import responses
+from app.services.responses import read
 from tests.client import app_of, find_differences, minute_text, school
 from tests.gate.examples import examples
 
@@ -138,7 +138,7 @@ submit = GroupCommit.submit
 @pytest.mark.controls
 @pytest.mark.parametrize("engine_name", ["sqlite"], indirect=True)
 @pytest.mark.parametrize(
-    ("owner", "name", "mutant"), [(responses, "conflict_error", burst), (GroupCommit, "submit", shuffled)]
+    ("owner", "name", "mutant"), [(read, "conflict_error", burst), (GroupCommit, "submit", shuffled)]
 )
 def test_the_law_can_fail(owner: Any, name: str, mutant: Any, send: Send, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(owner, name, mutant)

@@ -15,8 +15,7 @@ from app.core.database import Database
 from app.core.errors import ProximaError
 from app.group_commit import GroupCommit
 from app.queries.learners import find_learners
-from app.services import responses
-from app.services.responses import RecordedResponse
+from app.services.responses import RecordedResponse, read
 from tests.client import COURSE, make_response, opened, verify
 from tests.faults.harness import (
     CLIENTS,
@@ -135,7 +134,7 @@ async def test_without_the_lock_answers_of_a_learner_are_lost(
 ) -> None:
     await create_courses(database_url)
     if broken:
-        monkeypatch.setattr(responses, "find_learners", partial(unlocked, find_learners))
+        monkeypatch.setattr(read, "find_learners", partial(unlocked, find_learners))
     async with opened(database_url) as database, opened(database_url) as other:
         doors = [GroupCommit(database, 100), GroupCommit(other, 100)]
 

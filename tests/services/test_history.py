@@ -36,11 +36,12 @@ from app.core.errors import NothingToCalibrate
 from app.core.times import DAY_US, UNDATED_EPOCH_US, from_datetime, now, to_days
 from app.jobs.imports import import_responses
 from app.queries.responses import read_entries
-from app.services import calibrations, corrections, mastery, recommendations, replay, responses
+from app.services import calibrations, corrections, mastery, recommendations, replay
 from app.services.course_model import CourseModel, read_course_model
 from app.services.mastery import mastery_report
 from app.services.present import DIGITS
 from app.services.replay import replay_entries
+from app.services.responses import decide
 from tests.adaptive.worlds import random_head
 from tests.client import CATALOGUE, MINUTE_US, NEW_YEAR_US, client_of, make_key, minute_text, served, verify
 from tests.gate.examples import scaled
@@ -486,7 +487,7 @@ def keep_outdated(*_: Any) -> None:
 @pytest.mark.parametrize(
     ("module", "name", "mutant"),
     [
-        (responses, "is_late", never_late),
+        (decide, "is_late", never_late),
         (replay, "is_stale", never_stale),
         (corrections, "replay_from_checkpoints", forgive),
         (replay, "drop_checkpoints", keep_outdated),

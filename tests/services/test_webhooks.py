@@ -20,13 +20,13 @@ from app.core.times import DAY_US
 from app.models import Outbox, Webhook
 from app.queries import webhooks as rows_of
 from app.queries.webhooks import Listener, list_webhooks
-from app.services import calibrations, responses, webhooks
+from app.services import calibrations, webhooks
 from app.services.catalogue import upsert
 from app.services.corrections import correct_response
 from app.services.course_model import CourseModel
 from app.services.keys import create_key
 from app.services.mastery import learner_mastery
-from app.services.responses import NewResponse, RecordedResponse, record
+from app.services.responses import NewResponse, RecordedResponse, record, write
 from app.services.webhooks import (
     CALIBRATION_FINISHED,
     EVENTS,
@@ -150,7 +150,7 @@ def test_what_was_lost_and_regained_is_told_again(trial: RunAndUndo, monkeypatch
         before.responses[:] = 0
         return find(course_model, before, after, *rest)
 
-    monkeypatch.setattr(responses, "mastery_events", forgetful)
+    monkeypatch.setattr(write, "mastery_events", forgetful)
     assert len(trial(work)) > 2
 
 

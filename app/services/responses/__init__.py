@@ -1,0 +1,87 @@
+"""The write path: new responses into the log, and at once the outcome of each.
+
+Read what a decision rests on, decide, present, write; all in the transaction of the caller.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from sqlalchemy import Connection
+
+from app.core.errors import ProximaError, UnknownCourse
+from app.core.telemetry import DECIDE_SECONDS
+from app.services.responses.decide import make_decision
+from app.services.responses.from_log import create_imported_outcome
+from app.services.responses.present import build_outcomes
+from app.services.responses.read import (
+    ImportedBefore,
+    Stored,
+    Verdict,
+    conflict_error,
+    has_same_content,
+    read_known,
+    read_stored,
+    triage,
+)
+from app.services.responses.types import AcceptedResponse, NewResponse, RecordedResponse
+from app.services.responses.write import write_decision
+
+__all__ = ["NewResponse", "RecordedResponse", "record"]
+
+RecordResult = RecordedResponse | ProximaError
+
+
+def record(db: Connection, responses: Sequence[NewResponse]) -> list[RecordResult]:
+    """Append responses to the log and update their learners; one result for each, in order.
+
+    What is wrong with a response is its result, and stops no other.
+    """
+    by_course: dict[tuple[int, str], list[int]] = {}
+    for index, response in enumerate(responses):
+        by_course.setdefault((response.tenant_id, response.course_id), []).append(index)
+    results: dict[int, RecordResult] = {}
+    for (tenant_id, course_id), indices in sorted(by_course.items()):
+        of_course = _record_in_course(db, tenant_id, course_id, [responses[index] for index in indices])
+        results |= zip(indices, of_course, strict=True)
+    return [results[index] for index in range(len(responses))]
+
+
+def _record_in_course(
+    db: Connection, tenant_id: int, course_id: str, responses: Sequence[NewResponse]
+) -> list[RecordResult]:
+    """`record` for the responses to one course."""
+    try:
+        stored = read_stored(db, tenant_id, course_id, responses)
+    except UnknownCourse as error:
+        return [error] * len(responses)
+    verdicts = triage(db, stored, responses)
+    new: dict[str, AcceptedResponse] = {}
+    for verdict in verdicts:
+        if isinstance(verdict, AcceptedResponse):
+            new.setdefault(verdict.response.id, verdict)
+    imported = {verdict.row.id: verdict.row for verdict in verdicts if isinstance(verdict, ImportedBefore)}
+    outcomes = {id_: create_imported_outcome(db, stored.course, row) for id_, row in imported.items()}
+    if new:
+        outcomes |= _record_new(db, stored, list(new.values()))
+    return [_to_result(verdict, new, outcomes) for verdict in verdicts]
+
+
+def _record_new(db: Connection, stored: Stored, responses: Sequence[AcceptedResponse]) -> dict[str, bytes]:
+    """Record responses to one course whose ids are new; the outcome of each."""
+    known = read_known(db, stored, responses)
+    with DECIDE_SECONDS.time():
+        decision = make_decision(known)
+        outcomes = build_outcomes(decision)
+    write_decision(db, decision, outcomes, known.states.total_responses)
+    return outcomes
+
+
+def _to_result(verdict: Verdict, new: Mapping[str, AcceptedResponse], outcomes: Mapping[str, bytes]) -> RecordResult:
+    """The result of a response; one whose id another response of the group used first repeats or contradicts it."""
+    if isinstance(verdict, ImportedBefore):
+        return RecordedResponse("duplicate", outcomes[verdict.row.id])
+    if not isinstance(verdict, AcceptedResponse):
+        return verdict
+    id_ = verdict.response.id
+    if new[id_] is verdict:
+        return RecordedResponse("created", outcomes[id_])
+    return RecordedResponse("duplicate", outcomes[id_]) if has_same_content(verdict, new[id_]) else conflict_error()

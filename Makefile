@@ -27,14 +27,16 @@ PYTEST := $(BIN)/pytest -q -n 2 --dist worksteal
 test: check  ## all checks, and all tests that a change can break, on SQLite and on PostgreSQL: minutes
 	$(PYTEST) --gate
 
-test-all: check  ## all tests: what `make test` did not run on this tree, then what depends on the date a year later
+test-all: check  ## what `make test` left out on this tree, all a year later, the wheel, other versions of what we need
 	$(PYTEST) --rest
-	$(PYTEST) --gate --days-ahead 365 $(DATED)
+	$(PYTEST) --gate --days-ahead 365
+	$(BIN)/pytest -q -m release
+	$(BIN)/python -m tests.matrix
 
 test-count: setup  ## how many tests there are, by kind
 	@$(BIN)/python -m pytest -p tests.gate.count --collect-only -qqq --no-summary
 
-stamps: setup  ## run all controls and simulations, and note what passed in tests/gate/stamps.json
+stamps: setup  ## run the controls and simulations that are not stamped for these files, and stamp what passes
 	$(PYTEST) --stamp
 
 test-wheel: setup  ## build the wheel, install it elsewhere, migrate and start it

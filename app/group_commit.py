@@ -75,17 +75,17 @@ class GroupCommit:
         except Exception:
             if len(group) == 1:
                 log.exception("an answer could not be recorded")
-                resolve_future(group[0][1], ProximaError("an answer could not be recorded"))
+                _resolve_future(group[0][1], ProximaError("an answer could not be recorded"))
                 return
             # One of them cannot be stored for a reason nobody foresaw: alone, it fails alone.
             for pending in group:
                 await self._record([pending])
             return
         for (_, future), result in zip(group, results, strict=True):
-            resolve_future(future, result)
+            _resolve_future(future, result)
 
 
-def resolve_future(future: "asyncio.Future[RecordResult]", result: RecordResult) -> None:
+def _resolve_future(future: "asyncio.Future[RecordResult]", result: RecordResult) -> None:
     """Hand a result to the one who waits for it, if anybody still does."""
     if not future.done():
         future.set_result(result)

@@ -66,7 +66,7 @@ def create_app(settings: Settings | None = None, demo: Demo | None = None) -> Fa
     app = FastAPI(
         **METADATA,
         version=__version__,
-        lifespan=lifespan,
+        lifespan=_lifespan,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -92,7 +92,7 @@ def create_app(settings: Settings | None = None, demo: Demo | None = None) -> Fa
     ):
         app.include_router(module.router)
     describe_operations(app)
-    app.add_middleware(ReadPath)
+    app.add_middleware(_ReadPath)
     app.add_middleware(LimitHeaders)
     app.add_middleware(Telemetry)
     app.add_middleware(AdmissionControl)
@@ -100,12 +100,12 @@ def create_app(settings: Settings | None = None, demo: Demo | None = None) -> Fa
 
 
 @asynccontextmanager
-async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Open the database, go on with work that was left; on the way out let what was begun end."""
     settings: Settings = app.state.settings
     configure_logging(settings)
     database = open_database(settings.database_url, pool_size=settings.pool_size)
-    await need_current_schema(database)
+    await _need_current_schema(database)
     app.state.database = database
     app.state.known_keys = KnownKeys()
     app.state.limits = Limits(database, settings)
@@ -132,7 +132,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     await database.close()
 
 
-async def need_current_schema(database: Database) -> None:
+async def _need_current_schema(database: Database) -> None:
     """Raises `NotMigrated`. A worker that is started again while the database is away waits for it, not ready."""
     try:
         current = await database.read(is_current)
@@ -144,7 +144,7 @@ async def need_current_schema(database: Database) -> None:
         raise NotMigrated("the database is not at the version of this program; run proxima migrate")
 
 
-class ReadPath:
+class _ReadPath:
     """Keep what an id in a path is: the caller's own opaque string.
 
     An encoded slash must not split it, and bytes that are not UTF-8 must not be taken for another id. Both become

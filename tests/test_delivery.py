@@ -503,7 +503,7 @@ async def test_no_trick_reaches_this_machine(monkeypatch: pytest.MonkeyPatch) ->
         assert receiver.connections == []
         assert [trick for trick, error in errors.items() if not (error or "").startswith("the url ")] == []
 
-        monkeypatch.setattr(webhook_delivery, "is_public", lambda text: text.startswith("127."))
+        monkeypatch.setattr(webhook_delivery, "_is_public", lambda text: text.startswith("127."))
         for trick in TRICKS:
             await try_out(trick.format(port=receiver.port))
         assert len(receiver.connections) > 5
@@ -555,7 +555,7 @@ async def test_the_address_that_was_looked_at_is_the_one_that_is_called(
     monkeypatch: pytest.MonkeyPatch, *, pinned: bool
 ) -> None:
     """127.0.0.1 counts as public here, 127.0.0.2 as private. The control calls by the name."""
-    monkeypatch.setattr(webhook_delivery, "is_public", lambda text: text == "127.0.0.1")
+    monkeypatch.setattr(webhook_delivery, "_is_public", lambda text: text == "127.0.0.1")
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
     monkeypatch.setitem(globals(), "NAMES", Rebinding({"rebind.test": ["127.0.0.1", "127.0.0.2"]}))
     if not pinned:
@@ -574,7 +574,7 @@ async def test_the_address_that_was_looked_at_is_the_one_that_is_called(
 async def test_the_certificate_is_that_of_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """The certificate of the test names receiver.test, and trusts itself. The control calls another name there."""
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
-    monkeypatch.setattr(webhook_delivery, "is_public", lambda text: text == "127.0.0.1")
+    monkeypatch.setattr(webhook_delivery, "_is_public", lambda text: text == "127.0.0.1")
     trusting = ssl.create_default_context(cafile=CERTIFICATE)
     monkeypatch.setattr(webhook_delivery, "tls", lambda: trusting)
     shown = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -59,7 +59,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     def uncalibrated_parameters(skills: Integers, *_: Any) -> Parameters:
         return evaluation.uncalibrated_parameters(skills)
 
-    monkeypatch.setattr(evaluation, "calibrate_engine", uncalibrated_parameters)
+    monkeypatch.setattr(evaluation, "_calibrate_engine", uncalibrated_parameters)
     monkeypatch.setattr(evaluation, "RESAMPLES", 40)
 
 

@@ -66,7 +66,7 @@ jobs.run_fit_process()
 """
 HARMS = {
     "before it reads": "around('read_calibration_job', before=die)",
-    "while it fits": "calibration.fit_rates = lambda *_: die()",
+    "while it fits": "calibration._fit_rates = lambda *_: die()",
     "when it has fitted": "around('build_result', before=die)",
     "between its write and the commit": "around('save_result', after=die)",
 }
@@ -336,7 +336,7 @@ async def test_what_would_go_wrong_again_is_not_tried_again(
     def broken(*_: Any) -> None:
         raise ValueError("l7 answered 3")
 
-    monkeypatch.setattr(calibration_jobs, "fit_job", broken)
+    monkeypatch.setattr(calibration_jobs, "_fit_job", broken)
     claim = await database.write(request_calibration, 1, COURSE, now())
     await fit_claimed(database, claim, ignore_progress)
     row = await database.read(find_calibration, 1, COURSE, 1)

@@ -60,10 +60,10 @@ def item_only(skills: Integers, training: Log, unseen: Log) -> Floats:
 
     fitted, validation = split(training)
     weight = best_choice(
-        (weight, total_loss(clip_probabilities(fit_bkt(fitted, weight)[validation.items]), validation.scores))
+        (weight, total_loss(_clip_probabilities(fit_bkt(fitted, weight)[validation.items]), validation.scores))
         for weight in PSEUDO_ANSWERS
     )
-    return clip_probabilities(fit_bkt(training, weight)[unseen.items])
+    return _clip_probabilities(fit_bkt(training, weight)[unseen.items])
 
 
 def pfa(skills: Integers, training: Log, unseen: Log) -> Floats:
@@ -71,15 +71,15 @@ def pfa(skills: Integers, training: Log, unseen: Log) -> Floats:
 
     The counts enter as log(1 + n): plain ones predicted worse on both data sets where they were tried.
     """
-    return fit_and_predict_logistic(pfa_features, skills, training, unseen)
+    return _fit_and_predict_logistic(_pfa_features, skills, training, unseen)
 
 
-def pfa_features(skills: Integers, log: Log) -> csr_array:
+def _pfa_features(skills: Integers, log: Log) -> csr_array:
     """One row an answer: intercept, and for each skill itself, wins and fails on it before."""
     tags = skill_matrix(skills)[log.items]
     wins, fails = prior_counts(tags, log)
-    return join_columns(
-        np.ones(len(log.items)), [tags, with_values(tags, np.log1p(wins)), with_values(tags, np.log1p(fails))]
+    return _join_columns(
+        np.ones(len(log.items)), [tags, _with_values(tags, np.log1p(wins)), _with_values(tags, np.log1p(fails))]
     )
 
 
@@ -89,22 +89,22 @@ def best_lr(skills: Integers, training: Log, unseen: Log) -> Floats:
     The logit is the item's, plus the skills', plus log(1 + wins) and log(1 + fails) over all answers, plus the same for
     each skill with weights of its own.
     """
-    return fit_and_predict_logistic(best_lr_features, skills, training, unseen)
+    return _fit_and_predict_logistic(best_lr_features, skills, training, unseen)
 
 
 def best_lr_features(skills: Integers, log: Log) -> csr_array:
     """One row an answer: intercept, item, skills, both counts over all answers, and both for each skill."""
     tags, count = skill_matrix(skills)[log.items], len(log.items)
     wins, fails = prior_counts(tags, log)
-    totals = prior_counts(one_hot(np.zeros(count, dtype=np.int64), 1), log)
+    totals = prior_counts(_one_hot(np.zeros(count, dtype=np.int64), 1), log)
     parts = [
-        one_hot(log.items, len(skills)),
+        _one_hot(log.items, len(skills)),
         tags,
         csr_array(np.log1p(np.column_stack(totals))),
-        with_values(tags, np.log1p(wins)),
-        with_values(tags, np.log1p(fails)),
+        _with_values(tags, np.log1p(wins)),
+        _with_values(tags, np.log1p(fails)),
     ]
-    return join_columns(np.ones(count), parts)
+    return _join_columns(np.ones(count), parts)
 
 
 def irt(skills: Integers, training: Log, unseen: Log) -> Floats:
@@ -140,17 +140,17 @@ def bkt(skills: Integers, training: Log, unseen: Log) -> Floats:
     forgets = best_choice(
         (
             forgets,
-            total_loss(clip_probabilities(predict_tracing(fit_bkt(fitted, forgets), validation)), validation.scores),
+            total_loss(_clip_probabilities(predict_tracing(fit_bkt(fitted, forgets), validation)), validation.scores),
         )
         for forgets in (0.0, 1.0)
     )
-    return clip_probabilities(predict_tracing(fit_bkt(training, forgets), unseen))
+    return _clip_probabilities(predict_tracing(fit_bkt(training, forgets), unseen))
 
 
 # What the models share
 
 
-def clip_probabilities(p: Floats) -> Floats:
+def _clip_probabilities(p: Floats) -> Floats:
     """Probabilities within 1e-9 and 1 - 1e-9."""
     return np.clip(p, CERTAIN, 1 - CERTAIN)
 
@@ -190,7 +190,7 @@ def skill_matrix(skills: Integers) -> csr_array:
     return csr_array((np.ones(len(items)), (items, skills[items, columns])), shape=shape)
 
 
-def one_hot(columns: Integers, count: int) -> csr_array:
+def _one_hot(columns: Integers, count: int) -> csr_array:
     """(N, count): 1 in the column named for each row."""
     rows = len(columns)
     return csr_array((np.ones(rows), columns, np.arange(rows + 1)), shape=(rows, count))
@@ -214,12 +214,12 @@ def prior_counts(tags: csr_array, log: Log) -> tuple[Floats, Floats]:
     return wins, fails
 
 
-def with_values(tags: csr_array, values: Floats) -> csr_array:
+def _with_values(tags: csr_array, values: Floats) -> csr_array:
     """The same places with other values."""
     return csr_array((values, tags.indices, tags.indptr), shape=tags.shape)
 
 
-def join_columns(intercept: Floats, parts: Sequence[csr_array]) -> csr_array:
+def _join_columns(intercept: Floats, parts: Sequence[csr_array]) -> csr_array:
     """The columns of all parts side by side, after the intercept."""
     return csr_array(hstack([csr_array(intercept[:, None]), *parts], format="csr"))
 
@@ -227,7 +227,7 @@ def join_columns(intercept: Floats, parts: Sequence[csr_array]) -> csr_array:
 # Logistic regression
 
 
-def fit_and_predict_logistic(
+def _fit_and_predict_logistic(
     features: Callable[[Integers, Log], csr_array], skills: Integers, training: Log, unseen: Log
 ) -> Floats:
     """Fit a logistic regression with a ridge chosen on held-out learners; its predictions."""
@@ -239,11 +239,11 @@ def fit_and_predict_logistic(
         nonlocal weights
         for ridge in RIDGES:
             weights = fit_logistic(rows, fitted.scores, ridge, weights)
-            yield ridge, total_loss(clip_probabilities(expit(other @ weights)), validation.scores)
+            yield ridge, total_loss(_clip_probabilities(expit(other @ weights)), validation.scores)
 
     ridge = best_choice(losses())
     weights = fit_logistic(features(skills, training), training.scores, ridge, weights)
-    return clip_probabilities(expit(features(skills, unseen) @ weights))
+    return _clip_probabilities(expit(features(skills, unseen) @ weights))
 
 
 def fit_logistic(rows: csr_array, scores: Floats, ridge: float, start: Floats) -> Floats:
@@ -293,14 +293,14 @@ def fit_rasch(tags: csr_array, log: Log, variance: float, start: RaschCurves) ->
     shape = (log.learners, tags.shape[0])
     right = csr_array((log.scores, (learner, log.items)), shape=shape)
     wrong = csr_array((1 - log.scores, (learner, log.items)), shape=shape)
-    centre = centring(tags, np.bincount(log.items, minlength=shape[1]) > 0, variance)
+    centre = _centring(tags, np.bincount(log.items, minlength=shape[1]) > 0, variance)
     curves = start
     for _ in range(EM_STEPS):
         logit = curves.intercept[:, None] + curves.discrimination * FIT_NODES
-        posterior = normalise(-0.5 * FIT_NODES**2 + right @ log_expit(logit) + wrong @ log_expit(-logit))
+        posterior = _normalise(-0.5 * FIT_NODES**2 + right @ log_expit(logit) + wrong @ log_expit(-logit))
         hits, misses = right.T @ posterior, wrong.T @ posterior
         prior = (centre(curves.intercept) - curves.intercept) / variance
-        moved = newton_step(curves, expit(logit), hits, hits + misses, prior, 1 / variance)
+        moved = _newton_step(curves, expit(logit), hits, hits + misses, prior, 1 / variance)
         change = np.abs(moved.intercept - curves.intercept).max(initial=0.0)
         curves = moved
         if change < EM_CHANGE:
@@ -308,7 +308,7 @@ def fit_rasch(tags: csr_array, log: Log, variance: float, start: RaschCurves) ->
     return curves
 
 
-def newton_step(
+def _newton_step(
     curves: RaschCurves, p: Floats, hits: Floats, chances: Floats, prior: Floats, precision: float
 ) -> RaschCurves:
     """One step for easiness and discrimination together.
@@ -328,7 +328,7 @@ def newton_step(
     return RaschCurves(intercept, float(np.clip(curves.discrimination + move, 0.1, 4.0)))
 
 
-def centring(tags: csr_array, answered: Booleans, variance: float) -> Callable[[Floats], Floats]:
+def _centring(tags: csr_array, answered: Booleans, variance: float) -> Callable[[Floats], Floats]:
     """From the easiness of the items (I,), what is to be expected of each given its skills; (I,).
 
     Easiness is N(mean of its skills' levels, τ²), levels are N(overall, 1), and overall is free: the levels that are
@@ -362,9 +362,9 @@ def predict_irt(curves: RaschCurves, log: Log) -> Floats:
         before = np.cumsum(gain, axis=0) - gain
         lengths = np.diff(starts)
         before -= np.repeat(before[(starts[:-1] - starts[0])[lengths > 0]], lengths[lengths > 0], axis=0)
-        posterior = normalise(before - 0.5 * NODES**2)
+        posterior = _normalise(before - 0.5 * NODES**2)
         p[span] = (posterior * expit(logit)).sum(axis=1)
-    return clip_probabilities(p)
+    return _clip_probabilities(p)
 
 
 def learner_blocks(starts: Integers) -> Iterator[tuple[int, int]]:
@@ -377,7 +377,7 @@ def learner_blocks(starts: Integers) -> Iterator[tuple[int, int]]:
         first = last
 
 
-def normalise(logs: Floats) -> Floats:
+def _normalise(logs: Floats) -> Floats:
     """Probabilities along the last axis from their logarithms up to a constant."""
     peak = logs - logs.max(axis=1, keepdims=True)
     p = np.exp(np.maximum(peak, NEGLIGIBLE))

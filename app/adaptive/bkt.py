@@ -110,7 +110,7 @@ def encode_responses(skills: Integers, classes: Integers, log: Log, chains: Skil
     else:
         values, value = np.unique(scores, return_inverse=True)
     size = (int(group.max(initial=0)) + 1) * len(values)
-    kind, found = number_keys(group * len(values) + value, size)
+    kind, found = _number_keys(group * len(values) + value, size)
     belongs = np.empty(len(found), dtype=np.int64)
     belongs[kind] = skill
     order = np.argsort(belongs, kind="stable")
@@ -120,7 +120,7 @@ def encode_responses(skills: Integers, classes: Integers, log: Log, chains: Skil
     return Codes(found // len(values), belongs[order], values[found % len(values)]), place[kind]
 
 
-def number_keys(keys: Integers, size: int) -> tuple[Integers, Integers]:
+def _number_keys(keys: Integers, size: int) -> tuple[Integers, Integers]:
     """The place of every key among the distinct ones, and these in ascending order; all are below `size`."""
     if size > SPARSEST * len(keys) + SPARSEST:
         distinct, places = np.unique(keys, return_inverse=True)
@@ -133,7 +133,7 @@ def number_keys(keys: Integers, size: int) -> tuple[Integers, Integers]:
 
 
 @dataclass(frozen=True)
-class Tree:
+class _Tree:
     """Chains, merged as far as they begin alike: M nodes by depth, T depths; within a depth sorted by skill.
 
     `starts` (T + 1,) is where each depth begins. `parent` (M,) counts within the depth above, and names the skill in
@@ -152,7 +152,7 @@ class Tree:
         return np.flatnonzero(self.ending)
 
 
-def build_tree(chains: SkillChains, codes: Codes, code: Integers, skills: int) -> tuple[Tree, Integers]:
+def build_tree(chains: SkillChains, codes: Codes, code: Integers, skills: int) -> tuple[_Tree, Integers]:
     """Merge chains that begin with the same codes; `code` stands in the order of `chains.answer`.
 
     Returns the tree and the node of every entry of `chains.answer`.
@@ -165,7 +165,7 @@ def build_tree(chains: SkillChains, codes: Codes, code: Integers, skills: int) -
     parents, kinds, counts = [], [], []
     for t in range(len(chains.active)):
         positions = chains.positions_at(t)
-        above, distinct = number_keys(above[: len(positions)] * width + local[positions], size * width)
+        above, distinct = _number_keys(above[: len(positions)] * width + local[positions], size * width)
         size = len(distinct)
         kind = np.empty(size, dtype=np.int64)
         kind[above] = code[positions]
@@ -180,10 +180,10 @@ def build_tree(chains: SkillChains, codes: Codes, code: Integers, skills: int) -
     ]
     flat = [np.concatenate([np.zeros(0, dtype=np.int64), *rows]) for rows in (parents, kinds, counts)]
     left = np.concatenate([np.zeros(0), *ending, *counts[-1:]])
-    return Tree(np.array(starts), flat[0], flat[1], flat[2].astype(np.float64), left), node
+    return _Tree(np.array(starts), flat[0], flat[1], flat[2].astype(np.float64), left), node
 
 
-def prune(tree: Tree, codes: Codes, keep: Booleans) -> Tree:
+def prune(tree: _Tree, codes: Codes, keep: Booleans) -> _Tree:
     """Only the nodes of the skills to keep (S,)."""
     if keep.all():
         return tree
@@ -196,10 +196,10 @@ def prune(tree: Tree, codes: Codes, keep: Booleans) -> Tree:
     above = depth[deeper] - 1
     parent[deeper] = place[parent[deeper] + tree.starts[above]] - starts[above]
     starts = starts[: int(np.count_nonzero(np.diff(starts))) + 1]
-    return Tree(starts, parent[stays], tree.code[stays], tree.count[stays], tree.ending[stays])
+    return _Tree(starts, parent[stays], tree.code[stays], tree.count[stays], tree.ending[stays])
 
 
-def forward(tree: Tree, start: Floats, ratio: Floats, learn: Floats, forget: Floats) -> tuple[Floats, Floats]:
+def forward(tree: _Tree, start: Floats, ratio: Floats, learn: Floats, forget: Floats) -> tuple[Floats, Floats]:
     """The odds of knowing before and after every node's answer, each (M,).
 
     `start` are the odds before the first answer of each skill (S,); `ratio` is the likelihood of the answer for who
@@ -227,7 +227,7 @@ def forward(tree: Tree, start: Floats, ratio: Floats, learn: Floats, forget: Flo
     return before, after
 
 
-def backward(tree: Tree, odds: Floats, learn: Floats, forget: Floats) -> tuple[Floats, Floats, Floats]:
+def _backward(tree: _Tree, odds: Floats, learn: Floats, forget: Floats) -> tuple[Floats, Floats, Floats]:
     """How many learners of every node are expected to know, and of them who go on to learn, and to forget; each (M,).
 
     `odds` (M,) are those after the answer, from `forward`. Given that x learners know at the next answer, the share
@@ -256,7 +256,7 @@ def backward(tree: Tree, odds: Floats, learn: Floats, forget: Floats) -> tuple[F
         np.maximum(share, TINY, out=share)
         known[here] = share
         if t:
-            coming = sum_by_index(tree.parent[here], share, bounds[t] - bounds[t - 1])
+            coming = _sum_by_index(tree.parent[here], share, bounds[t] - bounds[t - 1])
     return known, learnt, forgot
 
 
@@ -275,11 +275,11 @@ def fit_bkt(skills: Integers, log: Log, setup: Setup, rng: np.random.Generator) 
     chains = link_skill_chains(skills, log)
     codes, code = encode_responses(skills, skills, log, chains)
     tree, _ = build_tree(chains, codes, code, count)
-    enough = is_enough(chains, codes, code, count)
+    enough = _is_enough(chains, codes, code, count)
     goal = shared_prior(count, setup)
-    found = best_start(prune(tree, codes, enough), codes, goal, enough, setup, rng)
-    worth = found.log_likelihood - constant_likelihood(
-        codes, sum_by_index(code, np.ones(len(code)), len(codes.skill)), count
+    found = _best_start(prune(tree, codes, enough), codes, goal, enough, setup, rng)
+    worth = found.log_likelihood - _constant_likelihood(
+        codes, _sum_by_index(code, np.ones(len(code)), len(codes.skill)), count
     )
     price = EXTRA_PARAMETERS / 2 * xlogy(1.0, np.maximum(np.bincount(chains.skill, minlength=count), 1))
     identified = enough & (worth > price) & (found.chances >= LEAST_CHANCES)
@@ -288,9 +288,9 @@ def fit_bkt(skills: Integers, log: Log, setup: Setup, rng: np.random.Generator) 
         classes = np.where(skills >= 0, places.reshape(skills.shape), -1)
         codes, code = encode_responses(skills, classes, log, chains)
         tree, _ = build_tree(chains, codes, code, count)
-        goal = per_item_prior(goal, found.rates, skills.reshape(-1), setup)
+        goal = _per_item_prior(goal, found.rates, skills.reshape(-1), setup)
         start = replace(found.rates, guess=goal.centre.guess, slip=goal.centre.slip)
-        found = maximise_rates(prune(tree, codes, enough), codes, goal, start, enough, setup)
+        found = _maximise_rates(prune(tree, codes, enough), codes, goal, start, enough, setup)
     return BktFit(
         rates=found.rates,
         skills=skills,
@@ -315,11 +315,11 @@ def predict_bkt(fitted: BktFit, log: Log) -> Floats:
     p = (before * (1 - slip)[tree.code] + guess[tree.code]) / (1 + before)
     asked = np.bincount(chains.answer, minlength=len(log.items))
     return np.where(
-        asked > 0, sum_by_index(chains.answer, p[node], len(log.items)) / np.maximum(asked, 1), fitted.share
+        asked > 0, _sum_by_index(chains.answer, p[node], len(log.items)) / np.maximum(asked, 1), fitted.share
     )
 
 
-def is_enough(chains: SkillChains, codes: Codes, code: Integers, count: int) -> Booleans:
+def _is_enough(chains: SkillChains, codes: Codes, code: Integers, count: int) -> Booleans:
     """Which skills (S,) have twenty learners with three answers, and both right and wrong ones."""
     learners = np.bincount(chains.skill[chains.lengths >= LEAST_LENGTH], minlength=count)
     answers = np.bincount(code, minlength=len(codes.skill))
@@ -328,13 +328,13 @@ def is_enough(chains: SkillChains, codes: Codes, code: Integers, count: int) -> 
     return np.asarray((learners >= LEAST_CHAINS) & (right > 0) & (wrong > 0))
 
 
-def constant_likelihood(codes: Codes, answers: Floats, count: int) -> Floats:
+def _constant_likelihood(codes: Codes, answers: Floats, count: int) -> Floats:
     """The log likelihood of every skill (S,) if each class had its constant share of right answers."""
     groups = int(codes.group.max(initial=-1)) + 1
-    right = sum_by_index(codes.group, answers * codes.score, groups)
-    share = ((right + 0.5) / (sum_by_index(codes.group, answers, groups) + 1))[codes.group]
+    right = _sum_by_index(codes.group, answers * codes.score, groups)
+    share = ((right + 0.5) / (_sum_by_index(codes.group, answers, groups) + 1))[codes.group]
     likelihood = xlogy(codes.score, share) + xlog1py(1 - codes.score, -share)
-    return sum_by_index(codes.skill, answers * likelihood, count)
+    return _sum_by_index(codes.skill, answers * likelihood, count)
 
 
 @dataclass(frozen=True)
@@ -352,7 +352,7 @@ class Goal:
     def by_skill(self, values: Floats) -> Floats:
         """The sums of values of the classes (G,) over each skill, (S,)."""
         held = self.owner >= 0
-        return sum_by_index(self.owner[held], values[held], len(self.centre.prior))
+        return _sum_by_index(self.owner[held], values[held], len(self.centre.prior))
 
 
 def shared_prior(count: int, setup: Setup) -> Goal:
@@ -362,14 +362,14 @@ def shared_prior(count: int, setup: Setup) -> Goal:
     return Goal(Rates(*(np.full(count, value) for value in values)), setup.pseudo, setup.pseudo, np.arange(count))
 
 
-def per_item_prior(goal: Goal, rates: Rates, owner: Integers, setup: Setup) -> Goal:
+def _per_item_prior(goal: Goal, rates: Rates, owner: Integers, setup: Setup) -> Goal:
     """The prior of skills whose items have their own guess and slip, around those of `rates`."""
     centre = replace(goal.centre, guess=rates.guess[owner], slip=rates.slip[owner])
     return Goal(centre, setup.pseudo, setup.item_pseudo, owner)
 
 
 @dataclass(frozen=True)
-class EmResult:
+class _EmResult:
     """Where EM came to: the rates, and per skill (S,) the log posterior and likelihood, and the steps it took.
 
     `chances` is how often the parameter that showed least was expected to have been able to show.
@@ -382,34 +382,34 @@ class EmResult:
     iterations: Integers
 
 
-def best_start(
-    tree: Tree, codes: Codes, goal: Goal, traced: Booleans, setup: Setup, rng: np.random.Generator
-) -> EmResult:
+def _best_start(
+    tree: _Tree, codes: Codes, goal: Goal, traced: Booleans, setup: Setup, rng: np.random.Generator
+) -> _EmResult:
     """EM from the centre of the prior and from further starts; for every skill the best."""
-    best = maximise_rates(tree, codes, goal, goal.centre, traced, setup)
+    best = _maximise_rates(tree, codes, goal, goal.centre, traced, setup)
     for _ in range(setup.starts - 1):
-        other = maximise_rates(tree, codes, goal, draw_start(goal, setup, rng), traced, setup)
+        other = _maximise_rates(tree, codes, goal, _draw_start(goal, setup, rng), traced, setup)
         better = other.log_posterior > best.log_posterior
-        rates = merge_rates(better, goal.owner, other.rates, best.rates)
-        rest = {f.name: np.where(better, getattr(other, f.name), getattr(best, f.name)) for f in fields(EmResult)[1:]}
-        best = EmResult(rates, **rest)
+        rates = _merge_rates(better, goal.owner, other.rates, best.rates)
+        rest = {f.name: np.where(better, getattr(other, f.name), getattr(best, f.name)) for f in fields(_EmResult)[1:]}
+        best = _EmResult(rates, **rest)
     return best
 
 
-def draw_start(goal: Goal, setup: Setup, rng: np.random.Generator) -> Rates:
+def _draw_start(goal: Goal, setup: Setup, rng: np.random.Generator) -> Rates:
     """A start anywhere where learning is plausible."""
     low, high = np.array([[0.05, 0.02, 0.005, 0.05, 0.02], [0.95, 0.4, 0.1, 0.4, 0.3]])
     values = low[:, None] + (high - low)[:, None] * rng.random((5, len(goal.centre.prior)))
-    return limit_rates(Rates(values[0], values[1], values[2] * setup.forgets, values[3], values[4]), setup)
+    return _limit_rates(Rates(values[0], values[1], values[2] * setup.forgets, values[3], values[4]), setup)
 
 
-def maximise_rates(tree: Tree, codes: Codes, goal: Goal, start: Rates, traced: Booleans, setup: Setup) -> EmResult:
+def _maximise_rates(tree: _Tree, codes: Codes, goal: Goal, start: Rates, traced: Booleans, setup: Setup) -> _EmResult:
     """EM for the skills that are `traced` (S,), each until it has converged; the others stay at the centre.
 
     Two steps are followed by a leap along their direction, and a third (SQUAREM, Varadhan & Roland 2008, scheme S3);
     where the leap leads down, the third step is not taken. So the log posterior never falls.
     """
-    rates = merge_rates(traced, goal.owner, limit_rates(start, setup), goal.centre)
+    rates = _merge_rates(traced, goal.owner, _limit_rates(start, setup), goal.centre)
     going, size = traced.copy(), len(tree.code)
     steps = np.zeros(len(traced), dtype=np.int64)
     posterior, likelihood, chances = np.zeros((3, len(traced)))
@@ -420,7 +420,7 @@ def maximise_rates(tree: Tree, codes: Codes, goal: Goal, start: Rates, traced: B
         arrived = going & (
             (middle.log_posterior - before.log_posterior < setup.tolerance) | (steps >= setup.iterations)
         )
-        rates = merge_rates(arrived, goal.owner, first, rates)
+        rates = _merge_rates(arrived, goal.owner, first, rates)
         posterior[arrived] = middle.log_posterior[arrived]
         likelihood[arrived] = middle.log_likelihood[arrived]
         chances[arrived] = middle.chances[arrived]
@@ -431,15 +431,15 @@ def maximise_rates(tree: Tree, codes: Codes, goal: Goal, start: Rates, traced: B
         if idle.sum() > IDLE * size:
             tree = prune(tree, codes, going)
             size = len(tree.code)
-        far = extrapolate_rates(rates, first, second, goal, setup)
+        far = _extrapolate_rates(rates, first, second, goal, setup)
         third, after = em_step(tree, codes, goal, far, setup)
         steps[going] += 1
         rises = after.log_posterior >= middle.log_posterior
-        rates = merge_rates(going & rises, goal.owner, third, merge_rates(going, goal.owner, second, rates))
-    return EmResult(rates, posterior, likelihood, chances, steps)
+        rates = _merge_rates(going & rises, goal.owner, third, _merge_rates(going, goal.owner, second, rates))
+    return _EmResult(rates, posterior, likelihood, chances, steps)
 
 
-def merge_rates(which: Booleans, owner: Integers, one: Rates, other: Rates) -> Rates:
+def _merge_rates(which: Booleans, owner: Integers, one: Rates, other: Rates) -> Rates:
     """The rates of `one` for some skills (S,) and of `other` for the rest."""
     classes = which[owner] & (owner >= 0)
     return Rates(
@@ -451,7 +451,7 @@ def merge_rates(which: Booleans, owner: Integers, one: Rates, other: Rates) -> R
     )
 
 
-def limit_rates(rates: Rates, setup: Setup) -> Rates:
+def _limit_rates(rates: Rates, setup: Setup) -> Rates:
     """The rates within their limits; what is never forgotten stays 0."""
     low, high = setup.rate_limits
     return Rates(
@@ -463,7 +463,7 @@ def limit_rates(rates: Rates, setup: Setup) -> Rates:
     )
 
 
-def extrapolate_rates(start: Rates, first: Rates, second: Rates, goal: Goal, setup: Setup) -> Rates:
+def _extrapolate_rates(start: Rates, first: Rates, second: Rates, goal: Goal, setup: Setup) -> Rates:
     """Where two steps of EM point to, within the limits; one length for all parameters of a skill."""
     moves, bends = np.zeros((2, len(start.prior)))
     for field in fields(Rates):
@@ -478,11 +478,11 @@ def extrapolate_rates(start: Rates, first: Rates, second: Rates, goal: Goal, set
         zero, one, two = (getattr(rates, field.name) for rates in (start, first, second))
         by = length[goal.owner] if field.name in OF_CLASSES else length
         far[field.name] = zero + 2 * by * (one - zero) + by**2 * (two - 2 * one + zero)
-    return limit_rates(Rates(**far), setup)
+    return _limit_rates(Rates(**far), setup)
 
 
 @dataclass(frozen=True)
-class StepValue:
+class _StepValue:
     """What a step of EM saw at the rates it started from, per skill (S,)."""
 
     log_posterior: Floats
@@ -490,7 +490,7 @@ class StepValue:
     chances: Floats
 
 
-def forward_inputs(tree: Tree, codes: Codes, rates: Rates) -> tuple[Floats, Floats, Floats, Floats]:
+def forward_inputs(tree: _Tree, codes: Codes, rates: Rates) -> tuple[Floats, Floats, Floats, Floats]:
     """What `forward` needs: the odds at the start of each skill, and ratio, P(T), P(F) of every node."""
     known, unknown = log_emissions(codes, rates)
     learn, forget = rates.learn[codes.skill][tree.code], rates.forget[codes.skill][tree.code]
@@ -504,7 +504,7 @@ def log_emissions(codes: Codes, rates: Rates) -> tuple[Floats, Floats]:
     return known, xlogy(score, guess) + xlog1py(1 - score, -guess)
 
 
-def em_step(tree: Tree, codes: Codes, goal: Goal, rates: Rates, setup: Setup) -> tuple[Rates, StepValue]:
+def em_step(tree: _Tree, codes: Codes, goal: Goal, rates: Rates, setup: Setup) -> tuple[Rates, _StepValue]:
     """One step of EM: the next rates, and the value of those it started from. Skills without nodes go to the centre."""
     start, ratio, learn, forget = forward_inputs(tree, codes, rates)
     _, odds = forward(tree, start, ratio, learn, forget)
@@ -522,36 +522,36 @@ def em_step(tree: Tree, codes: Codes, goal: Goal, rates: Rates, setup: Setup) ->
     least = np.minimum(chances["learn"][1], chances["prior"][1])
     for name in OF_CLASSES:
         least = np.minimum(least, goal.by_skill(chances[name][1]))
-    return limit_rates(Rates(**following), setup), StepValue(likelihood + penalty, likelihood, least)
+    return _limit_rates(Rates(**following), setup), _StepValue(likelihood + penalty, likelihood, least)
 
 
 def e_step_counts(
-    tree: Tree, codes: Codes, goal: Goal, odds: Floats, learn: Floats, forget: Floats
+    tree: _Tree, codes: Codes, goal: Goal, odds: Floats, learn: Floats, forget: Floats
 ) -> dict[str, tuple[Floats, Floats]]:
     """The E-step: how often what each rate is about is expected to have happened, and could have; (S,) or (G,)."""
     skills, kinds = len(goal.centre.prior), len(codes.skill)
-    node_known, node_learnt, node_forgot = backward(tree, odds, learn, forget)
-    known = sum_by_index(tree.code, node_known, kinds)
-    unknown = np.maximum(sum_by_index(tree.code, tree.count, kinds) - known, 0)
+    node_known, node_learnt, node_forgot = _backward(tree, odds, learn, forget)
+    known = _sum_by_index(tree.code, node_known, kinds)
+    unknown = np.maximum(_sum_by_index(tree.code, tree.count, kinds) - known, 0)
     roots = slice(0, int(tree.starts[:2][-1]))
-    learners = sum_by_index(tree.parent[roots], tree.count[roots], skills)
-    first = sum_by_index(tree.parent[roots], node_known[roots], skills)
-    learnt = sum_by_index(codes.skill, sum_by_index(tree.code, node_learnt, kinds), skills)
-    forgot = sum_by_index(codes.skill, sum_by_index(tree.code, node_forgot, kinds), skills)
+    learners = _sum_by_index(tree.parent[roots], tree.count[roots], skills)
+    first = _sum_by_index(tree.parent[roots], node_known[roots], skills)
+    learnt = _sum_by_index(codes.skill, _sum_by_index(tree.code, node_learnt, kinds), skills)
+    forgot = _sum_by_index(codes.skill, _sum_by_index(tree.code, node_forgot, kinds), skills)
     # Who knows at any answer but the first knew before or has learnt; who does not, did not or has forgotten.
-    then_known = sum_by_index(codes.skill, known, skills) - first
-    then_unknown = np.maximum(sum_by_index(codes.skill, unknown, skills) - (learners - first), 0)
+    then_known = _sum_by_index(codes.skill, known, skills) - first
+    then_unknown = np.maximum(_sum_by_index(codes.skill, unknown, skills) - (learners - first), 0)
     classes, score = len(goal.owner), codes.score
     return {
         "prior": (first, learners),
         "learn": (learnt, learnt + np.maximum(then_unknown - forgot, 0)),
         "forget": (forgot, forgot + np.maximum(then_known - learnt, 0)),
-        "guess": (sum_by_index(codes.group, unknown * score, classes), sum_by_index(codes.group, unknown, classes)),
-        "slip": (sum_by_index(codes.group, known * (1 - score), classes), sum_by_index(codes.group, known, classes)),
+        "guess": (_sum_by_index(codes.group, unknown * score, classes), _sum_by_index(codes.group, unknown, classes)),
+        "slip": (_sum_by_index(codes.group, known * (1 - score), classes), _sum_by_index(codes.group, known, classes)),
     }
 
 
-def log_likelihood(tree: Tree, codes: Codes, rates: Rates, odds: Floats) -> Floats:
+def log_likelihood(tree: _Tree, codes: Codes, rates: Rates, odds: Floats) -> Floats:
     """That of every skill (S,), from the odds after every answer.
 
     With o the odds before and x after it, an answer has the likelihood (1 + x) / (1 + o) of who does not know, and
@@ -559,20 +559,20 @@ def log_likelihood(tree: Tree, codes: Codes, rates: Rates, odds: Floats) -> Floa
     """
     skills, kinds = len(rates.prior), len(codes.skill)
     _, unknown = log_emissions(codes, rates)
-    sums = unknown * sum_by_index(tree.code, tree.count, kinds)
+    sums = unknown * _sum_by_index(tree.code, tree.count, kinds)
     ends = tree.ends
-    sums += sum_by_index(tree.code[ends], tree.ending[ends] * log1p(odds[ends]), kinds)
+    sums += _sum_by_index(tree.code[ends], tree.ending[ends] * log1p(odds[ends]), kinds)
     going = tree.count - tree.ending
     if rates.forget.any():
         learn, forget = rates.learn[codes.skill][tree.code], rates.forget[codes.skill][tree.code]
-        sums += sum_by_index(tree.code, going * log1p(odds * forget - learn), kinds)
+        sums += _sum_by_index(tree.code, going * log1p(odds * forget - learn), kinds)
     else:
-        sums += sum_by_index(tree.code, going, kinds) * log1p(-rates.learn[codes.skill])
+        sums += _sum_by_index(tree.code, going, kinds) * log1p(-rates.learn[codes.skill])
     roots = slice(0, int(tree.starts[:2][-1]))
-    learners = sum_by_index(tree.parent[roots], tree.count[roots], skills)
-    return np.asarray(sum_by_index(codes.skill, sums, skills) + learners * log1p(-rates.prior))
+    learners = _sum_by_index(tree.parent[roots], tree.count[roots], skills)
+    return np.asarray(_sum_by_index(codes.skill, sums, skills) + learners * log1p(-rates.prior))
 
 
-def sum_by_index(index: Integers, values: Floats, size: int) -> Floats:
+def _sum_by_index(index: Integers, values: Floats, size: int) -> Floats:
     """The sums of the values with the same index, in order; (size,)."""
     return np.asarray(np.bincount(index, weights=values, minlength=size), dtype=np.float64)

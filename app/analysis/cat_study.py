@@ -68,7 +68,7 @@ class CatStudyOptions:
 
 
 @dataclass(frozen=True)
-class CatStudyResult:
+class _CatStudyResult:
     """How a rule did on a bank; means over learners with their standard errors.
 
     `items` of a test; `bias` and `rmse` of θ; the `standard_error` it claims; how often the 90 % interval `covered` the
@@ -91,10 +91,10 @@ class CatStudyResult:
 
 
 @dataclass(frozen=True)
-class CatStudyReport:
+class _CatStudyReport:
     """Results and tests by bank and rule."""
 
-    results: Mapping[str, Mapping[str, CatStudyResult]]
+    results: Mapping[str, Mapping[str, _CatStudyResult]]
     records: Mapping[str, Mapping[str, Records]]
     sizes: Mapping[str, int]
     options: CatStudyOptions
@@ -102,14 +102,14 @@ class CatStudyReport:
 
 def run_cat_study(
     banks: Sequence[ItemFile], constraints: Sequence[Constraints | None], options: CatStudyOptions, progress: Progress
-) -> CatStudyReport:
+) -> _CatStudyReport:
     """Test the learners of every bank by every rule. `progress`: a stage, how far, and of what.
 
     Raises `InvalidSetting` for what a bank cannot give.
     """
-    results: dict[str, dict[str, CatStudyResult]] = {}
+    results: dict[str, dict[str, _CatStudyResult]] = {}
     records: dict[str, dict[str, Records]] = {}
-    pools = [with_content(bank, options.content) for bank in banks]
+    pools = [_with_content(bank, options.content) for bank in banks]
     for bank, pool, limits_of_bank in zip(banks, pools, constraints, strict=True):
         truth = draw_abilities(Plan(), options.learners, options.seed)
         results[bank.name], records[bank.name] = {}, {}
@@ -119,20 +119,20 @@ def run_cat_study(
                 name = rule if target is None else f"{rule}, exposure {target:g}"
                 stage = f"{bank.name}, {name}"
                 try:
-                    rule_records = run_tests(pool, plan, target, truth, options.seed, stage_progress(progress, stage))
+                    rule_records = _run_tests(pool, plan, target, truth, options.seed, _stage_progress(progress, stage))
                 except ValueError as error:
                     raise InvalidSetting(f"{stage}: {error}") from error
                 records[bank.name][name] = rule_records
                 results[bank.name][name] = summarise_tests(pool, plan, limits_of_bank, rule_records)
-    return CatStudyReport(results, records, {bank.name: bank.pool.count for bank in banks}, options)
+    return _CatStudyReport(results, records, {bank.name: bank.pool.count for bank in banks}, options)
 
 
-def stage_progress(progress: Progress, stage: str) -> Callable[[str], Callable[[float, float], None]]:
+def _stage_progress(progress: Progress, stage: str) -> Callable[[str], Callable[[float, float], None]]:
     """The progress of the parts of a stage."""
     return lambda part: lambda done, whole: progress(f"{stage}{part}", done, whole)
 
 
-def run_tests(
+def _run_tests(
     pool: Pool,
     plan: Plan,
     target: float | None,
@@ -149,7 +149,7 @@ def run_tests(
     return simulate_tests(pool, plan, truth, seed, progress_of(""))
 
 
-def with_content(bank: ItemFile, column: str | None) -> Pool:
+def _with_content(bank: ItemFile, column: str | None) -> Pool:
     """The pool with the values of a column as its groups of content."""
     if column is None:
         return bank.pool
@@ -180,10 +180,10 @@ def plan_for_rule(pool: Pool, rule: Rule, limits_of_bank: Constraints | None, op
     )
 
 
-def summarise_tests(pool: Pool, plan: Plan, limits_of_bank: Constraints | None, records: Records) -> CatStudyResult:
+def summarise_tests(pool: Pool, plan: Plan, limits_of_bank: Constraints | None, records: Records) -> _CatStudyResult:
     """The figures of the tests of one rule."""
     error = (records.ability - records.truth)[:, 0]
-    squares = mean_over_learners(error**2)
+    squares = _mean_over_learners(error**2)
     rmse = squares.mean**0.5
     table = administration_matrix(pool, records)
     rates = table.mean(axis=0)
@@ -194,25 +194,25 @@ def summarise_tests(pool: Pool, plan: Plan, limits_of_bank: Constraints | None, 
             -1, many
         )
         limits = np.array([(bound.least, bound.most) for bound in limits_of_bank.bounds]).reshape(-1, 2)
-        broken = mean_over_learners(((counts < limits[:, :1]) | (counts > limits[:, 1:])).sum(axis=0))
+        broken = _mean_over_learners(((counts < limits[:, :1]) | (counts > limits[:, 1:])).sum(axis=0))
     cuts = plan.classification.cuts[0] if plan.classification is not None else ()
     true_level = (records.truth[:, :1] > np.array(cuts)).sum(axis=1)
-    return CatStudyResult(
-        items=mean_over_learners(records.length),
-        bias=mean_over_learners(error),
+    return _CatStudyResult(
+        items=_mean_over_learners(records.length),
+        bias=_mean_over_learners(error),
         rmse=Figure(rmse, squares.error / (2 * rmse) if rmse else 0.0),
-        standard_error=mean_over_learners(records.standard_error[:, 0]),
-        covered=mean_over_learners(np.abs(error) <= Z_90 * records.standard_error[:, 0]),
+        standard_error=_mean_over_learners(records.standard_error[:, 0]),
+        covered=_mean_over_learners(np.abs(error) <= Z_90 * records.standard_error[:, 0]),
         exposure=Figure(most, (most * (1 - most) / many) ** 0.5),
         overlap=overlap_of(table),
         unused=float((rates == 0).mean()),
         broken=broken,
-        wrong=mean_over_learners(records.level[:, 0] != true_level) if cuts else None,
-        relaxed=mean_over_learners(records.relaxed),
+        wrong=_mean_over_learners(records.level[:, 0] != true_level) if cuts else None,
+        relaxed=_mean_over_learners(records.relaxed),
     )
 
 
-def mean_over_learners(values: Any) -> Figure:
+def _mean_over_learners(values: Any) -> Figure:
     """The mean over learners and its standard error."""
     numbers = np.asarray(values, dtype=np.float64)
     return Figure(float(numbers.mean()), float(numbers.std(ddof=min(1, len(numbers) - 1)) / len(numbers) ** 0.5))
@@ -228,10 +228,10 @@ def overlap_of(table: Any) -> Figure:
         return Figure(0.0, 0.0)
     common = (table * (table.sum(axis=0) - 1)).sum(axis=1) / (many - 1)
     share = common.mean() / lengths.mean()
-    return Figure(float(share), mean_over_learners((2 * common - share * lengths) / lengths.mean()).error)
+    return Figure(float(share), _mean_over_learners((2 * common - share * lengths) / lengths.mean()).error)
 
 
-def as_json(report: CatStudyReport) -> dict[str, Any]:
+def as_json(report: _CatStudyReport) -> dict[str, Any]:
     """The figures by bank and rule."""
     return {
         "seed": report.options.seed,
@@ -246,18 +246,18 @@ def as_json(report: CatStudyReport) -> dict[str, Any]:
     }
 
 
-def as_table(report: CatStudyReport) -> str:
+def as_table(report: _CatStudyReport) -> str:
     """A table for each bank."""
     widest = max(len(name) for row in report.results.values() for name in (*row, *report.sizes)) + 12
     lines = [f"{report.options.learners:,} learners from N(0, 1), seed {report.options.seed}"]
     for bank, row in report.results.items():
         lines += ["", format_row(f"{bank}, {report.sizes[bank]:,} items", COLUMNS, widest, CELL_WIDTH)]
         for rule, result in row.items():
-            lines.append(format_row(rule, format_result(result), widest, CELL_WIDTH))
+            lines.append(format_row(rule, _format_result(result), widest, CELL_WIDTH))
     return "\n".join(lines)
 
 
-def format_result(result: CatStudyResult) -> list[str]:
+def _format_result(result: _CatStudyResult) -> list[str]:
     """One row of the table."""
 
     def share(value: Figure | float | None) -> str:
@@ -275,19 +275,19 @@ def format_result(result: CatStudyResult) -> list[str]:
     ]
 
 
-def save_plots(report: CatStudyReport, folder: Path) -> list[Path]:
+def save_plots(report: _CatStudyReport, folder: Path) -> list[Path]:
     """Three panels for each item bank: items and error of θ by true ability, and how often each item was given.
 
     Raises `InvalidSetting` without matplotlib.
     """
     drawings = {
-        name.removesuffix(".gz").removesuffix(".csv"): partial(draw_tests, name, report.sizes[name], row)
+        name.removesuffix(".gz").removesuffix(".csv"): partial(_draw_tests, name, report.sizes[name], row)
         for name, row in report.records.items()
     }
     return plots.save_plots(folder, drawings, panels=3, size=(15, 4.5))
 
 
-def draw_tests(name: str, items: int, row: Mapping[str, Records], lengths: Any, errors: Any, exposure: Any) -> None:
+def _draw_tests(name: str, items: int, row: Mapping[str, Records], lengths: Any, errors: Any, exposure: Any) -> None:
     """Draw the tests that every rule gave from one item bank, of so many items."""
     for rule, records in row.items():
         truth = records.truth[:, 0]

@@ -53,12 +53,12 @@ Baseline = Callable[[Integers, Log, Log], Floats]
 Engine = Callable[[Parameters, Log], Floats]
 
 
-def predict_filter(parameters: Parameters, log: Log) -> Floats:
+def _predict_filter(parameters: Parameters, log: Log) -> Floats:
     """What ability and mastery alone make expect of each answer before it."""
     return replay(replace(parameters, behaviour=None), log)[1].p
 
 
-def predict_engine(parameters: Parameters, log: Log) -> Floats:
+def _predict_engine(parameters: Parameters, log: Log) -> Floats:
     """What is told as `p_correct` before each answer: the filter with its head."""
     return replay(parameters, log)[1].p
 
@@ -71,7 +71,7 @@ BASELINES: dict[str, Baseline] = {
     REFERENCE: baselines.best_lr,
 }
 # All of these share one calibration.
-ENGINES: dict[str, Engine] = {"filter": predict_filter, "engine": predict_engine}
+ENGINES: dict[str, Engine] = {"filter": _predict_filter, "engine": _predict_engine}
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class ResponseSample:
 
 
 @dataclass(frozen=True)
-class ModelScores:
+class _ModelScores:
     """The figures of one model with their intervals, and its lead over the reference on the same resamples."""
 
     figures: Mapping[str, float]
@@ -113,10 +113,10 @@ class DuplicateCounts:
 
 
 @dataclass(frozen=True)
-class EvaluationReport:
+class _EvaluationReport:
     """The scores of every model on `responses` answers of `learners` learners whom it was not fitted to."""
 
-    models: Mapping[str, ModelScores]
+    models: Mapping[str, _ModelScores]
     responses: int
     learners: int
     folds: int
@@ -124,7 +124,7 @@ class EvaluationReport:
     rejections: tuple[Rejection, ...]
 
 
-def evaluate(path: Path, split_column: str | None, folds: int | None, progress: Progress) -> EvaluationReport:
+def evaluate(path: Path, split_column: str | None, folds: int | None, progress: Progress) -> _EvaluationReport:
     """Fit and compare all models. Raises `InvalidFile` where there is nothing to fit or to predict.
 
     With neither argument the column `split` is used if there is one, else five folds. `folds` alone asks for folds of
@@ -142,10 +142,10 @@ def evaluate(path: Path, split_column: str | None, folds: int | None, progress: 
         groups = hashed_together(sample.learners, duplicate_groups, FOLDS if folds is None else folds)
     if not (groups >= 0).any() or all((groups == 0).tolist()):
         raise InvalidFile(f"{path.name}: there must be learners to fit and others to predict.")
-    if not all(select_training(groups, duplicate_groups, fold).any() for fold in range(int(groups.max()) + 1)):
+    if not all(_select_training(groups, duplicate_groups, fold).any() for fold in range(int(groups.max()) + 1)):
         raise InvalidFile(f"{path.name}: all learners to fit have the same answers as learners to predict.")
-    return score_models(
-        sample, groups, duplicate_groups, predict_all(sample, groups, duplicate_groups, progress), progress
+    return _score_models(
+        sample, groups, duplicate_groups, _predict_all(sample, groups, duplicate_groups, progress), progress
     )
 
 
@@ -162,8 +162,8 @@ def read_sample(path: Path, split_column: str, progress: Progress) -> ResponseSa
     splits: list[str | None] = []
     inconsistent_learner: str | None = None
     rejections: list[Rejection] = []
-    columns = ResponseColumns([], array("q"), array("q"), array("d"), array("q"))
-    for answer in usable_responses(path, split_column, rejections, progress):
+    columns = _ResponseColumns([], array("q"), array("q"), array("d"), array("q"))
+    for answer in _usable_responses(path, split_column, rejections, progress):
         learner = learners.setdefault(answer.learner, len(learners))
         item = items.setdefault(answer.item, len(items))
         if learner == len(splits):
@@ -176,17 +176,17 @@ def read_sample(path: Path, split_column: str, progress: Progress) -> ResponseSa
         columns.learners.append(learner)
         columns.items.append(item)
         columns.scores.append(answer.score)
-        columns.moments.append(sort_key_of(answer))
+        columns.moments.append(_sort_key_of(answer))
     if not learners:
         first = f"; line {rejections[0].line}: {rejections[0].reason}" if rejections else ""
         raise InvalidFile(f"{path.name} has no answer that can be used{first}.")
-    log = build_log(columns, len(learners))
+    log = _build_log(columns, len(learners))
     ids = tuple(learners), tuple(splits), tuple(items), tuple(skills)
     return ResponseSample(path.name, pad_numbers(item_skills), log, *ids, inconsistent_learner, tuple(rejections))
 
 
 @dataclass(frozen=True)
-class ResponseColumns:
+class _ResponseColumns:
     """The answers of a file in its order: response id, number of learner and item, score, and the moment to sort by."""
 
     ids: list[str]
@@ -196,7 +196,7 @@ class ResponseColumns:
     moments: "array[int]"
 
 
-def usable_responses(
+def _usable_responses(
     path: Path, split_column: str, rejections: list[Rejection], progress: Progress
 ) -> Iterator[ResponseRecord]:
     """The answers of a file that an import would take; the other rows are added to `rejections`."""
@@ -207,7 +207,7 @@ def usable_responses(
             progress("reading", reading.position, reading.size)
         if isinstance(row, Rejection):
             rejections.append(row)
-        elif sort_key_of(row) not in INSTANTS:
+        elif _sort_key_of(row) not in INSTANTS:
             rejections.append(Rejection(row.line, "order is out of range", str(row.order)))
         elif row.response_id in known:
             rejections.append(Rejection(row.line, "the response_id is taken by another answer", str(row.response_id)))
@@ -217,14 +217,14 @@ def usable_responses(
             yield row
 
 
-def sort_key_of(answer: ResponseRecord) -> int:
+def _sort_key_of(answer: ResponseRecord) -> int:
     """What the answers of a learner are sorted by, in microseconds: the time, else the order, else the line."""
     if answer.occurred_at is not None:
         return answer.occurred_at
     return UNDATED_EPOCH_US + (answer.line if answer.order is None else answer.order)
 
 
-def build_log(columns: ResponseColumns, learners: int) -> Log:
+def _build_log(columns: _ResponseColumns, learners: int) -> Log:
     """The log of the answers. At the same moment response ids decide, and without them the order of the file."""
     learner_of, ids = np.array(columns.learners), columns.ids
     ties = np.zeros(len(ids)) if not any(ids) else np.unique(np.array(ids, dtype=object), return_inverse=True)[1]
@@ -274,16 +274,16 @@ def hashed_together(learners: Sequence[str], duplicate_groups: Integers, folds: 
     return np.array([fold_of[group] for group in duplicate_groups.tolist()], dtype=np.int64)
 
 
-def select_training(groups: Integers, duplicate_groups: Integers, fold: int) -> Booleans:
+def _select_training(groups: Integers, duplicate_groups: Integers, fold: int) -> Booleans:
     """Whom to train on where `fold` is predicted: none of it, none of their duplicates, and one of each group; (L,)."""
     return ~np.isin(duplicate_groups, duplicate_groups[groups == fold]) & first_of_each_group(duplicate_groups)
 
 
-def count_duplicates(groups: Integers, duplicate_groups: Integers) -> DuplicateCounts:
+def _count_duplicates(groups: Integers, duplicate_groups: Integers) -> DuplicateCounts:
     """What the report says of duplicates."""
     left_out = np.zeros(len(groups), dtype=np.bool_)
     for fold in range(int(groups.max()) + 1):
-        left_out |= (groups != fold) & ~select_training(groups, duplicate_groups, fold)
+        left_out |= (groups != fold) & ~_select_training(groups, duplicate_groups, fold)
     return DuplicateCounts(
         int(((np.bincount(duplicate_groups)[duplicate_groups] > 1) & (groups >= 0)).sum()), int(left_out.sum())
     )
@@ -292,7 +292,7 @@ def count_duplicates(groups: Integers, duplicate_groups: Integers) -> DuplicateC
 # Predictions
 
 
-def predict_all(
+def _predict_all(
     sample: ResponseSample, groups: Integers, duplicate_groups: Integers, progress: Progress
 ) -> dict[str, Floats]:
     """What every model expects of each answer of the learners with a group, in the order of the log; (N,)."""
@@ -301,17 +301,17 @@ def predict_all(
     folds = int(groups.max()) + 1
     for fold in range(folds):
         training, unseen = (
-            select_learners(sample.log, select_training(groups, duplicate_groups, fold)),
+            select_learners(sample.log, _select_training(groups, duplicate_groups, fold)),
             select_learners(sample.log, groups == fold),
         )
-        report_progress = Stages(progress, f"fold {fold + 1} of {folds}" if folds > 1 else "fitting", fold, folds)
-        for name, p in fit_and_predict(sample.skills, training, unseen, report_progress):
+        report_progress = _Stages(progress, f"fold {fold + 1} of {folds}" if folds > 1 else "fitting", fold, folds)
+        for name, p in _fit_and_predict(sample.skills, training, unseen, report_progress):
             predicted[name][groups[learner] == fold] = p
     return predicted
 
 
 @dataclass(frozen=True)
-class Stages:
+class _Stages:
     """Progress within one of several folds; an engine's calibration is as long as all baselines together."""
 
     progress: Progress
@@ -324,19 +324,19 @@ class Stages:
         self.progress(f"{self.title}: {name}", self.fold + done, self.folds)
 
 
-def fit_and_predict(
+def _fit_and_predict(
     skills: Integers, training: Log, unseen: Log, report_progress: Callable[[str, float], None]
 ) -> Iterator[tuple[str, Floats]]:
     """Every model by name with its predictions of the answers of `unseen`."""
     for number, (name, model) in enumerate(BASELINES.items()):
         report_progress(name, number / len(BASELINES) / 2)
         yield name, model(skills, training, unseen)
-    parameters = calibrate_engine(skills, training, lambda _, share: report_progress("engine", (1 + share) / 2))
+    parameters = _calibrate_engine(skills, training, lambda _, share: report_progress("engine", (1 + share) / 2))
     for name, engine in ENGINES.items():
         yield name, engine(parameters, unseen)
 
 
-def calibrate_engine(skills: Integers, training: Log, progress: Callable[[str, float], None]) -> Parameters:
+def _calibrate_engine(skills: Integers, training: Log, progress: Callable[[str, float], None]) -> Parameters:
     """The engine calibrated as `proxima calibrate` does it, to all learners of the log."""
     nothing_fixed = np.zeros(len(skills), dtype=np.bool_)
     nobody = np.zeros(training.learners, dtype=np.bool_)
@@ -364,13 +364,13 @@ def uncalibrated_parameters(skills: Integers) -> Parameters:
 # Figures
 
 
-def score_models(
+def _score_models(
     sample: ResponseSample,
     groups: Integers,
     duplicate_groups: Integers,
     predicted: Mapping[str, Floats],
     progress: Progress,
-) -> EvaluationReport:
+) -> _EvaluationReport:
     """The figures of every model on all predicted answers together, with intervals by resampling their learners."""
     lengths = np.diff(sample.log.starts)
     used = np.repeat(groups >= 0, lengths)
@@ -387,7 +387,7 @@ def score_models(
             resample_metrics(p[used], score, learner_of, weights),
         )
     models = {
-        name: ModelScores(
+        name: _ModelScores(
             points[name],
             replicate_intervals(found[name]),
             {metric: points[name][metric] - points[REFERENCE][metric] for metric in COMPARED},
@@ -395,14 +395,14 @@ def score_models(
         )
         for name in predicted
     }
-    duplicate_counts = count_duplicates(groups, duplicate_groups)
-    return EvaluationReport(models, len(score), learners, int(groups.max()) + 1, duplicate_counts, sample.rejections)
+    duplicate_counts = _count_duplicates(groups, duplicate_groups)
+    return _EvaluationReport(models, len(score), learners, int(groups.max()) + 1, duplicate_counts, sample.rejections)
 
 
-def as_json(report: EvaluationReport) -> dict[str, Any]:
+def as_json(report: _EvaluationReport) -> dict[str, Any]:
     """What `proxima evaluate --json` prints; an interval that cannot be computed is null."""
     return {
-        "models": {name: scores_json(name, scores) for name, scores in report.models.items()},
+        "models": {name: _scores_json(name, scores) for name, scores in report.models.items()},
         "responses": report.responses,
         "learners": report.learners,
         "folds": report.folds,
@@ -411,15 +411,15 @@ def as_json(report: EvaluationReport) -> dict[str, Any]:
     }
 
 
-def scores_json(name: str, scores: ModelScores) -> dict[str, Any]:
+def _scores_json(name: str, scores: _ModelScores) -> dict[str, Any]:
     """One model; the reference is not compared with itself."""
-    own = with_interval(scores.figures, scores.intervals)
+    own = _with_interval(scores.figures, scores.intervals)
     return (
-        own if name == REFERENCE else own | {f"versus_{REFERENCE}": with_interval(scores.lead, scores.lead_intervals)}
+        own if name == REFERENCE else own | {f"versus_{REFERENCE}": _with_interval(scores.lead, scores.lead_intervals)}
     )
 
 
-def with_interval(values: Mapping[str, float], bounds: Mapping[str, Interval]) -> dict[str, Any]:
+def _with_interval(values: Mapping[str, float], bounds: Mapping[str, Interval]) -> dict[str, Any]:
     """Rounded figures, and their bounds under `interval`."""
     rounded = {name: [round(end, DIGITS) for end in ends] if ends else None for name, ends in bounds.items()}
     return {name: round(value, DIGITS) for name, value in values.items()} | {"interval": rounded}
@@ -428,11 +428,11 @@ def with_interval(values: Mapping[str, float], bounds: Mapping[str, Interval]) -
 TITLES = {"auc": "AUC", "log_loss": "log loss", "accuracy": "accuracy", "rmse": "RMSE", "ece": "ECE"}
 
 
-def as_table(report: EvaluationReport) -> str:
+def as_table(report: _EvaluationReport) -> str:
     """What `proxima evaluate` prints."""
     models = report.models.items()
-    whole = [[name, *format_metrics(scores.figures, scores.intervals, METRICS, "")] for name, scores in models]
-    lead = [[name, *format_metrics(scores.lead, scores.lead_intervals, COMPARED, "+")] for name, scores in models]
+    whole = [[name, *_format_metrics(scores.figures, scores.intervals, METRICS, "")] for name, scores in models]
+    lead = [[name, *_format_metrics(scores.lead, scores.lead_intervals, COMPARED, "+")] for name, scores in models]
     folds = f" in {report.folds} folds" if report.folds > 1 else ""
     return "\n".join(
         [
@@ -446,12 +446,12 @@ def as_table(report: EvaluationReport) -> str:
                     *(row for row in lead if row[0] != REFERENCE),
                 ]
             ),
-            *describe_duplicates(report.duplicates),
+            *_describe_duplicates(report.duplicates),
         ]
     )
 
 
-def describe_duplicates(found: DuplicateCounts) -> Iterator[str]:
+def _describe_duplicates(found: DuplicateCounts) -> Iterator[str]:
     """The lines under the table, if there are duplicates."""
     if found.learners:
         yield ""
@@ -461,7 +461,7 @@ def describe_duplicates(found: DuplicateCounts) -> Iterator[str]:
         )
 
 
-def format_metrics(
+def _format_metrics(
     values: Mapping[str, float], bounds: Mapping[str, Interval], names: Sequence[str], sign: str
 ) -> Iterator[str]:
     """Each figure and its interval as text."""

@@ -37,7 +37,7 @@ DIGITS = 6
 
 
 @dataclass(frozen=True)
-class ItemFit:
+class _ItemFit:
     """A bank calibrated to the first answer of every learner to every item; `repeated` others were left out.
 
     `reliability` is the share of the variance of ability that its estimates show: Var(EAP) / (Var(EAP) + mean SE²).
@@ -51,7 +51,7 @@ class ItemFit:
 
 
 @dataclass(frozen=True)
-class SkillFit:
+class _SkillFit:
     """Knowledge tracing fitted to all answers; `learners` and `responses` are counts for each skill (S,)."""
 
     sample: ResponseSample
@@ -66,7 +66,7 @@ class SkillFit:
         return self.fitted.iterations < self.setup.iterations
 
 
-def fit_items(path: Path, model: Model, priors: Priors, categories: int | None, progress: Progress) -> ItemFit:
+def fit_items(path: Path, model: Model, priors: Priors, categories: int | None, progress: Progress) -> _ItemFit:
     """Calibrate the items of a file. Raises `InvalidFile` for scores that the model does not take.
 
     `categories` is how many every item has; None finds out, item by item.
@@ -81,10 +81,10 @@ def fit_items(path: Path, model: Model, priors: Priors, categories: int | None, 
     progress("calibrating", 0, 1)
     result = calibrate_items(responses, max_category, model, priors)
     progress("estimating abilities", 0, 1)
-    return ItemFit(sample, responses, len(log.items) - len(first), result, reliability(result, responses))
+    return _ItemFit(sample, responses, len(log.items) - len(first), result, _reliability(result, responses))
 
 
-def fit_skills(path: Path, setup: bkt.Setup, progress: Progress) -> SkillFit:
+def fit_skills(path: Path, setup: bkt.Setup, progress: Progress) -> _SkillFit:
     """Fit knowledge tracing to the skills of a file. Raises `InvalidFile` if it names none."""
     sample = read_sample(path, SPLIT, progress)
     if not sample.skill_ids:
@@ -94,7 +94,7 @@ def fit_skills(path: Path, setup: bkt.Setup, progress: Progress) -> SkillFit:
     chains = link_skill_chains(sample.skills, sample.log)
     learners = np.bincount(chains.skill, minlength=len(sample.skill_ids))
     responses = np.bincount(chains.skill, chains.lengths, len(sample.skill_ids)).astype(np.int64)
-    return SkillFit(sample, fitted, setup, learners, responses)
+    return _SkillFit(sample, fitted, setup, learners, responses)
 
 
 # Answers
@@ -133,7 +133,7 @@ def max_categories(sample: ResponseSample, model: Model, categories: int | None)
     raise InvalidFile(f"{sample.name}: item {sample.items[item]} has the score {score:g}; {requirement}")
 
 
-def reliability(result: ItemCalibration, responses: ItemResponses) -> float:
+def _reliability(result: ItemCalibration, responses: ItemResponses) -> float:
     """That of the EAP abilities of those who answered, between 0 and 1."""
     abilities = estimate(result.bank, responses, 0.0, result.ability_variance)
     shown = float(abilities.ability.var())
@@ -143,7 +143,7 @@ def reliability(result: ItemCalibration, responses: ItemResponses) -> float:
 # Items
 
 
-def estimates_by_name(bank: ItemBank) -> dict[str, Floats]:
+def _estimates_by_name(bank: ItemBank) -> dict[str, Floats]:
     """What is estimated under a model, by its name: (I,), or (I, M) for what an item has several of."""
     result: dict[str, Floats] = {} if bank.model in COMMON_SLOPE else {"a": bank.discrimination}
     result |= {"b": bank.difficulty[:, 0]} if bank.model in BINARY else {STEPS[bank.model]: bank.difficulty}
@@ -151,47 +151,47 @@ def estimates_by_name(bank: ItemBank) -> dict[str, Floats]:
     return result | ({"d": bank.upper} if bank.model == "4pl" else {})
 
 
-def item_estimates(bank: ItemBank, item: int) -> dict[str, float | list[float]]:
+def _item_estimates(bank: ItemBank, item: int) -> dict[str, float | list[float]]:
     """The same of one item; a list as long as the item has steps."""
-    rows = {name: values[item] for name, values in estimates_by_name(bank).items()}
+    rows = {name: values[item] for name, values in _estimates_by_name(bank).items()}
     highest = int(bank.max_category[item])
     return {
-        name: [rounded(value) for value in row[:highest]] if row.ndim else rounded(row) for name, row in rows.items()
+        name: [_rounded(value) for value in row[:highest]] if row.ndim else _rounded(row) for name, row in rows.items()
     }
 
 
-def item_standard_errors(errors: ItemBank, item: int) -> dict[str, Any]:
+def _item_standard_errors(errors: ItemBank, item: int) -> dict[str, Any]:
     """Standard errors in that form; None for what ended at a limit."""
     return {
         name: [error or None for error in values] if isinstance(values, list) else values or None
-        for name, values in item_estimates(errors, item).items()
+        for name, values in _item_estimates(errors, item).items()
     }
 
 
-def items_table(fit: ItemFit) -> str:
+def items_table(fit: _ItemFit) -> str:
     """What `proxima fit` prints of an item response model."""
     result, sample = fit.calibration, fit.sample
     model = result.bank.model
     many = [f"b{step + 1}" for step in range(result.bank.steps)]
     titles = [
-        title for name in estimates_by_name(result.bank) for title in (many if name == STEPS.get(model) else [name])
+        title for name in _estimates_by_name(result.bank) for title in (many if name == STEPS.get(model) else [name])
     ]
     responses = np.bincount(fit.responses.items, minlength=result.bank.count)
     rows = [
-        [name, f"{responses[item]:,}", *item_cells(result, item), "yes" if result.calibrated[item] else "no"]
+        [name, f"{responses[item]:,}", *_item_cells(result, item), "yes" if result.calibrated[item] else "no"]
         for item, name in enumerate(sample.items)
     ]
-    learners, items = pluralise(fit.responses.learners, "learner"), pluralise(result.bank.count, "item")
+    learners, items = _pluralise(fit.responses.learners, "learner"), _pluralise(result.bank.count, "item")
     facts = [
-        f"log-likelihood {result.log_likelihood:.3f} after {pluralise(result.iterations, 'iteration')}",
+        f"log-likelihood {result.log_likelihood:.3f} after {_pluralise(result.iterations, 'iteration')}",
         "converged" if result.converged else "NOT converged",
         f"reliability {fit.reliability:.3f}",
     ]
     if model in COMMON_SLOPE:
-        facts.append(f"ability variance {format_estimate(result.ability_variance, result.ability_variance_error)}")
+        facts.append(f"ability variance {_format_estimate(result.ability_variance, result.ability_variance_error)}")
     return "\n".join(
         [
-            f"{model}: first answers of {learners} to {items}; {pluralise(fit.repeated, 'repeated answer')} left out",
+            f"{model}: first answers of {learners} to {items}; {_pluralise(fit.repeated, 'repeated answer')} left out",
             ", ".join(facts),
             "",
             *align_columns([["item", "answers", *(f"{title} (SE)" for title in titles), "calibrated"], *rows]),
@@ -199,29 +199,29 @@ def items_table(fit: ItemFit) -> str:
     )
 
 
-def item_cells(result: ItemCalibration, item: int) -> Iterator[str]:
+def _item_cells(result: ItemCalibration, item: int) -> Iterator[str]:
     """The parameters of one item as text; nothing for steps that only others have."""
-    errors = item_estimates(result.standard_errors, item)
-    for name, values in item_estimates(result.bank, item).items():
+    errors = _item_estimates(result.standard_errors, item)
+    for name, values in _item_estimates(result.bank, item).items():
         error = errors[name]
         if isinstance(values, list) and isinstance(error, list):
-            yield from map(format_estimate, values, error)
+            yield from map(_format_estimate, values, error)
             yield from [""] * (result.bank.steps - len(values))
         elif isinstance(values, float) and isinstance(error, float):
-            yield format_estimate(values, error)
+            yield _format_estimate(values, error)
 
 
-def format_estimate(value: float, error: float) -> str:
+def _format_estimate(value: float, error: float) -> str:
     """A number and its standard error; what ended at a limit has none."""
     return f"{value:.3f} ({f'{error:.3f}' if error else 'limit'})"
 
 
-def pluralise(number: int, what: str) -> str:
+def _pluralise(number: int, what: str) -> str:
     """A number and what it counts."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
-def items_json(fit: ItemFit) -> dict[str, Any]:
+def items_json(fit: _ItemFit) -> dict[str, Any]:
     """What `proxima fit --json` prints of an item response model; what has no standard error has null."""
     result = fit.calibration
     responses = np.bincount(fit.responses.items, minlength=result.bank.count)
@@ -231,27 +231,27 @@ def items_json(fit: ItemFit) -> dict[str, Any]:
         "answers": len(fit.responses.items),
         "repeated": fit.repeated,
         "rejected": len(fit.sample.rejections),
-        "log_likelihood": rounded(result.log_likelihood),
+        "log_likelihood": _rounded(result.log_likelihood),
         "iterations": result.iterations,
         "converged": result.converged,
-        "reliability": rounded(fit.reliability),
-        "ability_variance": rounded(result.ability_variance),
-        "ability_variance_error": rounded(result.ability_variance_error) or None,
+        "reliability": _rounded(fit.reliability),
+        "ability_variance": _rounded(result.ability_variance),
+        "ability_variance_error": _rounded(result.ability_variance_error) or None,
         "items": [
             {
                 "item": name,
                 "answers": int(responses[item]),
                 "categories": int(result.bank.max_category[item]) + 1,
                 "calibrated": bool(result.calibrated[item]),
-                **item_estimates(result.bank, item),
-                "standard_errors": item_standard_errors(result.standard_errors, item),
+                **_item_estimates(result.bank, item),
+                "standard_errors": _item_standard_errors(result.standard_errors, item),
             }
             for item, name in enumerate(fit.sample.items)
         ],
     }
 
 
-def rounded(value: Any) -> float:
+def _rounded(value: Any) -> float:
     """So many digits as mean something."""
     return round(float(value), DIGITS)
 
@@ -259,7 +259,7 @@ def rounded(value: Any) -> float:
 # Into a course
 
 
-def build_catalogue(fit: ItemFit) -> dict[str, Any]:
+def build_catalogue(fit: _ItemFit) -> dict[str, Any]:
     """The calibrated items with their parameters and skills, as the body of `PUT /v1/courses/{course}/catalogue`.
 
     Raises `InvalidFile` where there is nothing to rely on.
@@ -273,7 +273,7 @@ def build_catalogue(fit: ItemFit) -> dict[str, Any]:
         {
             "id": sample.items[item],
             "skills": [sample.skill_ids[skill] for skill in sample.skills[item].tolist() if skill >= 0],
-            "parameters": {"model": CATALOGUE_MODELS[result.bank.model], **item_estimates(result.bank, item)},
+            "parameters": {"model": CATALOGUE_MODELS[result.bank.model], **_item_estimates(result.bank, item)},
         }
         for item in np.flatnonzero(result.calibrated).tolist()
     ]
@@ -284,7 +284,7 @@ def build_catalogue(fit: ItemFit) -> dict[str, Any]:
 # Skills
 
 
-def skills_table(fit: SkillFit) -> str:
+def skills_table(fit: _SkillFit) -> str:
     """What `proxima fit` prints of knowledge tracing."""
     content = skills_json(fit)
     named = {"prior": "P(L0)", "learn": "P(T)", "forget": "P(F)", "guess": "guess", "slip": "slip"}
@@ -301,10 +301,10 @@ def skills_table(fit: SkillFit) -> str:
     ]
     facts = [
         f"log-likelihood {content['log_likelihood']:.3f}",
-        f"{int(fit.converged.sum()):,} of {pluralise(len(rows), 'skill')} converged",
+        f"{int(fit.converged.sum()):,} of {_pluralise(len(rows), 'skill')} converged",
     ]
     lines = [
-        f"bkt: {pluralise(content['answers'], 'answer')} of {pluralise(content['learners'], 'learner')}",
+        f"bkt: {_pluralise(content['answers'], 'answer')} of {_pluralise(content['learners'], 'learner')}",
         ", ".join(facts),
         "",
         *align_columns([["skill", "learners", "answers", *shown.values(), "identified"], *rows]),
@@ -315,7 +315,7 @@ def skills_table(fit: SkillFit) -> str:
     return "\n".join(lines)
 
 
-def skills_json(fit: SkillFit) -> dict[str, Any]:
+def skills_json(fit: _SkillFit) -> dict[str, Any]:
     """What `proxima fit --json` prints of knowledge tracing."""
     fitted, sample = fit.fitted, fit.sample
     content = {
@@ -323,31 +323,31 @@ def skills_json(fit: SkillFit) -> dict[str, Any]:
         "learners": sample.log.learners,
         "answers": len(sample.log.items),
         "rejected": len(sample.rejections),
-        "log_likelihood": rounded(float(fitted.log_likelihood.sum())),
+        "log_likelihood": _rounded(float(fitted.log_likelihood.sum())),
         "skills": [
             {
                 "skill": name,
                 "learners": int(fit.learners[skill]),
                 "answers": int(fit.responses[skill]),
-                **skill_rates(fit, skill),
+                **_skill_rates(fit, skill),
                 "identified": bool(fitted.identified[skill]),
-                "log_likelihood": rounded(fitted.log_likelihood[skill]),
+                "log_likelihood": _rounded(fitted.log_likelihood[skill]),
                 "iterations": int(fitted.iterations[skill]),
                 "converged": bool(fit.converged[skill]),
             }
             for skill, name in enumerate(fit.sample.skill_ids)
         ],
     }
-    return content | ({"items": list(item_rates(fit))} if fit.setup.per_item else {})
+    return content | ({"items": list(_item_rates(fit))} if fit.setup.per_item else {})
 
 
-def skill_rates(fit: SkillFit, skill: int) -> dict[str, float]:
+def _skill_rates(fit: _SkillFit, skill: int) -> dict[str, float]:
     """What was fitted of one skill; guess and slip unless its items have their own."""
     names = ("prior", "learn", "forget", *(() if fit.setup.per_item else bkt.OF_CLASSES))
-    return {name: rounded(getattr(fit.fitted.rates, name)[skill]) for name in names}
+    return {name: _rounded(getattr(fit.fitted.rates, name)[skill]) for name in names}
 
 
-def item_rates(fit: SkillFit) -> Iterator[dict[str, Any]]:
+def _item_rates(fit: _SkillFit) -> Iterator[dict[str, Any]]:
     """Guess and slip of every item for each of its skills."""
     fitted = fit.fitted
     for item, position in np.argwhere(fitted.skills >= 0).tolist():
@@ -355,6 +355,6 @@ def item_rates(fit: SkillFit) -> Iterator[dict[str, Any]]:
         yield {
             "item": fit.sample.items[item],
             "skill": fit.sample.skill_ids[fitted.skills[item, position]],
-            "guess": rounded(fitted.rates.guess[own]),
-            "slip": rounded(fitted.rates.slip[own]),
+            "guess": _rounded(fitted.rates.guess[own]),
+            "slip": _rounded(fitted.rates.slip[own]),
         }

@@ -43,7 +43,7 @@ COLUMNS = (
 
 
 @dataclass(frozen=True)
-class PracticeStudyResult:
+class _PracticeStudyResult:
     """How one policy did in one world.
 
     Per learner: `exercises` until 90 % of the skills are truly mastered (at most 700) and their `median`, `streaks` of
@@ -64,11 +64,11 @@ class PracticeStudyResult:
     less: Figure | None
 
 
-Table = Mapping[str, Mapping[str, PracticeStudyResult]]
+Table = Mapping[str, Mapping[str, _PracticeStudyResult]]
 
 
 @dataclass(frozen=True)
-class PracticeStudyReport:
+class _PracticeStudyReport:
     """Results by world and policy, and the exercises of every learner in the same order for all policies of a world."""
 
     results: Table
@@ -79,12 +79,12 @@ class PracticeStudyReport:
 
 def run_practice_study(
     worlds: Sequence[str], policies: Sequence[str], learners: int, seed: int, progress: Progress
-) -> PracticeStudyReport:
+) -> _PracticeStudyReport:
     """Let `learners` learners practise in every world under every policy. `progress`: a stage, how far, and of what."""
     sizes = [LEARNERS_PER_COURSE] * (learners // LEARNERS_PER_COURSE)
     sizes += [learners % LEARNERS_PER_COURSE] if learners % LEARNERS_PER_COURSE else []
     course_of = np.repeat(np.arange(len(sizes)), sizes)
-    results: dict[str, dict[str, PracticeStudyResult]] = {}
+    results: dict[str, dict[str, _PracticeStudyResult]] = {}
     exercises: dict[str, dict[str, Integers]] = {}
     done, total = 0, len(worlds) * len(policies) * len(sizes)
     for world in (each for each in WORLDS if each.name in worlds):
@@ -95,40 +95,40 @@ def run_practice_study(
                 progress(f"{world.name}, {name}", done, total)
                 outcomes[name].append(practise(world, course, POLICIES[name], learner_seeds(seed, number, size)))
                 done += 1
-        exercises[world.name] = {name: concatenate_outcomes(outcomes[name], "exercises") for name in policies}
+        exercises[world.name] = {name: _concatenate_outcomes(outcomes[name], "exercises") for name in policies}
         reference = exercises[world.name].get(REFERENCE)
-        results[world.name] = {name: summarise_outcomes(outcomes[name], course_of, reference) for name in policies}
-    return PracticeStudyReport(results, exercises, learners, seed)
+        results[world.name] = {name: _summarise_outcomes(outcomes[name], course_of, reference) for name in policies}
+    return _PracticeStudyReport(results, exercises, learners, seed)
 
 
-def concatenate_outcomes(outcomes: Sequence[PracticeOutcome], name: str) -> Any:
+def _concatenate_outcomes(outcomes: Sequence[PracticeOutcome], name: str) -> Any:
     """One column of the outcomes of all courses."""
     return np.concatenate([getattr(outcome, name) for outcome in outcomes])
 
 
-def summarise_outcomes(
+def _summarise_outcomes(
     outcomes: Sequence[PracticeOutcome], course_of: Integers, reference: Integers | None
-) -> PracticeStudyResult:
+) -> _PracticeStudyResult:
     """The figures of one policy in one world."""
 
     def figure(name: str) -> Figure:
-        return mean_over_courses(concatenate_outcomes(outcomes, name), course_of)
+        return mean_over_courses(_concatenate_outcomes(outcomes, name), course_of)
 
-    exercises, misled = concatenate_outcomes(outcomes, "exercises"), concatenate_outcomes(outcomes, "misled")
+    exercises, misled = _concatenate_outcomes(outcomes, "exercises"), _concatenate_outcomes(outcomes, "misled")
     less = None
     if reference is not None:
         # The error of a ratio of means, by its linearisation.
         taken, share = exercises.mean(), reference.mean() / exercises.mean()
         less = Figure(float(1 - share), mean_over_courses((reference - share * exercises) / taken, course_of).error)
-    return PracticeStudyResult(
+    return _PracticeStudyResult(
         exercises=figure("exercises"),
         median=float(np.median(exercises)),
         streaks=figure("streaks"),
         wasted=figure("wasted"),
         early=figure("early"),
-        never=mean_over_courses(~concatenate_outcomes(outcomes, "reached"), course_of),
+        never=mean_over_courses(~_concatenate_outcomes(outcomes, "reached"), course_of),
         misled=figure("misled"),
-        true=float(concatenate_outcomes(outcomes, "true")[misled].mean()) if misled.any() else None,
+        true=float(_concatenate_outcomes(outcomes, "true")[misled].mean()) if misled.any() else None,
         less=less,
     )
 
@@ -146,7 +146,7 @@ def mean_over_courses(values: Any, course_of: Integers) -> Figure:
     return Figure(float(mean), float(np.sqrt(spread)) / len(numbers))
 
 
-def as_json(report: PracticeStudyReport) -> dict[str, Any]:
+def as_json(report: _PracticeStudyReport) -> dict[str, Any]:
     """The figures by world and policy."""
     return {
         "seed": report.seed,
@@ -160,18 +160,18 @@ def as_json(report: PracticeStudyReport) -> dict[str, Any]:
     }
 
 
-def as_table(report: PracticeStudyReport) -> str:
+def as_table(report: _PracticeStudyReport) -> str:
     """A table for each world, the quickest policy first."""
     widest = max(len(name) for row in report.results.values() for name in row)
     lines = [f"{report.learners:,} learners, seed {report.seed}; less: by {REFERENCE}; at most {MOST_EXERCISES}"]
     for world, row in report.results.items():
         lines += ["", format_row(world, COLUMNS, widest, CELL_WIDTH)]
         for policy, result in sorted(row.items(), key=lambda pair: pair[1].exercises.mean):
-            lines.append(format_row(policy, format_result(result), widest, CELL_WIDTH))
+            lines.append(format_row(policy, _format_result(result), widest, CELL_WIDTH))
     return "\n".join(lines)
 
 
-def format_result(result: PracticeStudyResult) -> list[str]:
+def _format_result(result: _PracticeStudyResult) -> list[str]:
     """One row of the table."""
     less = ["", ""] if result.less is None else [f"{100 * result.less.mean:.1f}", f"{100 * result.less.error:.1f}"]
     counts = [f"{each.mean:.1f}" for each in (result.wasted, result.early)]
@@ -181,16 +181,16 @@ def format_result(result: PracticeStudyResult) -> list[str]:
     return [*exercises, *less, *streaks, *counts, *shares, "" if result.true is None else f"{result.true:.1f}"]
 
 
-def save_plots(report: PracticeStudyReport, folder: Path) -> list[Path]:
+def save_plots(report: _PracticeStudyReport, folder: Path) -> list[Path]:
     """Two panels for each world: mean exercises with standard errors, and the share of learners who have reached 90 %.
 
     Raises `InvalidSetting` without matplotlib.
     """
-    drawings = {world: partial(draw_world, report, world) for world in report.results}
+    drawings = {world: partial(_draw_world, report, world) for world in report.results}
     return plots.save_plots(folder, drawings, panels=2, size=(11, 4.5))
 
 
-def draw_world(report: PracticeStudyReport, world: str, bars: Any, curves: Any) -> None:
+def _draw_world(report: _PracticeStudyReport, world: str, bars: Any, curves: Any) -> None:
     """Draw what the policies did in one world, the slowest first."""
     row = report.results[world]
     names = sorted(row, key=lambda name: -row[name].exercises.mean)

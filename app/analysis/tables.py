@@ -16,10 +16,10 @@ class Figure:
 
 def round_figures(result: object) -> dict[str, object]:
     """The fields of a result for JSON: numbers and figures rounded, what is missing as null."""
-    return {name: round_figure(value) for name, value in vars(result).items()}
+    return {name: _round_figure(value) for name, value in vars(result).items()}
 
 
-def round_figure(value: Figure | float | None) -> dict[str, float] | float | None:
+def _round_figure(value: Figure | float | None) -> dict[str, float] | float | None:
     """One field of a result for JSON."""
     if isinstance(value, Figure):
         return {"mean": round(value.mean, DIGITS), "error": round(value.error, DIGITS)}

@@ -38,7 +38,7 @@ POLICIES = (
 SEED = 2026
 
 
-class Commands(click.Group):
+class _Commands(click.Group):
     """A group whose errors are one readable line and an exit code: 1 what failed, 3 what must be set up first."""
 
     def make_context(
@@ -74,7 +74,7 @@ overwrite_option = click.option("--overwrite", is_flag=True, help="Replace FILE 
 tenant_option = click.option("--tenant", help="The course's tenant.  [default: the only one there is]")
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="proxima")
 def main() -> None:
     """Adaptive learning as a service: what each learner has mastered, how sure that is, and what comes next."""

@@ -24,7 +24,7 @@ def export(file: Path, tenant: str | None, *, overwrite: bool) -> None:
         contents = with_database(
             lambda database: database.read(transfer.export_tenant, target, tenant, now(), progress)
         )
-    report_contents(f"exported to {file}", contents)
+    _report_contents(f"exported to {file}", contents)
 
 
 def import_tenant(file: Path) -> None:
@@ -32,7 +32,7 @@ def import_tenant(file: Path) -> None:
     with progress_bar() as progress:
         header, contents = backup_format.check_backup(file, progress)
         with_database(lambda database: database.write(transfer.import_tenant, file, contents, progress))
-    report_contents(f"tenant {header.tenant} imported", contents)
+    _report_contents(f"tenant {header.tenant} imported", contents)
 
 
 def back_up(file: Path, *, overwrite: bool) -> None:
@@ -42,7 +42,7 @@ def back_up(file: Path, *, overwrite: bool) -> None:
         backup_format.replace_atomically(file, overwrite=overwrite, progress=progress) as target,
     ):
         contents = with_any_database(lambda database: database.read(transfer.dump_database, target, now(), progress))
-    report_contents(f"backed up to {file}", contents)
+    _report_contents(f"backed up to {file}", contents)
 
 
 def restore(file: Path) -> None:
@@ -51,10 +51,10 @@ def restore(file: Path) -> None:
     with progress_bar() as progress:
         _, contents = backup_format.check_backup(file, progress)
         run_exclusively(url, lambda db: transfer.restore(db, file, contents, progress))
-    report_contents(f"restored from {file}", contents)
+    _report_contents(f"restored from {file}", contents)
 
 
-def report_contents(done: str, contents: backup_format.Contents) -> None:
+def _report_contents(done: str, contents: backup_format.Contents) -> None:
     """Say what a file holds, and the hash by which two databases are compared."""
     counts = ((contents.rows.get(table, 0), name) for table, name in REPORTED_TABLES)
     listed = ", ".join(f"{count:,} {name}{'' if count == 1 else 's'}" for count, name in counts)

@@ -47,7 +47,7 @@ async def calibrate_course(
     calibration = await database.read(calibrations.describe_calibration, tenant_id, course, claim.number)
     if calibration["error"]:
         raise Invalid(calibration["error"])
-    for line in describe_report(calibration["id"], calibration["report"]):
+    for line in _describe_report(calibration["id"], calibration["report"]):
         click.echo(line)
     if activate:
         await database.write(
@@ -57,7 +57,7 @@ async def calibrate_course(
         click.echo(f"calibration {calibration['id']} is in force; {rebuilt:,} snapshots were rebuilt")
 
 
-def describe_report(id_: str, report: dict[str, Any]) -> Iterator[str]:
+def _describe_report(id_: str, report: dict[str, Any]) -> Iterator[str]:
     """What a calibration brought and what it would change."""
     before = report["compared_with"] or "the defaults"
     verdict = "better" if report["log_loss_after"] < report["log_loss_before"] else "no better"

@@ -19,13 +19,13 @@ from app.services.replay import count_stale
 
 def check_all() -> bool:
     """Print a line for each check; whether all is well."""
-    findings = [(name, *run_check(check)) for name, check in CHECKS]
+    findings = [(name, *_run_check(check)) for name, check in CHECKS]
     for name, passed, message in findings:
         click.echo(f"{'ok  ' if passed else 'FAIL'}  {name}: {message}")
     return all(passed for _, passed, _ in findings)
 
 
-def run_check(check: Callable[[], str]) -> tuple[bool, str]:
+def _run_check(check: Callable[[], str]) -> tuple[bool, str]:
     """Whether a check went well, and what it says."""
     try:
         return True, check()
@@ -33,18 +33,18 @@ def run_check(check: Callable[[], str]) -> tuple[bool, str]:
         return False, error.detail
 
 
-def check_settings() -> str:
+def _check_settings() -> str:
     """The settings can be read."""
     return f"{read_settings().database_url.split('://')[0]}, log level {read_settings().log_level}"
 
 
-def check_schema() -> str:
+def _check_schema() -> str:
     """The database answers and is migrated."""
     with_database(need_migrated)
     return "the tables are those of this program"
 
 
-def check_durability() -> str:
+def _check_durability() -> str:
     """An acknowledged answer survives a crash."""
     faults = with_database(lambda database: database.read(durability_faults))
     if faults:
@@ -52,7 +52,7 @@ def check_durability() -> str:
     return "every commit is synced to the disk"
 
 
-def check_connections() -> str:
+def _check_connections() -> str:
     """The database has a connection for each one that a worker may ask for."""
     size, allowed = read_settings().pool_size, with_database(lambda database: database.read(connections_allowed))
     if allowed is None:
@@ -62,7 +62,7 @@ def check_connections() -> str:
     return f"{size} a worker, and the database has {allowed}: enough for {allowed // size}"
 
 
-def check_disk() -> str:
+def _check_disk() -> str:
     """There is room where SQLite writes."""
     url = read_settings().database_url
     folder = Path(url.removeprefix("sqlite:///")).resolve().parent if url.startswith("sqlite") else Path.cwd()
@@ -72,7 +72,7 @@ def check_disk() -> str:
     return f"{free >> 30} GiB free"
 
 
-def check_keys() -> str:
+def _check_keys() -> str:
     """Somebody can call."""
 
     async def count(database: Database) -> int:
@@ -86,7 +86,7 @@ def check_keys() -> str:
     return f"{keys} in force"
 
 
-def check_snapshots() -> str:
+def _check_snapshots() -> str:
     """How many snapshots are stale."""
 
     async def count(database: Database) -> int:
@@ -100,11 +100,11 @@ def check_snapshots() -> str:
 
 
 CHECKS: tuple[tuple[str, Callable[[], str]], ...] = (
-    ("settings", check_settings),
-    ("database", check_schema),
-    ("durability", check_durability),
-    ("connections", check_connections),
-    ("disk", check_disk),
-    ("keys", check_keys),
-    ("snapshots", check_snapshots),
+    ("settings", _check_settings),
+    ("database", _check_schema),
+    ("durability", _check_durability),
+    ("connections", _check_connections),
+    ("disk", _check_disk),
+    ("keys", _check_keys),
+    ("snapshots", _check_snapshots),
 )

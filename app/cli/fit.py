@@ -18,8 +18,8 @@ from app.core.errors import InvalidFile
 def print_fit(
     file: Path, model: Model | Literal["bkt"], catalogue: Path | None, *, as_json: bool, **options: Any
 ) -> None:
-    """Fit an item response model, or knowledge tracing, to the answers of a file; `options` as `check_fit` has them."""
-    check_fit(model, catalogue, **options)
+    """Fit an item response model, or knowledge tracing, to the responses of a file; `options` are those of the fit."""
+    _check_fit(model, catalogue, **options)
     if model == "bkt":
         with progress_bar() as progress:
             traced = fit.fit_skills(file, Setup(forgets=options["forgets"], per_item=options["per_item"]), progress)
@@ -33,11 +33,11 @@ def print_fit(
     click.echo(json.dumps(fit.items_json(fitted), indent=1) if as_json else fit.items_table(fitted))
     if catalogue is not None:
         body = validate_catalogue(catalogue.name, fit.build_catalogue(fitted))
-        write_catalogue(catalogue, body)
+        _write_catalogue(catalogue, body)
         click.echo(f"{len(body['items']):,} of {len(fitted.sample.items):,} items written to {catalogue}", err=True)
 
 
-def check_fit(
+def _check_fit(
     model: str, catalogue: Path | None, *, no_priors: bool, categories: int | None, forgets: bool, per_item: bool
 ) -> None:
     """Refuse what the model has no use for, before it costs time."""
@@ -56,7 +56,7 @@ def check_fit(
         raise click.UsageError("the name of --catalogue must end in .json")
 
 
-def write_catalogue(path: Path, body: dict[str, Any]) -> None:
+def _write_catalogue(path: Path, body: dict[str, Any]) -> None:
     """Write a catalogue for `proxima import catalogue`."""
     try:
         path.write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -34,16 +34,16 @@ def load_catalogue(file: Path, course: str | None, tenant: str | None) -> None:
 
 def check_responses(file: Path) -> None:
     """Say how many rows of a file could be loaded, and write the others beside it."""
-    target = rejected_file(file)
+    target = _rejected_file(file)
     good, rejections = check_file(file)
     target.unlink(missing_ok=True)
-    report_rejected(write_rejections(target, rejections) if rejections else 0, target)
+    _report_rejected(write_rejections(target, rejections) if rejections else 0, target)
     click.echo(f"{good:,} rows can be loaded")
 
 
 def load_responses(file: Path, course: str, tenant: str | None) -> None:
     """Load the answers of a file, and write the rows that cannot be loaded beside it."""
-    target, started = rejected_file(file), time.monotonic()
+    target, started = _rejected_file(file), time.monotonic()
     with progress_bar() as progress:
 
         def write_rejected(rejections: Sequence[Rejection]) -> None:
@@ -58,16 +58,16 @@ def load_responses(file: Path, course: str, tenant: str | None) -> None:
 
         totals = with_database(load)
     rate = totals.created / (time.monotonic() - started)
-    report_rejected(totals.rejected, target)
+    _report_rejected(totals.rejected, target)
     click.echo(f"{totals.created:,} answers loaded ({rate:,.0f}/s), {totals.repeated:,} were there already")
 
 
-def rejected_file(file: Path) -> Path:
+def _rejected_file(file: Path) -> Path:
     """Where the rows of a file go that cannot be loaded."""
     return file.with_name(file.name + ".rejected.csv")
 
 
-def report_rejected(count: int, target: Path) -> None:
+def _report_rejected(count: int, target: Path) -> None:
     """Say where the rejected rows are, if there are any."""
     if count:
         click.echo(f"{count:,} {'row' if count == 1 else 'rows'} rejected: see {target}", err=True)

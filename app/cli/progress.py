@@ -10,7 +10,7 @@ import click
 QUIET_S = 2.0
 
 
-class TerminalProgress:
+class _TerminalProgress:
     """A bar on a terminal, a plain line every other second in a pipe."""
 
     def __init__(self) -> None:
@@ -37,9 +37,9 @@ class TerminalProgress:
 
 
 @contextmanager
-def progress_bar() -> Iterator[TerminalProgress]:
+def progress_bar() -> Iterator[_TerminalProgress]:
     """A progress that leaves no trace when it is done."""
-    progress = TerminalProgress()
+    progress = _TerminalProgress()
     try:
         yield progress
     finally:

@@ -21,7 +21,7 @@ DEFAULT_DEADLINES = Deadlines()
 def serve(host: str, port: int, workers: int, deadlines: Deadlines = DEFAULT_DEADLINES) -> None:
     """Serve the HTTP interface."""
     settings = read_settings()
-    with_database(lambda database: need_connections(database, workers))
+    with_database(lambda database: _need_connections(database, workers))
     configure_logging(settings)
     if workers == 1:
         run_server(create_app, host, port, 1, deadlines)
@@ -34,7 +34,7 @@ def serve(host: str, port: int, workers: int, deadlines: Deadlines = DEFAULT_DEA
             del os.environ["PROMETHEUS_MULTIPROC_DIR"]
 
 
-async def need_connections(database: Database, workers: int) -> None:
+async def _need_connections(database: Database, workers: int) -> None:
     """The database must be migrated. If it has too few connections for all workers, say so."""
     await need_migrated(database)
     needed, allowed = workers * read_settings().pool_size, await database.read(connections_allowed)

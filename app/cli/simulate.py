@@ -40,7 +40,7 @@ def print_cat_study(
     """Give adaptive tests to simulated examinees from item banks; `options` are those of `CatStudyOptions`."""
     if plots:
         need_matplotlib()
-    item_files, limits = read_item_banks(files, constraints, scaling)
+    item_files, limits = _read_item_banks(files, constraints, scaling)
     study_options = cat_study.CatStudyOptions(target=exposure, cuts=tuple(sorted(cuts)), **options)
     with progress_bar() as progress:
         report = cat_study.run_cat_study(item_files, limits, study_options, progress)
@@ -49,7 +49,7 @@ def print_cat_study(
         click.echo(f"{path} written", err=True)
 
 
-def read_item_banks(
+def _read_item_banks(
     files: Sequence[Path], constraints_file: Path | None, scaling: float
 ) -> tuple[list[ItemFile], list[Constraints | None]]:
     """The item banks of files, each with the constraints that its items can keep; says which it cannot."""

@@ -100,7 +100,7 @@ class SqliteDatabase:
 
     async def read(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         def limited(connection: Connection, /, *args: P.args, **kwargs: P.kwargs) -> T:
-            with read_deadline(connection, self._longest_read_s):
+            with _read_deadline(connection, self._longest_read_s):
                 return work(connection, *args, **kwargs)
 
         return await self._run(self._read_threads, self._reader, limited, *args, **kwargs)
@@ -148,7 +148,7 @@ def sqlite_engine(url: str, *, connections: int, begin: str, read_only: bool) ->
         pool_size=connections,
         max_overflow=0,
         hide_parameters=True,
-        json_serializer=to_json_text,
+        json_serializer=_to_json_text,
         connect_args={"check_same_thread": False, "cached_statements": 256},
     )
 
@@ -171,18 +171,18 @@ def sqlite_engine(url: str, *, connections: int, begin: str, read_only: bool) ->
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        begin_when_free(connection, begin)
+        _begin_when_free(connection, begin)
 
     return engine
 
 
-def to_json_text(value: object) -> str:
+def _to_json_text(value: object) -> str:
     """A value of a JSON column."""
     return to_json(value).decode()
 
 
 @contextmanager
-def read_deadline(connection: Connection, longest_s: float) -> Iterator[None]:
+def _read_deadline(connection: Connection, longest_s: float) -> Iterator[None]:
     """Interrupt what is read for too long: SQLite has no limit of its own."""
     driver, deadline = connection.connection.driver_connection, time.monotonic() + longest_s
     assert driver is not None  # noqa: S101
@@ -193,7 +193,7 @@ def read_deadline(connection: Connection, longest_s: float) -> Iterator[None]:
         driver.set_progress_handler(None, 0)
 
 
-def begin_when_free(connection: Connection, begin: str) -> None:
+def _begin_when_free(connection: Connection, begin: str) -> None:
     """Begin a transaction as soon as no other process writes.
 
     SQLite itself would look ten times a second, and find it locked each time beside a process that writes without a
@@ -233,7 +233,7 @@ class PostgresDatabase:
                 async with engine.begin() as connection:
                     return await connection.run_sync(work, *args, **kwargs)
             except Exception as error:
-                if sqlstate(error) in RETRIED_STATES and attempt < ATTEMPTS:
+                if _sqlstate(error) in RETRIED_STATES and attempt < ATTEMPTS:
                     await asyncio.sleep(RANDOM.uniform(0, 0.01 * 2**attempt))
                 elif is_unavailable(error):
                     raise Unavailable("the database does not answer; try again") from error
@@ -250,7 +250,7 @@ class PostgresDatabase:
         await self._engine.dispose()
 
 
-def sqlstate(error: Exception) -> str:
+def _sqlstate(error: Exception) -> str:
     """PostgreSQL's code of an error; empty if it is not one of PostgreSQL's."""
     return getattr(getattr(error, "orig", None), "sqlstate", None) or ""
 
@@ -259,7 +259,7 @@ def is_unavailable(error: Exception) -> bool:
     """Whether an error of PostgreSQL's or on the way to it says: not now."""
     if isinstance(error, DBAPIError):
         lost = error.connection_invalidated or isinstance(error, (OperationalError, InterfaceError))
-        return lost or sqlstate(error).startswith(UNAVAILABLE_STATES)
+        return lost or _sqlstate(error).startswith(UNAVAILABLE_STATES)
     return isinstance(error, (OSError, PoolTimeout, TimeoutError, asyncpg.PostgresError))
 
 
@@ -276,7 +276,7 @@ def postgres_engine(url: str, *, pool_size: int, statement_timeout_s: float) -> 
         pool_timeout=POOL_TIMEOUT_S,
         pool_use_lifo=True,
         hide_parameters=True,
-        json_serializer=to_json_text,
+        json_serializer=_to_json_text,
         connect_args={
             "timeout": 5,
             # The server's own limit comes first, unless the way to it is cut.

@@ -170,17 +170,17 @@ def run_exclusively(url: str, work: Callable[[Connection], None]) -> None:
     SQLite: in one transaction. PostgreSQL: in those that `work` begins, so that no revision holds the locks of another.
     """
     if url.startswith("sqlite:"):
-        run_exclusively_on_sqlite(url, work)
+        _run_exclusively_on_sqlite(url, work)
     else:
-        asyncio.run(run_exclusively_on_postgres(url, work))
+        asyncio.run(_run_exclusively_on_postgres(url, work))
 
 
-def run_exclusively_on_sqlite(url: str, work: Callable[[Connection], None]) -> None:
+def _run_exclusively_on_sqlite(url: str, work: Callable[[Connection], None]) -> None:
     """The write lock is taken before the version is read, so nobody acts on a version that has gone."""
     engine = sqlite_engine(url, connections=1, begin="BEGIN IMMEDIATE", read_only=False)
-    event.listen(engine, "connect", wait_long_and_allow_replacing_tables)
+    event.listen(engine, "connect", _wait_long_and_allow_replacing_tables)
     try:
-        with connect_with_retries(engine) as connection, connection.begin():
+        with _connect_with_retries(engine) as connection, connection.begin():
             work(connection)
             broken = connection.execute(text("PRAGMA foreign_key_check")).all()
             if broken:
@@ -189,7 +189,7 @@ def run_exclusively_on_sqlite(url: str, work: Callable[[Connection], None]) -> N
         engine.dispose()
 
 
-def wait_long_and_allow_replacing_tables(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
+def _wait_long_and_allow_replacing_tables(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
     """SQLite alters a table by replacing it; enforced keys would forbid the moment in between."""
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout = {LONGEST_MIGRATION_S * 1000}")
@@ -197,7 +197,7 @@ def wait_long_and_allow_replacing_tables(connection: DBAPIConnection, _: Connect
     cursor.close()
 
 
-def connect_with_retries(engine: Engine) -> Connection:
+def _connect_with_retries(engine: Engine) -> Connection:
     """SQLite refuses, instead of waiting, when two processes switch a new file to its write-ahead log at once."""
     for attempt in range(1, ATTEMPTS):
         try:
@@ -207,14 +207,14 @@ def connect_with_retries(engine: Engine) -> Connection:
     return engine.connect()
 
 
-async def run_exclusively_on_postgres(url: str, work: Callable[[Connection], None]) -> None:
+async def _run_exclusively_on_postgres(url: str, work: Callable[[Connection], None]) -> None:
     """An advisory lock on a connection of its own keeps the others waiting, for a bounded time."""
     engine = postgres_engine(url, pool_size=2, statement_timeout_s=LONGEST_MIGRATION_S)
     try:
         async with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as lock_connection:
             await lock_connection.execute(text(f"SET lock_timeout = '{LONGEST_MIGRATION_S}s'"))
             await lock_connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": ADVISORY_LOCK})
-            await run_with_retries(engine, work)
+            await _run_with_retries(engine, work)
             await lock_connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": ADVISORY_LOCK})
     except Exception as error:
         if not is_unavailable(error):
@@ -224,12 +224,12 @@ async def run_exclusively_on_postgres(url: str, work: Callable[[Connection], Non
         await engine.dispose()
 
 
-async def run_with_retries(engine: AsyncEngine, work: Callable[[Connection], None]) -> None:
+async def _run_with_retries(engine: AsyncEngine, work: Callable[[Connection], None]) -> None:
     """Run `work`, again if a table stayed locked: a long wait would stop everyone behind it too."""
     for attempt in range(1, LOCK_ATTEMPTS + 1):
         try:
             async with engine.connect() as connection:
-                await connection.run_sync(run_with_short_locks, work)
+                await connection.run_sync(_run_with_short_locks, work)
         except DBAPIError as error:
             if getattr(error.orig, "sqlstate", None) != LOCK_NOT_AVAILABLE or attempt == LOCK_ATTEMPTS:
                 raise
@@ -238,7 +238,7 @@ async def run_with_retries(engine: AsyncEngine, work: Callable[[Connection], Non
             return
 
 
-def run_with_short_locks(connection: Connection, work: Callable[[Connection], None]) -> None:
+def _run_with_short_locks(connection: Connection, work: Callable[[Connection], None]) -> None:
     """Run `work` on a connection that does not wait long for locks."""
     with connection.begin():
         connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT}'"))

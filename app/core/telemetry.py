@@ -70,7 +70,7 @@ def configure_logging(settings: Settings) -> None:
     shared: list[Processor] = [
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.add_log_level,
-        structlog.processors.format_exc_info if level == logging.DEBUG else format_exception_without_values,
+        structlog.processors.format_exc_info if level == logging.DEBUG else _format_exception_without_values,
     ]
     renderer: Processor = (
         structlog.processors.JSONRenderer()
@@ -100,7 +100,7 @@ def configure_logging(settings: Settings) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def format_exception_without_values(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+def _format_exception_without_values(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Replace `exc_info` by the places and kinds of the errors, without their messages."""
     info = event.pop("exc_info", None)
     error = info if isinstance(info, BaseException) else info[1] if isinstance(info, tuple) else sys.exc_info()[1]
@@ -154,8 +154,8 @@ class Telemetry:
 
 def _record_request(scope: Scope, status: int, seconds: float) -> None:
     method = scope["method"] if scope["method"] in METHODS else "other"
-    route = route_of(scope)
-    requests, durations = counters(method, route, status)
+    route = _route_of(scope)
+    requests, durations = _counters(method, route, status)
     requests.inc()
     durations.observe(seconds)
     state = scope["state"]
@@ -172,12 +172,12 @@ def _record_request(scope: Scope, status: int, seconds: float) -> None:
 
 
 @cache
-def counters(method: str, route: str, status: int) -> tuple[Counter, Histogram]:
+def _counters(method: str, route: str, status: int) -> tuple[Counter, Histogram]:
     """The counters of these labels: looking them up is dearer than counting. There are few routes."""
     return REQUESTS.labels(method, route, status), REQUEST_SECONDS.labels(method, route)
 
 
-def route_of(scope: Scope) -> str:
+def _route_of(scope: Scope) -> str:
     """The template of the matched route, such as `/v1/courses/{course}/skills`."""
     route = scope.get("fastapi", {}).get("effective_route_context") or scope.get("route")
     route = getattr(route, "starlette_route", None) or route or _plain_route(scope)

@@ -47,7 +47,7 @@ class Constraints:
     left_out: tuple[str, ...]
 
 
-class ParameterRow(NamedTuple):
+class _ParameterRow(NamedTuple):
     """One item as its file has it."""
 
     model: Model
@@ -57,7 +57,7 @@ class ParameterRow(NamedTuple):
     d: float
 
 
-class UnusableRow(ValueError):
+class _UnusableRow(ValueError):
     """Why a row is no item, or no bound."""
 
 
@@ -72,28 +72,28 @@ def read_item_file(path: Path, scaling: float = 1.0) -> ItemFile:
     columns = tuple(rows[0][1])
     named = next((name for name in IDS if name in columns), None)
     try:
-        read = row_reader(columns)
-    except UnusableRow as error:
+        read = _row_reader(columns)
+    except _UnusableRow as error:
         raise InvalidFile(f"{path.name}: {error}.") from error
     items = []
     for line, row in rows:
         try:
             item = read(row)
             items.append(item._replace(a=item.a * scaling))
-            pool_from_rows(items[-1:])
+            _pool_from_rows(items[-1:])
         except ValueError as error:
             raise InvalidFile(f"{path.name}, line {line}: {error}.") from error
     ids = tuple(row[named] if named else str(line) for line, row in rows)
     twice, many = Counter(ids).most_common(1)[0]
     if many > 1:
         raise InvalidFile(f"{path.name} has the item {twice!r} more than once.")
-    others = [name for name in columns if name not in (named, "model", "cat") and not is_parameter_column(name)]
+    others = [name for name in columns if name not in (named, "model", "cat") and not _is_parameter_column(name)]
     return ItemFile(
-        path.name, pool_from_rows(items), ids, {name: tuple(row[name] for _, row in rows) for name in others}
+        path.name, _pool_from_rows(items), ids, {name: tuple(row[name] for _, row in rows) for name in others}
     )
 
 
-def pool_from_rows(items: Sequence[ParameterRow]) -> Pool:
+def _pool_from_rows(items: Sequence[_ParameterRow]) -> Pool:
     """The pool of these items; raises ValueError."""
     most = max(len(item.steps) for item in items)
     return make_pool(
@@ -106,12 +106,12 @@ def pool_from_rows(items: Sequence[ParameterRow]) -> Pool:
     )
 
 
-def is_parameter_column(name: str) -> bool:
+def _is_parameter_column(name: str) -> bool:
     """Whether a column holds a parameter."""
     return NAMES.get(name, name) in ("a", "b", "c", "d") or NUMBERED.fullmatch(name) is not None
 
 
-def row_reader(columns: Sequence[str]) -> Callable[[Mapping[str, str]], ParameterRow]:
+def _row_reader(columns: Sequence[str]) -> Callable[[Mapping[str, str]], _ParameterRow]:
     """How rows of these columns are read."""
     series: dict[str, list[str]] = {}
     for name in columns:
@@ -120,31 +120,31 @@ def row_reader(columns: Sequence[str]) -> Callable[[Mapping[str, str]], Paramete
             series.setdefault(found[1], []).append(name)
     series = {prefix: sorted(names, key=lambda name: int(re.sub(r"\D", "", name))) for prefix, names in series.items()}
     letters = {NAMES.get(name, name): name for name in columns if NAMES.get(name, name) in ("a", "b", "c", "d")}
-    model = model_reader(columns, series, letters)
+    model = _model_reader(columns, series, letters)
     positional = next((series[prefix] for prefix in POSITIONAL if prefix in series), None)
     steps = next((names for prefix, names in series.items() if prefix not in POSITIONAL), [])
 
-    def read_by_position(row: Mapping[str, str]) -> ParameterRow:
-        return parse_parameters(model(row), [row[name] for name in positional or ()])
+    def read_by_position(row: Mapping[str, str]) -> _ParameterRow:
+        return _parse_parameters(model(row), [row[name] for name in positional or ()])
 
-    def read_by_name(row: Mapping[str, str]) -> ParameterRow:
+    def read_by_name(row: Mapping[str, str]) -> _ParameterRow:
         kind = model(row)
         order = BY_NAME[kind].parameters
         wanted = [row[letters[each]] if each in letters else "" for each in order if each != "thresholds"]
         step_values = (steps or [letters[each] for each in "b" if each in letters]) if "thresholds" in order else []
-        return parse_parameters(kind, [*wanted, *(row[name] for name in step_values)])
+        return _parse_parameters(kind, [*wanted, *(row[name] for name in step_values)])
 
     return read_by_name if positional is None else read_by_position
 
 
-def model_reader(
+def _model_reader(
     columns: Sequence[str], series: Mapping[str, Sequence[str]], letters: Mapping[str, str]
 ) -> Callable[[Mapping[str, str]], Model]:
-    """The model of a row; raises `UnusableRow` where the columns do not tell."""
+    """The model of a row; raises `_UnusableRow` where the columns do not tell."""
     if "model" in columns:
-        return lambda row: parse_model(row["model"])
+        return lambda row: _parse_model(row["model"])
     if set(columns) >= NOMINAL:
-        raise UnusableRow(
+        raise _UnusableRow(
             "these are items of the nominal response model, whose categories have no order; it is not known here"
         )
     if "cat" in columns and "v" in series:
@@ -157,7 +157,7 @@ def model_reader(
     elif "b" in letters and not series:
         only = "4pl" if "d" in letters else "3pl" if "c" in letters else "2pl" if "a" in letters else "rasch"
     if only is None:
-        raise UnusableRow(
+        raise _UnusableRow(
             "there are no item parameters that tell their model: give a column model "
             "(1PL, 2PL, 3PL, 4PL, GR, GPC or PC) beside a, b, c, d, b1, b2, …"
         )
@@ -165,17 +165,17 @@ def model_reader(
     return lambda _: found
 
 
-def parse_model(name: str) -> Model:
+def _parse_model(name: str) -> Model:
     """A model by any of its usual names."""
     model = BY_FILE_NAME.get(name.lower())
     if model is None:
-        raise UnusableRow(f"the model {name!r} is none of {', '.join(BY_FILE_NAME)}")
+        raise _UnusableRow(f"the model {name!r} is none of {', '.join(BY_FILE_NAME)}")
     return model.name
 
 
-def parse_parameters(model: Model, values: Sequence[str]) -> ParameterRow:
+def _parse_parameters(model: Model, values: Sequence[str]) -> _ParameterRow:
     """The item whose parameters, in the order of its model, are these; what follows them must be empty."""
-    numbers = [None if value.lower() in MISSING else parse_number(value) for value in values]
+    numbers = [None if value.lower() in MISSING else _parse_number(value) for value in values]
     while numbers and numbers[-1] is None:
         numbers.pop()
     found = [each for each in numbers if each is not None]
@@ -183,18 +183,18 @@ def parse_parameters(model: Model, values: Sequence[str]) -> ParameterRow:
     has_steps = "thresholds" in order
     if len(found) < len(numbers) or len(found) < len(order) or (not has_steps and len(found) > len(order)):
         wanted = " and ".join(order).replace("thresholds", "thresholds or steps") if has_steps else ", ".join(order)
-        raise UnusableRow(f"a {model} item has the parameters {wanted}, not {len(found)} numbers")
+        raise _UnusableRow(f"a {model} item has the parameters {wanted}, not {len(found)} numbers")
     a = found.pop(0) if "a" in order else 1.0
     if has_steps:
-        return ParameterRow(model, a, tuple(found), 0.0, 1.0)
+        return _ParameterRow(model, a, tuple(found), 0.0, 1.0)
     b, c, d = [*found, *(0.0, 1.0)[len(found) - 1 :]]
-    return ParameterRow(model, a, (b,), c, d)
+    return _ParameterRow(model, a, (b,), c, d)
 
 
-def parse_number(text: str) -> float:
+def _parse_number(text: str) -> float:
     """A finite number."""
     if not NUMBER.fullmatch(text) or not np.isfinite(value := float(text)):
-        raise UnusableRow(f"{text!r} is not a number")
+        raise _UnusableRow(f"{text!r} is not a number")
     return value
 
 
@@ -235,19 +235,19 @@ def read_constraints(path: Path, bank: ItemFile) -> tuple[ItemFile, Constraints]
             continue
         try:
             if kind == "number" and not condition:
-                shortest, longest = parse_bounds(row)
+                shortest, longest = _parse_bounds(row)
                 continue
-            groups_of_column = groups_by_value(bank, condition) if kind == "number" else None
-            for items in [matching_items(bank, condition)] if groups_of_column is None else groups_of_column:
+            groups_of_column = _groups_by_value(bank, condition) if kind == "number" else None
+            for items in [_matching_items(bank, condition)] if groups_of_column is None else groups_of_column:
                 if kind == "enemy":
                     enemies.append(items)
                     continue
                 least, most = (
-                    parse_bounds(row) if kind == "number" else (0, 0) if kind == "exclude" else (len(items),) * 2
+                    _parse_bounds(row) if kind == "number" else (0, 0) if kind == "exclude" else (len(items),) * 2
                 )
                 bounds.append(Bound(len(groups), least, most))
                 groups.append(items)
-        except UnusableRow as error:
+        except _UnusableRow as error:
             if "per stimulus" in condition.lower():
                 left_out.append(f"{row.get('constraint_id') or line} ({condition})")
                 continue
@@ -260,15 +260,15 @@ def read_constraints(path: Path, bank: ItemFile) -> tuple[ItemFile, Constraints]
     return replace(bank, pool=pool), Constraints(tuple(bounds), shortest, longest, tuple(left_out))
 
 
-def parse_bounds(row: Mapping[str, str]) -> tuple[int, int]:
+def _parse_bounds(row: Mapping[str, str]) -> tuple[int, int]:
     """The least and the most of a bound."""
-    least, most = (parse_number(row.get(name, "")) for name in ("lb", "ub"))
+    least, most = (_parse_number(row.get(name, "")) for name in ("lb", "ub"))
     if not 0 <= least <= most or least % 1 or most % 1:
-        raise UnusableRow("LB and UB are whole numbers, 0 <= LB <= UB")
+        raise _UnusableRow("LB and UB are whole numbers, 0 <= LB <= UB")
     return int(least), int(most)
 
 
-def groups_by_value(bank: ItemFile, condition: str) -> list[list[int]] | None:
+def _groups_by_value(bank: ItemFile, condition: str) -> list[list[int]] | None:
     """The items of each value of a column, if the condition is just its name."""
     values = bank.attributes.get(condition.lower())
     if values is None:
@@ -277,39 +277,39 @@ def groups_by_value(bank: ItemFile, condition: str) -> list[list[int]] | None:
     return [[item for item, value in enumerate(values) if value == each] for each in named]
 
 
-def matching_items(bank: ItemFile, condition: str) -> list[int]:
+def _matching_items(bank: ItemFile, condition: str) -> list[int]:
     """The items that satisfy every term of a condition."""
-    terms = [parse_term(bank, term.strip()) for term in condition.split("&")]
+    terms = [_parse_term(bank, term.strip()) for term in condition.split("&")]
     return [item for item in range(bank.pool.count) if all(term(item) for term in terms)]
 
 
-def parse_term(bank: ItemFile, term: str) -> Callable[[int], bool]:
+def _parse_term(bank: ItemFile, term: str) -> Callable[[int], bool]:
     """Whether an item satisfies one term."""
     if found := PRESENT.fullmatch(term):
-        values = find_column(bank, found[1])
+        values = _find_column(bank, found[1])
         return lambda item: values[item].lower() not in MISSING
     if found := WITHIN.fullmatch(term):
-        values, among = find_column(bank, found[1]), [each.strip() for each in found[2].split(",")]
-        return lambda item: any(cell_matches(values[item], each) for each in among)
+        values, among = _find_column(bank, found[1]), [each.strip() for each in found[2].split(",")]
+        return lambda item: any(_cell_matches(values[item], each) for each in among)
     found = TERM.fullmatch(term)
     if not found:
-        raise UnusableRow(f"the condition {term!r} is not understood")
-    values, sign, wanted = find_column(bank, found[1]), found[2], found[3]
+        raise _UnusableRow(f"the condition {term!r} is not understood")
+    values, sign, wanted = _find_column(bank, found[1]), found[2], found[3]
     if sign in ("==", "!="):
-        return lambda item: cell_matches(values[item], wanted) is (sign == "==")
-    limit = parse_number(wanted)
-    return lambda item: values[item].lower() not in MISSING and COMPARE[sign](parse_number(values[item]), limit)
+        return lambda item: _cell_matches(values[item], wanted) is (sign == "==")
+    limit = _parse_number(wanted)
+    return lambda item: values[item].lower() not in MISSING and COMPARE[sign](_parse_number(values[item]), limit)
 
 
-def find_column(bank: ItemFile, name: str) -> tuple[str, ...]:
+def _find_column(bank: ItemFile, name: str) -> tuple[str, ...]:
     """The values of a column, or the ids."""
     values = bank.ids if name.lower() in IDS else bank.attributes.get(name.lower())
     if values is None:
-        raise UnusableRow(f"{bank.name} has no column {name}")
+        raise _UnusableRow(f"{bank.name} has no column {name}")
     return values
 
 
-def cell_matches(value: str, wanted: str) -> bool:
+def _cell_matches(value: str, wanted: str) -> bool:
     """Whether a cell holds what a condition names: a text in quotes, or a number however it is written."""
     if wanted.startswith('"') or not NUMBER.fullmatch(wanted) or not NUMBER.fullmatch(value):
         return value == wanted.strip('"')

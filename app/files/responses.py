@@ -82,7 +82,7 @@ _Row = tuple[int, Sequence[object] | str, Sequence[object] | str]
 _Cells = tuple[int, list[str] | str, str]
 
 
-class ResponseReader(Iterator[ResponseRecord | Rejection]):
+class _ResponseReader(Iterator[ResponseRecord | Rejection]):
     """The rows of a file, one by one; `position` of its `size` bytes on the disk have been read."""
 
     def __init__(self, path: Path, columns: Sequence[str]) -> None:
@@ -99,12 +99,12 @@ class ResponseReader(Iterator[ResponseRecord | Rejection]):
         self.position = position
 
 
-def read_responses(path: Path, split_column: str = "split") -> ResponseReader:
+def read_responses(path: Path, split_column: str = "split") -> _ResponseReader:
     """Read CSV, NDJSON (either also `.gz`) or Parquet: every row is an `ResponseRecord` or a `Rejection`.
 
     `split` is read from the column `split_column`, if the file has it.
     """
-    return ResponseReader(path, [split_column if name == "split" else name for name in COLUMNS])
+    return _ResponseReader(path, [split_column if name == "split" else name for name in COLUMNS])
 
 
 def read_new_items(

@@ -40,20 +40,20 @@ class AdmissionControl:
             await self.app(scope, receive, send)
             return
         if getattr(scope["app"].state, "stopping", False):
-            send = close_after_reply(send)
+            send = _close_after_reply(send)
         if scope["path"] in PROBES:
             await self.app(scope, receive, send)
         elif self.in_progress >= MOST_IN_HAND:
-            await refuse_overload(send, scope["path"])
+            await _refuse_overload(send, scope["path"])
         else:
             self.in_progress += 1
             try:
-                await self.app(scope, with_deadline(receive), send)
+                await self.app(scope, _with_deadline(receive), send)
             finally:
                 self.in_progress -= 1
 
 
-async def refuse_overload(send: Send, path: str) -> None:
+async def _refuse_overload(send: Send, path: str) -> None:
     """Tell the sender to come back later. This is counted and not logged: it must cost next to nothing."""
     REFUSED.inc()
     request_id = secrets.token_hex(16).encode()
@@ -69,7 +69,7 @@ async def refuse_overload(send: Send, path: str) -> None:
     await send({"type": "http.response.body", "body": body.replace(ID.encode(), request_id)})
 
 
-def close_after_reply(send: Send) -> Send:
+def _close_after_reply(send: Send) -> Send:
     """Say that the connection ends with this reply, so that the next request goes elsewhere."""
 
     async def close(message: Message) -> None:
@@ -80,7 +80,7 @@ def close_after_reply(send: Send) -> Send:
     return close
 
 
-def with_deadline(receive: Receive) -> Receive:
+def _with_deadline(receive: Receive) -> Receive:
     """Receive a body as long as it keeps coming: ten seconds, more the more has come, thirty in all.
 
     The clock starts when the body is first asked for. Raises `TooSlow`.

@@ -63,7 +63,7 @@ class Permit(SecurityBase):
     async def __call__(self, request: Request) -> Caller:
         caller: Caller | None = getattr(request.state, "caller", None)
         if caller is None:
-            caller = request.state.caller = await identify(request)
+            caller = request.state.caller = await _identify(request)
         if not allows(caller.scopes, self.scope):
             raise Forbidden(f"the key lacks the scope {self.scope}; make one that has it")
         return caller
@@ -82,12 +82,12 @@ def permits_of(dependant: Dependant) -> Iterator[Permit]:
         yield from permits_of(child)
 
 
-async def identify(request: Request) -> Caller:
+async def _identify(request: Request) -> Caller:
     """The caller whose key the request carries, which is charged for one request.
 
     Raises `Unauthenticated`, `RateLimited`; a valid key is never refused for what others from its address did.
     """
-    return await charge_caller(request, find_caller(request))
+    return await charge_caller(request, _find_caller(request))
 
 
 async def charge_caller(request: Request, lookup: Awaitable[Caller]) -> Caller:
@@ -102,7 +102,7 @@ async def charge_caller(request: Request, lookup: Awaitable[Caller]) -> Caller:
     return caller
 
 
-async def find_caller(request: Request) -> Caller:
+async def _find_caller(request: Request) -> Caller:
     """The caller whose key, or token, the request carries. Raises `Unauthenticated` if there is none."""
     scheme, _, text = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer":
@@ -112,7 +112,7 @@ async def find_caller(request: Request) -> Caller:
     if key is not None:
         return await caller_of_key(request, *key)
     if token is not None:
-        return await caller_of_token(request, *token)
+        return await _caller_of_token(request, *token)
     raise Unauthenticated("this is not a key of this service; see that it was copied whole")
 
 
@@ -130,7 +130,7 @@ async def caller_of_key(request: Request, tenant_id: int, key_hash: bytes) -> Ca
     return caller
 
 
-async def caller_of_token(request: Request, tenant_id: int, token_hash: bytes) -> Caller:
+async def _caller_of_token(request: Request, tenant_id: int, token_hash: bytes) -> Caller:
     """The caller with a token: its key, with the scopes of the token. Raises `Unauthenticated`."""
     known: KnownKeys = request.app.state.known_keys
     caller = known.get(token_hash)

@@ -56,12 +56,12 @@ class StrictRequest(Request):
 
     async def json(self) -> Any:
         if not hasattr(self, "_json"):
-            self._body = await read_body(self)
+            self._body = await _read_body(self)
             self._json = parse_json(self._body)
         return self._json
 
 
-async def read_body(request: Request) -> bytes:
+async def _read_body(request: Request) -> bytes:
     """The body, if it is plain `application/json` and not longer than `max_body_bytes`."""
     headers = request.headers
     if headers.get("content-encoding", "identity").lower() != "identity":
@@ -80,7 +80,7 @@ async def read_body(request: Request) -> bytes:
 async def receive_body(request: Request, limit: int) -> bytes:
     """The bytes of a body, whatever they are. Raises `TooLarge` as soon as they are more than `limit`."""
     if _declared_length(request) > limit:
-        refuse_size(limit)
+        _refuse_size(limit)
     chunks: list[bytes] = []
     size = 0
     more = True
@@ -91,7 +91,7 @@ async def receive_body(request: Request, limit: int) -> bytes:
         chunk = message.get("body", b"")
         size += len(chunk)
         if size > limit:
-            refuse_size(limit)
+            _refuse_size(limit)
         chunks.append(chunk)
         more = message.get("more_body", False)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
@@ -104,7 +104,7 @@ def _declared_length(request: Request) -> float:
     return int(declared) if len(declared) < INT64_CHARACTERS else math.inf
 
 
-def refuse_size(limit: int) -> NoReturn:
+def _refuse_size(limit: int) -> NoReturn:
     raise TooLarge(f"a body has at most {limit} bytes; send less at once")
 
 

@@ -26,7 +26,7 @@ LINK: dict[str, Any] = {
 }
 
 
-def restore_slashes(segment: object) -> object:
+def _restore_slashes(segment: object) -> object:
     """The id as the caller wrote it."""
     return segment.replace(SLASH, "/") if isinstance(segment, str) else segment
 
@@ -34,19 +34,19 @@ def restore_slashes(segment: object) -> object:
 PathId = Annotated[
     str,
     Path(min_length=1, max_length=LONGEST_ID, pattern=TEXT, examples=["c1"]),
-    BeforeValidator(restore_slashes),
+    BeforeValidator(_restore_slashes),
     AfterValidator(check_storable),
 ]
 
 
-async def refuse_parameters(request: Request) -> None:
+async def _refuse_parameters(request: Request) -> None:
     """An address without query parameters takes none, rather than letting a mistyped one pass."""
     if request.query_params:
         faults = [Fault(f"?{name}", "is not a known parameter; leave it out") for name in request.query_params]
         raise Invalid("this address takes no query parameters", faults)
 
 
-NO_PARAMETERS = [Depends(refuse_parameters)]
+NO_PARAMETERS = [Depends(_refuse_parameters)]
 
 
 class PageQuery(BaseModel):
@@ -78,13 +78,13 @@ def read_cursor(cursor: str | None, kinds: tuple[type, ...]) -> tuple[Any, ...] 
         raise InvalidCursor("this cursor was not given by us; use the one of the page before") from None
     fits = isinstance(position, list) and len(position) == len(kinds)
     if not fits or not all(
-        type(part) is kind and is_comparable(part) for part, kind in zip(position, kinds, strict=True)
+        type(part) is kind and _is_comparable(part) for part, kind in zip(position, kinds, strict=True)
     ):
         raise InvalidCursor("this cursor belongs to another list; use the one of the page before")
     return tuple(position)
 
 
-def is_comparable(part: Any) -> bool:
+def _is_comparable(part: Any) -> bool:
     """Whether a part of a cursor is something both databases can compare with."""
     if isinstance(part, int):
         return 0 <= part < 2**31

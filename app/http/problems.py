@@ -89,7 +89,7 @@ def install_problems(app: FastAPI) -> None:
     app.exception_handler(ProximaError)(handle_problem)
     app.exception_handler(RequestValidationError)(_invalid)
     app.exception_handler(HTTPException)(_http)
-    app.add_middleware(LastResort)
+    app.add_middleware(_LastResort)
     make = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -148,7 +148,7 @@ def problem_body(error: ProximaError, request_id: str) -> dict[str, Any]:
     }
 
 
-def problem_response(request: Request, error: ProximaError, headers: Mapping[str, str] | None = None) -> Response:
+def _problem_response(request: Request, error: ProximaError, headers: Mapping[str, str] | None = None) -> Response:
     """The reply to an error."""
     body, media_type = problem_body(error, getattr(request.state, "request_id", "")), MEDIA_TYPE
     status = body["status"]
@@ -176,29 +176,29 @@ async def handle_problem(request: Request, error: ProximaError) -> Response:
     """The reply to an error, which is logged if it is ours."""
     if status_of(type(error)) == HTTPStatus.INTERNAL_SERVER_ERROR:
         _log_unexpected(request, error)
-    return problem_response(request, error)
+    return _problem_response(request, error)
 
 
 async def _invalid(request: Request, error: RequestValidationError) -> Response:
     faults = list(faults_of(error.errors(), error.body))
-    return problem_response(request, Invalid("the request is not valid; errors lists each place", faults))
+    return _problem_response(request, Invalid("the request is not valid; errors lists each place", faults))
 
 
 async def _http(request: Request, error: HTTPException) -> Response:
     """What the framework itself refuses."""
     match error.status_code:
         case 404:
-            return problem_response(request, NotFound(NO_SUCH_ADDRESS))
+            return _problem_response(request, NotFound(NO_SUCH_ADDRESS))
         case 405:
             methods = ", ".join(_allowed_methods(request))
             refusal = MethodNotAllowed(f"this address takes {methods or 'no method'}")
-            return problem_response(request, refusal, {"Allow": methods})
+            return _problem_response(request, refusal, {"Allow": methods})
         case 400:
-            return problem_response(request, Malformed("the request cannot be read"))
+            return _problem_response(request, Malformed("the request cannot be read"))
         case 413:
-            return problem_response(request, TooLarge("the body is too large; send less at once"))
+            return _problem_response(request, TooLarge("the body is too large; send less at once"))
     _log_unexpected(request, error)
-    return problem_response(request, ProximaError(OUR_FAULT))
+    return _problem_response(request, ProximaError(OUR_FAULT))
 
 
 def _allowed_methods(request: Request) -> list[str]:
@@ -212,7 +212,7 @@ def _allowed_methods(request: Request) -> list[str]:
     )
 
 
-class LastResort:
+class _LastResort:
     """Whatever else is raised becomes a 500 that says nothing but its request id, and is logged."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -236,7 +236,7 @@ class LastResort:
                 raise
             request = Request(scope)
             _log_unexpected(request, error)
-            await problem_response(request, ProximaError(OUR_FAULT))(scope, receive, send)
+            await _problem_response(request, ProximaError(OUR_FAULT))(scope, receive, send)
 
 
 def _log_unexpected(request: Request, error: Exception) -> None:

@@ -67,7 +67,7 @@ class Limits:
         task = self._fetching.get(bucket)
         if task is None:
             task = self._fetching[bucket] = asyncio.create_task(self._ask(bucket, bucket.amount_to_fetch(cost)))
-            task.add_done_callback(ignore_unavailable)
+            task.add_done_callback(_ignore_unavailable)
         return task
 
     async def _ask(self, bucket: Bucket, amount: int) -> None:
@@ -84,7 +84,7 @@ class Limits:
         await asyncio.gather(*self._fetching.values(), return_exceptions=True)
 
 
-def ignore_unavailable(task: asyncio.Task[None]) -> None:
+def _ignore_unavailable(task: asyncio.Task[None]) -> None:
     """A database that does not answer is nothing to tell where nobody waits: it is asked again."""
     with suppress(asyncio.CancelledError, Unavailable):
         task.result()
@@ -125,7 +125,7 @@ def address_subject(host: str) -> str:
     return hashlib.blake2b(counted.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
 
-def limit_headers(scope: Scope, now: float) -> list[tuple[bytes, bytes]]:
+def _limit_headers(scope: Scope, now: float) -> list[tuple[bytes, bytes]]:
     """The headers of a reply about the quotas that its request was charged to; none if there were none."""
     buckets: dict[str, Bucket] = scope.get("state", {}).get("buckets", {})
     if not buckets:
@@ -150,7 +150,7 @@ class LimitHeaders:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), *limit_headers(scope, time.monotonic())]
+                message["headers"] = [*message.get("headers", ()), *_limit_headers(scope, time.monotonic())]
             await send(message)
 
         await self.app(scope, receive, send_with_headers)

@@ -52,7 +52,7 @@ class Deadlines:
     start_s: int = 60
 
 
-class DeadlineProtocol(HttpToolsProtocol):
+class _DeadlineProtocol(HttpToolsProtocol):
     """A connection that ends when its client is too slow: with the head of a request, or in taking a reply."""
 
     def __init__(self, deadlines: Deadlines, **given: Any) -> None:
@@ -64,7 +64,7 @@ class DeadlineProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if len(self.connections) > max_connections():
+        if len(self.connections) > _max_connections():
             transport.abort()
         else:
             self._head = self.loop.call_later(self.deadlines.head_s, self._give_up)
@@ -120,14 +120,14 @@ class DeadlineProtocol(HttpToolsProtocol):
 
 
 @cache
-def max_connections() -> int:
+def _max_connections() -> int:
     """How many connections a worker holds; the other half of its files is for the database and the rest."""
     if sys.platform == "win32":
         return MOST_CONNECTIONS
     return min(MOST_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
 
 
-class Supervisor(Multiprocess):
+class _Supervisor(Multiprocess):
     """The process that keeps the workers running.
 
     SIGHUP replaces them one after the other. Nothing is drained then, as the socket stays open; at the end it is.
@@ -182,7 +182,7 @@ def run_uvicorn(
     application: Callable[[], Any] | str, listener: socket.socket, workers: int, drain_s: float, deadlines: Deadlines
 ) -> bool:
     """Serve until told to stop; what was begun is finished first. False if it could not start."""
-    raise_file_limit()
+    _raise_file_limit()
     # Once everything is finished the server raises the signal that stopped it once more: then all is well.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     logging.getLogger("uvicorn.error").info("listening on http://%s:%d", *listener.getsockname()[:2])
@@ -190,7 +190,7 @@ def run_uvicorn(
         application,
         factory=True,
         # uvicorn asks for a class, and only calls it
-        http=partial(DeadlineProtocol, deadlines),  # type: ignore[arg-type]
+        http=partial(_DeadlineProtocol, deadlines),  # type: ignore[arg-type]
         ws="none",
         workers=workers,
         log_config=None,
@@ -202,7 +202,7 @@ def run_uvicorn(
         timeout_worker_healthcheck=deadlines.start_s,
     )
     if workers > 1:
-        supervisor = Supervisor(config, listener, drain_s, deadlines.stop_s)
+        supervisor = _Supervisor(config, listener, drain_s, deadlines.stop_s)
         supervisor.run()
         return not supervisor.has_failed()
     server = uvicorn.Server(config)
@@ -214,7 +214,7 @@ def run_uvicorn(
     return server.started
 
 
-def raise_file_limit() -> None:
+def _raise_file_limit() -> None:
     """Take as many open files as the system allows: a connection is one, and the usual limit is a thousand."""
     if sys.platform != "win32":
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

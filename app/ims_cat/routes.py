@@ -78,7 +78,7 @@ async def end_section(sectionIdentifier: PathId, caller: Publisher, request: Req
 @router.post("/sections/{sectionIdentifier}/sessions", status_code=201, response_model=CatSessionMade)
 async def create_session(sectionIdentifier: PathId, body: CatSession, caller: Sender, request: Request) -> Response:
     """Begin a session of a section: its first items."""
-    new_session = parse_prior(body)
+    new_session = _parse_prior(body)
     encoded = await request.app.state.database.write(
         services.start_cat_session, caller.tenant_id, sectionIdentifier, new_session, now()
     )
@@ -103,7 +103,7 @@ async def submit_results(
     sectionIdentifier: PathId, sessionIdentifier: PathId, body: CatResults, caller: Sender, request: Request
 ) -> Response:
     """Send results: the items that come next, and what is known of the learner."""
-    results = parse_results(body.assessmentResult.itemResult or ())
+    results = _parse_results(body.assessmentResult.itemResult or ())
     encoded = await request.app.state.database.write(
         services.submit_results,
         caller.tenant_id,
@@ -119,15 +119,15 @@ async def submit_results(
 def parse_section(body: CatSection) -> services.NewSection:
     """What a section is to be made of. Raises `Invalid`, `Malformed`."""
     posted = to_json(body.model_dump(exclude_none=True)).decode()
-    configuration = decode_base64(body.sectionConfiguration, CONFIGURATION)
-    usage = read_statistics(decode_base64(body.qtiUsagedata, USAGE)) if body.qtiUsagedata else []
-    content = parse_configuration(configuration)
+    configuration = _decode_base64(body.sectionConfiguration, CONFIGURATION)
+    usage = read_statistics(_decode_base64(body.qtiUsagedata, USAGE)) if body.qtiUsagedata else []
+    content = _parse_configuration(configuration)
     if isinstance(content, dict) and "forms" in content:
-        forms = validate_part(FixedForms, content).item_ids()
+        forms = _validate_part(FixedForms, content).item_ids()
         names = dict.fromkeys(id_ for form in forms for id_ in form)
         known = {item["id"]: item for item in extract_items(usage, UsageScale())}
-        items = to_catalogue_items(
-            [validate_part(ConfiguredItem, known.get(id_, {"id": id_, "b": 0.0})) for id_ in names], None
+        items = _to_catalogue_items(
+            [_validate_part(ConfiguredItem, known.get(id_, {"id": id_, "b": 0.0})) for id_ in names], None
         )
         return services.NewSection(
             posted,
@@ -137,21 +137,21 @@ def parse_section(body: CatSection) -> services.NewSection:
             fallback=items,
         )
     if isinstance(content, dict) and SectionConfiguration.model_fields.keys() & content:
-        return build_section(posted, configuration, validate_part(SectionConfiguration, content), usage)
-    section = build_section(posted, configuration, SectionConfiguration(), usage)
+        return _build_section(posted, configuration, _validate_part(SectionConfiguration, content), usage)
+    section = _build_section(posted, configuration, SectionConfiguration(), usage)
     course = content if isinstance(content, str) and content else None
     return services.NewSection(posted, configuration, section.settings, course=course, items=section.items)
 
 
-def build_section(
+def _build_section(
     posted: str, configuration: bytes, settings: SectionConfiguration, usage: Sequence[Any]
 ) -> services.NewSection:
     """A section of ours; the usage data counts where neither a pool nor items are named."""
     items = settings.items
     if settings.pool is None and items is None:
         scale = UsageScale(settings.usage.context, settings.usage.slope, settings.usage.intercept, settings.usage.d)
-        items = [validate_part(ConfiguredItem, item) for item in extract_items(usage, scale)]
-    catalogue_items = to_catalogue_items(items, settings.model) if items else None
+        items = [_validate_part(ConfiguredItem, item) for item in extract_items(usage, scale)]
+    catalogue_items = _to_catalogue_items(items, settings.model) if items else None
     return services.NewSection(
         posted,
         configuration,
@@ -162,7 +162,7 @@ def build_section(
     )
 
 
-def decode_base64(text: str, pointer: str) -> bytes:
+def _decode_base64(text: str, pointer: str) -> bytes:
     """Base64 in either alphabet, with or without padding and line breaks. Raises `Invalid`."""
     bare = NOT_BASE64.sub("", text).translate(URL_SAFE)
     try:
@@ -171,7 +171,7 @@ def decode_base64(text: str, pointer: str) -> bytes:
         raise Invalid("a member is not Base64", [Fault(pointer, "is not Base64")]) from None
 
 
-def parse_configuration(configuration: bytes) -> Any:
+def _parse_configuration(configuration: bytes) -> Any:
     """What a configuration says: an object or a list of JSON, or a text that may be the id of a course.
 
     Raises `Malformed` for what looks like JSON and is none.
@@ -188,7 +188,7 @@ def parse_configuration(configuration: bytes) -> Any:
         raise Malformed(f"the sectionConfiguration is not strict JSON: {error.detail}", error.faults) from None
 
 
-def validate_part(model: type[Model], content: object) -> Model:
+def _validate_part(model: type[Model], content: object) -> Model:
     """A part of a configuration as a model. Raises `Invalid` with the places that are wrong in it."""
     try:
         return model.model_validate(content)
@@ -197,7 +197,7 @@ def validate_part(model: type[Model], content: object) -> Model:
         raise Invalid("the sectionConfiguration is not valid", faults) from None
 
 
-def to_catalogue_items(items: Sequence[ConfiguredItem], model: str | None) -> list[dict[str, Any]]:
+def _to_catalogue_items(items: Sequence[ConfiguredItem], model: str | None) -> list[dict[str, Any]]:
     """Items as a catalogue has them. Raises `Invalid` with the places that are wrong."""
     catalogue_items: list[dict[str, Any]] = []
     for index, item in enumerate(items):
@@ -214,7 +214,7 @@ def to_catalogue_items(items: Sequence[ConfiguredItem], model: str | None) -> li
     return catalogue_items
 
 
-def parse_prior(body: CatSession) -> services.NewSession:
+def _parse_prior(body: CatSession) -> services.NewSession:
     """What is known of the learner beforehand, by the keys that we know. Raises `Invalid`."""
     pairs = {pair.key: pair.value for pair in body.priorData or () if pair.value != ""}
     try:
@@ -231,7 +231,7 @@ def parse_prior(body: CatSession) -> services.NewSession:
     )
 
 
-def parse_results(item_results: Sequence[ItemResult]) -> list[services.SubmittedResult]:
+def _parse_results(item_results: Sequence[ItemResult]) -> list[services.SubmittedResult]:
     """The results of items that are done: of several attempts at one the last. Raises `Invalid`."""
     last: dict[str, services.SubmittedResult] = {}
     for index, item_result in enumerate(item_results):

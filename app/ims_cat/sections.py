@@ -80,8 +80,8 @@ class SubmittedResult:
 
 def create_section(db: Connection, tenant_id: int, new: NewSection, now: int) -> str:
     """The id of a section; the same content is the same section. Raises `Invalid` for what no session could follow."""
-    course_id = resolve_item_course(db, tenant_id, new, now)
-    check_section(db, tenant_id, course_id, new.settings)
+    course_id = _resolve_item_course(db, tenant_id, new, now)
+    _check_section(db, tenant_id, course_id, new.settings)
     digest = hashlib.sha256(f"{new.posted}\0{course_id}".encode()).hexdigest()
     known = rows.find_same_section(db, tenant_id, digest)
     if known is not None:
@@ -92,7 +92,7 @@ def create_section(db: Connection, tenant_id: int, new: NewSection, now: int) ->
         id=f"s-{uuid.uuid4().hex}",
         course_id=course_id,
         digest=digest,
-        configuration_digest=content_digest(new.configuration),
+        configuration_digest=_content_digest(new.configuration),
         posted=new.posted,
         settings=new.settings,
         posted_at=now,
@@ -102,51 +102,51 @@ def create_section(db: Connection, tenant_id: int, new: NewSection, now: int) ->
     return section.id
 
 
-def content_digest(content: bytes) -> str:
+def _content_digest(content: bytes) -> str:
     """What stands for a content."""
     return hashlib.sha256(content).hexdigest()
 
 
-def resolve_item_course(db: Connection, tenant_id: int, new: NewSection, now: int) -> str:
+def _resolve_item_course(db: Connection, tenant_id: int, new: NewSection, now: int) -> str:
     """The course that has the items. Raises `Invalid` where there are none."""
     if new.course is not None and find_course(db, tenant_id, new.course) is not None:
         return new.course
     if new.course is not None and new.must_exist:
         raise Invalid("the section names a pool that is not there; make it with PUT /v1/courses/{course}/catalogue")
     if new.items:
-        return store_items(db, tenant_id, new.items, now)
+        return _store_items(db, tenant_id, new.items, now)
     # A platform that compiles a test posts its settings again, without the usage data it sent at the import.
-    earlier = rows.find_latest_section(db, tenant_id, content_digest(new.configuration))
+    earlier = rows.find_latest_section(db, tenant_id, _content_digest(new.configuration))
     if earlier is not None:
         return earlier.course_id
     if new.fallback:
-        return store_items(db, tenant_id, new.fallback, now)
+        return _store_items(db, tenant_id, new.fallback, now)
     raise Invalid("the section has no items: name a pool, list items, or send usage data with their parameters")
 
 
-def store_items(db: Connection, tenant_id: int, items: list[Json], now: int) -> str:
+def _store_items(db: Connection, tenant_id: int, items: list[Json], now: int) -> str:
     """The course of items that came with a section, named by what they are."""
     skills = sorted({skill for item in items for skill in item["skills"]})
     body = {"skills": [{"id": skill} for skill in skills], "items": items}
-    course_id = RESERVED_PREFIX + content_digest(to_json(body))[:40]
+    course_id = RESERVED_PREFIX + _content_digest(to_json(body))[:40]
     if find_course(db, tenant_id, course_id) is None:
         upsert(db, tenant_id, course_id, body, now)
     return course_id
 
 
-def check_section(db: Connection, tenant_id: int, course_id: str, settings: Json) -> None:
+def _check_section(db: Connection, tenant_id: int, course_id: str, settings: Json) -> None:
     """Raise `Invalid`, by the members of the configuration, for what no session could be begun with."""
-    agreement = make_agreement(settings, 0)
-    pool = read_current_pool(db, tenant_id, course_id, agreement)
+    agreement = _make_agreement(settings, 0)
+    pool = _read_current_pool(db, tenant_id, course_id, agreement)
     try:
         check_agreement(db, tenant_id, course_id, agreement, pool)
     except Invalid as error:
-        raise Invalid(error.detail, [to_configuration_fault(settings, fault) for fault in error.faults]) from error
+        raise Invalid(error.detail, [_to_configuration_fault(settings, fault) for fault in error.faults]) from error
     if not pool.item_ids:
         raise Invalid("there is no item with known parameters in the pool of this section")
 
 
-def to_configuration_fault(settings: Json, fault: Fault) -> Fault:
+def _to_configuration_fault(settings: Json, fault: Fault) -> Fault:
     """A fault of an agreement by the member of the configuration that it comes from."""
     if settings["forms"]:
         return Fault(f"{CONFIGURATION}/forms", fault.detail)
@@ -154,12 +154,12 @@ def to_configuration_fault(settings: Json, fault: Fault) -> Fault:
     return Fault("/".join([CONFIGURATION, CUT if part == "pool" else part, *rest]), fault.detail)
 
 
-def read_current_pool(db: Connection, tenant_id: int, course_id: str, agreement: SessionAgreement) -> ItemPool:
+def _read_current_pool(db: Connection, tenant_id: int, course_id: str, agreement: SessionAgreement) -> ItemPool:
     """The items of an agreement as the course has them now."""
     return read_pool(db, tenant_id, course_id, need_course(db, tenant_id, course_id).revision, agreement)
 
 
-def make_agreement(settings: Json, seed: int) -> SessionAgreement:
+def _make_agreement(settings: Json, seed: int) -> SessionAgreement:
     """What a session agrees on; of several fixed forms the seed chooses one."""
     agreement = decode_agreement(settings["plan"])
     forms = settings["forms"]
@@ -180,7 +180,7 @@ def read_section(db: Connection, tenant_id: int, section_id: str) -> bytes:
     forms = section.settings["forms"]
     items: Sequence[str] = list(dict.fromkeys(item for form in forms for item in form))
     if not forms:
-        items = read_current_pool(db, tenant_id, section.course_id, make_agreement(section.settings, 0)).item_ids
+        items = _read_current_pool(db, tenant_id, section.course_id, _make_agreement(section.settings, 0)).item_ids
     return b'{"items":%b,"section":%b}' % (to_json({"itemIdentifiers": items}), section.posted.encode())
 
 
@@ -190,7 +190,7 @@ def end_section(db: Connection, tenant_id: int, section_id: str, now: int) -> No
     rows.update_section(db, tenant_id, section_id, digest=None, ended_at=now)
 
 
-def unknown_section() -> UnknownSection:
+def _unknown_section() -> UnknownSection:
     """One answer, whatever is not there and whoever's it is."""
     return UnknownSection("there is no such section or session; it was deleted, or left alone for longer than it lives")
 
@@ -199,18 +199,18 @@ def need_section(db: Connection, tenant_id: int, section_id: str) -> rows.Sectio
     """The section in force. Raises `UnknownSection`."""
     section = rows.find_section(db, tenant_id, section_id)
     if section is None:
-        raise unknown_section()
+        raise _unknown_section()
     return section
 
 
-def need_cat_session(
+def _need_cat_session(
     db: Connection, tenant_id: int, section_id: str, session_id: str
 ) -> tuple[rows.SectionRow, session_rows.SessionRow]:
     """A section and a session of it, whose row is locked. Raises `UnknownSection`."""
     section = need_section(db, tenant_id, section_id)
     session = session_rows.find_session(db, tenant_id, session_id, lock=True)
     if session is None or rows.find_section_session(db, tenant_id, section_id, session_id) is None:
-        raise unknown_section()
+        raise _unknown_section()
     return section, session
 
 
@@ -218,19 +218,19 @@ def start_cat_session(db: Connection, tenant_id: int, section_id: str, new: NewS
     """Begin a session and offer its first items, as JSON. Raises `UnknownSection`."""
     section = need_section(db, tenant_id, section_id)
     seed = secrets.randbits(53) if new.seed is None else new.seed
-    agreement = make_agreement(section.settings, seed)
-    prior = choose_prior(agreement.prior, new, has_own=section.settings["prior"])
+    agreement = _make_agreement(section.settings, seed)
+    prior = _choose_prior(agreement.prior, new, has_own=section.settings["prior"])
     agreed = replace(agreement, learner=new.learner, seed=seed, prior=prior)
     session_id = f"t-{uuid.uuid4().hex}"
     sessions.start_session(db, tenant_id, section.course_id, session_id, agreed, now)
     rows.insert_section_session(db, rows.SectionSessionRow(tenant_id, session_id, section_id, None))
-    offered = list_offered_items(db, section, sessions.need_session(db, tenant_id, session_id))
-    reply = to_json({"sessionIdentifier": session_id, **describe_next_items(section, session_id, 0, offered)})
+    offered = _list_offered_items(db, section, sessions.need_session(db, tenant_id, session_id))
+    reply = to_json({"sessionIdentifier": session_id, **_describe_next_items(section, session_id, 0, offered)})
     rows.insert_exchange(db, rows.ExchangeRow(tenant_id, session_id, 0, None, offered, reply.decode()))
     return reply
 
 
-def choose_prior(prior: Prior, new: NewSession, *, has_own: bool) -> Prior:
+def _choose_prior(prior: Prior, new: NewSession, *, has_own: bool) -> Prior:
     """The prior of a session: what is known of the learner, or that of the section, which `has_own` if it was given."""
     mean = new.estimate if new.mean is None and not has_own else new.mean
     return Prior(prior.mean if mean is None else mean, prior.sd if new.sd is None else new.sd)
@@ -238,7 +238,7 @@ def choose_prior(prior: Prior, new: NewSession, *, has_own: bool) -> Prior:
 
 def end_cat_session(db: Connection, tenant_id: int, section_id: str, session_id: str, now: int) -> None:
     """End a session; what it measured is kept. Raises `UnknownSection`."""
-    need_cat_session(db, tenant_id, section_id, session_id)
+    _need_cat_session(db, tenant_id, section_id, session_id)
     sessions.end_session(db, tenant_id, session_id, now)
     rows.end_section_session(db, tenant_id, session_id, now)
 
@@ -257,45 +257,45 @@ def submit_results(
     Without a state they are for what was told last. Raises `UnknownSection`; `Invalid` for a state that was left;
     `NotOffered`; `InvalidScore`.
     """
-    section, session = need_cat_session(db, tenant_id, section_id, session_id)
+    section, session = _need_cat_session(db, tenant_id, section_id, session_id)
     if now > sessions.expires_at(session):
-        raise unknown_section()
+        raise _unknown_section()
     latest = rows.need_exchange(db, tenant_id, session_id)
-    version = latest.version if state is None else decode_session_state(session_id, state)
+    version = latest.version if state is None else _decode_session_state(session_id, state)
     following = latest if state is None else rows.find_exchange(db, tenant_id, session_id, version + 1)
-    digest = content_digest(to_json(sorted((result.item, result.score, result.highest) for result in results)))
+    digest = _content_digest(to_json(sorted((result.item, result.score, result.highest) for result in results)))
     if following is not None and following.digest == digest:
         return following.reply.encode()
     if version not in (latest.version, latest.version - 1):
-        raise stale_state()
+        raise _stale_state()
     base = latest if version == latest.version else rows.need_exchange(db, tenant_id, session_id, version)
-    fresh = select_new_results(db, session, base.offered, results)
+    fresh = _select_new_results(db, session, base.offered, results)
     if not fresh and version < latest.version:
         return latest.reply.encode()
-    if not record_results(db, section, session, fresh, base.offered, now):
-        return to_json(build_reply(db, section, session_id, latest.version, now, latest.offered))
-    return store_exchange(db, section, session_id, latest.version + 1, digest, now)
+    if not _record_results(db, section, session, fresh, base.offered, now):
+        return to_json(_build_reply(db, section, session_id, latest.version, now, latest.offered))
+    return _store_exchange(db, section, session_id, latest.version + 1, digest, now)
 
 
-def stale_state() -> Invalid:
+def _stale_state() -> Invalid:
     """For a state that the session has left, or never had."""
     return Invalid("this sessionState is not the last one of this session", [Fault("/sessionState", "is stale")])
 
 
-def encode_session_state(session_id: str, version: int) -> str:
+def _encode_session_state(session_id: str, version: int) -> str:
     """What stands for a session after so many turns."""
     return f"v1.{version}.{hashlib.blake2b(f'{session_id} {version}'.encode(), digest_size=8).hexdigest()}"
 
 
-def decode_session_state(session_id: str, state: str) -> int:
+def _decode_session_state(session_id: str, state: str) -> int:
     """The turn that a state stands for. Raises `Invalid` for one that is not of this session."""
     match = STATE.fullmatch(state)
-    if match is None or encode_session_state(session_id, int(match[1])) != state:
-        raise stale_state()
+    if match is None or _encode_session_state(session_id, int(match[1])) != state:
+        raise _stale_state()
     return int(match[1])
 
 
-def select_new_results(
+def _select_new_results(
     db: Connection, session: session_rows.SessionRow, offered: Sequence[str], results: Sequence[SubmittedResult]
 ) -> list[tuple[SubmittedResult, float]]:
     """The results that are new, with their scores, in the order in which the items were offered.
@@ -306,7 +306,7 @@ def select_new_results(
     test = sessions.read_test(db, session)
     responses = session_rows.list_session_responses(db, session.tenant_id, session.id)
     answered = {row.item_id: row.score for row in responses}
-    scores = {result.item: rescale_score(test.pool, result) for result in results}
+    scores = {result.item: _rescale_score(test.pool, result) for result in results}
     for item, score in scores.items():
         if answered.get(item, score) != score:
             raise Invalid("an item was answered before, with another score", [Fault(RESULTS, "is not what was sent")])
@@ -321,7 +321,7 @@ def select_new_results(
     return [(fresh[item], scores[item]) for item in leading]
 
 
-def rescale_score(pool: ItemPool, result: SubmittedResult) -> float:
+def _rescale_score(pool: ItemPool, result: SubmittedResult) -> float:
     """A SCORE on our item's scale: the category it is nearest to, the higher one half-way; none and below 0 are 0.
 
     Raises `InvalidScore` for more than the highest, `NotOffered` for an item that the pool does not have.
@@ -341,7 +341,7 @@ def rescale_score(pool: ItemPool, result: SubmittedResult) -> float:
     return int(fraction * max_category + 0.5) * max_score / max_category
 
 
-def record_results(
+def _record_results(
     db: Connection,
     section: rows.SectionRow,
     session: session_rows.SessionRow,
@@ -370,17 +370,17 @@ def record_results(
     return len(fresh)
 
 
-def store_exchange(
+def _store_exchange(
     db: Connection, section: rows.SectionRow, session_id: str, version: int, digest: str, now: int
 ) -> bytes:
     """What is told after new results, kept."""
-    offered = list_offered_items(db, section, sessions.need_session(db, section.tenant_id, session_id))
-    reply = to_json(build_reply(db, section, session_id, version, now, offered))
+    offered = _list_offered_items(db, section, sessions.need_session(db, section.tenant_id, session_id))
+    reply = to_json(_build_reply(db, section, session_id, version, now, offered))
     rows.insert_exchange(db, rows.ExchangeRow(section.tenant_id, session_id, version, digest, offered, reply.decode()))
     return reply
 
 
-def list_offered_items(db: Connection, section: rows.SectionRow, session: session_rows.SessionRow) -> list[str]:
+def _list_offered_items(db: Connection, section: rows.SectionRow, session: session_rows.SessionRow) -> list[str]:
     """The item to present, and those to go on with if we cannot be reached, best first; all that are left of a form."""
     if session.offer is None:
         return []
@@ -394,30 +394,30 @@ def list_offered_items(db: Connection, section: rows.SectionRow, session: sessio
     return list(dict.fromkeys([first, *ahead]))[:count]
 
 
-def build_reply(
+def _build_reply(
     db: Connection, section: rows.SectionRow, session_id: str, version: int, now: int, offered: Sequence[str]
 ) -> Json:
     """What comes next, and what is known of the learner."""
     known = sessions.describe_session(db, section.tenant_id, session_id, now)
-    result = {"identifier": section.id, "datestamp": to_text(now), "outcomeVariables": outcome_variables(known)}
-    return {**describe_next_items(section, session_id, version, offered), "assessmentResult": {"testResult": result}}
+    result = {"identifier": section.id, "datestamp": to_text(now), "outcomeVariables": _outcome_variables(known)}
+    return {**_describe_next_items(section, session_id, version, offered), "assessmentResult": {"testResult": result}}
 
 
-def describe_next_items(section: rows.SectionRow, session_id: str, version: int, offered: Sequence[str]) -> Json:
+def _describe_next_items(section: rows.SectionRow, session_id: str, version: int, offered: Sequence[str]) -> Json:
     """What comes next, and the state to send with its results."""
-    state = {"sessionState": encode_session_state(session_id, version)}
+    state = {"sessionState": _encode_session_state(session_id, version)}
     if not offered and section.settings["endOfTest"] == "omit":
         return state
     stage = len(offered) if section.settings["forms"] else min(len(offered), 1)
     return {"nextItems": {"itemIdentifiers": list(offered), "stageLength": stage}, **state}
 
 
-def outcome_variables(known: Json) -> list[Json]:
+def _outcome_variables(known: Json) -> list[Json]:
     """θ and its standard error, for each scale where there are several; why the test ended; the mastery of skills."""
     scales = known.get("abilities") or [known["ability"]]
     entries = [
-        outcome_variable(
-            name + (f"_{to_qti_identifier(estimate['scale'])}" if "scale" in estimate else ""),
+        _outcome_variable(
+            name + (f"_{_to_qti_identifier(estimate['scale'])}" if "scale" in estimate else ""),
             "float",
             str(estimate[field]),
         )
@@ -425,19 +425,19 @@ def outcome_variables(known: Json) -> list[Json]:
         for name, field in (("THETA", "theta"), ("SE", "standard_error"))
     ]
     if known["stop"] is not None:
-        entries.append(outcome_variable("STOP_REASON", "identifier", known["stop"]["code"]))
+        entries.append(_outcome_variable("STOP_REASON", "identifier", known["stop"]["code"]))
     bounds = {"normalMaximum": 1, "normalMinimum": 0, "masteryValue": MASTERY_LINE}
-    mastery = [(f"MASTERY_{to_qti_identifier(row['skill'])}", str(row["mastery"])) for row in known["mastery"]]
-    return entries + [{**outcome_variable(name, "float", value), **bounds} for name, value in mastery]
+    mastery = [(f"MASTERY_{_to_qti_identifier(row['skill'])}", str(row["mastery"])) for row in known["mastery"]]
+    return entries + [{**_outcome_variable(name, "float", value), **bounds} for name, value in mastery]
 
 
-def outcome_variable(name: str, base_type: str, value: str) -> Json:
+def _outcome_variable(name: str, base_type: str, value: str) -> Json:
     """An outcome variable. Its type is in the value too: some platforms look for it only there."""
     values = [{"baseType": base_type, "value": value}]
     return {"identifier": name, "cardinality": "single", "baseType": base_type, "value": values}
 
 
-def to_qti_identifier(name: str) -> str:
+def _to_qti_identifier(name: str) -> str:
     """A name as an identifier of QTI can have it; one that had to be altered has a digest, so that no two are alike."""
     plain = NOT_IN_NAMES.sub("_", name)
-    return plain if plain == name else f"{plain}_{content_digest(name.encode())[:6]}"
+    return plain if plain == name else f"{plain}_{_content_digest(name.encode())[:6]}"

@@ -34,7 +34,7 @@ POINTER = "/qtiUsagedata"
 
 
 @dataclass
-class Statistic:
+class _Statistic:
     """One statistic: its name and context, the items it is about, its value and its categories."""
 
     name: str
@@ -54,21 +54,21 @@ class UsageScale:
     d: float = 1.0
 
 
-def read_statistics(xml: bytes) -> list[Statistic]:
+def read_statistics(xml: bytes) -> list[_Statistic]:
     """All statistics of a document. Raises `Invalid` for what is not usage data."""
-    statistics: list[Statistic] = []
+    statistics: list[_Statistic] = []
     text: list[str] = []
     path: list[str] = []
 
     def start(name: str, attributes: Mapping[str, str]) -> None:
         local = name.rpartition("}")[2]
         if not path and local != ROOT:
-            reject_usage_data(f"its root is not {ROOT}")
+            _reject_usage_data(f"its root is not {ROOT}")
         parent = path[-1] if path else ""
         path.append(local)
         text.clear()
         if local in STATISTICS:
-            statistics.append(Statistic(attributes.get("name", ""), attributes.get("context", "")))
+            statistics.append(_Statistic(attributes.get("name", ""), attributes.get("context", "")))
         elif local == "targetObject" and parent in STATISTICS:
             statistics[-1].items.append(attributes.get("identifier", ""))
         elif local == "mapEntry" and parent == "mapping" and statistics:
@@ -80,27 +80,27 @@ def read_statistics(xml: bytes) -> list[Statistic]:
             statistics[-1].value = "".join(text)
 
     parser = expat.ParserCreate(namespace_separator="}")
-    parser.StartDoctypeDeclHandler = lambda *_: reject_usage_data("it has a document type declaration; leave that out")
+    parser.StartDoctypeDeclHandler = lambda *_: _reject_usage_data("it has a document type declaration; leave that out")
     parser.StartElementHandler = start
     parser.EndElementHandler = end
     parser.CharacterDataHandler = text.append
     try:
         parser.Parse(xml, True)  # noqa: FBT003 (the last piece)
     except (expat.ExpatError, ValueError, LookupError):
-        reject_usage_data("it is not well-formed XML")
+        _reject_usage_data("it is not well-formed XML")
     return statistics
 
 
-def reject_usage_data(reason: str) -> NoReturn:
+def _reject_usage_data(reason: str) -> NoReturn:
     raise Invalid(f"the usage data cannot be read: {reason}", [Fault(POINTER, reason)])
 
 
-def extract_items(statistics: Sequence[Statistic], scale: UsageScale) -> list[dict[str, Any]]:
+def extract_items(statistics: Sequence[_Statistic], scale: UsageScale) -> list[dict[str, Any]]:
     """The items whose difficulty is told, with a, b, c and thresholds in logits, in the order they are first named.
 
     Raises `Invalid` where it is not clear which context is meant, or an item has two values of one kind.
     """
-    classified = [(parameter_kind(statistic), statistic) for statistic in statistics]
+    classified = [(_parameter_kind(statistic), statistic) for statistic in statistics]
     relevant = [
         (kind, statistic) for kind, statistic in classified if kind and scale.context in (None, statistic.context)
     ]
@@ -111,42 +111,42 @@ def extract_items(statistics: Sequence[Statistic], scale: UsageScale) -> list[di
         )
     by_item: dict[str, dict[str, Any]] = {}
     for kind, statistic in relevant:
-        value = convert_value(kind, statistic, scale)
+        value = _convert_value(kind, statistic, scale)
         for id_ in statistic.items if value is not None else ():
             if by_item.setdefault(id_, {}).setdefault(kind, value) != value:
                 raise Invalid("an item has two values of one kind in the usage data", [Fault(POINTER, "is ambiguous")])
     return [
-        build_item(id_, parameters)
+        _build_item(id_, parameters)
         for id_, parameters in by_item.items()
         if id_ and ("b" in parameters or "thresholds" in parameters)
     ]
 
 
-def parameter_kind(statistic: Statistic) -> str:
+def _parameter_kind(statistic: _Statistic) -> str:
     """`a`, `b`, `c` or `thresholds`; empty for any other statistic."""
     kind = ALIASES.get("".join(character for character in statistic.name.lower() if character.isalpha()), "")
     return kind if (kind == "thresholds") == bool(statistic.categories) else ""
 
 
-def convert_value(kind: str, statistic: Statistic, scale: UsageScale) -> float | list[float] | None:
+def _convert_value(kind: str, statistic: _Statistic, scale: UsageScale) -> float | list[float] | None:
     """The value on the logistic scale of θ; none if it is no number."""
     if kind == "thresholds":
-        steps = [as_number(value) for _, value in sorted(statistic.categories, key=category_order)]
+        steps = [_as_number(value) for _, value in sorted(statistic.categories, key=_category_order)]
         classified = [(step - scale.intercept) / scale.slope for step in steps if step is not None]
         return classified if len(classified) == len(steps) else None
-    number = as_number(statistic.value)
+    number = _as_number(statistic.value)
     if number is None or kind == "c":
         return number
     return number * scale.slope * scale.d if kind == "a" else (number - scale.intercept) / scale.slope
 
 
-def category_order(category: tuple[str, str]) -> tuple[int, str]:
+def _category_order(category: tuple[str, str]) -> tuple[int, str]:
     """Categories in the order of the number in their key: d2 before d10."""
     digits = "".join(character for character in category[0] if character in "0123456789")
     return (int(digits[:9] or "0"), category[0])
 
 
-def as_number(text: str) -> float | None:
+def _as_number(text: str) -> float | None:
     """A finite number; none for anything else, as some statistics are words."""
     try:
         number = float(text)
@@ -155,13 +155,13 @@ def as_number(text: str) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def build_item(id_: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+def _build_item(id_: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """An item with the parameters that belong together; where there are thresholds, they say what b would."""
     names = ("a", "thresholds") if "thresholds" in parameters else ("a", "b", "c")
     item = {"id": id_, **{name: parameters[name] for name in names if name in parameters}}
-    return {**item, "model": polytomous_model(item["thresholds"])} if "thresholds" in item else item
+    return {**item, "model": _polytomous_model(item["thresholds"])} if "thresholds" in item else item
 
 
-def polytomous_model(thresholds: Sequence[float]) -> str:
+def _polytomous_model(thresholds: Sequence[float]) -> str:
     """The model that thresholds are of: boundaries between categories increase, the difficulties of steps need not."""
     return "graded" if all(low < high for low, high in pairwise(thresholds)) else "GPCM"

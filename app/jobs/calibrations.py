@@ -52,24 +52,24 @@ async def run_calibration(
     somebody else can go on at once; if this one dies it ends itself, and the lease lapses.
     """
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", FIT, stdin=PIPE, stdout=PIPE)
-    renewal = asyncio.create_task(renew_periodically(database, claim, process))
+    renewal = asyncio.create_task(_renew_periodically(database, claim, process))
     try:
-        ended = await follow_progress(process, {"database_url": database_url, "claim": asdict(claim)}, progress)
+        ended = await _follow_progress(process, {"database_url": database_url, "claim": asdict(claim)}, progress)
     except asyncio.CancelledError:
-        await kill_process(process)
+        await _kill_process(process)
         with suppress(Unavailable):
             await database.write(call_at_database_time, return_claim, claim)
         raise
     finally:
         renewal.cancel()
-        await kill_process(process)
+        await _kill_process(process)
     if ended != 0:
         log.error("calibration interrupted", number=claim.number, attempt=claim.attempt, ended=ended)
         with suppress(Unavailable):
             await database.write(call_at_database_time, release_lease, claim)
 
 
-async def follow_progress(process: Process, request: object, progress: Progress) -> int:
+async def _follow_progress(process: Process, request: object, progress: Progress) -> int:
     """Tell a process what to do and pass on how far it is; how it ended."""
     stdin, stdout = cast("StreamWriter", process.stdin), cast("StreamReader", process.stdout)
     with suppress(BrokenPipeError, ConnectionResetError):
@@ -80,7 +80,7 @@ async def follow_progress(process: Process, request: object, progress: Progress)
     return await process.wait()
 
 
-async def kill_process(process: Process) -> None:
+async def _kill_process(process: Process) -> None:
     """Kill a process unless it has ended."""
     if process.returncode is None:
         with suppress(ProcessLookupError):
@@ -88,21 +88,21 @@ async def kill_process(process: Process) -> None:
         await process.wait()
 
 
-async def renew_periodically(database: Database, claim: Claim, process: Process) -> None:
+async def _renew_periodically(database: Database, claim: Claim, process: Process) -> None:
     """Renew the lease every few seconds; an attempt that has lost it to another ends."""
     while True:
         await asyncio.sleep(HEARTBEAT_S)
         with suppress(Unavailable):
             if not await database.write(call_at_database_time, renew_lease, claim):
                 if await database.read(is_running, claim):
-                    await kill_process(process)
+                    await _kill_process(process)
                 return
 
 
 def run_fit_process() -> None:
     """What the process of its own does: one line of standard input says what to fit, standard output how far it is."""
     request = json.loads(sys.stdin.buffer.readline())
-    threading.Thread(target=die_with_parent, daemon=True).start()
+    threading.Thread(target=_die_with_parent, daemon=True).start()
     if hasattr(os, "nice"):
         os.nice(5)
     configure_logging(read_settings())
@@ -123,7 +123,7 @@ def run_fit_process() -> None:
     os._exit(0)
 
 
-def die_with_parent() -> None:
+def _die_with_parent() -> None:
     """End with the process that waits for the fit: standard input stays open as long as that lives."""
     while os.read(0, 1):
         pass
@@ -137,7 +137,7 @@ async def fit_claimed(database: Database, claim: Claim, progress: Progress) -> N
     """
     try:
         job = await database.read(read_calibration_job, claim)
-        fit = fit_job(job, lambda stage, share: progress(stage, FIT_SHARE * share))
+        fit = _fit_job(job, lambda stage, share: progress(stage, FIT_SHARE * share))
         progress("compare", FIT_SHARE)
         await database.write(call_at_database_time, save_result, claim, build_result(job, fit))
     except Unavailable:
@@ -148,7 +148,7 @@ async def fit_claimed(database: Database, claim: Claim, progress: Progress) -> N
         await database.write(call_at_database_time, save_failure, claim, message)
 
 
-def fit_job(job: CalibrationJob, progress: Progress = ignore_progress) -> CalibrationFit:
+def _fit_job(job: CalibrationJob, progress: Progress = ignore_progress) -> CalibrationFit:
     """The fit itself; the seed is the number, so that every attempt comes to the same result."""
     return calibrate_parameters(job.before, job.log, job.course.known, job.held_out, job.number, progress)
 

@@ -56,7 +56,7 @@ async def import_responses(
 
     async def load(rows: Sequence[ResponseRecord | Rejection], begun: int, ended: int) -> None:
         at_once = CHUNKS_AT_ONCE[database.dialect]
-        chunks = split_into_chunks([row for row in rows if isinstance(row, ResponseRecord)], apart=at_once > 1)
+        chunks = _split_into_chunks([row for row in rows if isinstance(row, ResponseRecord)], apart=at_once > 1)
         pending_chunks, loaded = iter(chunks), list[ImportedChunk]()
 
         async def work() -> None:
@@ -66,7 +66,7 @@ async def import_responses(
                     await database.write(refresh_statistics)
                 progress("loading", begun + (ended - begun) * len(loaded) // len(chunks), reading.size)
 
-        await run_together([work() for _ in range(at_once)])
+        await _run_together([work() for _ in range(at_once)])
         rejections = [row for row in rows if isinstance(row, Rejection)]
         rejections += [rejection for chunk in loaded for rejection in chunk.rejections]
         totals.created += sum(chunk.created for chunk in loaded)
@@ -78,8 +78,8 @@ async def import_responses(
     def read_on() -> tuple[list[ResponseRecord | Rejection], int]:
         return list(islice(reading, WINDOW_ROWS)), reading.position
 
-    with rare_garbage_collection():
-        await add_missing_items(database, tenant_id, course_id, path, progress)
+    with _rare_garbage_collection():
+        await _add_missing_items(database, tenant_id, course_id, path, progress)
         # The next rows are read while the last ones are processed and written.
         begun, reader = 0, asyncio.create_task(asyncio.to_thread(read_on))
         while (window := await reader)[0]:
@@ -91,7 +91,7 @@ async def import_responses(
     return totals
 
 
-async def run_together(works: Sequence[Coroutine[Any, Any, None]]) -> None:
+async def _run_together(works: Sequence[Coroutine[Any, Any, None]]) -> None:
     """Do some works at once; if one of them fails, the others are called off before it is told."""
     tasks = [asyncio.create_task(work) for work in works]
     try:
@@ -102,7 +102,7 @@ async def run_together(works: Sequence[Coroutine[Any, Any, None]]) -> None:
         await asyncio.wait(tasks)
 
 
-def split_into_chunks(answers: Sequence[ResponseRecord], *, apart: bool) -> list[list[ResponseRecord]]:
+def _split_into_chunks(answers: Sequence[ResponseRecord], *, apart: bool) -> list[list[ResponseRecord]]:
     """Answers in the order of their learners, in parts of a transaction each; `apart`: nobody's are in two of them.
 
     Of those with one `response_id` the first of the file stays the first.
@@ -123,7 +123,7 @@ def split_into_chunks(answers: Sequence[ResponseRecord], *, apart: bool) -> list
 
 
 @contextmanager
-def rare_garbage_collection() -> Iterator[None]:
+def _rare_garbage_collection() -> Iterator[None]:
     """Rows come and go by the thousand and make no cycles: looking through them for cycles took a quarter of a load."""
     before = gc.get_threshold()
     gc.set_threshold(*GC_THRESHOLD)
@@ -133,7 +133,7 @@ def rare_garbage_collection() -> Iterator[None]:
         gc.set_threshold(*before)
 
 
-async def add_missing_items(
+async def _add_missing_items(
     database: Database, tenant_id: int, course_id: str, path: Path, progress: Callable[[str, int, int], None]
 ) -> None:
     """Add the skills and items that a file names and the course lacks."""

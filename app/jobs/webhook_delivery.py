@@ -72,7 +72,7 @@ async def deliver(database: Database, hosts: str) -> None:
     running: Running = {}
     try:
         await asyncio.gather(
-            repeat_forever(lambda: start_due_calls(database, hosts, running), POLL_S),
+            repeat_forever(lambda: _start_due_calls(database, hosts, running), POLL_S),
             repeat_forever(lambda: database.write(call_at_database_time, delete_failed_calls), FORGET_S),
         )
     finally:
@@ -82,20 +82,20 @@ async def deliver(database: Database, hosts: str) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def start_due_calls(database: Database, hosts: str, running: Running) -> None:
+async def _start_due_calls(database: Database, hosts: str, running: Running) -> None:
     """Begin with every webhook that has calls due, each by itself, in no order: none holds up another."""
     webhooks = await database.read(call_at_database_time, list_webhooks)
     due = [(tenant_id, webhook_id) for tenant_id, webhook_id, is_due in webhooks if is_due]
     idle = [webhook for webhook in due if webhook not in running]
     CHANCE.shuffle(idle)
     for webhook in idle[: MAX_CONCURRENT - len(running)]:
-        running[webhook] = asyncio.create_task(make_calls(database, hosts, *webhook))
+        running[webhook] = asyncio.create_task(_make_calls(database, hosts, *webhook))
         running[webhook].add_done_callback(lambda _, webhook=webhook: running.pop(webhook))  # type: ignore[misc]
     if not webhooks:
         await asyncio.sleep(IDLE_S)
 
 
-async def make_calls(database: Database, hosts: str, tenant_id: int, webhook_id: str) -> None:
+async def _make_calls(database: Database, hosts: str, tenant_id: int, webhook_id: str) -> None:
     """Make the calls of a webhook that are due, some at a time, until none is left or one is not taken."""
     errors: list[str | None] = []
     try:
@@ -126,7 +126,7 @@ async def make_call(transport: httpx.AsyncBaseTransport, hosts: str, call: Webho
     """Make one call: why it failed, none if it was taken."""
     try:
         async with asyncio.timeout(LONGEST_CALL_S):
-            error = await send(transport, read_target(call.url, hosts), call)
+            error = await _send(transport, read_target(call.url, hosts), call)
     except TimeoutError:
         error = f"no answer within {LONGEST_CALL_S:g} seconds"
     except httpx.HTTPError as fault:
@@ -141,25 +141,25 @@ async def make_call(transport: httpx.AsyncBaseTransport, hosts: str, call: Webho
     return error
 
 
-async def send(transport: httpx.AsyncBaseTransport, target: Target, call: WebhookCall) -> str | None:
+async def _send(transport: httpx.AsyncBaseTransport, target: Target, call: WebhookCall) -> str | None:
     """Send to the first address of the target that takes connections: why it failed, none if it was taken."""
     timeout = httpx.Timeout(LONGEST_CALL_S, connect=CONNECT_S).as_dict()
     for address in await find_addresses(target):
         request = httpx.Request(
             "POST",
             target.url.copy_with(host=address),
-            headers=call_headers(call, target.url.netloc.decode(), int(time.time())),
+            headers=_call_headers(call, target.url.netloc.decode(), int(time.time())),
             content=call.body,
             extensions={"timeout": timeout, "sni_hostname": target.host},
         )
         with suppress(httpx.ConnectTimeout, httpx.ConnectError):
             response = await transport.handle_async_request(request)
-            await drain_response(response)
+            await _drain_response(response)
             return None if response.is_success else f"answered {response.status_code}"
     return "no connection, or no certificate that is trusted"
 
 
-async def drain_response(response: httpx.Response) -> None:
+async def _drain_response(response: httpx.Response) -> None:
     """Read an answer that is short to its end, and no more than the beginning of a long one."""
     read = 0
     try:
@@ -171,7 +171,7 @@ async def drain_response(response: httpx.Response) -> None:
         await response.aclose()
 
 
-def call_headers(call: WebhookCall, host: str, timestamp: int) -> dict[str, str]:
+def _call_headers(call: WebhookCall, host: str, timestamp: int) -> dict[str, str]:
     """The headers of a call that is made now (s)."""
     return {
         "Host": host,
@@ -198,24 +198,24 @@ def read_target(url: str, hosts: str) -> Target:
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL:
-        refuse_url("is not an address")
+        _refuse_url("is not an address")
     shown_host = f"[{parsed.host}]" if ":" in parsed.host else parsed.host
     port = parsed.port or {"http": 80, "https": 443}.get(parsed.scheme, 0)
     exempt = not {shown_host, f"{shown_host}:{port}"}.isdisjoint(entry.strip().lower() for entry in hosts.split(","))
     if len(url) > LONGEST_URL or not (url.isascii() and url.isprintable()) or " " in url or "\\" in url:
-        refuse_url("is not an address; write it in ASCII, with everything else encoded")
+        _refuse_url("is not an address; write it in ASCII, with everything else encoded")
     if parsed.scheme != "https" and not (exempt and parsed.scheme == "http"):
-        refuse_url("must begin with https://")
+        _refuse_url("must begin with https://")
     if parsed.userinfo:
-        refuse_url("must not hold a user or a password; calls are signed")
+        _refuse_url("must not hold a user or a password; calls are signed")
     if not _HOST.fullmatch(parsed.host) or not 0 < port <= LAST_PORT:
-        refuse_url("names no host that can be called")
-    if not exempt and is_address(parsed.host) and not is_public(parsed.host):
-        refuse_url("leads to an address that is not public")
+        _refuse_url("names no host that can be called")
+    if not exempt and _is_address(parsed.host) and not _is_public(parsed.host):
+        _refuse_url("leads to an address that is not public")
     return Target(parsed, parsed.host, port, exempt)
 
 
-def refuse_url(reason: str) -> NoReturn:
+def _refuse_url(reason: str) -> NoReturn:
     """Refuse the URL of a webhook."""
     raise Invalid(f"the url {reason}", [Fault("/url", reason)])
 
@@ -225,14 +225,14 @@ async def find_addresses(target: Target) -> Collection[str]:
     try:
         infos = await asyncio.get_running_loop().getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
-        refuse_url("names a host that is not known")
+        _refuse_url("names a host that is not known")
     addresses = [str(address[0]) for *_, address in infos]
-    if not target.exempt and not all(map(is_public, addresses)):
-        refuse_url("leads to an address that is not public")
+    if not target.exempt and not all(map(_is_public, addresses)):
+        _refuse_url("leads to an address that is not public")
     return addresses
 
 
-def is_address(host: str) -> bool:
+def _is_address(host: str) -> bool:
     """Whether a host is an address rather than a name."""
     with suppress(ValueError):
         ipaddress.ip_address(host)
@@ -240,7 +240,7 @@ def is_address(host: str) -> bool:
     return False
 
 
-def is_public(text: str) -> bool:
+def _is_public(text: str) -> bool:
     """Whether anybody can call an address: nothing private, of this machine, of many, or with another one inside."""
     address = ipaddress.ip_address(text)
     if isinstance(address, ipaddress.IPv6Address) and (address not in PUBLIC_V6 or address in SIX_TO_FOUR):

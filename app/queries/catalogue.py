@@ -89,7 +89,7 @@ def list_items(db: Connection, tenant_id: int, course_id: str) -> list[dict[str,
     statement = (
         select(Item.number, *ITEM).where(Item.tenant_id == tenant_id, Item.course_id == course_id).order_by(Item.number)
     )
-    skills = list_item_skills(db, tenant_id, course_id)
+    skills = _list_item_skills(db, tenant_id, course_id)
     return [{**row, "skills": skills.get(row["id"], [])} for row in db.execute(statement).mappings()]
 
 
@@ -109,7 +109,7 @@ def find_existing_skills(db: Connection, tenant_id: int, course_id: str, ids: Co
     return set(db.scalars(statement)) if ids else set()
 
 
-def list_item_skills(db: Connection, tenant_id: int, course_id: str) -> dict[str, list[str]]:
+def _list_item_skills(db: Connection, tenant_id: int, course_id: str) -> dict[str, list[str]]:
     """The skills of every item, in the caller's order."""
     statement = (
         select(ItemSkill.item_id, ItemSkill.skill_id)
@@ -128,7 +128,7 @@ def save_skills(
     """Add the new skills and rewrite the titles of the changed ones."""
     key = {"tenant_id": tenant_id, "course_id": course_id}
     columns = ("id", "number", "title")
-    insert_many(db, Skill, ({**key, **{c: row[c] for c in columns}} for row in new))
+    _insert_many(db, Skill, ({**key, **{c: row[c] for c in columns}} for row in new))
     if changed:
         statement = update(Skill).where(
             Skill.tenant_id == tenant_id, Skill.course_id == course_id, Skill.id == bindparam("key")
@@ -152,7 +152,7 @@ def save_prerequisites(db: Connection, tenant_id: int, course_id: str, edges: Ma
         for skill_id, prerequisites in edges.items()
         for prerequisite_id in prerequisites
     )
-    insert_many(db, Prerequisite, rows)
+    _insert_many(db, Prerequisite, rows)
 
 
 def save_items(
@@ -160,13 +160,13 @@ def save_items(
 ) -> None:
     """Add the new items and rewrite the changed ones, with their skills."""
     key = {"tenant_id": tenant_id, "course_id": course_id}
-    insert_many(db, Item, ({**key, "id": r["id"], "number": r["number"], **item_columns(r)} for r in new))
+    _insert_many(db, Item, ({**key, "id": r["id"], "number": r["number"], **_item_columns(r)} for r in new))
     if len(new) >= MANY:
         refresh_statistics(db)
     if changed:
         mine = (Item.tenant_id == tenant_id, Item.course_id == course_id, Item.id == bindparam("key"))
         statement = update(Item).where(*mine).values({column: bindparam(column) for column in ITEM_COLUMNS})
-        db.execute(statement, [{"key": row["id"], **item_columns(row)} for row in changed])
+        db.execute(statement, [{"key": row["id"], **_item_columns(row)} for row in changed])
         old = delete(ItemSkill).where(
             ItemSkill.tenant_id == tenant_id, ItemSkill.course_id == course_id, ItemSkill.item_id == bindparam("key")
         )
@@ -176,15 +176,15 @@ def save_items(
         for row in (*new, *changed)
         for index, skill_id in enumerate(row["skills"])
     )
-    insert_many(db, ItemSkill, rows)
+    _insert_many(db, ItemSkill, rows)
 
 
-def item_columns(item: Mapping[str, Any]) -> dict[str, Any]:
+def _item_columns(item: Mapping[str, Any]) -> dict[str, Any]:
     """The columns of an item that an upsert may change."""
     return {column: item[column] for column in ITEM_COLUMNS}
 
 
-def insert_many(db: Connection, table: type[Any], rows: Iterable[dict[str, Any]]) -> None:
+def _insert_many(db: Connection, table: type[Any], rows: Iterable[dict[str, Any]]) -> None:
     """Insert rows that carry their own tenant_id."""
     by_id = list(rows)
     if by_id:

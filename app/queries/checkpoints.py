@@ -40,7 +40,7 @@ def list_checkpoint_keys(
 
     A version is a calibration, the oldest good revision of the catalogue, and an engine.
     """
-    statement = ordered_checkpoints(db, tenant_id, course_id, version, learner_ids)
+    statement = _ordered_checkpoints(db, tenant_id, course_id, version, learner_ids)
     return [CheckpointKey(*row) for row in db.execute(statement)]
 
 
@@ -48,23 +48,23 @@ def list_checkpoints(
     db: Connection, tenant_id: int, course_id: str, version: tuple[int | None, int, int], learner_ids: Collection[str]
 ) -> list[StoredCheckpoint]:
     """`list_checkpoint_keys` with the states."""
-    statement = ordered_checkpoints(db, tenant_id, course_id, version, learner_ids).add_columns(Checkpoint.state)
+    statement = _ordered_checkpoints(db, tenant_id, course_id, version, learner_ids).add_columns(Checkpoint.state)
     return [StoredCheckpoint(*row) for row in db.execute(statement)]
 
 
-def ordered_checkpoints(
+def _ordered_checkpoints(
     db: Connection, tenant_id: int, course_id: str, version: tuple[int | None, int, int], learner_ids: Collection[str]
 ) -> Select[str, int, str]:
     """The statement of `list_checkpoint_keys`."""
     return (
         select(Checkpoint.learner_id, Checkpoint.occurred_at, Checkpoint.response_id)
-        .where(Checkpoint.tenant_id == tenant_id, Checkpoint.course_id == course_id, *matches_version(version))
+        .where(Checkpoint.tenant_id == tenant_id, Checkpoint.course_id == course_id, *_matches_version(version))
         .where(matches_any(db, Checkpoint.learner_id, learner_ids))
         .order_by(Checkpoint.learner_id, Checkpoint.occurred_at, Checkpoint.response_id)
     )
 
 
-def matches_version(version: tuple[int | None, int, int]) -> tuple[ColumnElement[bool], ...]:
+def _matches_version(version: tuple[int | None, int, int]) -> tuple[ColumnElement[bool], ...]:
     """Whether a checkpoint is of a version."""
     calibration, revision, engine = version
     return (

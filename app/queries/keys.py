@@ -16,7 +16,7 @@ class KeyRow(NamedTuple):
     revoked_at: int | None
 
 
-class TokenRow(NamedTuple):
+class _TokenRow(NamedTuple):
     """A token as it is stored, without its hash."""
 
     key_id: str
@@ -66,7 +66,7 @@ def delete_expired_tokens(db: Connection, tenant_id: int, now: int) -> None:
     db.execute(delete(AccessToken).where(AccessToken.tenant_id == tenant_id, AccessToken.expires_at <= now))
 
 
-def find_token(db: Connection, tenant_id: int, token_hash: bytes, now: int) -> TokenRow | None:
+def find_token(db: Connection, tenant_id: int, token_hash: bytes, now: int) -> _TokenRow | None:
     """The token with that hash, unless it has expired or its key was revoked."""
     its_key = and_(ApiKey.tenant_id == AccessToken.tenant_id, ApiKey.id == AccessToken.key_id)
     row = db.execute(
@@ -79,7 +79,7 @@ def find_token(db: Connection, tenant_id: int, token_hash: bytes, now: int) -> T
             ApiKey.revoked_at.is_(None),
         )
     ).one_or_none()
-    return None if row is None else TokenRow(*row)
+    return None if row is None else _TokenRow(*row)
 
 
 def list_keys(db: Connection, tenant_id: int) -> list[KeyRow]:

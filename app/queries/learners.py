@@ -63,11 +63,13 @@ def find_learners(
 ) -> dict[str, LearnerRow]:
     """Those of the learners that exist; `lock` holds their rows, taken in the order of their ids."""
     parameters = {"tenant_id": tenant_id, "course_id": course_id, "ids": list(ids)}
-    return {row[0]: LearnerRow._make(row) for row in db.execute(learners_by_id(db.dialect.name, lock=lock), parameters)}
+    return {
+        row[0]: LearnerRow._make(row) for row in db.execute(_learners_by_id(db.dialect.name, lock=lock), parameters)
+    }
 
 
 @cache
-def learners_by_id(dialect: str, *, lock: bool) -> Select[*tuple[Any, ...]]:
+def _learners_by_id(dialect: str, *, lock: bool) -> Select[*tuple[Any, ...]]:
     """The statement of `find_learners`, built once: it is part of every transaction of answers."""
     statement = (
         select(*COLUMNS)
@@ -86,11 +88,11 @@ def insert_learners(
 ) -> None:
     """Add learners with the snapshot `blank`; one that another transaction has just added stays as it is."""
     rows = [{"tenant_id": tenant_id, "course_id": course_id, "id": id_, **blank} for id_ in sorted(ids)]
-    execute_many(db, learner_insert_statement(db.dialect.name), rows)
+    execute_many(db, _learner_insert_statement(db.dialect.name), rows)
 
 
 @cache
-def learner_insert_statement(dialect: str) -> Insert:
+def _learner_insert_statement(dialect: str) -> Insert:
     """The statement of `insert_learners`."""
     make = postgresql.insert if dialect == "postgresql" else sqlite.insert
     return make(Learner).on_conflict_do_nothing()

@@ -9,7 +9,7 @@ from app.models import ItemSkill, Learner, Response
 from app.queries.matching import matches_any
 
 
-class PredictionRow(NamedTuple):
+class _PredictionRow(NamedTuple):
     """An answer with the prediction made before it. `score` is the one that was sent."""
 
     id: str
@@ -45,7 +45,7 @@ def list_predictions(
     skill: str | None,
     since: int | None,
     until: int | None,
-) -> list[PredictionRow]:
+) -> list[_PredictionRow]:
     """The answers of some learners that fit, in no order; `calibration` 0 are the defaults, `until` is excluded."""
     statement = select(
         Response.id,
@@ -63,15 +63,15 @@ def list_predictions(
     if calibration is not None:
         statement = statement.where(Response.calibration.is_not_distinct_from(calibration or None))
     if skill is not None:
-        statement = statement.where(has_skill(tenant_id, course_id, skill))
+        statement = statement.where(_has_skill(tenant_id, course_id, skill))
     if since is not None:
         statement = statement.where(Response.occurred_at >= since)
     if until is not None:
         statement = statement.where(Response.occurred_at < until)
-    return [PredictionRow(*row) for row in db.execute(statement)]
+    return [_PredictionRow(*row) for row in db.execute(statement)]
 
 
-def has_skill(tenant_id: int, course_id: str, skill: str) -> ColumnElement[bool]:
+def _has_skill(tenant_id: int, course_id: str, skill: str) -> ColumnElement[bool]:
     """Whether the item of an answer asks for a skill."""
     items: Any = select(ItemSkill.item_id).where(
         ItemSkill.tenant_id == tenant_id, ItemSkill.course_id == course_id, ItemSkill.skill_id == skill

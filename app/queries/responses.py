@@ -24,11 +24,11 @@ class Entry(NamedTuple):
 def find_responses(db: Connection, tenant_id: int, course_id: str, ids: Collection[str]) -> dict[str, Row[Any]]:
     """Those of the answers that exist, with what tells a repetition from a conflict, and the outcome told."""
     parameters = {"tenant_id": tenant_id, "course_id": course_id, "ids": list(ids)}
-    return {row.id: row for row in db.execute(responses_by_id(db.dialect.name), parameters)}
+    return {row.id: row for row in db.execute(_responses_by_id(db.dialect.name), parameters)}
 
 
 @cache
-def responses_by_id(dialect: str) -> Select[*tuple[Any, ...]]:
+def _responses_by_id(dialect: str) -> Select[*tuple[Any, ...]]:
     """The statement of `find_responses`, built once: it is part of every transaction of answers."""
     return select(
         Response.id,

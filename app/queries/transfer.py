@@ -47,12 +47,12 @@ def list_tables(db: Connection) -> list[Table]:
         for name, _ in inspector.get_sorted_table_and_fkc_names()
         if name is not None and name not in EXCLUDED_TABLES
     ]
-    tables = [Table(name, {c["name"]: column_kind(c["type"]) for c in inspector.get_columns(name)}) for name in names]
+    tables = [Table(name, {c["name"]: _column_kind(c["type"]) for c in inspector.get_columns(name)}) for name in names]
     ours = [table for table in tables if table.name == OWNER or "tenant_id" in table.columns]
     return [Table(table.name, dict(sorted(table.columns.items()))) for table in ours]
 
 
-def column_kind(type_: TypeEngine[Any]) -> ColumnKind:
+def _column_kind(type_: TypeEngine[Any]) -> ColumnKind:
     """What a column holds. Raises `Invalid` for a type that no table of ours has."""
     for known, kind in KINDS.items():
         if isinstance(type_, known):
@@ -60,31 +60,31 @@ def column_kind(type_: TypeEngine[Any]) -> ColumnKind:
     raise Invalid(f"a column of the type {type_!r} cannot be backed up")
 
 
-def as_clause(table: Table) -> TableClause:
+def _as_clause(table: Table) -> TableClause:
     """A table as statements need it."""
     return sa.table(table.name, *(sa.column(name, TYPES[kind]) for name, kind in table.columns.items()))
 
 
-def owner_column(clause: TableClause) -> sa.ColumnClause[Any]:
+def _owner_column(clause: TableClause) -> sa.ColumnClause[Any]:
     """Where a table names the tenant."""
     return clause.c.id if clause.name == OWNER else clause.c.tenant_id
 
 
 def count_rows(db: Connection, table: Table, tenant_id: int | None) -> int:
     """How many rows a table has; those of one tenant, if given."""
-    clause = as_clause(table)
+    clause = _as_clause(table)
     statement = select(func.count()).select_from(clause)
     if tenant_id is not None:
-        statement = statement.where(owner_column(clause) == tenant_id)
+        statement = statement.where(_owner_column(clause) == tenant_id)
     return db.scalar(statement) or 0
 
 
 def stream_rows(db: Connection, table: Table, tenant_id: int | None) -> Iterator[Sequence[Row[Any]]]:
     """The rows of a table in batches, in no order; those of one tenant, if given."""
-    clause = as_clause(table)
+    clause = _as_clause(table)
     statement = select(clause).execution_options(yield_per=BATCH_SIZE)
     if tenant_id is not None:
-        statement = statement.where(owner_column(clause) == tenant_id)
+        statement = statement.where(_owner_column(clause) == tenant_id)
     yield from db.execute(statement).partitions()
 
 
@@ -97,7 +97,7 @@ def close_streams(db: Connection) -> None:
 def insert_table_rows(db: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
     """Store rows as they are. Raises `InvalidFile` for what the table refuses."""
     try:
-        db.execute(sa.insert(as_clause(table)), rows)
+        db.execute(sa.insert(_as_clause(table)), rows)
     except (StatementError, OverflowError) as error:
         if not is_unavailable(error):
             raise InvalidFile(f"the table {table.name} cannot take its rows: they contradict each other") from error

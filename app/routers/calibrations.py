@@ -65,7 +65,7 @@ async def post_calibration(course: PathId, caller: Writer, request: Request) -> 
     database, tenant_id = request.app.state.database, caller.tenant_id
     await charge(request, request.app.state.limits.calibrations, tenant_id, caller.key_id)
     claim = await database.write(services.call_at_database_time, services.request_calibration, tenant_id, course)
-    run_in_background(request, run_calibration(database, request.app.state.settings.database_url, claim))
+    _run_in_background(request, run_calibration(database, request.app.state.settings.database_url, claim))
     details = await database.read(services.describe_calibration, tenant_id, course, claim.number)
     return reply(details, 202, {"Location": f"{request.scope['raw_path'].decode('ascii')}/{details['id']}"})
 
@@ -78,13 +78,13 @@ async def list_calibrations(course: PathId, query: Paging, caller: Analyst, requ
         services.page_of_calibrations, caller.tenant_id, course, position[0] if position else None, query.limit
     )
     full = len(data) == query.limit
-    return page_reply(request, data, write_cursor(calibration_number(data[-1]["id"])) if full else None)
+    return page_reply(request, data, write_cursor(_calibration_number(data[-1]["id"])) if full else None)
 
 
 @router.get("/{calibration}", response_model=CalibrationOut, responses=READ, dependencies=NO_PARAMETERS)
 async def get_calibration(course: PathId, calibration: NumberedId, caller: Analyst, request: Request) -> Response:
     """One calibration."""
-    number = calibration_number(calibration)
+    number = _calibration_number(calibration)
     return reply(await request.app.state.database.read(services.describe_calibration, caller.tenant_id, course, number))
 
 
@@ -97,16 +97,16 @@ async def get_calibration(course: PathId, calibration: NumberedId, caller: Analy
 )
 async def post_activation(course: PathId, calibration: NumberedId, caller: Writer, request: Request) -> Response:
     """Put a calibration in force; activating an older one is the way back."""
-    database, tenant_id, number = request.app.state.database, caller.tenant_id, calibration_number(calibration)
-    activation = await read_activation(request)
+    database, tenant_id, number = request.app.state.database, caller.tenant_id, _calibration_number(calibration)
+    activation = await _read_activation(request)
     details = await database.write(
         services.call_at_database_time, services.activate, tenant_id, course, number, force=activation.force
     )
-    run_in_background(request, rebuild_course(database, tenant_id, course))
+    _run_in_background(request, rebuild_course(database, tenant_id, course))
     return reply(details)
 
 
-async def read_activation(request: Request) -> ActivationIn:
+async def _read_activation(request: Request) -> ActivationIn:
     """The body, or what its absence means."""
     headers = request.headers
     if headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers:
@@ -118,12 +118,12 @@ async def read_activation(request: Request) -> ActivationIn:
         raise Invalid("the request is not valid; errors lists each place", faults_in(error, activation)) from error
 
 
-def calibration_number(calibration: str) -> int:
+def _calibration_number(calibration: str) -> int:
     """The number in a calibration's id."""
     return int(calibration.removeprefix("c-"))
 
 
-def run_in_background(request: Request, work: Coroutine[object, object, object]) -> None:
+def _run_in_background(request: Request, work: Coroutine[object, object, object]) -> None:
     """Let work go on after the reply; it is waited for when the service stops."""
     tasks: set[asyncio.Task[object]] = request.app.state.tasks
     task = asyncio.create_task(work)

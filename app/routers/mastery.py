@@ -37,7 +37,7 @@ LEARNER = responses_for("unknown_course", "unknown_learner")
 COHORT = responses_for("unknown_course", "unknown_skill", "invalid_cursor", "not_acceptable")
 
 
-class AsOf(BaseModel):
+class _AsOf(BaseModel):
     """Up to when answers count."""
 
     model_config = ConfigDict(extra="forbid")
@@ -45,7 +45,7 @@ class AsOf(BaseModel):
     as_of: Moment | Absent = Field(default=None, description="what was known at that moment, by the answers until then")
 
 
-class CohortQuery(PageQuery):
+class _CohortQuery(PageQuery):
     """Which rows of the cohort."""
 
     skill: Identifier | Absent = Field(default=None, description="only this skill")
@@ -53,7 +53,7 @@ class CohortQuery(PageQuery):
 
 @router.get("/learners/{learner}/mastery", response_model=LearnerMastery, responses=LEARNER)
 async def get_mastery(
-    course: PathId, learner: PathId, query: Annotated[AsOf, Query()], caller: Reader, request: Request
+    course: PathId, learner: PathId, query: Annotated[_AsOf, Query()], caller: Reader, request: Request
 ) -> Response:
     """One learner's ability and mastery of every skill."""
     mastery = await request.app.state.database.read(
@@ -68,22 +68,22 @@ async def get_mastery(
     responses={**COHORT, 200: {**LINK, "content": {CSV: {"schema": {"type": "string"}}}}},
 )
 async def get_cohort(
-    course: PathId, query: Annotated[CohortQuery, Query()], caller: Analyst, request: Request
+    course: PathId, query: Annotated[_CohortQuery, Query()], caller: Analyst, request: Request
 ) -> Response:
     """The mastery of a cohort, a row for each learner and skill met; as CSV, all rows unless a limit is given."""
     position = read_cursor(query.cursor, (str, str))
-    wants_csv = negotiate(request.headers.get("accept", "*/*"))
+    wants_csv = _negotiate(request.headers.get("accept", "*/*"))
     if wants_csv and "limit" not in request.query_params:
         await charge(request, request.app.state.limits.exports, caller.tenant_id, caller.key_id)
-        first = await read_cohort_rows(request, caller, course, query.skill, position, CSV_ROWS_AT_ONCE)
-        return StreamingResponse(stream_csv(request, caller, course, query.skill, first), headers=CSV_HEADERS)
-    data = await read_cohort_rows(request, caller, course, query.skill, position, query.limit)
+        first = await _read_cohort_rows(request, caller, course, query.skill, position, CSV_ROWS_AT_ONCE)
+        return StreamingResponse(_stream_csv(request, caller, course, query.skill, first), headers=CSV_HEADERS)
+    data = await _read_cohort_rows(request, caller, course, query.skill, position, query.limit)
     if wants_csv:
-        return Response(to_csv([COLUMNS]) + to_csv(map(to_csv_cells, data)), headers=CSV_HEADERS)
+        return Response(_to_csv([COLUMNS]) + _to_csv(map(_to_csv_cells, data)), headers=CSV_HEADERS)
     return sorted_page_reply(request, data, query.limit, "learner", "skill")
 
 
-async def read_cohort_rows(
+async def _read_cohort_rows(
     request: Request, caller: Caller, course: str, skill: str | None, position: tuple[Any, ...] | None, limit: int
 ) -> list[dict[str, Any]]:
     """A page of cohort rows."""
@@ -96,20 +96,20 @@ async def read_cohort_rows(
     return rows
 
 
-async def stream_csv(
+async def _stream_csv(
     request: Request, caller: Caller, course: str, skill: str | None, rows: list[dict[str, Any]]
 ) -> AsyncIterator[str]:
     """All rows from a first page on, a page at a time, so that memory stays flat."""
-    yield to_csv([COLUMNS])
+    yield _to_csv([COLUMNS])
     while rows:
-        yield to_csv(map(to_csv_cells, rows))
+        yield _to_csv(map(_to_csv_cells, rows))
         position = (rows[-1]["learner"], rows[-1]["skill"])
-        rows = await read_cohort_rows(request, caller, course, skill, position, CSV_ROWS_AT_ONCE)
+        rows = await _read_cohort_rows(request, caller, course, skill, position, CSV_ROWS_AT_ONCE)
 
 
-def negotiate(accept: str) -> bool:
+def _negotiate(accept: str) -> bool:
     """Whether CSV is wanted rather than JSON. Raises `NotAcceptable` if neither is."""
-    ranges = sorted(map(parse_media_range, accept.split(",")), key=itemgetter(1), reverse=True)
+    ranges = sorted(map(_parse_media_range, accept.split(",")), key=itemgetter(1), reverse=True)
     refused = {kind for kind, weight in ranges if weight <= 0}
     for kind, weight in ranges:
         for offered, family in ((JSON, "application/*"), (CSV, "text/*")):
@@ -118,19 +118,19 @@ def negotiate(accept: str) -> bool:
     raise NotAcceptable("this is to be had as application/json or text/csv")
 
 
-def parse_media_range(media_range: str) -> tuple[str, float]:
+def _parse_media_range(media_range: str) -> tuple[str, float]:
     """A media range and its weight (RFC 9110); a weight that cannot be read counts as none given."""
     kind, _, rest = media_range.partition(";")
     match = WEIGHT.search(rest)
     return kind.strip().lower(), float(match[1]) if match else 1.0
 
 
-def to_csv_cells(row: dict[str, Any]) -> tuple[Any, ...]:
+def _to_csv_cells(row: dict[str, Any]) -> tuple[Any, ...]:
     """A row of the cohort as cells; a text that a spreadsheet could run is made plain."""
     low, high = row["interval"]
     return (
-        escape_formula(row["learner"]),
-        escape_formula(row["skill"]),
+        _escape_formula(row["learner"]),
+        _escape_formula(row["skill"]),
         row["mastery"],
         low,
         high,
@@ -139,12 +139,12 @@ def to_csv_cells(row: dict[str, Any]) -> tuple[Any, ...]:
     )
 
 
-def escape_formula(text: str) -> str:
+def _escape_formula(text: str) -> str:
     """A text that no spreadsheet takes for a formula."""
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
-def to_csv(rows: Any) -> str:
+def _to_csv(rows: Any) -> str:
     """Rows as CSV (RFC 4180)."""
     buffer = io.StringIO()
     csv.writer(buffer).writerows(rows)

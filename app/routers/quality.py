@@ -32,7 +32,7 @@ READ = {**responses_for("unknown_course", "unknown_skill", "unknown_calibration"
 DEFAULTS = "defaults"
 
 
-class QualityQuery(PageQuery):
+class _QualityQuery(PageQuery):
     """Which answers, and how they are grouped."""
 
     by: Literal["calibration", "skill", "day", "week", "month"] | Absent = Field(
@@ -48,19 +48,19 @@ class QualityQuery(PageQuery):
 
 @router.get("/quality", response_model=QualityPage, responses=READ)
 async def get_quality(
-    course: PathId, query: Annotated[QualityQuery, Query()], caller: Analyst, request: Request
+    course: PathId, query: Annotated[_QualityQuery, Query()], caller: Analyst, request: Request
 ) -> Response:
     """How good the predictions made before the answers were: log loss, AUC, Brier score, calibration."""
-    after = last_group_number(query)
-    criteria = to_filters(query)
+    after = _last_group_number(query)
+    criteria = _to_filters(query)
     database: Database = request.app.state.database
     sample = await database.read(start_sample, caller.tenant_id, course, criteria)
-    sample, parts = await collect_outcomes(database, sample, criteria)
+    sample, parts = await _collect_outcomes(database, sample, criteria)
     data, last = await asyncio.to_thread(quality_report, sample, parts, query.by, after, query.limit)
     return page_reply(request, data, None if last is None else write_cursor(str(query.by), last))
 
 
-async def collect_outcomes(
+async def _collect_outcomes(
     database: Database, sample: LearnerSample, criteria: QualityFilter
 ) -> tuple[LearnerSample, list[ScoredPredictions]]:
     """The learners that are looked at, and their answers: piece by piece, as other requests want their turn too."""
@@ -71,7 +71,7 @@ async def collect_outcomes(
     ]
 
 
-def last_group_number(query: QualityQuery) -> int:
+def _last_group_number(query: _QualityQuery) -> int:
     """The number of the last group of the page before, -1 if this is the first."""
     position = read_cursor(query.cursor, (str, int))
     if position is None:
@@ -82,7 +82,7 @@ def last_group_number(query: QualityQuery) -> int:
     return int(number)
 
 
-def to_filters(query: QualityQuery) -> QualityFilter:
+def _to_filters(query: _QualityQuery) -> QualityFilter:
     """The filters. Raises `Invalid` for a span of time that holds nothing."""
     if query.since is not None and query.until is not None and query.since >= query.until:
         raise Invalid("the span of time is empty", [Fault("?until", "must be later than since")])

@@ -54,14 +54,14 @@ async def post_response(
     course: PathId, body: ResponseIn, caller: Sender, request: Request, idempotency_key: IdempotencyKey = None
 ) -> Response:
     """Send one answer: what it did to mastery, and what comes next and why."""
-    return await submit_response(request, caller, course, body, idempotency_key)
+    return await _submit_response(request, caller, course, body, idempotency_key)
 
 
-async def submit_response(
+async def _submit_response(
     request: Request, caller: Caller, course: str, body: ResponseIn, idempotency_key: str | None = None
 ) -> Response:
     """Record one response and reply with its outcome; raises what is wrong with it. Route and fast path call it."""
-    new_response = to_new_response(caller, course, body, now(), idempotency_key)
+    new_response = _to_new_response(caller, course, body, now(), idempotency_key)
     if isinstance(new_response, ProximaError):
         raise new_response
     [result] = await request.app.state.group_commit.submit([new_response])
@@ -97,7 +97,7 @@ class FastPath:
                 await self.app(scope, restore_body(await request.body(), receive), send)
                 return
             scope["route"] = self.route
-            response = await submit_response(request, caller, course, body)
+            response = await _submit_response(request, caller, course, body)
         except ProximaError as error:
             scope["route"] = self.route
             response = await handle_problem(request, error)
@@ -130,11 +130,11 @@ async def post_responses(course: PathId, body: BatchIn, caller: Sender, request:
     await charge(request, request.app.state.limits.requests, caller.tenant_id, caller.key_id, len(body.responses) - 1)
     moment = now()
     # A microsecond apart: those without a time of their own count in the order they are listed in.
-    parsed = [parse_batch_entry(caller, course, entry, moment + index) for index, entry in enumerate(body.responses)]
+    parsed = [_parse_batch_entry(caller, course, entry, moment + index) for index, entry in enumerate(body.responses)]
     valid = [new_response for new_response in parsed if isinstance(new_response, NewResponse)]
     results = iter(await request.app.state.group_commit.submit(valid))
     replies = [
-        batch_result(request, next(results) if isinstance(new_response, NewResponse) else new_response)
+        _batch_result(request, next(results) if isinstance(new_response, NewResponse) else new_response)
         for new_response in parsed
     ]
     return reply({"results": replies})
@@ -160,16 +160,16 @@ async def post_regrade(course: PathId, response: PathId, body: RegradeIn, caller
     )
 
 
-def parse_batch_entry(caller: Caller, course: str, entry: Any, moment: int) -> NewResponse | ProximaError:
+def _parse_batch_entry(caller: Caller, course: str, entry: Any, moment: int) -> NewResponse | ProximaError:
     """One answer of a batch, or what is wrong with it."""
     try:
         body = ResponseIn.model_validate(entry)
     except ValidationError as error:
         return Invalid("this answer is not valid; errors lists each place", faults_in(error, entry))
-    return to_new_response(caller, course, body, moment, None)
+    return _to_new_response(caller, course, body, moment, None)
 
 
-def to_new_response(
+def _to_new_response(
     caller: Caller, course: str, body: ResponseIn, moment: int, idempotency_key: str | None
 ) -> NewResponse | ProximaError:
     """The answer as the service takes it, or what is wrong with it."""
@@ -212,7 +212,7 @@ def check_not_in_future(occurred_at: int | None, moment: int) -> None:
         )
 
 
-def batch_result(request: Request, result: RecordedResponse | ProximaError) -> dict[str, Any]:
+def _batch_result(request: Request, result: RecordedResponse | ProximaError) -> dict[str, Any]:
     """The result of one answer of a batch."""
     if isinstance(result, Unavailable):
         raise result

@@ -40,7 +40,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-class Refusal(Exception):
+class _Refusal(Exception):
     """A request that cannot be granted; `error` is the RFC's code for it."""
 
     def __init__(self, error: str, detail: str) -> None:
@@ -49,7 +49,7 @@ class Refusal(Exception):
         self.detail = detail
 
 
-class TokenRoute(APIRoute):
+class _TokenRoute(APIRoute):
     """A route whose errors are those of RFC 6749."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -58,36 +58,36 @@ class TokenRoute(APIRoute):
         async def handle_errors(request: Request) -> Response:
             try:
                 return await handle(request)
-            except (ProximaError, Refusal) as error:
-                return await to_oauth_response(request, error)
+            except (ProximaError, _Refusal) as error:
+                return await _to_oauth_response(request, error)
 
         return handle_errors
 
 
-router = APIRouter(tags=["tokens"], route_class=TokenRoute)
+router = APIRouter(tags=["tokens"], route_class=_TokenRoute)
 
 
-async def to_oauth_response(request: Request, error: ProximaError | Refusal) -> Response:
+async def _to_oauth_response(request: Request, error: ProximaError | _Refusal) -> Response:
     """An error as RFC 6749 tells it; one that is ours as any other."""
-    if isinstance(error, Refusal):
-        return error_reply(HTTPStatus.BAD_REQUEST, error.error, error.detail, {})
+    if isinstance(error, _Refusal):
+        return _error_reply(HTTPStatus.BAD_REQUEST, error.error, error.detail, {})
     status = status_of(type(error))
     match error:
         case Unauthenticated():
-            return error_reply(status, "invalid_client", error.detail, CHALLENGE)
+            return _error_reply(status, "invalid_client", error.detail, CHALLENGE)
         case RateLimited() | Unavailable():
-            return error_reply(status, "temporarily_unavailable", error.detail, headers_of(error))
+            return _error_reply(status, "temporarily_unavailable", error.detail, headers_of(error))
         case Malformed() | TooLarge() | TooSlow():
-            return error_reply(status, "invalid_request", error.detail, headers_of(error))
+            return _error_reply(status, "invalid_request", error.detail, headers_of(error))
     return await handle_problem(request, error)
 
 
-def error_reply(status: int, error: str, detail: str, headers: Mapping[str, str]) -> Response:
+def _error_reply(status: int, error: str, detail: str, headers: Mapping[str, str]) -> Response:
     """A reply that gives no token."""
-    return reply({"error": error, "error_description": to_printable(detail)}, status, {**headers, **NO_STORE})
+    return reply({"error": error, "error_description": _to_printable(detail)}, status, {**headers, **NO_STORE})
 
 
-def to_printable(text: str) -> str:
+def _to_printable(text: str) -> str:
     """A text in the characters that RFC 6749 allows in a description."""
     plain = text.replace("…", "...").replace('"', "'").replace("\\", "/")
     return "".join(sign if " " <= sign <= "~" else "?" for sign in plain)
@@ -106,36 +106,36 @@ def to_printable(text: str) -> str:
 )
 async def post_token(request: Request) -> Response:
     """Get a token that stands for a key for an hour."""
-    form = await read_form(request)
-    client_id, secret = read_client(request, form)
-    caller = await charge_caller(request, find_client(request, client_id, secret))
+    form = await _read_form(request)
+    client_id, secret = _read_client(request, form)
+    caller = await charge_caller(request, _find_client(request, client_id, secret))
     if form.get("grant_type") is None:
-        raise Refusal("invalid_request", "give grant_type=client_credentials")
+        raise _Refusal("invalid_request", "give grant_type=client_credentials")
     if form["grant_type"] != "client_credentials":
-        raise Refusal("unsupported_grant_type", "the grant_type is client_credentials")
-    scopes = grant_scopes(caller, form.get("scope", ""))
+        raise _Refusal("unsupported_grant_type", "the grant_type is client_credentials")
+    scopes = _grant_scopes(caller, form.get("scope", ""))
     token = await request.app.state.database.write(issue_token, caller.tenant_id, caller.key_id, scopes, now())
     body = {"access_token": token, "token_type": "Bearer", "expires_in": TOKEN_LIFETIME_S, "scope": " ".join(scopes)}
     return reply(body, headers=NO_STORE)
 
 
-async def read_form(request: Request) -> Mapping[str, str]:
-    """The fields of a form; empty ones are absent. Raises `Refusal`, `TooLarge`."""
+async def _read_form(request: Request) -> Mapping[str, str]:
+    """The fields of a form; empty ones are absent. Raises `_Refusal`, `TooLarge`."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != FORM or request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise Refusal("invalid_request", f"send a form: Content-Type {FORM}, not compressed")
+        raise _Refusal("invalid_request", f"send a form: Content-Type {FORM}, not compressed")
     body = await receive_body(request, MOST_BYTES)
     try:
         fields = parse_qsl(body.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=50)
     except ValueError:
-        raise Refusal("invalid_request", "the form cannot be read") from None
+        raise _Refusal("invalid_request", "the form cannot be read") from None
     if len({name for name, _ in fields}) < len(fields):
-        raise Refusal("invalid_request", "a field stands twice in the form")
+        raise _Refusal("invalid_request", "a field stands twice in the form")
     return {name: value for name, value in fields if value}
 
 
-def read_client(request: Request, form: Mapping[str, str]) -> tuple[str, str]:
-    """Id and secret of the client, from the header or from the form. Raises `Unauthenticated`, `Refusal`."""
+def _read_client(request: Request, form: Mapping[str, str]) -> tuple[str, str]:
+    """Id and secret of the client, from the header or from the form. Raises `Unauthenticated`, `_Refusal`."""
     scheme, _, text = request.headers.get("authorization", "").partition(" ")
     if not scheme:
         return form.get("client_id", ""), form.get("client_secret", "")
@@ -147,11 +147,11 @@ def read_client(request: Request, form: Mapping[str, str]) -> tuple[str, str]:
         raise Unauthenticated("the header Authorization cannot be read") from None
     client_id, _, secret = (unquote_plus(part) for part in pair.partition(":"))
     if "client_secret" in form or form.get("client_id", client_id) != client_id:
-        raise Refusal("invalid_request", "authenticate in the header or in the form, not in both")
+        raise _Refusal("invalid_request", "authenticate in the header or in the form, not in both")
     return client_id, secret
 
 
-async def find_client(request: Request, client_id: str, secret: str) -> Caller:
+async def _find_client(request: Request, client_id: str, secret: str) -> Caller:
     """The caller whose key this is. Raises `Unauthenticated`."""
     parsed = parse_key(secret)
     if parsed is None:
@@ -162,13 +162,13 @@ async def find_client(request: Request, client_id: str, secret: str) -> Caller:
     return caller
 
 
-def grant_scopes(caller: Caller, requested: str) -> Sequence[str]:
-    """The scopes of the token: those asked for, or all of the key. Raises `Refusal`.
+def _grant_scopes(caller: Caller, requested: str) -> Sequence[str]:
+    """The scopes of the token: those asked for, or all of the key. Raises `_Refusal`.
 
     Scopes that are URIs are those of other vocabularies: they narrow nothing, and grant nothing.
     """
     ours = [scope for scope in requested.split() if "://" not in scope]
     lacking = [scope for scope in ours if scope not in SCOPES or not allows(caller.scopes, scope)]
     if lacking:
-        raise Refusal("invalid_scope", f"the key has the scopes {', '.join(sorted(caller.scopes))}")
+        raise _Refusal("invalid_scope", f"the key has the scopes {', '.join(sorted(caller.scopes))}")
     return sorted(set(ours) or caller.scopes)

@@ -22,7 +22,7 @@ WRITTEN = {
 }
 
 
-def written(name: str) -> str:
+def _written(name: str) -> str:
     """The name of a field of a behaviour model in the archive."""
     return WRITTEN.get(name, name)
 
@@ -50,7 +50,7 @@ def encode_calibration(fit: CalibrationFit) -> bytes:
             arrays[f"{kind}_{rate}"] = getattr(parameters.skills, name)
         if parameters.behaviour is not None:
             arrays |= {
-                f"{kind}_head_{written(field.name)}": getattr(parameters.behaviour, field.name)
+                f"{kind}_head_{_written(field.name)}": getattr(parameters.behaviour, field.name)
                 for field in fields(BehaviourModel)
             }
     np.savez(buffer, allow_pickle=False, **arrays)
@@ -67,12 +67,12 @@ def decode_calibration(encoded: bytes, *, trained: bool = False) -> CalibratedVa
             archive[f"{kind}_learn"],
             archive[f"{kind}_forget"],
             archive[f"{kind}_easiness"],
-            decode_behaviour_model(archive, f"{kind}_head_"),
+            _decode_behaviour_model(archive, f"{kind}_head_"),
         )
 
 
-def decode_behaviour_model(archive: Mapping[str, Any], prefix: str) -> BehaviourModel | None:
+def _decode_behaviour_model(archive: Mapping[str, Any], prefix: str) -> BehaviourModel | None:
     """The head of a fit; a calibration may have none."""
     if f"{prefix}weights" not in archive:
         return None
-    return BehaviourModel(**{field.name: archive[prefix + written(field.name)] for field in fields(BehaviourModel)})
+    return BehaviourModel(**{field.name: archive[prefix + _written(field.name)] for field in fields(BehaviourModel)})

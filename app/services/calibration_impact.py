@@ -41,7 +41,7 @@ def item_changes(
     link, stable = find_link(before, after, anchors)
     moved = after.items.intercept - before.items.intercept
     logits = (
-        mean_logits(after) - mean_logits(before) - link.intercept * before.items.discrimination
+        _mean_logits(after) - _mean_logits(before) - link.intercept * before.items.discrimination
         if stable.any()
         else moved
     )
@@ -55,9 +55,9 @@ def item_changes(
         "most_changed_items": [
             {
                 "item": item_ids[item],
-                "difficulty_before": to_difficulty(before.items.intercept[item], before.items.discrimination[item]),
-                "difficulty_after": to_difficulty(after.items.intercept[item], after.items.discrimination[item]),
-                "change": to_difficulty(logits[item], before.items.discrimination[item]),
+                "difficulty_before": _to_difficulty(before.items.intercept[item], before.items.discrimination[item]),
+                "difficulty_after": _to_difficulty(after.items.intercept[item], after.items.discrimination[item]),
+                "change": _to_difficulty(logits[item], before.items.discrimination[item]),
                 "responses": int(response_counts[item]),
             }
             for item in shown
@@ -74,22 +74,22 @@ def item_changes(
     return report
 
 
-def to_difficulty(intercept: "np.float64", discrimination: "np.float64") -> float:
+def _to_difficulty(intercept: "np.float64", discrimination: "np.float64") -> float:
     """The difficulty b = −d/a of an item, rounded; never −0."""
     return round(float(-intercept / discrimination), DIGITS) + 0.0
 
 
 def find_link(before: Parameters, after: Parameters, anchors: Booleans) -> tuple[Link, Booleans]:
     """The shift from the new scale to the old one, and the anchors it rests on; none of them if there are too few."""
-    old = ItemCurves(mean_logits(before), before.items.discrimination)
-    new = ItemCurves(mean_logits(after), after.items.discrimination)
+    old = ItemCurves(_mean_logits(before), before.items.discrimination)
+    new = ItemCurves(_mean_logits(after), after.items.discrimination)
     stable = steady_anchors(old, new, anchors)
     if stable.sum() < MIN_ANCHORS:
         stable = np.zeros_like(anchors)
     return mean_shift(old, new, stable), stable
 
 
-def mean_logits(parameters: Parameters) -> Floats:
+def _mean_logits(parameters: Parameters) -> Floats:
     """Where an item stands between those who know its skills and those who do not, in logits; (I,).
 
     The intercept alone is not comparable: it can trade its level with the two shifts without any prediction changing.

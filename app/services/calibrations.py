@@ -94,7 +94,7 @@ def call_at_database_time(db: Connection, work: Callable[..., T], *args: object,
     return work(db, *args, read_clock(db), **options)
 
 
-def is_leased(row: Row[Any], now: int) -> bool:
+def _is_leased(row: Row[Any], now: int) -> bool:
     """Whether somebody works at a calibration. A lease until long from now was given by a clock that was wrong."""
     return now < int(row.leased_until) <= now + rows.LONGEST_LEASE_US
 
@@ -108,7 +108,7 @@ def request_calibration(db: Connection, tenant_id: int, course_id: str, now: int
     last = rows.last_calibration_number(db, tenant_id, course_id)
     previous = rows.find_calibration(db, tenant_id, course_id, last)
     if previous is not None and previous.status == RUNNING:
-        if is_leased(previous, now):
+        if _is_leased(previous, now):
             raise CalibrationRunning(f"calibration {calibration_id(last)} is running; wait until it has ended")
         interrupted = Claim(tenant_id, course_id, last, previous.attempt)
         save_failure(db, interrupted, "the run was interrupted, and another was requested", now)
@@ -138,7 +138,7 @@ def take_over(db: Connection, tenant_id: int, course_id: str, number: int, now: 
     After `MAX_ATTEMPTS` it has failed instead.
     """
     row = rows.find_calibration(db, tenant_id, course_id, number, lock=True)
-    if row is None or row.status != RUNNING or is_leased(row, now):
+    if row is None or row.status != RUNNING or _is_leased(row, now):
         return None
     claim = Claim(tenant_id, course_id, number, row.attempt)
     if row.attempt >= MAX_ATTEMPTS:
@@ -146,44 +146,44 @@ def take_over(db: Connection, tenant_id: int, course_id: str, number: int, now: 
             db, claim, f"the process that fitted it died {MAX_ATTEMPTS} times; see the logs of the service", now
         )
         return None
-    update_claimed(db, claim, {"attempt": row.attempt + 1, "leased_until": now + LEASE_US})
+    _update_claimed(db, claim, {"attempt": row.attempt + 1, "leased_until": now + LEASE_US})
     return Claim(tenant_id, course_id, number, row.attempt + 1)
 
 
 def is_running(db: Connection, claim: Claim) -> bool:
     """Whether a calibration is running, in this process or another."""
-    return bool(need_calibration(db, claim.tenant_id, claim.course_id, claim.number).status == RUNNING)
+    return bool(_need_calibration(db, claim.tenant_id, claim.course_id, claim.number).status == RUNNING)
 
 
 def renew_lease(db: Connection, claim: Claim, now: int) -> bool:
     """Tell that the attempt goes on; whether it still may."""
-    return update_claimed(db, claim, {"leased_until": now + LEASE_US})
+    return _update_claimed(db, claim, {"leased_until": now + LEASE_US})
 
 
 def release_lease(db: Connection, claim: Claim, now: int) -> None:
     """Let somebody else try at once, because this attempt died."""
-    update_claimed(db, claim, {"leased_until": now})
+    _update_claimed(db, claim, {"leased_until": now})
 
 
 def return_claim(db: Connection, claim: Claim, now: int) -> None:
     """Let somebody else go on at once, as if this attempt had not been made; its process must be dead already."""
-    update_claimed(db, claim, {"leased_until": now, "attempt": claim.attempt - 1})
+    _update_claimed(db, claim, {"leased_until": now, "attempt": claim.attempt - 1})
 
 
 def save_result(db: Connection, claim: Claim, result: CalibrationResult, now: int) -> bool:
     """Keep the result, if the attempt still may: from here on the calibration is immutable."""
     values = {"status": SUCCEEDED, "finished_at": now, "parameters": result.parameters, "report": result.report}
-    return end_calibration(db, claim, values)
+    return _end_calibration(db, claim, values)
 
 
 def save_failure(db: Connection, claim: Claim, error: str, now: int) -> bool:
     """Keep why there is no result, if the attempt still may."""
-    return end_calibration(db, claim, {"status": FAILED, "finished_at": now, "error": error})
+    return _end_calibration(db, claim, {"status": FAILED, "finished_at": now, "error": error})
 
 
-def end_calibration(db: Connection, claim: Claim, values: dict[str, Any]) -> bool:
+def _end_calibration(db: Connection, claim: Claim, values: dict[str, Any]) -> bool:
     """End a calibration that runs, and say so; whether the attempt still might."""
-    ended = update_claimed(db, claim, values)
+    ended = _update_claimed(db, claim, values)
     if ended:
         data = {"calibration": calibration_id(claim.number), "status": values["status"]}
         event = WebhookEvent(CALIBRATION_FINISHED, None, values["finished_at"], data)
@@ -191,7 +191,7 @@ def end_calibration(db: Connection, claim: Claim, values: dict[str, Any]) -> boo
     return ended
 
 
-def update_claimed(db: Connection, claim: Claim, values: dict[str, Any]) -> bool:
+def _update_claimed(db: Connection, claim: Claim, values: dict[str, Any]) -> bool:
     """Change a calibration that runs, if `claim` is its latest attempt; whether it was."""
     return rows.update_running(db, claim.tenant_id, claim.course_id, claim.number, claim.attempt, values)
 
@@ -199,11 +199,11 @@ def update_claimed(db: Connection, claim: Claim, values: dict[str, Any]) -> bool
 def read_calibration_job(db: Connection, claim: Claim) -> CalibrationJob:
     """Everything that the fit of a requested calibration needs, the same for every attempt."""
     tenant_id, course_id = claim.tenant_id, claim.course_id
-    row = need_calibration(db, tenant_id, course_id, claim.number)
-    course, before = read_compared_models(db, tenant_id, course_id, row)
+    row = _need_calibration(db, tenant_id, course_id, claim.number)
+    course, before = _read_compared_models(db, tenant_id, course_id, row)
     entries = [
         entry
-        for entry in read_entries_as_of(db, tenant_id, course_id, row.requested_at)
+        for entry in _read_entries_as_of(db, tenant_id, course_id, row.requested_at)
         # What was sent about an item newer than the request was in flight then.
         if entry.item_id in course.item_numbers
     ]
@@ -217,12 +217,12 @@ def read_calibration_job(db: Connection, claim: Claim) -> CalibrationJob:
         compared_with=row.compared_with,
         log=log,
         learners=tuple(learners),
-        held_out=hold_out(learners),
-        anchors=find_anchors(db, course, row.compared_with, log),
+        held_out=_hold_out(learners),
+        anchors=_find_anchors(db, course, row.compared_with, log),
     )
 
 
-def read_compared_models(
+def _read_compared_models(
     db: Connection, tenant_id: int, course_id: str, row: Row[Any]
 ) -> tuple[CourseModel, Parameters]:
     """The course model in force at the request, and its parameters before held-out learners were fitted too."""
@@ -245,7 +245,7 @@ def read_compared_models(
     return final, trained.parameters
 
 
-def read_entries_as_of(db: Connection, tenant_id: int, course_id: str, moment: int) -> list[Entry]:
+def _read_entries_as_of(db: Connection, tenant_id: int, course_id: str, moment: int) -> list[Entry]:
     """All answers of a course as they counted at a moment, by learner and sort key."""
     received_later = rows.ids_received_after(db, tenant_id, course_id, moment)
     scores = rows.scores_as_of(db, tenant_id, course_id, moment)
@@ -256,18 +256,18 @@ def read_entries_as_of(db: Connection, tenant_id: int, course_id: str, moment: i
     ]
 
 
-def find_anchors(db: Connection, course: CourseModel, compared_with: int | None, log: Log) -> Booleans:
+def _find_anchors(db: Connection, course: CourseModel, compared_with: int | None, log: Log) -> Booleans:
     """The items that were fitted, then and now, to enough answers; (I,)."""
     if compared_with is None:
         return np.zeros(len(course.item_ids), dtype=np.bool_)
-    before = need_calibration(db, course.tenant_id, course.course_id, compared_with)
+    before = _need_calibration(db, course.tenant_id, course.course_id, compared_with)
     counts = rows.count_by_item(db, course.tenant_id, course.course_id, before.requested_at)
     then = np.array([counts.get(item, 0) for item in course.item_ids], dtype=np.int64)
     now = np.bincount(log.items, minlength=len(course.item_ids))
     return np.asarray((np.minimum(then, now) >= MIN_RESPONSES_OF_ANCHOR) & ~course.known)
 
 
-def hold_out(learners: Sequence[str]) -> Booleans:
+def _hold_out(learners: Sequence[str]) -> Booleans:
     """A fifth of the learners, the same in every calibration of every course: no calibration may have seen them."""
     hashes = [int.from_bytes(hashlib.blake2b(learner.encode(), digest_size=8).digest()) for learner in learners]
     held_out = np.array([number % HELD_OUT_DIVISOR == 0 for number in hashes], dtype=np.bool_)
@@ -306,7 +306,7 @@ def activate(
     is always open: what was in force once may be so again.
     """
     need_course(db, tenant_id, course_id, lock=True)
-    row = need_calibration(db, tenant_id, course_id, number)
+    row = _need_calibration(db, tenant_id, course_id, number)
     if row.status != SUCCEEDED:
         raise CalibrationNotReady("only a calibration that succeeded can be activated")
     before, after = row.report["log_loss_before"], row.report["log_loss_after"]
@@ -325,7 +325,7 @@ def list_stale_courses(db: Connection) -> list[tuple[int, str]]:
     return rows.list_stale_courses(db, ENGINE)
 
 
-def need_calibration(db: Connection, tenant_id: int, course_id: str, number: int) -> Row[Any]:
+def _need_calibration(db: Connection, tenant_id: int, course_id: str, number: int) -> Row[Any]:
     """The row of a calibration. Raises `UnknownCalibration`."""
     row = rows.find_calibration(db, tenant_id, course_id, number)
     if row is None:
@@ -336,7 +336,7 @@ def need_calibration(db: Connection, tenant_id: int, course_id: str, number: int
 def describe_calibration(db: Connection, tenant_id: int, course_id: str, number: int) -> dict[str, Any]:
     """One calibration as it is told."""
     course = need_course(db, tenant_id, course_id)
-    return to_calibration_reply(need_calibration(db, tenant_id, course_id, number), course.calibration)
+    return _to_calibration_reply(_need_calibration(db, tenant_id, course_id, number), course.calibration)
 
 
 def page_of_calibrations(
@@ -345,12 +345,12 @@ def page_of_calibrations(
     """Calibrations as they are told, the newest first."""
     course = need_course(db, tenant_id, course_id)
     return [
-        to_calibration_reply(row, course.calibration)
+        _to_calibration_reply(row, course.calibration)
         for row in rows.page_calibrations(db, tenant_id, course_id, below, limit)
     ]
 
 
-def to_calibration_reply(row: Row[Any], active: int | None) -> dict[str, Any]:
+def _to_calibration_reply(row: Row[Any], active: int | None) -> dict[str, Any]:
     """A row in the words of the contract."""
     return {
         "id": calibration_id(row.number),

@@ -24,7 +24,7 @@ class Catalogue:
 
 
 @dataclass
-class CatalogueDiff:
+class _CatalogueDiff:
     """What an upsert does to a catalogue; `needs_rebuild` if it changes what answers already given say."""
 
     new_skills: list[dict[str, Any]] = field(default_factory=list)
@@ -36,7 +36,7 @@ class CatalogueDiff:
 
 
 @dataclass(frozen=True)
-class UpsertCounts:
+class _UpsertCounts:
     """What an upsert did, and what the course holds now."""
 
     revision: int
@@ -48,7 +48,7 @@ class UpsertCounts:
     items: int
 
 
-def upsert(db: Connection, tenant_id: int, course_id: str, body: Mapping[str, Any], now: int) -> UpsertCounts:
+def upsert(db: Connection, tenant_id: int, course_id: str, body: Mapping[str, Any], now: int) -> _UpsertCounts:
     """Add or replace the skills and items of `body`; what it does not name stays. The course is made on first sight.
 
     Raises `Invalid` (an unknown skill is named) or `PrerequisiteCycle`; then nothing has changed.
@@ -67,7 +67,7 @@ def upsert(db: Connection, tenant_id: int, course_id: str, body: Mapping[str, An
     if difference.needs_rebuild:
         values["replay_revision"] = revision
     rows.update_course(db, tenant_id, course_id, values)
-    return UpsertCounts(
+    return _UpsertCounts(
         revision,
         len(difference.new_skills),
         len(difference.changed_skills),
@@ -98,21 +98,21 @@ def catalogue_at(db: Connection, tenant_id: int, course_id: str, revision: int) 
     return catalogue
 
 
-def apply_change(catalogue: Catalogue, body: Mapping[str, Any]) -> CatalogueDiff:
+def apply_change(catalogue: Catalogue, body: Mapping[str, Any]) -> _CatalogueDiff:
     """Apply an upsert to `catalogue` in place and say what it changed."""
-    difference = CatalogueDiff()
+    difference = _CatalogueDiff()
     if body.get("title") is not None:
         catalogue.title = body["title"]
     for skill in body.get("skills", []):
-        put_skill(catalogue, skill, difference)
+        _put_skill(catalogue, skill, difference)
     for item in body.get("items", []):
-        put_item(catalogue, item, difference)
-    check_references(catalogue, body)
-    check_acyclic(catalogue)
+        _put_item(catalogue, item, difference)
+    _check_references(catalogue, body)
+    _check_acyclic(catalogue)
     return difference
 
 
-def put_skill(catalogue: Catalogue, submitted: Mapping[str, Any], difference: CatalogueDiff) -> None:
+def _put_skill(catalogue: Catalogue, submitted: Mapping[str, Any], difference: _CatalogueDiff) -> None:
     """Add or replace one skill."""
     skill = {
         "id": submitted["id"],
@@ -130,7 +130,7 @@ def put_skill(catalogue: Catalogue, submitted: Mapping[str, Any], difference: Ca
         difference.needs_rebuild |= old is not None
 
 
-def put_item(catalogue: Catalogue, submitted: Mapping[str, Any], difference: CatalogueDiff) -> None:
+def _put_item(catalogue: Catalogue, submitted: Mapping[str, Any], difference: _CatalogueDiff) -> None:
     """Add or replace one item."""
     parameters = submitted.get("parameters")
     thresholds = (parameters or {}).get("thresholds")
@@ -155,7 +155,7 @@ def put_item(catalogue: Catalogue, submitted: Mapping[str, Any], difference: Cat
         difference.needs_rebuild |= any(item[name] != old[name] for name in MEASUREMENT_FIELDS)
 
 
-def check_references(catalogue: Catalogue, body: Mapping[str, Any]) -> None:
+def _check_references(catalogue: Catalogue, body: Mapping[str, Any]) -> None:
     """Every skill that is named must exist, in the body or in the course."""
     faults = [
         Fault(f"/{kind}/{index}/{member}/{position}", "no such skill: list it under skills")
@@ -168,7 +168,7 @@ def check_references(catalogue: Catalogue, body: Mapping[str, Any]) -> None:
         raise Invalid("the catalogue names skills that do not exist", faults[:20])
 
 
-def check_acyclic(catalogue: Catalogue) -> None:
+def _check_acyclic(catalogue: Catalogue) -> None:
     """A skill that needs itself, however indirectly, could never be opened."""
     graph = {skill_id: skill["prerequisites"] for skill_id, skill in catalogue.skills.items()}
     try:

@@ -133,7 +133,7 @@ def build_course_model(
 ) -> CourseModel:
     """Turn a catalogue and calibrated values into arrays."""
     skill_ids, item_ids = tuple(catalogue.skills), tuple(catalogue.items)
-    skills = build_skills(catalogue, values)
+    skills = _build_skills(catalogue, values)
     items, known = build_items(catalogue, values)
     revision, replay_revision, calibration = version
     return CourseModel(
@@ -149,15 +149,15 @@ def build_course_model(
         item_numbers={item_id: number for number, item_id in enumerate(item_ids)},
         max_scores=np.array([item["max_score"] for item in catalogue.items.values()]),
         known=known,
-        tags=items_by_label([item["tags"] for item in catalogue.items.values()]),
-        kinds=items_by_label([[item["kind"]] if item["kind"] else [] for item in catalogue.items.values()]),
+        tags=_items_by_label([item["tags"] for item in catalogue.items.values()]),
+        kinds=_items_by_label([[item["kind"]] if item["kind"] else [] for item in catalogue.items.values()]),
         parameters=Parameters(
             values.population if values else Population(), skills, items, values.behaviour if values else None
         ),
     )
 
 
-def items_by_label(labels: Sequence[Sequence[str]]) -> dict[str, Integers]:
+def _items_by_label(labels: Sequence[Sequence[str]]) -> dict[str, Integers]:
     """The numbers of the items that have each label."""
     by_label: dict[str, list[int]] = defaultdict(list)
     for item, names in enumerate(labels):
@@ -166,7 +166,7 @@ def items_by_label(labels: Sequence[Sequence[str]]) -> dict[str, Integers]:
     return {name: np.array(items, dtype=np.int64) for name, items in by_label.items()}
 
 
-def build_skills(catalogue: Catalogue, values: CalibratedValues | None) -> Skills:
+def _build_skills(catalogue: Catalogue, values: CalibratedValues | None) -> Skills:
     """Rates from the calibration; a skill it did not know has the defaults."""
     numbers = {skill_id: number for number, skill_id in enumerate(catalogue.skills)}
     prerequisites = [[numbers[p] for p in skill["prerequisites"]] for skill in catalogue.skills.values()]
@@ -204,19 +204,19 @@ def build_items(catalogue: Catalogue, values: CalibratedValues | None) -> tuple[
         fitted &= ~known
         intercept[fitted] = values.intercept[:count][fitted[:count]]
         unseen = ~fitted & ~known
-        intercept[unseen] = mean_intercepts(intercept, skills, fitted)[unseen]
+        intercept[unseen] = _mean_intercepts(intercept, skills, fitted)[unseen]
     items = Items(
         intercept=intercept,
         discrimination=discrimination,
         guessing=np.array([p.get("c") or 0.0 for p in item_parameters]),
         upper=np.array([1.0 if p.get("d") is None else p["d"] for p in item_parameters]),
-        thresholds=discrimination[:, None] * pad_thresholds(thresholds),
+        thresholds=discrimination[:, None] * _pad_thresholds(thresholds),
         skills=skills,
     )
     return items, known
 
 
-def mean_intercepts(intercept: Floats, skills: Integers, fitted: Booleans) -> Floats:
+def _mean_intercepts(intercept: Floats, skills: Integers, fitted: Booleans) -> Floats:
     """What to expect of an item that no calibration has seen: the mean intercept of its skills' fitted items."""
     overall = float(intercept[fitted].mean()) if fitted.any() else 0.0
     has_skill = (skills >= 0) & fitted[:, None]
@@ -231,18 +231,18 @@ def mean_intercepts(intercept: Floats, skills: Integers, fitted: Booleans) -> Fl
 
 def pad_numbers(lists: Sequence[Sequence[int]]) -> Integers:
     """Rows of different length as one array, filled up with -1."""
-    width = max_length(lists)
+    width = _max_length(lists)
     rows = [[*row, *[-1] * (width - len(row))] for row in lists]
     return np.array(rows, dtype=np.int64).reshape(len(lists), width)
 
 
-def pad_thresholds(lists: Sequence[Sequence[float]]) -> Floats:
+def _pad_thresholds(lists: Sequence[Sequence[float]]) -> Floats:
     """Rows of different length as one array, filled up with infinity."""
-    width = max_length(lists)
+    width = _max_length(lists)
     rows = [[*row, *[np.inf] * (width - len(row))] for row in lists]
     return np.array(rows, dtype=np.float64).reshape(len(lists), width)
 
 
-def max_length(lists: Sequence[Sequence[float]]) -> int:
+def _max_length(lists: Sequence[Sequence[float]]) -> int:
     """The length of the longest row."""
     return max((len(row) for row in lists), default=0)

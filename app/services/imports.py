@@ -63,16 +63,16 @@ def import_chunk(
     known = find_learners(db, tenant_id, course_id, {response.learner for response in responses}, lock=True)
     # Only once the learners are locked: another transaction may have replayed them under a newer course model.
     course = read_course_model(db, tenant_id, course_id)
-    checked = list(check_rows(course, digest, responses, now, result))
-    new_responses = drop_known(db, course, checked, result)
+    checked = list(_check_rows(course, digest, responses, now, result))
+    new_responses = _drop_known(db, course, checked, result)
     learners = known | create_learners(db, course, {entry.learner_id for entry, _ in new_responses} - known.keys())
     if new_responses:
-        replay_chunk(db, course, learners, new_responses, now)
+        _replay_chunk(db, course, learners, new_responses, now)
     result.created = len(new_responses)
     return result
 
 
-def check_rows(
+def _check_rows(
     course: CourseModel, digest: str, responses: Sequence[ResponseRecord], now: int, result: ImportedChunk
 ) -> Iterable[tuple[Entry, ResponseRecord]]:
     """The rows that the course can take; the others are rejected with a reason."""
@@ -98,7 +98,7 @@ def check_rows(
         yield Entry(response.learner, id_, response.item, score, moment), response
 
 
-def drop_known(
+def _drop_known(
     db: Connection, course: CourseModel, checked: Sequence[tuple[Entry, ResponseRecord]], result: ImportedChunk
 ) -> list[tuple[Entry, ResponseRecord]]:
     """Without the answers that are stored, or stand twice in the chunk; other content under a known id is rejected."""
@@ -119,7 +119,7 @@ def drop_known(
     return new_responses
 
 
-def replay_chunk(
+def _replay_chunk(
     db: Connection,
     course: CourseModel,
     learners: dict[str, LearnerRow],
@@ -135,22 +135,24 @@ def replay_chunk(
     for entry, _ in sorted(new_responses, key=lambda pair: (pair[0].learner_id, pair[0].occurred_at, pair[0].id)):
         groups.setdefault(entry.learner_id, []).append(entry)
     rows = [learners[learner_id] for learner_id in groups]
-    replayed = replay_groups(db, course, rows, groups)
+    replayed = _replay_groups(db, course, rows, groups)
     responses = {entry.id: response for entry, response in new_responses}
     insert_responses(
         db,
         [
-            imported_response_row(
+            _imported_response_row(
                 course, entry, responses[entry.id], row.position + number, replayed.p_correct[entry.id], now
             )
             for row in rows
             for number, entry in enumerate(groups[row.id], start=1)
         ],
     )
-    save_states(db, course, [row_after(row, groups[row.id]) for row in rows], replayed.states, replayed.checkpoint_sets)
+    save_states(
+        db, course, [_row_after(row, groups[row.id]) for row in rows], replayed.states, replayed.checkpoint_sets
+    )
 
 
-def replay_groups(
+def _replay_groups(
     db: Connection, course: CourseModel, rows: Sequence[LearnerRow], groups: Mapping[str, list[Entry]]
 ) -> Replayed:
     """Replay each learner's new answers: on the snapshots where they follow, else among the old ones."""
@@ -158,7 +160,7 @@ def replay_groups(
     states = initial_states(course.parameters, len(rows))
     p_correct: dict[str, float] = {}
     checkpoint_sets: dict[str, CheckpointSet] = {}
-    for numbers, replay_some in ((np.flatnonzero(~late), replay_appended), (np.flatnonzero(late), replay_inserted)):
+    for numbers, replay_some in ((np.flatnonzero(~late), _replay_appended), (np.flatnonzero(late), _replay_inserted)):
         if numbers.size:
             selected = [rows[number] for number in numbers.tolist()]
             replayed = replay_some(db, course, selected, {row.id: groups[row.id] for row in selected})
@@ -168,7 +170,7 @@ def replay_groups(
     return Replayed(tuple(groups), states, p_correct, checkpoint_sets)
 
 
-def replay_appended(
+def _replay_appended(
     db: Connection, course: CourseModel, rows: Sequence[LearnerRow], groups: Mapping[str, list[Entry]]
 ) -> Replayed:
     """Replay answers that come after all others of their learners."""
@@ -182,7 +184,7 @@ def replay_appended(
     return replayed
 
 
-def replay_inserted(
+def _replay_inserted(
     db: Connection, course: CourseModel, rows: Sequence[LearnerRow], groups: Mapping[str, list[Entry]]
 ) -> Replayed:
     """Replay answers of which some came late."""
@@ -190,14 +192,14 @@ def replay_inserted(
     return replay_history(course, history, [entry for group in groups.values() for entry in group])
 
 
-def row_after(row: LearnerRow, entries: Sequence[Entry]) -> LearnerRow:
+def _row_after(row: LearnerRow, entries: Sequence[Entry]) -> LearnerRow:
     """A learner's row after the entries, which are in order."""
     last = entries[-1]
     row = row._replace(position=row.position + len(entries))
     return row if is_late(row, last) else row._replace(last_occurred_at=last.occurred_at, last_response_id=last.id)
 
 
-def imported_response_row(
+def _imported_response_row(
     course: CourseModel, entry: Entry, response: ResponseRecord, position: int, p_correct: float, now: int
 ) -> dict[str, Any]:
     """The row of an imported answer; nobody was told an outcome, and nothing was offered after it."""

@@ -69,12 +69,12 @@ def read_pool(db: Connection, tenant_id: int, course_id: str, revision: int, agr
         catalogue = (
             read_catalogue(db, tenant_id, course_id) if current else catalogue_at(db, tenant_id, course_id, revision)
         )
-        pool = build_pool(catalogue, agreement)
+        pool = _build_pool(catalogue, agreement)
         POOLS.put(key, pool)
     return pool
 
 
-def is_in_group(item: Json, group: tuple[str, str]) -> bool:
+def _is_in_group(item: Json, group: tuple[str, str]) -> bool:
     """Whether an item of the catalogue belongs to a group."""
     kind, name = group
     if kind == "kind":
@@ -98,17 +98,17 @@ def check_agreement(
         raise Invalid(missing if names else "the test cannot be held; errors lists what to change", faults)
 
 
-def build_pool(catalogue: Catalogue, agreement: SessionAgreement) -> ItemPool:
+def _build_pool(catalogue: Catalogue, agreement: SessionAgreement) -> ItemPool:
     """The items with known parameters that fit, and those that are tried out, as arrays."""
     selection = agreement.selection
     pilots = set(selection.pilot.items if selection.pilot else ())
     scales = group_keys(agreement.scales)
-    fits = item_filter(agreement.pool)
+    fits = _item_filter(agreement.pool)
     items = [
         item
         for item in catalogue.items.values()
         if item["id"] in pilots
-        or (item["parameters"] and fits(item) and (not scales or any(is_in_group(item, group) for group in scales)))
+        or (item["parameters"] and fits(item) and (not scales or any(_is_in_group(item, group) for group in scales)))
     ]
     index_by_id = {item["id"]: number for number, item in enumerate(items)}
     parameters = [item["parameters"] or PLACEHOLDER_PARAMETERS for item in items]
@@ -117,7 +117,7 @@ def build_pool(catalogue: Catalogue, agreement: SessionAgreement) -> ItemPool:
     difficulty = np.array([[*row, *[0.0] * (width - len(row))] for row in steps], dtype=np.float64)
 
     def group_index(group_list: Sequence[tuple[str, str]], item: Json, default: int) -> int:
-        return next((index for index, group in enumerate(group_list) if is_in_group(item, group)), default)
+        return next((index for index, group in enumerate(group_list) if _is_in_group(item, group)), default)
 
     content = group_keys(selection.content)
     pool = make_pool(
@@ -132,7 +132,7 @@ def build_pool(catalogue: Catalogue, agreement: SessionAgreement) -> ItemPool:
         exposure=np.array([item["exposure"] or 1.0 for item in items], dtype=np.float64),
         enemies=[pool_indices(index_by_id, enemies) for enemies in selection.enemies or ()],
         groups=[
-            [index_by_id[item["id"]] for item in items if is_in_group(item, group)]
+            [index_by_id[item["id"]] for item in items if _is_in_group(item, group)]
             for group in group_keys(selection.constraints)
         ],
     )
@@ -145,7 +145,7 @@ def build_pool(catalogue: Catalogue, agreement: SessionAgreement) -> ItemPool:
     )
 
 
-def item_filter(lists: PoolFilter) -> Callable[[Json], bool]:
+def _item_filter(lists: PoolFilter) -> Callable[[Json], bool]:
     """Whether an item fits all the lists that were given."""
     allowed = {name: set(names) for name, names in vars(lists).items() if names is not None}
 

@@ -58,7 +58,7 @@ def cohort_mastery(
     max_rows_per_learner = max(1, len(course.skill_ids)) if skill is None else 1
     last = None if after is None else after[0]
     if after is not None:
-        result.extend(row for row in rows_of_learner(db, course, after[0], skill, now) if row["skill"] > after[1])
+        result.extend(row for row in _rows_of_learner(db, course, after[0], skill, now) if row["skill"] > after[1])
     while len(result) < limit:
         rows, states = read_states_page(
             db, course, last, max(MIN_LEARNERS_READ, -(-(limit - len(result)) // max_rows_per_learner))
@@ -66,19 +66,19 @@ def cohort_mastery(
         if not rows:
             break
         last = rows[-1].id
-        result.extend(cohort_rows(course, [row.id for row in rows], states_at(course, states, now), skill))
+        result.extend(_cohort_rows(course, [row.id for row in rows], states_at(course, states, now), skill))
     return result[:limit]
 
 
-def rows_of_learner(
+def _rows_of_learner(
     db: Connection, course: CourseModel, learner: str, skill: str | None, now: int
 ) -> Iterator[dict[str, Any]]:
     """The cohort rows of one learner."""
     row = need_learner(db, course, learner)
-    yield from cohort_rows(course, [learner], states_at(course, load_states(db, course, [row]), now), skill)
+    yield from _cohort_rows(course, [learner], states_at(course, load_states(db, course, [row]), now), skill)
 
 
-def cohort_rows(course: CourseModel, learners: list[str], states: States, skill: str | None) -> list[dict[str, Any]]:
+def _cohort_rows(course: CourseModel, learners: list[str], states: States, skill: str | None) -> list[dict[str, Any]]:
     """The rows of some learners, each sorted by skill id; only skills with evidence."""
     order = np.array(sorted(range(len(course.skill_ids)), key=course.skill_ids.__getitem__), dtype=np.int64)
     if skill is not None:

@@ -96,9 +96,9 @@ def resolve_options(
     """What options mean for a learner who has given the responses of `log`; `avoid` overrides theirs."""
     excluded = options.avoid if avoid is None else avoid
     numbers = {course.item_numbers[item] for item in excluded if item in course.item_numbers}
-    numbers |= recent_items(course, options, log, moment)
+    numbers |= _recent_items(course, options, log, moment)
     return ResolvedOptions(
-        options, log, moment, to_criteria(course, options, log), np.array(sorted(numbers), dtype=np.int64)
+        options, log, moment, _to_criteria(course, options, log), np.array(sorted(numbers), dtype=np.int64)
     )
 
 
@@ -107,38 +107,38 @@ def read_entries_for_options(
 ) -> list[Entry]:
     """The responses of a learner that the options ask about, in the order of their sort keys."""
     count = max(options.switch_after or 0, options.repeat_after or 0)
-    since = None if options.repeat_after_days is None else moment_before(options.repeat_after_days, moment)
+    since = None if options.repeat_after_days is None else _moment_before(options.repeat_after_days, moment)
     if not count and since is None:
         return []
     return read_recent(db, course.tenant_id, course.course_id, learner, count, since)
 
 
-def moment_before(days: float, moment: int) -> int:
+def _moment_before(days: float, moment: int) -> int:
     """The moment so many days before another."""
     return moment - round(days * DAY_US)
 
 
-def recent_items(course: CourseModel, options: RecommendationOptions, log: Sequence[Entry], moment: int) -> set[int]:
+def _recent_items(course: CourseModel, options: RecommendationOptions, log: Sequence[Entry], moment: int) -> set[int]:
     """The items that were answered too short a while ago."""
     recent = list(log[-options.repeat_after :]) if options.repeat_after else []
     if options.repeat_after_days is not None:
-        since = moment_before(options.repeat_after_days, moment)
+        since = _moment_before(options.repeat_after_days, moment)
         recent += [entry for entry in log if entry.occurred_at > since]
     return {course.item_numbers[entry.item_id] for entry in recent}
 
 
-def to_criteria(course: CourseModel, options: RecommendationOptions, log: Sequence[Entry]) -> SelectionCriteria | None:
+def _to_criteria(course: CourseModel, options: RecommendationOptions, log: Sequence[Entry]) -> SelectionCriteria | None:
     """What the choice is to be aimed at; none for nothing in particular."""
-    resting = resting_skills(course, options.switch_after, log)
+    resting = _resting_skills(course, options.switch_after, log)
     steered = options.skill or options.tag or options.kind or options.goal or options.review or options.explore
     if not steered and resting is None:
         return None
-    labelled = [label_mask(course.tags, options.tag, course), label_mask(course.kinds, options.kind, course)]
+    labelled = [_label_mask(course.tags, options.tag, course), _label_mask(course.kinds, options.kind, course)]
     items = [mask for mask in labelled if mask is not None]
     return SelectionCriteria(
-        skills=skill_mask(course, options.skill) if options.skill else None,
+        skills=_skill_mask(course, options.skill) if options.skill else None,
         items=np.logical_and.reduce(items) if items else None,
-        goal=skill_numbers(course, options.goal) if options.goal else None,
+        goal=_skill_numbers(course, options.goal) if options.goal else None,
         target=options.target,
         resting=resting,
         review=options.review,
@@ -146,20 +146,20 @@ def to_criteria(course: CourseModel, options: RecommendationOptions, log: Sequen
     )
 
 
-def skill_numbers(course: CourseModel, names: Sequence[str]) -> Integers:
+def _skill_numbers(course: CourseModel, names: Sequence[str]) -> Integers:
     """The numbers of the skills that the course has; others are nobody's."""
     known = [course.skill_numbers[name] for name in names if name in course.skill_numbers]
     return np.array(sorted(set(known)), dtype=np.int64)
 
 
-def skill_mask(course: CourseModel, names: Sequence[str]) -> Booleans:
+def _skill_mask(course: CourseModel, names: Sequence[str]) -> Booleans:
     """Which skills are named; (S,)."""
     mask = np.zeros(len(course.skill_ids), dtype=np.bool_)
-    mask[skill_numbers(course, names)] = True
+    mask[_skill_numbers(course, names)] = True
     return mask
 
 
-def label_mask(labelled: Mapping[str, Integers], names: Sequence[str], course: CourseModel) -> Booleans | None:
+def _label_mask(labelled: Mapping[str, Integers], names: Sequence[str], course: CourseModel) -> Booleans | None:
     """Which items have one of the labels, (I,); none if no label is named."""
     if not names:
         return None
@@ -169,7 +169,7 @@ def label_mask(labelled: Mapping[str, Integers], names: Sequence[str], course: C
     return mask
 
 
-def resting_skills(course: CourseModel, switch_after: int | None, log: Sequence[Entry]) -> Integers | None:
+def _resting_skills(course: CourseModel, switch_after: int | None, log: Sequence[Entry]) -> Integers | None:
     """The skills that all of the last `switch_after` items asked for."""
     if switch_after is None or len(log) < switch_after:
         return None
@@ -185,9 +185,9 @@ def filter_masks(course: CourseModel, resolved: ResolvedOptions) -> dict[str, Bo
     result: dict[str, Booleans] = {}
     if options.skill:
         item_skills = course.parameters.items.skills
-        result["skill"] = np.asarray((skill_mask(course, options.skill)[item_skills] & (item_skills >= 0)).any(axis=1))
+        result["skill"] = np.asarray((_skill_mask(course, options.skill)[item_skills] & (item_skills >= 0)).any(axis=1))
     for name, labelled, names in (("tag", course.tags, options.tag), ("kind", course.kinds, options.kind)):
-        mask = label_mask(labelled, names, course)
+        mask = _label_mask(labelled, names, course)
         if mask is not None:
             result[name] = mask
     for name, part in (

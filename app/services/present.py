@@ -120,7 +120,7 @@ def recommendation_reply(
         "p_correct": round(choice.p, DIGITS),
         "reason": {
             "code": CODES[choice.code],
-            "text": reason_text(course, states, choice, learner, options),
+            "text": _reason_text(course, states, choice, learner, options),
             "terms": reason_terms(choice),
         },
     }
@@ -132,7 +132,7 @@ def reason_terms(choice: Choice) -> dict[str, float]:
     return {name: round(getattr(choice, name), DIGITS) for name in names}
 
 
-def reason_text(
+def _reason_text(
     course: CourseModel, states: States, choice: Choice, learner: int, options: RecommendationOptions
 ) -> str:
     """The reason in one plain sentence."""
@@ -143,19 +143,19 @@ def reason_text(
     return say(
         language,
         f"{code}.goal" if for_goal else code,
-        skill=quoted_title(course, skill, language) if skill >= 0 else "",
-        mastery=percent_text(states.mastery[learner, skill], language) if skill >= 0 else "",
+        skill=_quoted_title(course, skill, language) if skill >= 0 else "",
+        mastery=_percent_text(states.mastery[learner, skill], language) if skill >= 0 else "",
         opens=say(language, "unlocks") if choice.unlocks >= UNLOCKS_MENTIONED else "",
-        chance=percent_text(choice.p, language),
+        chance=_percent_text(choice.p, language),
     )
 
 
-def quoted_title(course: CourseModel, skill: int, language: str) -> str:
+def _quoted_title(course: CourseModel, skill: int, language: str) -> str:
     """The title of a skill within a sentence."""
     return say(language, "quoted", text=course.skill_titles[skill])
 
 
-def percent_text(share: "float | np.float64", language: str) -> str:
+def _percent_text(share: "float | np.float64", language: str) -> str:
     """A probability as people say it, never quite 0 or 100."""
     return say(language, "percent", number=str(min(max(round(100 * float(share)), 1), 99)))
 
@@ -173,14 +173,14 @@ def no_recommendation_reason(
     elif code == "all_mastered" and (options.skill or options.tag or options.kind):
         key = f"{code}.asked"
     elif code == "nothing_eligible" and resolved is not None:
-        name = blocking_filter(course, states[learner : learner + 1], resolved)
+        name = _blocking_filter(course, states[learner : learner + 1], resolved)
         if name is not None:
             reason["filter"], key = name, f"{code}.{name}"
-    reason["text"] = say(options.language, key, target=percent_text(options.target, options.language))
+    reason["text"] = say(options.language, key, target=_percent_text(options.target, options.language))
     return reason
 
 
-def blocking_filter(course: CourseModel, states: States, resolved: ResolvedOptions) -> str | None:
+def _blocking_filter(course: CourseModel, states: States, resolved: ResolvedOptions) -> str | None:
     """Which filter left one learner nothing, after those before it."""
     parameters, criteria, masks = (
         course.parameters,
@@ -221,11 +221,11 @@ def explanations(
 ) -> list[Json]:
     """Why each of the items asked about was not chosen for one learner; `recommended` were."""
     return [
-        explanation(course, states, seeds, choices, resolved, item, recommended) for item in resolved.options.why_not
+        _explanation(course, states, seeds, choices, resolved, item, recommended) for item in resolved.options.why_not
     ]
 
 
-def explanation(
+def _explanation(
     course: CourseModel,
     states: States,
     seeds: Seeds,
@@ -254,12 +254,12 @@ def explanation(
         "text": say(
             language,
             f"why_not.{code}",
-            skill=quoted_title(course, skill, language) if skill >= 0 else "",
-            chance=percent_text(weighed.p, language),
+            skill=_quoted_title(course, skill, language) if skill >= 0 else "",
+            chance=_percent_text(weighed.p, language),
             rank=str(explained.rank),
             of=str(explained.of),
-            prerequisites=join_names(
-                [quoted_title(course, missing, language) for missing in explained.missing.tolist()], language
+            prerequisites=_join_names(
+                [_quoted_title(course, missing, language) for missing in explained.missing.tolist()], language
             ),
         ),
         "terms": reason_terms(weighed),
@@ -274,7 +274,7 @@ def explanation(
     }
 
 
-def join_names(names: Sequence[str], language: str) -> str:
+def _join_names(names: Sequence[str], language: str) -> str:
     """Some names in a sentence."""
     if len(names) < 2:  # noqa: PLR2004 (two are joined)
         return "".join(names)

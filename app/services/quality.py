@@ -148,7 +148,7 @@ def read_predictions(
     )
 
 
-def concatenate(parts: Sequence[ScoredPredictions]) -> ScoredPredictions:
+def _concatenate(parts: Sequence[ScoredPredictions]) -> ScoredPredictions:
     """All parts as one."""
     names = ScoredPredictions.__dataclass_fields__
     empty = ScoredPredictions(np.empty(0), np.empty(0), *(np.empty(0, dtype=np.int64) for _ in range(4)))
@@ -164,15 +164,15 @@ def quality_report(
 
     One row for all answers, or with `by` one for each of up to `limit` groups after the number `after`.
     """
-    predictions, share = concatenate(parts), round(sample.share, DIGITS)
+    predictions, share = _concatenate(parts), round(sample.share, DIGITS)
     if by is None:
-        return [to_quality_reply(measure_quality(predictions.p, predictions.score, predictions.learner), share)], None
+        return [_to_quality_reply(measure_quality(predictions.p, predictions.score, predictions.learner), share)], None
     rows, group = group_predictions(sample.course, predictions, by)
     selected = np.unique(group[group > after])[:limit]
     p, score, learner = predictions.p[rows], predictions.score[rows], predictions.learner[rows]
     qualities = measure_quality_by_group(p, score, learner, group, selected)
     reply_rows = [
-        {**group_name(sample.course, by, number), **to_quality_reply(quality, share)}
+        {**group_name(sample.course, by, number), **_to_quality_reply(quality, share)}
         for number, quality in zip(selected.tolist(), qualities, strict=True)
     ]
     return reply_rows, int(selected[-1]) if len(selected) == limit else None
@@ -211,20 +211,20 @@ def group_name(course: CourseModel, by: str, number: int) -> dict[str, Any]:
     return {"period": first.isoformat()}
 
 
-def to_quality_reply(quality: Quality, share: float) -> dict[str, Any]:
+def _to_quality_reply(quality: Quality, share: float) -> dict[str, Any]:
     """A quality as it is told, with the share of the learners that were looked at."""
     names = ("log_loss", "auc", "brier")
     return {
         "responses": quality.responses,
         "learners": quality.learners,
         "sample": share,
-        **{name: round_value(getattr(quality, name)) for name in ("predicted", "observed", *names, "ece")},
-        "interval": {name: round_interval(getattr(quality, f"{name}_interval")) for name in names},
+        **{name: _round_value(getattr(quality, name)) for name in ("predicted", "observed", *names, "ece")},
+        "interval": {name: _round_interval(getattr(quality, f"{name}_interval")) for name in names},
         "curve": [
             {
-                "predicted": round_value(point.predicted),
-                "observed": round_value(point.observed),
-                "interval": round_interval(point.interval),
+                "predicted": _round_value(point.predicted),
+                "observed": _round_value(point.observed),
+                "interval": _round_interval(point.interval),
                 "responses": point.responses,
             }
             for point in quality.curve
@@ -232,11 +232,11 @@ def to_quality_reply(quality: Quality, share: float) -> dict[str, Any]:
     }
 
 
-def round_value(value: float | None) -> float | None:
+def _round_value(value: float | None) -> float | None:
     """A number with the digits that are told."""
     return None if value is None else round(value, DIGITS)
 
 
-def round_interval(interval: tuple[float, float] | None) -> list[float | None] | None:
+def _round_interval(interval: tuple[float, float] | None) -> list[float | None] | None:
     """The same for both ends."""
-    return None if interval is None else [round_value(end) for end in interval]
+    return None if interval is None else [_round_value(end) for end in interval]

@@ -61,11 +61,11 @@ def preview_recommendations(
     """The best `limit` exercises for a learner now; stores nothing, and drawn alike until the next answer."""
     course = read_course_model(db, tenant_id, course_id)
     if not course.item_ids:
-        return empty_course_reply(course, options, now)
+        return _empty_course_reply(course, options, now)
     row = need_learner(db, course, learner)
     names = (f"{learner}\0{row.position}\0{rank}" for rank in range(limit))
-    ids = [f"p-{hash_id(course, name, 'preview').hex()}" for name in names]
-    return recommend(db, course, row, ids, options, now)[0]
+    ids = [f"p-{_hash_id(course, name, 'preview').hex()}" for name in names]
+    return _recommend(db, course, row, ids, options, now)[0]
 
 
 def offer_recommendations(
@@ -77,11 +77,11 @@ def offer_recommendations(
     # Only once the learner is locked: another transaction may have replayed it under a newer course model.
     course = read_course_model(db, tenant_id, course_id)
     if not course.item_ids:
-        return empty_course_reply(course, options, now)
+        return _empty_course_reply(course, options, now)
     row = need_learner(db, course, learner)
     ids = [f"o-{secrets.token_hex(12)}" for _ in range(limit)]
     expires_at = expiry_time(options, now)
-    reply, chosen = recommend(db, course, row, ids, options, now, expires_at)
+    reply, chosen = _recommend(db, course, row, ids, options, now, expires_at)
     seeds = choice_seeds(course, ids).tolist()
     excluded = [item for item in options.avoid if item in course.item_numbers]
     rows = []
@@ -93,7 +93,7 @@ def offer_recommendations(
     return reply
 
 
-def empty_course_reply(course: CourseModel, options: RecommendationOptions, now: int) -> dict[str, Any]:
+def _empty_course_reply(course: CourseModel, options: RecommendationOptions, now: int) -> dict[str, Any]:
     """The reply of a course without exercises, to whomever it is about."""
     blank_states = initial_states(course.parameters, 1)
     [choice] = choose_items(course.parameters, blank_states, np.zeros(1, dtype=np.uint64)).each()
@@ -116,7 +116,7 @@ def need_learner(db: Connection, course: CourseModel, learner: str) -> LearnerRo
     return rows[learner]
 
 
-def recommend(
+def _recommend(
     db: Connection,
     course: CourseModel,
     row: LearnerRow,
@@ -176,12 +176,12 @@ def recommendation_with_extras(
         reply["expires_at"] = to_text(expires_at)
     if resolved.options.prefetch:
         single, item = stored_states[learner : learner + 1], np.array([choice.item])
-        reply["if_correct"] = hypothetical_next(course, single, item, id_, resolved, 1.0)
-        reply["if_wrong"] = hypothetical_next(course, single, item, id_, resolved, 0.0)
+        reply["if_correct"] = _hypothetical_next(course, single, item, id_, resolved, 1.0)
+        reply["if_wrong"] = _hypothetical_next(course, single, item, id_, resolved, 0.0)
     return reply
 
 
-def hypothetical_next(
+def _hypothetical_next(
     course: CourseModel, stored_states: States, item: Integers, id_: str, resolved: ResolvedOptions, score: float
 ) -> dict[str, Any] | None:
     """What would follow for one learner if a recommendation were answered at once, with all or nothing."""
@@ -240,7 +240,7 @@ def recommendation_row(course: CourseModel, choice: Choice, offer: Recommendatio
 
 def choice_seeds(course: CourseModel, ids: Sequence[str]) -> Seeds:
     """The randomness of choices: fixed by the ids they are made for, so that they can be made again."""
-    return np.array([int.from_bytes(hash_id(course, id_, "seed")[:8]) >> 1 for id_ in ids], dtype=np.uint64)
+    return np.array([int.from_bytes(_hash_id(course, id_, "seed")[:8]) >> 1 for id_ in ids], dtype=np.uint64)
 
 
 def prefetch_key(id_: str) -> str:
@@ -250,10 +250,10 @@ def prefetch_key(id_: str) -> str:
 
 def next_recommendation_id(course: CourseModel, response_id: str) -> str:
     """The id of the recommendation that follows an answer."""
-    return f"n-{hash_id(course, response_id, 'next').hex()}"
+    return f"n-{_hash_id(course, response_id, 'next').hex()}"
 
 
-def hash_id(course: CourseModel, id_: str, purpose: str) -> bytes:
+def _hash_id(course: CourseModel, id_: str, purpose: str) -> bytes:
     """A hash of the full name of an answer or a recommendation."""
     name = "\0".join((purpose, str(course.tenant_id), course.course_id, id_))
     return hashlib.blake2b(name.encode(), digest_size=12).digest()

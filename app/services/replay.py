@@ -97,13 +97,13 @@ def replay_from_states(
     """Replay the responses that count of each learner, in order, into the states at the starts."""
     scored_entries = [entry for group in by_learner.values() for entry in group]
     log = to_log(course, scored_entries, [len(group) for group in by_learner.values()])
-    marks = checkpoint_marks(before.total_responses, log.starts)
+    marks = _checkpoint_marks(before.total_responses, log.starts)
     states, predicted, checkpoints = replay_marked(course.parameters, log, marks, before)
     checkpoint_sets = {learner_id: CheckpointSet(start, []) for learner_id, start in starts.items()}
     marked_entries = [scored_entries[number] for number in np.flatnonzero(marks).tolist()]
     for entry, encoded in zip(marked_entries, encode_states(course.parameters, checkpoints), strict=True):
         checkpoint_sets[entry.learner_id].checkpoints.append(
-            checkpoint_row(course, entry.learner_id, entry_sort_key(entry), encoded)
+            _checkpoint_row(course, entry.learner_id, entry_sort_key(entry), encoded)
         )
     p_correct = dict(zip((entry.id for entry in scored_entries), predicted.p.tolist(), strict=True))
     return Replayed(tuple(by_learner), states, p_correct, checkpoint_sets)
@@ -114,13 +114,13 @@ def entry_sort_key(entry: Entry) -> SortKey:
     return entry.occurred_at, entry.id
 
 
-def checkpoint_marks(responses_before: Integers, starts: Integers) -> Booleans:
+def _checkpoint_marks(responses_before: Integers, starts: Integers) -> Booleans:
     """Which responses of a log end a run of `CHECKPOINT_INTERVAL`; `responses_before` counts those before the log."""
     count = np.arange(1, starts[-1] + 1) + np.repeat(responses_before - starts[:-1], np.diff(starts))
     return np.asarray(count % CHECKPOINT_INTERVAL == 0)
 
 
-def checkpoint_row(course: CourseModel, learner_id: str, sort_key: SortKey, encoded: bytes) -> dict[str, Any]:
+def _checkpoint_row(course: CourseModel, learner_id: str, sort_key: SortKey, encoded: bytes) -> dict[str, Any]:
     """The row of a checkpoint."""
     return {
         "tenant_id": course.tenant_id,
@@ -221,7 +221,7 @@ def states_at(course: CourseModel, states: States, moment: int) -> States:
     return fade_states(course.parameters, states, np.full(states.count, to_days(moment)))
 
 
-def snapshot_rows(course: CourseModel, rows: Sequence[LearnerRow], states: States) -> list[dict[str, Any]]:
+def _snapshot_rows(course: CourseModel, rows: Sequence[LearnerRow], states: States) -> list[dict[str, Any]]:
     """What to save of learners: `rows` carry position and last answer, `states` what is known after it."""
     abilities, errors = states.ability.tolist(), standard_error(course.parameters, states).tolist()
     return [
@@ -254,7 +254,7 @@ def save_states(
     `before` says how many responses of each had been replayed before: a learner who has come past a further
     `CHECKPOINT_INTERVAL` since leaves the snapshot as a checkpoint too.
     """
-    saved = snapshot_rows(course, rows, states)
+    saved = _snapshot_rows(course, rows, states)
     save_learners(db, course.tenant_id, course.course_id, saved)
     checkpoints = [row for checkpoint_set in checkpoint_sets.values() for row in checkpoint_set.checkpoints]
     if before is not None:
@@ -263,7 +263,7 @@ def save_states(
         ).tolist():
             row = rows[number]
             sort_key = row.last_occurred_at or 0, row.last_response_id or ""
-            checkpoints.append(checkpoint_row(course, row.id, sort_key, saved[number]["state"]))
+            checkpoints.append(_checkpoint_row(course, row.id, sort_key, saved[number]["state"]))
     outdated_after = {
         id_: checkpoint_set.start for id_, checkpoint_set in checkpoint_sets.items() if checkpoint_set.start is not None
     }

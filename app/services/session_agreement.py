@@ -36,7 +36,7 @@ UNUSABLE_PRIOR = "gives no prior that a test can use for this learner; leave it 
 
 
 @dataclass(frozen=True, kw_only=True)
-class ItemGroup:
+class _ItemGroup:
     """The items that ask for a skill, have a tag, or are of a kind: one of the three is given."""
 
     skill: str | None = None
@@ -51,21 +51,21 @@ class ItemGroup:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scale(ItemGroup):
+class _Scale(_ItemGroup):
     """One of several abilities, and the items that measure it."""
 
     id: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class ContentShare(ItemGroup):
+class _ContentShare(_ItemGroup):
     """The target share of a group of items, in any unit."""
 
     share: float
 
 
 @dataclass(frozen=True, kw_only=True)
-class Constraint(ItemGroup):
+class _Constraint(_ItemGroup):
     """How many items of a group a test has, at least and at most."""
 
     min: int
@@ -81,15 +81,15 @@ class PilotItems:
 
 
 @dataclass(frozen=True)
-class Selection:
+class _Selection:
     """How the next item is chosen."""
 
     rule: Rule
     randomesque: int
     exposure_control: bool
     max_exposure: float | None = None
-    content: tuple[ContentShare, ...] | None = None
-    constraints: tuple[Constraint, ...] | None = None
+    content: tuple[_ContentShare, ...] | None = None
+    constraints: tuple[_Constraint, ...] | None = None
     enemies: tuple[Names, ...] | None = None
     first: Names | None = None
     pilot: PilotItems | None = None
@@ -106,7 +106,7 @@ class PoolFilter:
 
 
 @dataclass(frozen=True)
-class ClassificationRule:
+class _ClassificationRule:
     """Cut scores, and when the side of each on which the ability lies is clear."""
 
     cuts: tuple[float, ...]
@@ -123,7 +123,7 @@ class Stop:
 
     standard_error: float | None = None
     standard_error_change: float | None = None
-    classification: ClassificationRule | None = None
+    classification: _ClassificationRule | None = None
     max_items: int | None = None
     min_items: int = 1
     max_seconds: int | None = None
@@ -143,9 +143,9 @@ class SessionAgreement:
 
     learner: str | None = None
     stop: Stop
-    selection: Selection
+    selection: _Selection
     pool: PoolFilter
-    scales: tuple[Scale, ...] | None = None
+    scales: tuple[_Scale, ...] | None = None
     prior: Prior
     prior_from_practice: bool
     updates_mastery: bool
@@ -168,7 +168,7 @@ def encode_agreement(agreement: SessionAgreement) -> dict[str, Any]:
     return stored
 
 
-def group_keys(groups: Sequence[ItemGroup] | None) -> tuple[tuple[str, str], ...]:
+def group_keys(groups: Sequence[_ItemGroup] | None) -> tuple[tuple[str, str], ...]:
     """Which groups these are, whatever is asked of them."""
     return tuple(group.key for group in groups or ())
 
@@ -194,7 +194,7 @@ def to_engine_plan(agreement: SessionAgreement, index_by_id: Mapping[str, int]) 
         pilot_positions=tuple(position - 1 for position in pilot.positions),
         standard_error=stop.standard_error,
         standard_error_change=stop.standard_error_change,
-        classification=to_engine_rule(stop.classification, scales),
+        classification=_to_engine_rule(stop.classification, scales),
         max_items=stop.max_items,
         min_items=stop.min_items,
         max_seconds=stop.max_seconds,
@@ -206,7 +206,7 @@ def pool_indices(index_by_id: Mapping[str, int], ids: Iterable[str]) -> list[int
     return [index_by_id[id_] for id_ in ids if id_ in index_by_id]
 
 
-def to_engine_rule(rule: ClassificationRule | None, scales: int) -> Classification | None:
+def _to_engine_rule(rule: _ClassificationRule | None, scales: int) -> Classification | None:
     """A rule of classification in the engine's terms: the same cut scores for every scale."""
     if rule is None:
         return None
@@ -222,10 +222,10 @@ def find_agreement_faults(agreement: SessionAgreement, plan_faults: Iterable[Pla
         if agreement.prior_from_practice and fault.path[0] in {"prior_mean", "prior_sd"} and len(fault.path) > 1:
             yield Fault("/prior_from_practice", UNUSABLE_PRIOR)
         else:
-            yield Fault(to_pointer(fault.path), fault.sentence)
+            yield Fault(_to_pointer(fault.path), fault.sentence)
 
 
-def to_pointer(path: Sequence[str | int]) -> str:
+def _to_pointer(path: Sequence[str | int]) -> str:
     """The caller's field for a field of the engine's plan."""
     match path:
         case ("prior_mean" | "prior_sd",):
@@ -265,7 +265,7 @@ def named_items(agreement: SessionAgreement) -> Iterator[tuple[str, Names]]:
 
 def named_skills(agreement: SessionAgreement) -> Iterator[tuple[str, str]]:
     """The skills that an agreement names, and where."""
-    groups: dict[str, Sequence[ItemGroup]] = {
+    groups: dict[str, Sequence[_ItemGroup]] = {
         "/scales": agreement.scales or (),
         "/selection/content": agreement.selection.content or (),
         "/selection/constraints": agreement.selection.constraints or (),

@@ -89,7 +89,7 @@ class NewSessionResponse:
 
 
 @dataclass(frozen=True)
-class AdaptiveTest:
+class _AdaptiveTest:
     """What a session is a function of, but for its answers. `excluded` (I,) is 1 for the items that it may not have.
 
     Its sentences are in `language`.
@@ -114,17 +114,17 @@ def start_session(
     course = need_course(db, tenant_id, course_id)
     known = rows.find_session(db, tenant_id, id_)
     if known is not None:
-        if known.course_id != course_id or not is_same_agreement(decode_agreement(known.plan), agreed):
+        if known.course_id != course_id or not _is_same_agreement(decode_agreement(known.plan), agreed):
             raise Conflict("this id was used for a different session; use a new id", [Fault("/id", "is taken")])
         return "duplicate", describe_session(db, tenant_id, id_, now)
-    agreement = replace(agreed, prior=resolve_prior(db, tenant_id, course_id, agreed, now))
+    agreement = replace(agreed, prior=_resolve_prior(db, tenant_id, course_id, agreed, now))
     row = rows.SessionRow(
         tenant_id=tenant_id,
         id=id_,
         course_id=course_id,
         learner_id=agreed.learner,
         plan=encode_agreement(agreement),
-        excluded_items=find_overexposed_items(db, tenant_id, course_id, agreed.selection.max_exposure),
+        excluded_items=_find_overexposed_items(db, tenant_id, course_id, agreed.selection.max_exposure),
         seed=secrets.randbits(53) if agreed.seed is None else agreed.seed,
         revision=course.revision,
         calibration=course.calibration,
@@ -139,17 +139,17 @@ def start_session(
     test = read_test(db, row)
     check_agreement(db, tenant_id, course_id, agreement, test.pool)
     state = start_test(test.pool.pool, test.plan)
-    decision = select_next_item(test, state, now)
-    rows.insert_session(db, row._replace(offer=to_offer(test.pool, decision), stop=decision.stop))
+    decision = _select_next_item(test, state, now)
+    rows.insert_session(db, row._replace(offer=_to_offer(test.pool, decision), stop=decision.stop))
     return "created", describe_session(db, tenant_id, id_, now)
 
 
-def is_same_agreement(stored: SessionAgreement, agreed: SessionAgreement) -> bool:
+def _is_same_agreement(stored: SessionAgreement, agreed: SessionAgreement) -> bool:
     """Whether a session agreed on what is asked for; a prior that practice gave was not asked for in numbers."""
     return (replace(stored, prior=agreed.prior) if agreed.prior_from_practice else stored) == agreed
 
 
-def resolve_prior(db: Connection, tenant_id: int, course_id: str, agreed: SessionAgreement, now: int) -> Prior:
+def _resolve_prior(db: Connection, tenant_id: int, course_id: str, agreed: SessionAgreement, now: int) -> Prior:
     """The prior in numbers: what was given, or what practice has shown of the learner, as it is now."""
     if not agreed.prior_from_practice or agreed.learner is None:
         return agreed.prior
@@ -164,7 +164,7 @@ def resolve_prior(db: Connection, tenant_id: int, course_id: str, agreed: Sessio
     return Prior(float(states.ability[0]), float(standard_error(course_model.parameters, states)[0]))
 
 
-def find_overexposed_items(db: Connection, tenant_id: int, course_id: str, max_share: float | None) -> list[str]:
+def _find_overexposed_items(db: Connection, tenant_id: int, course_id: str, max_share: float | None) -> list[str]:
     """The items that a greater share of the course's latest sessions had than is allowed."""
     if max_share is None:
         return []
@@ -172,7 +172,7 @@ def find_overexposed_items(db: Connection, tenant_id: int, course_id: str, max_s
     return sorted(item for item, count in shown.items() if count >= max_share * sessions)
 
 
-def exclusion_vector(pool: ItemPool, excluded: Sequence[str]) -> Floats:
+def _exclusion_vector(pool: ItemPool, excluded: Sequence[str]) -> Floats:
     """(I,): 1 for the items that are excluded, 0 for all others."""
     vector = np.zeros(len(pool.item_ids))
     vector[[pool.index_by_id[item] for item in excluded if item in pool.index_by_id]] = 1.0
@@ -192,8 +192,8 @@ def record_session_response(
     test = read_test(db, session)
     stored = next((row for row in responses if row.id == response.id), None)
     if stored is not None:
-        return repeat_outcome(test, response, stored)
-    offer = match_offer(test, need_offer(session, response.received_at), response, lookahead)
+        return _repeat_outcome(test, response, stored)
+    offer = _match_offer(test, _need_offer(session, response.received_at), response, lookahead)
     row = rows.SessionResponseRow(
         tenant_id=tenant_id,
         session_id=session_id,
@@ -201,30 +201,30 @@ def record_session_response(
         position=session.position + 1,
         course_id=session.course_id,
         item_id=response.item,
-        score=resolve_session_score(test, response),
+        score=_resolve_session_score(test, response),
         occurred_at=response.occurred_at,
         received_at=response.received_at,
         duration_ms=response.duration_ms,
         offer=offer,
         outcome="",
     )
-    state = replay_test(test, [*responses, row])
-    decision = select_next_item(test, state, response.received_at)
-    outcome = encode_outcome(test, state, decision, row)
+    state = _replay_test(test, [*responses, row])
+    decision = _select_next_item(test, state, response.received_at)
+    outcome = _encode_outcome(test, state, decision, row)
     rows.insert_session_response(db, row._replace(outcome=outcome.decode()))
     values = {
         "position": row.position,
-        "offer": to_offer(test.pool, decision),
+        "offer": _to_offer(test.pool, decision),
         "stop": decision.stop,
         "active_at": response.received_at,
     }
     rows.update_session(db, tenant_id, session_id, values)
     if session.learner_id is not None and decode_agreement(session.plan).updates_mastery and offer["scored"]:
-        record_in_practice(db, session.learner_id, response, row)
+        _record_in_practice(db, session.learner_id, response, row)
     return RecordedResponse("created", outcome)
 
 
-def match_offer(test: AdaptiveTest, offer: Json, response: NewSessionResponse, lookahead: Sequence[str]) -> Json:
+def _match_offer(test: _AdaptiveTest, offer: Json, response: NewSessionResponse, lookahead: Sequence[str]) -> Json:
     """The offer that an answer was given to, as it is kept with it. Raises `NotOffered`."""
     if response.item != offer["item"]:
         if response.item not in lookahead:
@@ -232,29 +232,31 @@ def match_offer(test: AdaptiveTest, offer: Json, response: NewSessionResponse, l
                 f"this session offers the item {offer['item']}; answer that one",
                 [Fault("/item", "is not the one offered")],
             )
-        offer = lookahead_offer(test, response.item)
+        offer = _lookahead_offer(test, response.item)
     return {**offer, **SKIPPED} if response.skipped else offer
 
 
-def lookahead_offer(test: AdaptiveTest, item: str) -> Json:
+def _lookahead_offer(test: _AdaptiveTest, item: str) -> Json:
     """The offer of an item that was answered ahead, and that might not have been chosen any more."""
     scored = test.pool.index_by_id[item] not in test.plan.unscored
     return {"item": item, "kind": AHEAD, "scored": scored, "propensity": None, "relaxed": [], "terms": {}}
 
 
-def select_next_item(test: AdaptiveTest, state: ExamineeState, moment: int) -> NextItem:
+def _select_next_item(test: _AdaptiveTest, state: ExamineeState, moment: int) -> NextItem:
     """What follows the answers so far, at a moment in µs."""
     elapsed = max(moment - test.started_at, 0) / SECOND_US
     return next_item(test.pool.pool, test.plan, state, test.seed, elapsed, test.excluded)
 
 
-def encode_outcome(test: AdaptiveTest, state: ExamineeState, decision: NextItem, row: rows.SessionResponseRow) -> bytes:
+def _encode_outcome(
+    test: _AdaptiveTest, state: ExamineeState, decision: NextItem, row: rows.SessionResponseRow
+) -> bytes:
     """What is told of an answer, as JSON; `summary` is the session after it."""
-    summary = describe_state(test, state, to_offer(test.pool, decision), decision.stop, row.position)
-    return to_json({"response": describe_response(row), **summary})
+    summary = _describe_state(test, state, _to_offer(test.pool, decision), decision.stop, row.position)
+    return to_json({"response": _describe_response(row), **summary})
 
 
-def describe_response(row: rows.SessionResponseRow) -> Json:
+def _describe_response(row: rows.SessionResponseRow) -> Json:
     """An answer as it was stored."""
     return {
         "id": row.id,
@@ -266,19 +268,21 @@ def describe_response(row: rows.SessionResponseRow) -> Json:
     }
 
 
-def repeat_outcome(test: AdaptiveTest, response: NewSessionResponse, row: rows.SessionResponseRow) -> RecordedResponse:
+def _repeat_outcome(
+    test: _AdaptiveTest, response: NewSessionResponse, row: rows.SessionResponseRow
+) -> RecordedResponse:
     """The first outcome again if the content is the same. Raises `Conflict` if not."""
     same = (response.item, response.duration_ms) == (row.item_id, row.duration_ms)
     if (
         not same
-        or resolve_session_score(test, response) != row.score
+        or _resolve_session_score(test, response) != row.score
         or (response.has_timestamp and response.occurred_at != row.occurred_at)
     ):
         raise Conflict("this id was used for a different answer; use a new id", [Fault("/id", "is taken")])
     return RecordedResponse("duplicate", row.outcome.encode())
 
 
-def record_in_practice(
+def _record_in_practice(
     db: Connection, learner: str, response: NewSessionResponse, row: rows.SessionResponseRow
 ) -> None:
     """Let an answer of the test be an answer of the learner in the course too."""
@@ -317,22 +321,22 @@ def describe_session(db: Connection, tenant_id: int, session_id: str, now: int) 
     responses = rows.list_session_responses(db, tenant_id, session_id)
     state, steps = start_test(test.pool.pool, test.plan), []
     for row in responses:
-        state = apply_response(test, state, row)
-        steps.append({**describe_response(row), **describe_abilities(test, state)})
-    summary = describe_state(test, state, session.offer, session.stop, session.position)
+        state = _apply_response(test, state, row)
+        steps.append({**_describe_response(row), **_describe_abilities(test, state)})
+    summary = _describe_state(test, state, session.offer, session.stop, session.position)
     return {
         "id": session.id,
         "course": session.course_id,
         "learner": session.learner_id,
         **summary,
-        "status": session_status(session, now),
+        "status": _session_status(session, now),
         "seed": session.seed,
         "calibration": calibration_id(session.calibration),
         "revision": session.revision,
         "started_at": to_text(session.started_at),
         "expires_at": to_text(expires_at(session)),
         "responses": steps,
-        "mastery": session_mastery(db, session, responses),
+        "mastery": _session_mastery(db, session, responses),
     }
 
 
@@ -343,7 +347,7 @@ def page_of_sessions(db: Connection, tenant_id: int, course_id: str, after: str,
         {
             "id": row.id,
             "learner": row.learner_id,
-            "status": session_status(row, now),
+            "status": _session_status(row, now),
             "position": row.position,
             "started_at": to_text(row.started_at),
         }
@@ -357,7 +361,7 @@ def list_lookahead_items(db: Connection, session: rows.SessionRow, limit: int) -
         return []
     test = read_test(db, session)
     responses = rows.list_session_responses(db, session.tenant_id, session.id)
-    state = replay_test(test, responses)
+    state = _replay_test(test, responses)
     lookahead = look_ahead(test.pool.pool, test.plan, state, test.seed, limit, test.excluded)
     return [test.pool.item_ids[item] for item in lookahead]
 
@@ -370,16 +374,16 @@ def need_session(db: Connection, tenant_id: int, session_id: str, *, lock: bool 
     return session
 
 
-def need_offer(session: rows.SessionRow, now: int) -> Json:
+def _need_offer(session: rows.SessionRow, now: int) -> Json:
     """What a session offers. Raises `SessionFinished` for one that takes no answer any more."""
     if session.stop is not None or session.offer is None:
-        raise SessionFinished(f"this session is over: {stop_text(FALLBACK, session.stop or ENDED)}")
+        raise SessionFinished(f"this session is over: {_stop_text(FALLBACK, session.stop or ENDED)}")
     if now > expires_at(session):
         raise SessionFinished("this session was left alone for longer than its lifetime_s; begin another")
     return session.offer
 
 
-def session_status(session: rows.SessionRow, now: int) -> str:
+def _session_status(session: rows.SessionRow, now: int) -> str:
     """Whether it can be gone on with."""
     if session.stop is not None:
         return "finished"
@@ -391,41 +395,41 @@ def expires_at(session: rows.SessionRow) -> int:
     return int(session.active_at + session.lifetime_s * SECOND_US)
 
 
-def read_test(db: Connection, session: rows.SessionRow) -> AdaptiveTest:
+def read_test(db: Connection, session: rows.SessionRow) -> _AdaptiveTest:
     """What a session is a function of."""
     agreement = decode_agreement(session.plan)
     pool = read_pool(db, session.tenant_id, session.course_id, session.revision, agreement)
     plan = to_engine_plan(agreement, pool.index_by_id)
     scales = tuple(scale.id for scale in agreement.scales or ())
-    excluded = exclusion_vector(pool, session.excluded_items)
+    excluded = _exclusion_vector(pool, session.excluded_items)
     language = agreement.language or FALLBACK
-    return AdaptiveTest(pool, plan, scales, session.seed, excluded, session.started_at, language)
+    return _AdaptiveTest(pool, plan, scales, session.seed, excluded, session.started_at, language)
 
 
-def replay_test(test: AdaptiveTest, responses: Sequence[rows.SessionResponseRow]) -> ExamineeState:
+def _replay_test(test: _AdaptiveTest, responses: Sequence[rows.SessionResponseRow]) -> ExamineeState:
     """The session after some answers."""
     state = start_test(test.pool.pool, test.plan)
     for row in responses:
-        state = apply_response(test, state, row)
+        state = _apply_response(test, state, row)
     return state
 
 
-def apply_response(test: AdaptiveTest, state: ExamineeState, row: rows.SessionResponseRow) -> ExamineeState:
+def _apply_response(test: _AdaptiveTest, state: ExamineeState, row: rows.SessionResponseRow) -> ExamineeState:
     """The session after one more answer."""
     item = test.pool.index_by_id[row.item_id]
     if row.offer.get("skipped"):
         return add_unscored(state, item)
-    return update_state(test.pool.pool, test.plan, state, item, category_of_score(test, item, row.score))
+    return update_state(test.pool.pool, test.plan, state, item, _category_of_score(test, item, row.score))
 
 
-def category_of_score(test: AdaptiveTest, item: int, score: float) -> int:
+def _category_of_score(test: _AdaptiveTest, item: int, score: float) -> int:
     """The category that a score is; of an item that does not count, any."""
     if item in test.plan.unscored:
         return 0
     return round(score / test.pool.max_scores[item] * int(test.pool.pool.max_category[item]))
 
 
-def resolve_session_score(test: AdaptiveTest, response: NewSessionResponse) -> float:
+def _resolve_session_score(test: _AdaptiveTest, response: NewSessionResponse) -> float:
     """The score of an answer. Raises `InvalidScore` for one that the item cannot have, or that no category is."""
     item = test.pool.index_by_id.get(response.item)
     highest = 1.0 if item is None else test.pool.max_scores[item]
@@ -437,7 +441,7 @@ def resolve_session_score(test: AdaptiveTest, response: NewSessionResponse) -> f
         )
     if item is not None and item not in test.plan.unscored:
         max_category = int(test.pool.pool.max_category[item])
-        if score * max_category / highest != category_of_score(test, item, score):
+        if score * max_category / highest != _category_of_score(test, item, score):
             allowed = "0 or its maximum" if max_category == 1 else "a whole number"
             raise InvalidScore(
                 f"in a test the score of this item is {allowed}", [Fault("/score", f"must be {allowed}")]
@@ -445,7 +449,7 @@ def resolve_session_score(test: AdaptiveTest, response: NewSessionResponse) -> f
     return score
 
 
-def to_offer(pool: ItemPool, decision: NextItem) -> Json | None:
+def _to_offer(pool: ItemPool, decision: NextItem) -> Json | None:
     """An offer as it is kept; none at the end."""
     if decision.item < 0:
         return None
@@ -459,23 +463,23 @@ def to_offer(pool: ItemPool, decision: NextItem) -> Json | None:
     }
 
 
-def describe_state(
-    test: AdaptiveTest, state: ExamineeState, offer: Json | None, stop: str | None, position: int
+def _describe_state(
+    test: _AdaptiveTest, state: ExamineeState, offer: Json | None, stop: str | None, position: int
 ) -> Json:
     """Where a session stands."""
     summary: Json = {
         "status": "open" if stop is None else "finished",
         "position": position,
-        **describe_abilities(test, state),
-        "next": None if offer is None else describe_next_item(test, state, offer),
-        "stop": None if stop is None else {"code": stop, "text": stop_text(test.language, stop)},
+        **_describe_abilities(test, state),
+        "next": None if offer is None else _describe_next_item(test, state, offer),
+        "stop": None if stop is None else {"code": stop, "text": _stop_text(test.language, stop)},
     }
     if test.plan.classification is not None:
-        summary["classification"] = describe_classification(test, state)
+        summary["classification"] = _describe_classification(test, state)
     return summary
 
 
-def describe_next_item(test: AdaptiveTest, state: ExamineeState, offer: Json) -> Json:
+def _describe_next_item(test: _AdaptiveTest, state: ExamineeState, offer: Json) -> Json:
     """The item that is offered, and why."""
     item = test.pool.index_by_id[offer["item"]]
     code = test.plan.rule if offer["kind"] == "selected" else f"{offer['kind']}_item"
@@ -493,19 +497,19 @@ def describe_next_item(test: AdaptiveTest, state: ExamineeState, offer: Json) ->
         "propensity": offer["propensity"],
         "reason": {
             "code": code,
-            "text": reason_text(test.language, code, candidates, offer["terms"]["ability"]),
+            "text": _reason_text(test.language, code, candidates, offer["terms"]["ability"]),
             "terms": offer["terms"],
             **({"relaxed": offer["relaxed"]} if offer["relaxed"] else {}),
         },
     }
 
 
-def stop_text(language: str, code: str) -> str:
+def _stop_text(language: str, code: str) -> str:
     """Why a test ended, as a sentence."""
     return say(language, f"session.stop.{code}")
 
 
-def reason_text(language: str, code: str, candidates: int, ability: float) -> str:
+def _reason_text(language: str, code: str, candidates: int, ability: float) -> str:
     """Why an item was chosen, as a sentence."""
     return say(
         language,
@@ -515,7 +519,7 @@ def reason_text(language: str, code: str, candidates: int, ability: float) -> st
     )
 
 
-def describe_abilities(test: AdaptiveTest, state: ExamineeState) -> Json:
+def _describe_abilities(test: _AdaptiveTest, state: ExamineeState) -> Json:
     """The ability, or those of several scales."""
     estimates = [
         {
@@ -531,7 +535,7 @@ def describe_abilities(test: AdaptiveTest, state: ExamineeState) -> Json:
     return {"ability": None, "abilities": several}
 
 
-def describe_classification(test: AdaptiveTest, state: ExamineeState) -> list[Json]:
+def _describe_classification(test: _AdaptiveTest, state: ExamineeState) -> list[Json]:
     """On which side of each cut score every ability lies: by the rule where it is decided, else by the estimate."""
     rule = test.plan.classification
     if rule is None:
@@ -555,26 +559,26 @@ def find_session_differences(db: Connection, session: rows.SessionRow) -> Iterat
     """What is kept of a session and does not follow from its answers, in words."""
     test = read_test(db, session)
     state = start_test(test.pool.pool, test.plan)
-    decision = select_next_item(test, state, session.started_at)
+    decision = _select_next_item(test, state, session.started_at)
     for row in rows.list_session_responses(db, session.tenant_id, session.id):
-        if expected_offer(test, decision, row) != row.offer or row.offer["item"] != row.item_id:
+        if _expected_offer(test, decision, row) != row.offer or row.offer["item"] != row.item_id:
             yield f"session {session.id}: another item follows from the answers before the one at {row.position}"
-        state = apply_response(test, state, row)
-        decision = select_next_item(test, state, row.received_at)
-        if encode_outcome(test, state, decision, row) != row.outcome.encode():
+        state = _apply_response(test, state, row)
+        decision = _select_next_item(test, state, row.received_at)
+        if _encode_outcome(test, state, decision, row) != row.outcome.encode():
             yield f"session {session.id}: another outcome follows from the answer at {row.position}"
-    replayed = (len(state.items), to_offer(test.pool, decision), decision.stop)
+    replayed = (len(state.items), _to_offer(test.pool, decision), decision.stop)
     if session.stop != ENDED and replayed != (session.position, session.offer, session.stop):
         yield f"session {session.id}: where it stands does not follow from its answers"
 
 
-def expected_offer(test: AdaptiveTest, decision: NextItem, row: rows.SessionResponseRow) -> Json:
+def _expected_offer(test: _AdaptiveTest, decision: NextItem, row: rows.SessionResponseRow) -> Json:
     """The offer that an answer must have been given to, if `decision` follows from those before."""
-    offer = lookahead_offer(test, row.item_id) if row.offer["kind"] == AHEAD else to_offer(test.pool, decision) or {}
+    offer = _lookahead_offer(test, row.item_id) if row.offer["kind"] == AHEAD else _to_offer(test.pool, decision) or {}
     return {**offer, **SKIPPED} if row.offer.get("skipped") else offer
 
 
-def session_mastery(
+def _session_mastery(
     db: Connection, session: rows.SessionRow, responses: Sequence[rows.SessionResponseRow]
 ) -> list[Json]:
     """What the answers that count say of their skills: one replay by the course's engine, from its prior."""

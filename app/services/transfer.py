@@ -30,7 +30,7 @@ from app.queries.keys import list_tenants
 
 def dump_database(db: Connection, file: IO[bytes], now: int, progress: Progress) -> Contents:
     """Write all tenants to a file, as this transaction sees them; a database of an older schema too."""
-    return write_backup(db, file, Header(known_schema(db), ENGINE, __version__, to_text(now)), progress)
+    return _write_backup(db, file, Header(_known_schema(db), ENGINE, __version__, to_text(now)), progress)
 
 
 def export_tenant(db: Connection, file: IO[bytes], tenant: str | None, now: int, progress: Progress) -> Contents:
@@ -39,11 +39,11 @@ def export_tenant(db: Connection, file: IO[bytes], tenant: str | None, now: int,
     name = next(iter(tenants)) if tenant is None and len(tenants) == 1 else tenant
     if name is None or name not in tenants:
         raise Invalid(f"say --tenant with one of: {', '.join(tenants) or 'none yet'}")
-    header = Header(known_schema(db), ENGINE, __version__, to_text(now), tenants[name], name)
-    return write_backup(db, file, header, progress)
+    header = Header(_known_schema(db), ENGINE, __version__, to_text(now), tenants[name], name)
+    return _write_backup(db, file, header, progress)
 
 
-def known_schema(db: Connection) -> str:
+def _known_schema(db: Connection) -> str:
     """The revision of the database. Raises `NotMigrated` if this program does not know it."""
     revision = current_revision(db)
     if revision is None:
@@ -53,7 +53,7 @@ def known_schema(db: Connection) -> str:
     return revision
 
 
-def write_backup(db: Connection, file: IO[bytes], header: Header, progress: Progress) -> Contents:
+def _write_backup(db: Connection, file: IO[bytes], header: Header, progress: Progress) -> Contents:
     """Write what the header says, table by table."""
     # A transaction that is run again begins the file again.
     file.seek(0)
@@ -76,20 +76,20 @@ def restore(db: Connection, path: Path, contents: Contents, progress: Progress) 
     All in one transaction, which begins here if there is none: revisions would bring one for each of them.
     """
     with nullcontext() if db.in_transaction() else db.begin(), open_backup(path) as archive:
-        check_known(archive.header)
-        make_empty(db)
+        _check_known(archive.header)
+        _make_empty(db)
         upgrade(db, archive.header.schema)
-        load_rows(db, archive, contents, progress)
+        _load_rows(db, archive, contents, progress)
         upgrade(db)
 
 
-def make_empty(db: Connection) -> None:
+def _make_empty(db: Connection) -> None:
     """Leave no table of ours. Raises `Conflict` if that would lose a row."""
     if current_revision(db) is None:
         if queries.list_table_names(db):
             raise Conflict("the database holds tables of something else; restore into an empty one")
         return
-    known_schema(db)
+    _known_schema(db)
     if any(queries.count_rows(db, table, None) for table in queries.list_tables(db)):
         raise Conflict("the database is not empty; restore into an empty one")
     queries.drop_tables(db)
@@ -101,8 +101,8 @@ def import_tenant(db: Connection, path: Path, contents: Contents, progress: Prog
         header = archive.header
         if header.tenant_id is None or header.tenant is None:
             raise InvalidFile(f"{path.name} is a backup of all tenants: `proxima restore` takes it")
-        check_known(header)
-        if header.schema != known_schema(db):
+        _check_known(header)
+        if header.schema != _known_schema(db):
             raise InvalidFile(
                 f"{path.name} has the older schema {header.schema}: `proxima restore` it into an empty database, "
                 "and export it from there"
@@ -113,10 +113,10 @@ def import_tenant(db: Connection, path: Path, contents: Contents, progress: Prog
                 f"the file holds tenant {header.tenant_id}, {header.tenant}, and there is a tenant {namesake[0]}, "
                 f"{namesake[1]}; a tenant keeps its number and its name"
             )
-        load_rows(db, archive, contents, progress)
+        _load_rows(db, archive, contents, progress)
 
 
-def check_known(header: Header) -> None:
+def _check_known(header: Header) -> None:
     """Raises `InvalidFile` for the file of a newer program."""
     if header.schema not in revisions() or header.engine > ENGINE:
         raise InvalidFile(
@@ -124,7 +124,7 @@ def check_known(header: Header) -> None:
         )
 
 
-def load_rows(db: Connection, archive: BackupReader, contents: Contents, progress: Progress) -> None:
+def _load_rows(db: Connection, archive: BackupReader, contents: Contents, progress: Progress) -> None:
     """Store all rows of a file, and read them back: what is there then is what the file says."""
     tenant_id = archive.header.tenant_id
     tables = queries.list_tables(db)
@@ -146,10 +146,10 @@ def load_rows(db: Connection, archive: BackupReader, contents: Contents, progres
     queries.finish_load(db, tables)
     if queries.count_dangling(db):
         raise InvalidFile("the file has rows that refer to nothing")
-    verify_restored(db, tables, tenant_id, contents, progress)
+    _verify_restored(db, tables, tenant_id, contents, progress)
 
 
-def verify_restored(
+def _verify_restored(
     db: Connection, tables: Sequence[Table], tenant_id: int | None, contents: Contents, progress: Progress
 ) -> None:
     """Raises `InvalidFile` unless the database holds, read back, exactly what the file says."""

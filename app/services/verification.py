@@ -85,7 +85,7 @@ class VerificationResult:
 
 
 @dataclass
-class ReplayedLearners:
+class _ReplayedLearners:
     """The page of learners under one version; `current` marks those whose state is that of the last position."""
 
     course: CourseModel
@@ -106,21 +106,21 @@ def verify_learners(
     if not rows:
         return result, None
     course = read_course_model(db, tenant_id, course_id)
-    compare_snapshots(db, course, rows, result)
+    _compare_snapshots(db, course, rows, result)
     learner_logs = read_learner_logs(db, course, rows)
-    compare_positions(learner_logs, result)
-    compare_checkpoints(db, course, learner_logs, result)
-    replayed_by_version: dict[ModelVersion, ReplayedLearners] = {}
+    _compare_positions(learner_logs, result)
+    _compare_checkpoints(db, course, learner_logs, result)
+    replayed_by_version: dict[ModelVersion, _ReplayedLearners] = {}
     for position in range(1, max(learner_log.end for learner_log in learner_logs) + 1):
-        for version, indices in group_by_version(learner_logs, position).items():
+        for version, indices in _group_by_version(learner_logs, position).items():
             if version not in replayed_by_version:
-                replayed_by_version[version] = start_replay(
+                replayed_by_version[version] = _start_replay(
                     course_model_at(db, tenant_id, course_id, *version, course_models), learner_logs
                 )
-            replay_round(db, replayed_by_version[version], learner_logs, indices, position, result)
+            _replay_round(db, replayed_by_version[version], learner_logs, indices, position, result)
             for other, replayed in replayed_by_version.items():
                 replayed.current[indices] = other == version
-        skipped = [index for index, learner_log in enumerate(learner_logs) if is_skipped(learner_log, position)]
+        skipped = [index for index, learner_log in enumerate(learner_logs) if _is_skipped(learner_log, position)]
         result.other_version += sum(position in learner_logs[index].responses for index in skipped)
         for replayed in replayed_by_version.values():
             replayed.current[skipped] = False
@@ -128,14 +128,14 @@ def verify_learners(
     return result, rows[-1].id
 
 
-def is_skipped(learner_log: LearnerLog, position: int) -> bool:
+def _is_skipped(learner_log: LearnerLog, position: int) -> bool:
     """Whether the entry at a position is a correction, or a response with an outcome of another version."""
     return position in learner_log.corrections or (
         position in learner_log.responses and learner_log.responses[position].outcome_version != OUTCOME_VERSION
     )
 
 
-def compare_snapshots(
+def _compare_snapshots(
     db: Connection, course: CourseModel, rows: Sequence[LearnerRow], result: VerificationResult
 ) -> None:
     """Snapshots against the replay of the log; a stale one is never read, only counted."""
@@ -150,14 +150,14 @@ def compare_snapshots(
             result.differences.append(f"learner {row.id}: the snapshot is not what the log replays to")
 
 
-def compare_positions(learner_logs: Sequence[LearnerLog], result: VerificationResult) -> None:
+def _compare_positions(learner_logs: Sequence[LearnerLog], result: VerificationResult) -> None:
     """Where snapshots say that the log ends against where it does."""
     for learner_log in learner_logs:
         if learner_log.row != learner_log.row_at(learner_log.end):
             result.differences.append(f"learner {learner_log.row.id}: the snapshot is not of the end of the log")
 
 
-def compare_checkpoints(
+def _compare_checkpoints(
     db: Connection, course: CourseModel, learner_logs: Sequence[LearnerLog], result: VerificationResult
 ) -> None:
     """Checkpoints against the replay of the log up to them; stale ones are never read."""
@@ -180,7 +180,7 @@ def compare_checkpoints(
                 result.differences.append(f"learner {learner_log.row.id}: a checkpoint is not what the log replays to")
 
 
-def group_by_version(learner_logs: Sequence[LearnerLog], position: int) -> dict[ModelVersion, list[int]]:
+def _group_by_version(learner_logs: Sequence[LearnerLog], position: int) -> dict[ModelVersion, list[int]]:
     """The learners who answered at this position, by the version their answer was judged under.
 
     An outcome of another version has other words or numbers, so it cannot be compared.
@@ -193,16 +193,16 @@ def group_by_version(learner_logs: Sequence[LearnerLog], position: int) -> dict[
     return groups
 
 
-def start_replay(course: CourseModel, learner_logs: Sequence[LearnerLog]) -> ReplayedLearners:
+def _start_replay(course: CourseModel, learner_logs: Sequence[LearnerLog]) -> _ReplayedLearners:
     """A page of learners before their first response."""
     rows = [learner_log.row_at(0) for learner_log in learner_logs]
     states = initial_states(course.parameters, len(rows))
-    return ReplayedLearners(course, rows, states, np.zeros(len(rows), dtype=np.bool_))
+    return _ReplayedLearners(course, rows, states, np.zeros(len(rows), dtype=np.bool_))
 
 
-def replay_round(
+def _replay_round(
     db: Connection,
-    replayed: ReplayedLearners,
+    replayed: _ReplayedLearners,
     learner_logs: Sequence[LearnerLog],
     indices: Sequence[int],
     position: int,
@@ -210,7 +210,7 @@ def replay_round(
 ) -> None:
     """Decide once more on the responses at a position, and compare what follows from them."""
     course = replayed.course
-    bring_up_to(replayed, learner_logs, [index for index in indices if not replayed.current[index]], position - 1)
+    _bring_up_to(replayed, learner_logs, [index for index in indices if not replayed.current[index]], position - 1)
     logs = [learner_logs[index] for index in indices]
     responses = [learner_log.responses[position] for learner_log in logs]
     named = {response.recommendation_id for response in responses if response.recommendation_id is not None}
@@ -226,14 +226,14 @@ def replay_round(
             result.differences.append(f"response {stored.id}: another outcome follows from the log")
     result.responses += len(responses)
     imported = {response.id for response in responses if response.outcome is None}
-    compare_recommendations(db, decision, imported, result)
+    _compare_recommendations(db, decision, imported, result)
     replayed.states.put(np.array(indices), decision.states)
     for index, row in zip(indices, decision.learners, strict=True):
         replayed.rows[index] = row
 
 
-def bring_up_to(
-    replayed: ReplayedLearners, learner_logs: Sequence[LearnerLog], indices: Sequence[int], position: int
+def _bring_up_to(
+    replayed: _ReplayedLearners, learner_logs: Sequence[LearnerLog], indices: Sequence[int], position: int
 ) -> None:
     """Replay some learners of the page from their logs up to a position."""
     if not indices:
@@ -245,12 +245,14 @@ def bring_up_to(
         replayed.rows[index] = learner_logs[index].row_at(position)
 
 
-def scored_entries(learner_log: LearnerLog, position: int) -> list[Entry]:
+def _scored_entries(learner_log: LearnerLog, position: int) -> list[Entry]:
     """The answers of a life that were not voided at a position."""
     return [entry for entry in learner_log.entries(position) if entry.score is not None]
 
 
-def compare_recommendations(db: Connection, decision: Decision, imported: set[str], result: VerificationResult) -> None:
+def _compare_recommendations(
+    db: Connection, decision: Decision, imported: set[str], result: VerificationResult
+) -> None:
     """What followed an answer against what is kept of it; after imported answers nothing was offered."""
     recomputed = {row["id"]: row for row in recommendation_rows(decision) if row["response_id"] not in imported}
     if not recomputed:
@@ -282,17 +284,17 @@ def verify_offers(
             continue
         result.recommendations += 1
         course_then = course_model_at(db, tenant_id, course_id, offer.revision, offer.calibration, course_models)
-        if not same_offer(course_then, learner_logs[offer.learner_id], offer):
+        if not _same_offer(course_then, learner_logs[offer.learner_id], offer):
             result.differences.append(f"recommendation {offer.id}: another choice follows from the log")
     return result, offers[-1].id
 
 
-def same_offer(course: CourseModel, learner_log: LearnerLog, offer: Row[Any]) -> bool:
+def _same_offer(course: CourseModel, learner_log: LearnerLog, offer: Row[Any]) -> bool:
     """Whether the same would be offered again, for the same reasons and with the same chance."""
     states = replay_entries(course, [learner_log.row.id], learner_log.entries(offer.position)).states
     states_then, options = states_at(course, states, offer.offered_at), options_from_row(offer.options) or NO_OPTIONS
     resolved = resolve_options(
-        course, options, scored_entries(learner_log, offer.position), offer.offered_at, offer.avoided
+        course, options, _scored_entries(learner_log, offer.position), offer.offered_at, offer.avoided
     )
     [choice] = choose_resolved(course, states_then, np.array([offer.seed], dtype=np.uint64), [resolved]).each()
     if choice.item < 0:

@@ -81,7 +81,7 @@ def publish_events(db: Connection, tenant_id: int, course_id: str, events: Seque
             "id": f"msg_{secrets.token_hex(16)}",
             "course_id": course_id,
             "learner_id": event.learner,
-            "body": event_body(course_id, event),
+            "body": _event_body(course_id, event),
             "due_at": DUE_AT_ONCE,
             "attempt": 0,
             "failed_at": None,
@@ -95,7 +95,7 @@ def publish_events(db: Connection, tenant_id: int, course_id: str, events: Seque
         rows.insert_outbox(db, calls)
 
 
-def event_body(course_id: str, event: WebhookEvent) -> str:
+def _event_body(course_id: str, event: WebhookEvent) -> str:
     """An event as the body of a call."""
     about = {} if event.learner is None else {"learner": event.learner}
     data = {"course": course_id, **about, **event.data}
@@ -145,10 +145,10 @@ def create_webhook(
 
 def page_of_webhooks(db: Connection, tenant_id: int, after: str | None, limit: int) -> list[dict[str, Any]]:
     """Webhooks by id, as they are told."""
-    return [to_webhook_reply(row) for row in rows.page_webhooks(db, tenant_id, after, limit)]
+    return [_to_webhook_reply(row) for row in rows.page_webhooks(db, tenant_id, after, limit)]
 
 
-def to_webhook_reply(row: Row[Any]) -> dict[str, Any]:
+def _to_webhook_reply(row: Row[Any]) -> dict[str, Any]:
     """A webhook in the words of the contract."""
     return {
         "id": row.id,

@@ -76,7 +76,7 @@ def let_the_variance_grow(patch: Patch) -> None:
 
 def take_whole_newton_steps(patch: Patch) -> None:
     """Moodle and catsim: the estimate moves against the answer when a step overshoots."""
-    patch.setattr(engine, "posterior_mode", overshoot)
+    patch.setattr(engine, "_posterior_mode", overshoot)
 
 
 def overshoot(items: Any, chosen: Any, scores: Any, eta: Any, variance: Any, shift: Any) -> Any:

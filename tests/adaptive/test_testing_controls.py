@@ -41,11 +41,11 @@ def turn_an_answer_round(patch: Patch) -> None:
 def count_answers(patch: Patch) -> None:
     """A standard error of 1 / √n, as one peer has it."""
     calls = iter(range(1, 10**9))
-    patch.setattr(state, "moments_of", lambda _, sd: (0.0, min(sd, next(calls) ** -0.5)))
+    patch.setattr(state, "_moments_of", lambda _, sd: (0.0, min(sd, next(calls) ** -0.5)))
 
 
 def believe_extremes(patch: Patch) -> None:
-    patch.setattr(stopping, "is_extreme", lambda *_: False)
+    patch.setattr(stopping, "_is_extreme", lambda *_: False)
 
 
 def trust_the_first_few(patch: Patch) -> None:
@@ -54,7 +54,7 @@ def trust_the_first_few(patch: Patch) -> None:
 
 
 def bound_by_the_left_edge(patch: Patch) -> None:
-    patch.setattr(information_index, "grown", lambda exponent: np.ones(exponent.shape))
+    patch.setattr(information_index, "_grown", lambda exponent: np.ones(exponent.shape))
 
 
 def tell_half_the_chance(patch: Patch) -> None:

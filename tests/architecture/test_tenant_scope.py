@@ -31,11 +31,11 @@ ACROSS_TENANTS = {
     "webhooks.delete_failed_calls": "what is over is over for all",
     # an insert without a tenant fails: the column is the first of the key and has no default
     "calibrations.insert_calibration": "the row is a whole row",
-    "catalogue.insert_many": "the rows are whole rows",
+    "catalogue._insert_many": "the rows are whole rows",
     "webhooks.insert_outbox": "the rows are whole rows",
     "webhooks.insert_webhook": "the row is a whole row",
     "responses.insert_correction": "the row is a whole row",
-    "bulk.insert_statement": "the rows are whole rows",
+    "bulk._insert_statement": "the rows are whole rows",
 }
 
 

@@ -21,9 +21,9 @@ guard.BODY_FIRST_S, guard.BODY_S, guard.BODY_BYTES_A_SECOND = 0.5, 1.0, 10_000
 """
 NO_HEADS = """
 import app.http.server as server, uvicorn.protocols.http.httptools_impl as impl
-server.DeadlineProtocol = lambda deadlines, **given: impl.HttpToolsProtocol(**given)
+server._DeadlineProtocol = lambda deadlines, **given: impl.HttpToolsProtocol(**given)
 """
-NO_BODIES = "guard.with_deadline = lambda receive: receive\n"
+NO_BODIES = "guard._with_deadline = lambda receive: receive\n"
 
 pytestmark = pytest.mark.parametrize("engine_name", ["sqlite"], indirect=True)
 

@@ -23,7 +23,7 @@ FARTHEST = 30.0
 
 
 @dataclass(frozen=True)
-class Point:
+class _Point:
     """The answers whose prediction fell into one bin: their mean prediction and mean score."""
 
     responses: int
@@ -47,7 +47,7 @@ class Quality:
     brier: float | None = None
     brier_interval: Interval = None
     ece: float | None = None
-    curve: tuple[Point, ...] = ()
+    curve: tuple[_Point, ...] = ()
 
 
 def measure_quality(p: Floats, score: Floats, learner: Integers) -> Quality:
@@ -92,7 +92,7 @@ def measure_quality_by_group(
     return [measure_quality(p[part], score[part], learner[part]) for part in parts]
 
 
-def calibration_curve(p: Floats, score: Floats, learner: Integers) -> tuple[Point, ...]:
+def calibration_curve(p: Floats, score: Floats, learner: Integers) -> tuple[_Point, ...]:
     """Mean prediction and mean score in ten bins of p of equal width; empty ones are left out.
 
     The interval of the mean score is Wilson's (1927) with the effective number of answers: as many independent ones as
@@ -104,13 +104,13 @@ def calibration_curve(p: Floats, score: Floats, learner: Integers) -> tuple[Poin
     return tuple(_point(p[part], score[part], learner[part]) for part in parts if len(part))
 
 
-def _point(p: Floats, score: Floats, learner: Integers) -> Point:
+def _point(p: Floats, score: Floats, learner: Integers) -> _Point:
     whose, learners = _numbered(learner)
     observed = float(score.mean())
     spread = observed * (1 - observed)
     error = _standard_error((score - observed) / len(p), whose, learners)
     size = min(len(p), spread / max(error * error, SMALLEST**2)) if spread > 0 else learners
-    return Point(len(p), float(p.mean()), observed, _wilson(observed, size, learners))
+    return _Point(len(p), float(p.mean()), observed, _wilson(observed, size, learners))
 
 
 def _wilson(share: float, size: float, learners: int) -> Interval:

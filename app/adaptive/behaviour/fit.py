@@ -79,7 +79,7 @@ class FilteredLog:
 
 
 @dataclass(frozen=True)
-class ModelChoice:
+class _ModelChoice:
     """What was chosen on learners kept out: R, the factor on the ridges, and whether a head predicts better at all."""
 
     factors: int
@@ -88,23 +88,23 @@ class ModelChoice:
 
 
 def fit_behaviour_model(
-    bank: Items, log: FilteredLog, rng: np.random.Generator, choice: ModelChoice | None, progress: Progress
-) -> tuple[BehaviourModel | None, ModelChoice]:
+    bank: Items, log: FilteredLog, rng: np.random.Generator, choice: _ModelChoice | None, progress: Progress
+) -> tuple[BehaviourModel | None, _ModelChoice]:
     """The head for a log, or none where it would not predict better, and what was chosen on the way.
 
     `choice` repeats what was chosen before instead of choosing again.
     """
     learners = len(log.starts) - 1
-    nothing = ModelChoice(0, RIDGE_CHOICES[0], better=False)
+    nothing = _ModelChoice(0, RIDGE_CHOICES[0], better=False)
     if learners < LEAST_LEARNERS or (choice is not None and not choice.better):
         return None, nothing
     fold = rng.permutation(learners) % FOLDS
     plain = trace_features(empty_behaviour_model(), bank, log)
-    factors = choose_factors(bank, log, plain, fold == 0) if choice is None else choice.factors
+    factors = _choose_factors(bank, log, plain, fold == 0) if choice is None else choice.factors
     progress(0.3)
-    features = cross_fit_features(bank, log, plain, fold, factors, lambda share: progress(0.3 + 0.3 * share))
+    features = _cross_fit_features(bank, log, plain, fold, factors, lambda share: progress(0.3 + 0.3 * share))
     if choice is None:
-        choice = choose_ridge(log, features, fold == 0, factors)
+        choice = _choose_ridge(log, features, fold == 0, factors)
         progress(0.8)
         if not choice.better:
             return None, nothing
@@ -161,18 +161,18 @@ def trace_features(behaviour_model: BehaviourModel, bank: Items, log: FilteredLo
     return features
 
 
-def choose_factors(bank: Items, log: FilteredLog, plain: Features, validation: Booleans) -> int:
+def _choose_factors(bank: Items, log: FilteredLog, plain: Features, validation: Booleans) -> int:
     """How many factors predict best on the learners kept aside."""
     rows = np.repeat(validation, np.diff(log.starts))
     training, testing = log.of(~validation), log.of(validation)
     losses = []
     for factors in FACTOR_CHOICES:
-        behaviour_model = fit_factors(bank, training, take_rows(plain, ~rows), factors)
-        losses.append(total_loss(clipped_expit(trace_features(behaviour_model, bank, testing).psi), testing.scores))
+        behaviour_model = fit_factors(bank, training, _take_rows(plain, ~rows), factors)
+        losses.append(total_loss(_clipped_expit(trace_features(behaviour_model, bank, testing).psi), testing.scores))
     return FACTOR_CHOICES[int(np.argmin(losses))]
 
 
-def cross_fit_features(
+def _cross_fit_features(
     bank: Items, log: FilteredLog, plain: Features, fold: Integers, factors: int, progress: Progress
 ) -> Features:
     """The log as seen with factors that were fitted without the learner."""
@@ -183,7 +183,7 @@ def cross_fit_features(
     for number in range(FOLDS):
         validation = fold == number
         rows = np.repeat(validation, np.diff(log.starts))
-        behaviour_model = fit_factors(bank, log.of(~validation), take_rows(plain, ~rows), factors)
+        behaviour_model = fit_factors(bank, log.of(~validation), _take_rows(plain, ~rows), factors)
         part = trace_features(behaviour_model, bank, log.of(validation))
         for field in fields(Features):
             getattr(features, field.name)[rows] = getattr(part, field.name)
@@ -191,26 +191,26 @@ def cross_fit_features(
     return features
 
 
-def choose_ridge(log: FilteredLog, features: Features, validation: Booleans, factors: int) -> ModelChoice:
+def _choose_ridge(log: FilteredLog, features: Features, validation: Booleans, factors: int) -> _ModelChoice:
     """The ridge that predicts best on the learners kept aside, and whether that is better than the filter."""
     rows = np.repeat(validation, np.diff(log.starts))
     scores = log.scores[rows]
     losses = []
     for ridge in RIDGE_CHOICES:
         behaviour_model = fit_weights(
-            empty_behaviour_model(factors), take_rows(features, ~rows), log.scores[~rows], ridge
+            empty_behaviour_model(factors), _take_rows(features, ~rows), log.scores[~rows], ridge
         )
-        losses.append(total_loss(expected_p(behaviour_model, take_rows(features, rows)), scores))
+        losses.append(total_loss(expected_p(behaviour_model, _take_rows(features, rows)), scores))
     best = int(np.argmin(losses))
-    return ModelChoice(factors, RIDGE_CHOICES[best], losses[best] < total_loss(log.outputs.p[rows], scores))
+    return _ModelChoice(factors, RIDGE_CHOICES[best], losses[best] < total_loss(log.outputs.p[rows], scores))
 
 
-def take_rows(features: Features, rows: Booleans) -> Features:
+def _take_rows(features: Features, rows: Booleans) -> Features:
     """Some of the answers."""
     return Features(**{field.name: getattr(features, field.name)[rows] for field in fields(Features)})
 
 
-def clipped_expit(logit: Floats) -> Floats:
+def _clipped_expit(logit: Floats) -> Floats:
     """Probabilities that have a logarithm."""
     return np.asarray(np.clip(expit(logit), 1e-9, 1 - 1e-9))
 
@@ -219,7 +219,7 @@ def clipped_expit(logit: Floats) -> Floats:
 
 
 @dataclass
-class Loadings:
+class _Loadings:
     """What the EM moves: loadings (·, 1 + R) of places, kin and kinds of context, and the slope of each kind."""
 
     item_contexts: Floats
@@ -240,8 +240,8 @@ def fit_factors(bank: Items, log: FilteredLog, plain: Features, factors: int) ->
     kind = context_kind(plain.context)
     keys, first, index = np.unique(hash_item_contexts(log.items, kind), return_index=True, return_inverse=True)
     set_keys, skill_sets = np.unique(hash_skill_sets(bank, log.items[first], kind[first]), return_inverse=True)
-    design = FactorData(log.learner, index, skill_sets, kind[first], kind, plain.values[:, 2], log.scores)
-    loadings = maximise_loadings(design, len(log.starts) - 1, len(set_keys), factors)
+    design = _FactorData(log.learner, index, skill_sets, kind[first], kind, plain.values[:, 2], log.scores)
+    loadings = _maximise_loadings(design, len(log.starts) - 1, len(set_keys), factors)
     return replace(
         behaviour_model,
         item_contexts=keys,
@@ -254,7 +254,7 @@ def fit_factors(bank: Items, log: FilteredLog, plain: Features, factors: int) ->
 
 
 @dataclass(frozen=True)
-class FactorData:
+class _FactorData:
     """Who answered what: learner, place, kind of context, the filter's logit and the score (N,); kin and kind (V,)."""
 
     learner: Integers
@@ -266,11 +266,11 @@ class FactorData:
     scores: Floats
 
 
-def maximise_loadings(design: FactorData, learners: int, skill_sets: int, factors: int) -> Loadings:
+def _maximise_loadings(design: _FactorData, learners: int, skill_sets: int, factors: int) -> _Loadings:
     """The EM itself, from a fixed start, so that the same log gives the same loadings."""
     item_contexts, width = len(design.skill_set_of_context), 1 + factors
     start = np.random.default_rng(0).normal(0, START_SPREAD, (item_contexts, factors))
-    loadings = Loadings(
+    loadings = _Loadings(
         np.column_stack([np.zeros(item_contexts), start]),
         np.zeros((skill_sets, width)),
         np.zeros((KINDS, width)),
@@ -278,20 +278,20 @@ def maximise_loadings(design: FactorData, learners: int, skill_sets: int, factor
     )
     mean, covariance = np.zeros((learners, factors)), np.tile(np.eye(factors), (learners, 1, 1))
     for _ in range(EM_STEPS):
-        weight = bound_curvature(design, loadings, mean, covariance)
-        mean, covariance = expect_traits(design, loadings, weight, learners)
-        mean, covariance = standardise(loadings, mean, covariance)
-        fit_loadings(design, loadings, weight, mean, covariance)
-        fit_slopes(design, loadings, weight, mean)
+        weight = _bound_curvature(design, loadings, mean, covariance)
+        mean, covariance = _expect_traits(design, loadings, weight, learners)
+        mean, covariance = _standardise(loadings, mean, covariance)
+        _fit_loadings(design, loadings, weight, mean, covariance)
+        _fit_slopes(design, loadings, weight, mean)
     return loadings
 
 
-def fixed_part(design: FactorData, loadings: Loadings) -> Floats:
+def _fixed_part(design: _FactorData, loadings: _Loadings) -> Floats:
     """ψ without the traits; (N,)."""
     return np.asarray((1 + loadings.slope[design.kind]) * design.base + loadings.item_contexts[design.index, 0])
 
 
-def bound_curvature(design: FactorData, loadings: Loadings, mean: Floats, covariance: Floats) -> Floats:
+def _bound_curvature(design: _FactorData, loadings: _Loadings, mean: Floats, covariance: Floats) -> Floats:
     """tanh(ξ / 2) / 2ξ at the bound's best ξ² = E[ψ²]; (N,)."""
     factors = mean.shape[1]
     second = covariance.reshape(-1, factors * factors)
@@ -299,7 +299,7 @@ def bound_curvature(design: FactorData, loadings: Loadings, mean: Floats, covari
         -1, factors * factors
     )
     loading = loadings.item_contexts[design.index, 1:]
-    psi = fixed_part(design, loadings) + (loading * mean[design.learner]).sum(axis=1)
+    psi = _fixed_part(design, loadings) + (loading * mean[design.learner]).sum(axis=1)
     spread = np.empty(len(psi))
     for part in np.array_split(np.arange(len(psi)), 1 + len(psi) // 50_000):
         spread[part] = (second[design.learner[part]] * products[design.index[part]]).sum(axis=1)
@@ -307,25 +307,25 @@ def bound_curvature(design: FactorData, loadings: Loadings, mean: Floats, covari
     return np.asarray(np.tanh(xi / 2) / (2 * xi))
 
 
-def sum_matrix(values: Floats, rows: Integers, columns: Integers, shape: tuple[int, int]) -> sparse.csr_matrix:
+def _sum_matrix(values: Floats, rows: Integers, columns: Integers, shape: tuple[int, int]) -> sparse.csr_matrix:
     """A sparse matrix; what falls on one place is added up."""
     return sparse.csr_matrix((values, (rows, columns)), shape=shape)
 
 
-def expect_traits(design: FactorData, loadings: Loadings, weight: Floats, learners: int) -> tuple[Floats, Floats]:
+def _expect_traits(design: _FactorData, loadings: _Loadings, weight: Floats, learners: int) -> tuple[Floats, Floats]:
     """The E-step: mean (L, R) and covariance (L, R, R) of every learner's traits."""
     item_contexts, factors = len(loadings.item_contexts), loadings.item_contexts.shape[1] - 1
     shape = (learners, item_contexts)
     products = (loadings.item_contexts[:, 1:, None] * loadings.item_contexts[:, None, 1:]).reshape(item_contexts, -1)
-    precision = sum_matrix(weight, design.learner, design.index, shape) @ products
+    precision = _sum_matrix(weight, design.learner, design.index, shape) @ products
     precision = precision.reshape(learners, factors, factors) + np.eye(factors)
-    pull = design.scores - 0.5 - weight * fixed_part(design, loadings)
+    pull = design.scores - 0.5 - weight * _fixed_part(design, loadings)
     covariance = np.linalg.inv(precision)
-    target = sum_matrix(pull, design.learner, design.index, shape) @ loadings.item_contexts[:, 1:]
+    target = _sum_matrix(pull, design.learner, design.index, shape) @ loadings.item_contexts[:, 1:]
     return np.einsum("lrs,ls->lr", covariance, target), covariance
 
 
-def standardise(loadings: Loadings, mean: Floats, covariance: Floats) -> tuple[Floats, Floats]:
+def _standardise(loadings: _Loadings, mean: Floats, covariance: Floats) -> tuple[Floats, Floats]:
     """Give the traits unit covariance over learners and put the scale into the loadings."""
     lower = np.linalg.cholesky((covariance.sum(axis=0) + mean.T @ mean) / len(mean))
     inverse = np.linalg.inv(lower)
@@ -334,39 +334,39 @@ def standardise(loadings: Loadings, mean: Floats, covariance: Floats) -> tuple[F
     return mean @ inverse.T, inverse @ covariance @ inverse.T
 
 
-def fit_loadings(design: FactorData, loadings: Loadings, weight: Floats, mean: Floats, covariance: Floats) -> None:
+def _fit_loadings(design: _FactorData, loadings: _Loadings, weight: Floats, mean: Floats, covariance: Floats) -> None:
     """The M-step of the loadings: a weighted ridge regression for every place, then the means they shrink to."""
     item_contexts, width = loadings.item_contexts.shape
     shape = (item_contexts, len(mean))
     one = np.column_stack([np.ones(len(mean)), mean])
     second = one[:, :, None] * one[:, None, :]
     second[:, 1:, 1:] += covariance
-    normal = sum_matrix(weight, design.index, design.learner, shape) @ second.reshape(len(mean), -1)
+    normal = _sum_matrix(weight, design.index, design.learner, shape) @ second.reshape(len(mean), -1)
     pull = design.scores - 0.5 - weight * (1 + loadings.slope[design.kind]) * design.base
-    target = sum_matrix(pull, design.index, design.learner, shape) @ one
+    target = _sum_matrix(pull, design.index, design.learner, shape) @ one
     centre = loadings.skill_sets[design.skill_set_of_context] + loadings.kinds[design.kind_of_context]
     normal = normal.reshape(item_contexts, width, width) + LOADING_PRECISION * np.eye(width)
     loadings.item_contexts[:] = np.linalg.solve(normal, (target + LOADING_PRECISION * centre)[:, :, None])[:, :, 0]
-    loadings.skill_sets[:] = group_means(
+    loadings.skill_sets[:] = _group_means(
         loadings.item_contexts - loadings.kinds[design.kind_of_context],
         design.skill_set_of_context,
         loadings.skill_sets,
     )
-    loadings.kinds[:] = group_means(
+    loadings.kinds[:] = _group_means(
         loadings.item_contexts - loadings.skill_sets[design.skill_set_of_context],
         design.kind_of_context,
         loadings.kinds,
     )
 
 
-def group_means(values: Floats, group: Integers, means: Floats) -> Floats:
+def _group_means(values: Floats, group: Integers, means: Floats) -> Floats:
     """Means of groups, shrunk towards 0 as one of precision 2 is."""
-    members = sum_matrix(np.ones(len(group)), group, np.arange(len(group)), (len(means), len(group)))
+    members = _sum_matrix(np.ones(len(group)), group, np.arange(len(group)), (len(means), len(group)))
     counts = np.bincount(group, minlength=len(means))[:, None]
     return np.asarray(LOADING_PRECISION * (members @ values) / (LOADING_PRECISION * counts + SKILL_SET_PRECISION))
 
 
-def fit_slopes(design: FactorData, loadings: Loadings, weight: Floats, mean: Floats) -> None:
+def _fit_slopes(design: _FactorData, loadings: _Loadings, weight: Floats, mean: Floats) -> None:
     """The M-step of how far the filter's logit counts in each kind of context."""
     loading = loadings.item_contexts[design.index]
     rest = loading[:, 0] + (loading[:, 1:] * mean[design.learner]).sum(axis=1)
@@ -396,12 +396,12 @@ def fit_weights(behaviour_model: BehaviourModel, features: Features, scores: Flo
         [
             sparse.csr_matrix(features.values),
             contexts,
-            sum_matrix(np.ones(len(rows)), rows, columns, (count, len(crosses))),
+            _sum_matrix(np.ones(len(rows)), rows, columns, (count, len(crosses))),
         ],
         format="csr",
     )
     dense = FEATURES + 3 * CONTEXTS
-    solution = solve_weights(design, features.psi, scores, np.append(np.full(dense, FEATURE_RIDGE), penalty))
+    solution = _solve_weights(design, features.psi, scores, np.append(np.full(dense, FEATURE_RIDGE), penalty))
     return replace(
         behaviour_model,
         weights=solution[:FEATURES],
@@ -411,7 +411,7 @@ def fit_weights(behaviour_model: BehaviourModel, features: Features, scores: Flo
     )
 
 
-def solve_weights(design: sparse.csr_matrix, psi: Floats, scores: Floats, penalty: Floats) -> Floats:
+def _solve_weights(design: sparse.csr_matrix, psi: Floats, scores: Floats, penalty: Floats) -> Floats:
     """The weights of least penalised loss by L-BFGS on coordinates of about equal curvature."""
     transposed = design.T.tocsr()
     steep = design.multiply(design).T @ np.full(len(scores), 0.15)

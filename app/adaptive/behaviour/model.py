@@ -103,9 +103,9 @@ def build_features(
     known = behaviour_state.items[learners, slot] == chosen
     tries = np.where(known, behaviour_state.tries[learners, slot], 0)
     scores = np.where(known, behaviour_state.scores[learners, slot], 0.0)
-    context = response_context(behaviour_state, learners, chosen, known, behaviour_state.solved[learners, slot])
+    context = _response_context(behaviour_state, learners, chosen, known, behaviour_state.solved[learners, slot])
     base = logit(np.clip(outputs.p, TINY, 1 - TINY))
-    loading, psi = find_loadings(behaviour_model, bank, chosen, context, base)
+    loading, psi = _find_loadings(behaviour_model, bank, chosen, context, base)
     pull = ordered_sum(loading * behaviour_state.trait[learners]) if behaviour_model.factors else np.zeros(len(chosen))
     spread = (
         ordered_sum(loading * loading * behaviour_state.trait_variance[learners]) if behaviour_model.factors else pull
@@ -130,11 +130,11 @@ def build_features(
         axis=1,
     )
     return Features(
-        psi, pull, spread, loading, context, values, hash_crosses(bank, behaviour_state, learners, chosen, context)
+        psi, pull, spread, loading, context, values, _hash_crosses(bank, behaviour_state, learners, chosen, context)
     )
 
 
-def response_context(
+def _response_context(
     behaviour_state: BehaviourState, learners: Integers, chosen: Integers, known: Booleans, solved: Booleans
 ) -> Integers:
     """0 first; 1 to 10 that many retries at once after a wrong answer; 11 at once after a right one; 12, 13 back."""
@@ -151,7 +151,7 @@ def context_kind(context: Integers) -> Integers:
     return np.where(context >= AGAIN_AFTER_RIGHT, context - 6, np.minimum(context, 4))
 
 
-def find_loadings(
+def _find_loadings(
     behaviour_model: BehaviourModel, bank: Items, chosen: Integers, context: Integers, base: Floats
 ) -> tuple[Floats, Floats]:
     """The loadings (N, R) of items in their contexts, and ψ before the factors; kin stand in for the never seen."""
@@ -177,7 +177,7 @@ def hash_skill_sets(bank: Items, chosen: Integers, kind: Integers) -> Keys:
     return hash_keys(SKILL_SET, bank.skill_sets[chosen], (kind > 0).astype(np.int64))
 
 
-def hash_crosses(
+def _hash_crosses(
     bank: Items, behaviour_state: BehaviourState, learners: Integers, chosen: Integers, context: Integers
 ) -> Keys:
     """The coincidences of an answer as keys; (N, C)."""
@@ -187,7 +187,7 @@ def hash_crosses(
     before = np.where(last < 0, -1, skill_sets[last]) if bank.count else last
     same = (last == chosen).astype(np.int64)
     # An answer to another item ends the episode of the last one.
-    episodes = np.where(same == 1, behaviour_state.episodes[learners], close_episode(behaviour_state)[learners])
+    episodes = np.where(same == 1, behaviour_state.episodes[learners], _close_episode(behaviour_state)[learners])
     return np.stack(
         [
             hash_keys(CONTEXT_OF_ITEM, chosen, kind),
@@ -213,7 +213,7 @@ def expected_p(behaviour_model: BehaviourModel, features: Features) -> Floats:
     return np.asarray(np.clip(expit(total), TINY, 1 - TINY))
 
 
-def close_episode(behaviour_state: BehaviourState) -> Integers:
+def _close_episode(behaviour_state: BehaviourState) -> Integers:
     """The last three episodes as one number once the current one is over; (B,).
 
     An episode is all answers in a row to one item: right at first, after one or two wrong ones, after more, or never.
@@ -240,17 +240,17 @@ def update_behaviour_state(
     for column, keep in enumerate(DECAYS):
         behaviour_state.surprises[:, column] = keep * behaviour_state.surprises[:, column] + (1 - keep) * surprise
     behaviour_state.episodes[:] = np.where(
-        behaviour_state.last_item == items, behaviour_state.episodes, close_episode(behaviour_state)
+        behaviour_state.last_item == items, behaviour_state.episodes, _close_episode(behaviour_state)
     )
     token = 1 + right + 2 * (features.context > FIRST)
     behaviour_state.tokens[:] = behaviour_state.tokens % TOKEN_KINDS ** (TOKENS - 1) * TOKEN_KINDS + token
     behaviour_state.run[:] = np.where(behaviour_state.last_item == items, behaviour_state.run + 1, 1)
     behaviour_state.last_item[:] = items
     behaviour_state.right[:] = right
-    remember_items(behaviour_state, items, scores, right)
+    _remember_items(behaviour_state, items, scores, right)
 
 
-def remember_items(behaviour_state: BehaviourState, items: Integers, scores: Floats, right: Booleans) -> None:
+def _remember_items(behaviour_state: BehaviourState, items: Integers, scores: Floats, right: Booleans) -> None:
     """Count the answers in the list of remembered items; a new item takes the place of the one that came first."""
     rows = np.arange(len(items))
     slot = np.argmax(behaviour_state.items == items[:, None], axis=1)

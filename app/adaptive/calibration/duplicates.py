@@ -32,7 +32,7 @@ CHUNK = 1 << 14
 
 
 @dataclass(frozen=True)
-class FirstResponses:
+class _FirstResponses:
     """First answers of A learners as sparse rows.
 
     `items` (A, I) and `answers` (A, 2I), the items with right or wrong, hold ones; `information` (A, 2I) what each
@@ -66,7 +66,7 @@ def find_duplicates(log: Log) -> Integers:
     often = np.bincount(items[lengths[whose] >= LEAST_SHARED]).astype(np.float64)
     if len(long) < 2 or (often * often).sum() > MOST_PAIRS:  # noqa: PLR2004
         return np.arange(log.learners)
-    compared, first, second, evidence = find_agreeing_pairs(first_response_rows(whose, items, right, lengths, long))
+    compared, first, second, evidence = _find_agreeing_pairs(_first_response_rows(whose, items, right, lengths, long))
     found = evidence > np.log(max(compared, 1) / FALSE_ALARMS)
     pairs = (np.ones(found.sum()), (long[first[found]], long[second[found]]))
     groups = connected_components(csr_array(pairs, shape=(log.learners, log.learners)), directed=False)[1]
@@ -89,16 +89,16 @@ def collect_first_responses(log: Log) -> tuple[Integers, Integers, Integers]:
     return whose[place], log.items[place], (log.scores[place] >= HALF).astype(np.int64)
 
 
-def first_response_rows(
+def _first_response_rows(
     whose: Integers, items: Integers, right: Integers, lengths: Integers, chosen: Integers
-) -> FirstResponses:
+) -> _FirstResponses:
     """The first answers of the chosen learners as rows."""
     size = int(items.max()) + 1
     information = WORTH * surprisal(whose, items, right) + np.log1p(-SLIP)
     starts = np.concatenate(([0], np.cumsum(lengths)))
     ones = np.ones(len(items), dtype=np.int32)
     shape = (len(lengths), 2 * size)
-    return FirstResponses(
+    return _FirstResponses(
         csr_array((ones, items, starts), shape=(len(lengths), size))[chosen],
         csr_array((ones, 2 * items + right, starts), shape=shape)[chosen],
         csr_array((information, 2 * items + right, starts), shape=shape)[chosen],
@@ -123,7 +123,7 @@ def surprisal(whose: Integers, items: Integers, right: Integers) -> Floats:
     return np.asarray(-log_expit(np.where(right == 1, eta, -eta)))
 
 
-def find_agreeing_pairs(rows: FirstResponses) -> tuple[int, Integers, Integers, Floats]:
+def _find_agreeing_pairs(rows: _FirstResponses) -> tuple[int, Integers, Integers, Floats]:
     """How many pairs share the items; and of the pairs that share the answers both learners and the evidence."""
     of_item, of_answer = rows.items.T.tocsr(), rows.answers.T.tocsr()
     learners, compared = len(rows.lengths), 0
@@ -131,11 +131,11 @@ def find_agreeing_pairs(rows: FirstResponses) -> tuple[int, Integers, Integers, 
     height = max(1, BLOCK // learners)
     for start in range(0, learners, height):
         block = slice(start, start + height)
-        compared += len(pairs_sharing_enough(rows.items[block] @ of_item, start, rows.lengths)[0])
-        first, second = pairs_sharing_enough(rows.answers[block] @ of_answer, start, rows.lengths)
+        compared += len(_pairs_sharing_enough(rows.items[block] @ of_item, start, rows.lengths)[0])
+        first, second = _pairs_sharing_enough(rows.answers[block] @ of_answer, start, rows.lengths)
         for part in range(0, len(first), CHUNK):
             one, other = first[part : part + CHUNK], second[part : part + CHUNK]
-            evidence = duplicate_evidence(rows, one, other)
+            evidence = _duplicate_evidence(rows, one, other)
             # The final threshold is at least this.
             passed = evidence > np.log(max(compared, 1) / FALSE_ALARMS)
             found.append((one[passed], other[passed], evidence[passed]))
@@ -146,7 +146,7 @@ def find_agreeing_pairs(rows: FirstResponses) -> tuple[int, Integers, Integers, 
     return compared, first, second, evidence
 
 
-def pairs_sharing_enough(common: csr_array, start: int, lengths: Integers) -> tuple[Integers, Integers]:
+def _pairs_sharing_enough(common: csr_array, start: int, lengths: Integers) -> tuple[Integers, Integers]:
     """From the numbers in common the pairs, earlier learner first, that share enough of the shorter log."""
     pairs = common.tocoo()
     first, second = pairs.row.astype(np.int64) + start, pairs.col.astype(np.int64)
@@ -155,7 +155,7 @@ def pairs_sharing_enough(common: csr_array, start: int, lengths: Integers) -> tu
     return first[enough], second[enough]
 
 
-def duplicate_evidence(rows: FirstResponses, first: Integers, second: Integers) -> Floats:
+def _duplicate_evidence(rows: _FirstResponses, first: Integers, second: Integers) -> Floats:
     """The evidence of each pair (`find_duplicates`), for the ability of the one or the other, whichever tells less."""
     one, other = rows.answers[first], rows.answers[second]
     agreed = one.multiply(other).sum(axis=1)

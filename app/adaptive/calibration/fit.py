@@ -89,11 +89,11 @@ def calibrate_parameters(
     if not len(training.items):
         training = log
     start = replace(before, skills=default_rates(before.skills), population=Population(), behaviour=None)
-    trained, filtered = alternate_fits(start, training, fixed, rng, ROUNDS, lambda share: progress("fit", 0.6 * share))
+    trained, filtered = _alternate_fits(start, training, fixed, rng, ROUNDS, lambda share: progress("fit", 0.6 * share))
     everybody = training is log or not len(validation.items)
     final, filtered_finally = trained, filtered
     if not everybody:
-        final, filtered_finally = alternate_fits(
+        final, filtered_finally = _alternate_fits(
             trained, log, fixed, rng, 1, lambda share: progress("refit", 0.6 + 0.1 * share)
         )
     behaviour_model, choice = fit_behaviour_model(
@@ -122,7 +122,7 @@ def default_rates(skills: Skills) -> Skills:
     )
 
 
-def alternate_fits(
+def _alternate_fits(
     parameters: Parameters,
     log: Log,
     fixed: Booleans,
@@ -145,7 +145,7 @@ def alternate_fits(
         progress((done + 0.3) / count)
         crossed, _ = stack_folds(parameters, intercept, log, fold)
         _, predicted = replay(crossed, crossed_log)
-        parameters = replace(parameters, skills=fit_rates(parameters, log, predicted))
+        parameters = replace(parameters, skills=_fit_rates(parameters, log, predicted))
         progress((done + 0.6) / count)
         crossed, _ = stack_folds(parameters, intercept, log, fold)
         parameters = replace(parameters, population=search_population(crossed, crossed_log, rng))
@@ -156,10 +156,10 @@ def alternate_fits(
     nobody = np.full(len(log.items), -1)
     everybody = fit_intercepts(parameters, intercept.mean(axis=0)[None], log, nobody, fixed, offset, predicted)
     fitted = replace(parameters, items=replace(parameters.items, intercept=everybody[0]))
-    return fitted, filter_log(crossed, crossed_log, log)
+    return fitted, _filter_log(crossed, crossed_log, log)
 
 
-def filter_log(crossed: Parameters, crossed_log: Log, log: Log) -> FilteredLog:
+def _filter_log(crossed: Parameters, crossed_log: Log, log: Log) -> FilteredLog:
     """The answers of a log with what the cross-fitted filter says before each, for the fit of a head."""
     _, predicted = replay(replace(crossed, behaviour=empty_behaviour_model()), crossed_log)
     before = np.arange(len(log.items)) - np.repeat(log.starts[:-1], np.diff(log.starts))
@@ -230,14 +230,14 @@ def fit_intercepts(
             spread = p * (1 - p)
             gradient = np.bincount(items, (score - p) * slope / spread, bank.count)
             information = np.asarray(np.bincount(items, slope * slope / spread, bank.count), dtype=np.float64)
-            centre = skill_means(bank, result[row], information)
+            centre = _skill_means(bank, result[row], information)
             move = (gradient - (result[row] - centre) / ITEM_VARIANCE) / (information + 1 / ITEM_VARIANCE)
             result[row] = np.clip(result[row] + np.clip(move, -1, 1), -INTERCEPT_LIMIT, INTERCEPT_LIMIT)
             result[row, fixed] = bank.intercept[fixed]
     return result
 
 
-def skill_means(bank: Items, intercept: Floats, weight: Floats) -> Floats:
+def _skill_means(bank: Items, intercept: Floats, weight: Floats) -> Floats:
     """The mean easiness of each item's skills, shrunk to the mean of all items; (I,)."""
     weight = weight / (weight + 1 / ITEM_VARIANCE)
     overall = float((weight * intercept).sum() / max(weight.sum(), 1e-9))
@@ -252,7 +252,7 @@ def skill_means(bank: Items, intercept: Floats, weight: Floats) -> Floats:
     return np.where(bank.has_skills > 0, centre, overall)
 
 
-def fit_rates(parameters: Parameters, log: Log, predicted: Prediction) -> Skills:
+def _fit_rates(parameters: Parameters, log: Log, predicted: Prediction) -> Skills:
     """EM for P(L0), P(T), P(F) of every skill, with about 20 learners' worth of the mean over skills as prior."""
     skills = parameters.skills
     chains = link_skill_chains(parameters.items.skills, log)

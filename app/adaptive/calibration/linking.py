@@ -67,18 +67,18 @@ def steady_anchors(old: ItemCurves, new: ItemCurves, candidates: Booleans) -> Bo
     """
     is_steady = candidates.copy()
     ratio = np.log(new.discrimination / old.discrimination)
-    is_steady[candidates] &= np.abs(robust_z(ratio[candidates])) <= DRIFTED
+    is_steady[candidates] &= np.abs(_robust_z(ratio[candidates])) <= DRIFTED
     if not is_steady.any():
         return is_steady
     slope = float(expm1(np.median(ratio[is_steady])) + 1)
     # In logits, the unit of NOISE, and not of b, which is endless for a flat item.
     moved = old.discrimination * (old.difficulty - slope * new.difficulty)
     centre = float(np.median((old.difficulty - slope * new.difficulty)[is_steady]))
-    is_steady[is_steady] = np.abs(robust_z((moved - old.discrimination * centre)[is_steady])) <= DRIFTED
+    is_steady[is_steady] = np.abs(_robust_z((moved - old.discrimination * centre)[is_steady])) <= DRIFTED
     return is_steady
 
 
-def robust_z(values: Floats) -> Floats:
+def _robust_z(values: Floats) -> Floats:
     """Distances from the median in robust standard deviations, of at least `NOISE`; the shape of `values`."""
     if not len(values):
         return values.copy()

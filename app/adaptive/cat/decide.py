@@ -52,11 +52,11 @@ def next_item(
     """
     stop = stop_reason(plan, state, elapsed_seconds)
     if stop is not None and (stop in ("max_items", "max_seconds") or meets_lower_bounds(pool, plan, state)):
-        return end_of_test(stop)
-    return select_item(pool, plan, state, seed, exposure_rates)
+        return _end_of_test(stop)
+    return _select_item(pool, plan, state, seed, exposure_rates)
 
 
-def end_of_test(stop: Stop) -> NextItem:
+def _end_of_test(stop: Stop) -> NextItem:
     """The turn of a test that is over."""
     return NextItem(-1, stop, "end", -1, 0.0, (), {})
 
@@ -78,7 +78,7 @@ def look_ahead(
         scored = state.length + sum(item not in plan.unscored for item in ahead)
         if plan.max_items is not None and scored >= plan.max_items:
             break
-        item = select_item(pool, plan, state, seed, exposure_rates).item
+        item = _select_item(pool, plan, state, seed, exposure_rates).item
         if item < 0:
             break
         ahead = (*ahead, item)
@@ -86,24 +86,24 @@ def look_ahead(
     return ahead
 
 
-def select_item(pool: Pool, plan: Plan, state: ExamineeState, seed: int, exposure_rates: Floats | None) -> NextItem:
+def _select_item(pool: Pool, plan: Plan, state: ExamineeState, seed: int, exposure_rates: Floats | None) -> NextItem:
     """The next item, wherever the test would end."""
     free = open_items(pool, state.items)
     for item in plan.first:
         if free[item]:
-            return as_next_item(pool, state, item, "first", 1.0)
+            return _as_next_item(pool, state, item, "first", 1.0)
     step = len(state.items)
-    if is_pilot_due(plan, state):
+    if _is_pilot_due(plan, state):
         pilots = [item for item in plan.pilots if free[item]]
         if pilots:
             drawn = draw_evenly(len(pilots), seed, step)
-            return as_next_item(pool, state, pilots[drawn.position], "pilot", drawn.propensity)
+            return _as_next_item(pool, state, pilots[drawn.position], "pilot", drawn.propensity)
     if plan.pilots:
         free[list(plan.pilots)] = False
     return select_by_rule(pool, plan, state, (seed, step), free, exposure_rates)
 
 
-def is_pilot_due(plan: Plan, state: ExamineeState) -> bool:
+def _is_pilot_due(plan: Plan, state: ExamineeState) -> bool:
     """Whether more pilot items should have been given by now than were."""
     if not plan.pilots:
         return False
@@ -111,15 +111,15 @@ def is_pilot_due(plan: Plan, state: ExamineeState) -> bool:
     return due > sum(item in plan.unscored for item in state.items)
 
 
-def as_next_item(pool: Pool, state: ExamineeState, item: int, kind: Kind, propensity: float) -> NextItem:
+def _as_next_item(pool: Pool, state: ExamineeState, item: int, kind: Kind, propensity: float) -> NextItem:
     """The turn of an item that no rule has weighed."""
     scale = int(pool.scale[item])
     ability, error = state.ability[scale], state.standard_error[scale]
-    terms = {"ability": ability, "standard_error": error, "information": item_information(pool, item, ability)}
+    terms = {"ability": ability, "standard_error": error, "information": _item_information(pool, item, ability)}
     return NextItem(item, None, kind, scale, propensity, (), terms)
 
 
-def item_information(pool: Pool, item: int, ability: float) -> float:
+def _item_information(pool: Pool, item: int, ability: float) -> float:
     """The Fisher information of one item."""
     return float(information_at(pool, np.array([item]), ability)[0])
 
@@ -135,17 +135,17 @@ def select_by_rule(
     """One of the free items by the rule; `seed_and_step` is seed and turn."""
     relaxed: tuple[Relaxed, ...] = ()
     eligible = filter_by_exposure(plan, free, exposure_rates)
-    scale = scale_to_measure(pool, plan, state, eligible)
+    scale = _scale_to_measure(pool, plan, state, eligible)
     if scale < 0:
-        scale, relaxed = scale_to_measure(pool, plan, state, free), ("max_exposure",)
+        scale, relaxed = _scale_to_measure(pool, plan, state, free), ("max_exposure",)
         eligible = free
     if scale < 0:
-        return end_of_test("no_items")
+        return _end_of_test("no_items")
     if plan.bounds:
-        eligible, scale, newly_relaxed = limit_to_shadow_test(pool, plan, state, (eligible, free), scale)
+        eligible, scale, newly_relaxed = _limit_to_shadow_test(pool, plan, state, (eligible, free), scale)
         relaxed += newly_relaxed
     elif plan.content_shares:
-        eligible, newly_relaxed = limit_to_content(pool, plan, state, scale, eligible)
+        eligible, newly_relaxed = _limit_to_content(pool, plan, state, scale, eligible)
         relaxed += newly_relaxed
 
     def ranking(count: int) -> Ranked:
@@ -159,7 +159,7 @@ def select_by_rule(
     terms = {
         "ability": state.ability[scale],
         "standard_error": state.standard_error[scale],
-        "information": criterion if informed else item_information(pool, item, state.ability[scale]),
+        "information": criterion if informed else _item_information(pool, item, state.ability[scale]),
         "criterion": criterion,
         "candidates": float(candidates),
         "rank": float(drawn.position + 1),
@@ -167,7 +167,7 @@ def select_by_rule(
     return NextItem(item, None, "selected", scale, drawn.propensity, relaxed, terms)
 
 
-def scale_to_measure(pool: Pool, plan: Plan, state: ExamineeState, free: Booleans) -> int:
+def _scale_to_measure(pool: Pool, plan: Plan, state: ExamineeState, free: Booleans) -> int:
     """The scale with the greatest standard error of those that need an item and have one, -1 if none has."""
     if pool.scales == 1:
         return 0 if np.count_nonzero(free) else -1
@@ -175,16 +175,16 @@ def scale_to_measure(pool: Pool, plan: Plan, state: ExamineeState, free: Boolean
     unfinished = [scale for scale in scales if not done_by(plan, state, scale)]
     if state.length < plan.min_items or not unfinished:
         unfinished = list(scales)
-    return least_precise_scale(pool, state, unfinished, free)
+    return _least_precise_scale(pool, state, unfinished, free)
 
 
-def least_precise_scale(pool: Pool, state: ExamineeState, scales: Iterable[int], free: Booleans) -> int:
+def _least_precise_scale(pool: Pool, state: ExamineeState, scales: Iterable[int], free: Booleans) -> int:
     """Of some scales that with the greatest standard error that has a free item, -1 if none has."""
     available = (scale for scale in scales if free[pool.members[scale]].any())
     return max(available, key=lambda scale: (state.standard_error[scale], -scale), default=-1)
 
 
-def limit_to_content(
+def _limit_to_content(
     pool: Pool, plan: Plan, state: ExamineeState, scale: int, free: Booleans
 ) -> tuple[Booleans, tuple[Relaxed, ...]]:
     """The free items of the group of content that is farthest below its share; all if no group with a share has any."""
@@ -199,7 +199,7 @@ def limit_to_content(
     return free, ("content_shares",)
 
 
-def limit_to_shadow_test(
+def _limit_to_shadow_test(
     pool: Pool, plan: Plan, state: ExamineeState, masks: tuple[Booleans, Booleans], scale: int
 ) -> tuple[Booleans, int, tuple[Relaxed, ...]]:
     """The free items of the best test that keeps the bounds, and the scale to measure with them.
@@ -215,8 +215,8 @@ def limit_to_shadow_test(
         if len(chosen):
             shadow = np.zeros(pool.count, dtype=np.bool_)
             shadow[chosen] = True
-            unfinished = scale_to_measure(pool, plan, state, shadow)
+            unfinished = _scale_to_measure(pool, plan, state, shadow)
             # What the bounds ask for may be of scales that need no item any more.
-            scale = unfinished if unfinished >= 0 else least_precise_scale(pool, state, range(pool.scales), shadow)
+            scale = unfinished if unfinished >= 0 else _least_precise_scale(pool, state, range(pool.scales), shadow)
             return shadow, scale, relaxed
     return eligible, scale, ("bounds",)

@@ -24,36 +24,36 @@ RANDOMESQUE, EXPOSURE_CONTROL = 1, 2
 FIRST_CANDIDATES = 16
 
 
-class Drawn(NamedTuple):
+class _Drawn(NamedTuple):
     """The place of the item among the ranked ones, and the chance it had."""
 
     position: int
     propensity: float
 
 
-def draw_item(pool: Pool, plan: Plan, ranking: Callable[[int], Ranked], seed: int, step: int) -> tuple[Ranked, Drawn]:
+def draw_item(pool: Pool, plan: Plan, ranking: Callable[[int], Ranked], seed: int, step: int) -> tuple[Ranked, _Drawn]:
     """One of the best items; `ranking` gives as many as asked for, or all there are, best first."""
     if plan.sympson_hetter:
-        return draw_with_exposure_control(pool, ranking, seed, step)
+        return _draw_with_exposure_control(pool, ranking, seed, step)
     ranked = ranking(plan.randomesque)
     count = len(ranked.items) if plan.rule == "random" else min(plan.randomesque, len(ranked.items))
     return ranked, draw_evenly(count, seed, step)
 
 
-def draw_evenly(count: int, seed: int, step: int) -> Drawn:
+def draw_evenly(count: int, seed: int, step: int) -> _Drawn:
     """One of so many, all alike."""
     if count == 1:
-        return Drawn(0, 1.0)
-    return Drawn(
-        int(float(uniform(step_seed(seed, step, RANDOMESQUE), np.zeros(1, dtype=np.int64))[0]) * count), 1 / count
+        return _Drawn(0, 1.0)
+    return _Drawn(
+        int(float(uniform(_step_seed(seed, step, RANDOMESQUE), np.zeros(1, dtype=np.int64))[0]) * count), 1 / count
     )
 
 
-def draw_with_exposure_control(
+def _draw_with_exposure_control(
     pool: Pool, ranking: Callable[[int], Ranked], seed: int, step: int
-) -> tuple[Ranked, Drawn]:
+) -> tuple[Ranked, _Drawn]:
     """The first item that does not pass."""
-    count, previous_count, key = FIRST_CANDIDATES, -1, step_seed(seed, step, EXPOSURE_CONTROL)
+    count, previous_count, key = FIRST_CANDIDATES, -1, _step_seed(seed, step, EXPOSURE_CONTROL)
     while True:
         ranked = ranking(count)
         accepts = uniform(key, ranked.items) < pool.exposure[ranked.items]
@@ -61,12 +61,12 @@ def draw_with_exposure_control(
             break
         previous_count, count = len(ranked.items), 8 * count
     if not accepts.any():
-        return ranked, Drawn(0, float(selection_probabilities(pool.exposure[ranked.items])[0]))
+        return ranked, _Drawn(0, float(selection_probabilities(pool.exposure[ranked.items])[0]))
     position = int(accepts.argmax())
     if position == 0:
         # Only then may it have been given because nobody took it.
         ranked = ranking(pool.count) if not (pool.exposure[ranked.items] == 1).any() else ranked
-    return ranked, Drawn(position, float(selection_probabilities(pool.exposure[ranked.items])[position]))
+    return ranked, _Drawn(position, float(selection_probabilities(pool.exposure[ranked.items])[position]))
 
 
 def selection_probabilities(exposure: Floats) -> Floats:
@@ -77,7 +77,7 @@ def selection_probabilities(exposure: Floats) -> Floats:
     return np.asarray(result)
 
 
-def step_seed(seed: int, step: int, purpose: int) -> Seeds:
+def _step_seed(seed: int, step: int, purpose: int) -> Seeds:
     """(1,): the seed of one turn of one test for one purpose."""
     return hash_keys(purpose, np.array([seed], dtype=np.uint64).astype(np.int64), np.array([step]))
 

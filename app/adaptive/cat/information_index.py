@@ -49,12 +49,12 @@ def build_information_index(blocks: Iterable[tuple[Integers, ItemBank]]) -> Info
         numbers.append(ids)
         tables.append(rounded_up(upper_bounds(bank)))
     items, bounds = np.concatenate(numbers), np.concatenate(tables)
-    near, beyond_near = greatest(items, bounds, NEAR)
-    far, beyond_far = greatest(items, bounds, FAR)
+    near, beyond_near = _greatest(items, bounds, NEAR)
+    far, beyond_far = _greatest(items, bounds, FAR)
     return InformationIndex(near, far, beyond_near, beyond_far)
 
 
-def greatest(items: Integers, bounds: NDArray[np.float32], count: int) -> tuple[Integers, Floats]:
+def _greatest(items: Integers, bounds: NDArray[np.float32], count: int) -> tuple[Integers, Floats]:
     """The items with the greatest bounds in each cell, ascending by number, and the greatest bound of the others."""
     count = min(count, len(items))
     result, beyond = np.empty((CELLS, count), dtype=np.int64), np.full(CELLS, -1.0)
@@ -71,20 +71,20 @@ def greatest(items: Integers, bounds: NDArray[np.float32], count: int) -> tuple[
 def upper_bounds(bank: ItemBank) -> Floats:
     """(I, CELLS): at least the information of every item anywhere in each cell."""
     if bank.model == "graded":
-        return graded_bounds(bank)
+        return _graded_bounds(bank)
     at_edges = fisher_information(bank, EDGES)
     left, right = at_edges[:, :-1], at_edges[:, 1:]
     slope = bank.discrimination[:, None]
     if bank.model == "gpcm":
         steepest = slope * bank.max_category[:, None]
-        return np.sqrt(left * right) * grown(0.5 * WIDTH * steepest)
+        return np.sqrt(left * right) * _grown(0.5 * WIDTH * steepest)
     reached = expit(slope * (EDGES - bank.difficulty))
     rise = np.maximum(2 - 3 * reached[:, :-1], 0.0)
     fall = np.maximum(3 * reached[:, 1:] - 1, 0.0)
-    return np.minimum(left * grown(WIDTH * slope * rise), right * grown(WIDTH * slope * fall))
+    return np.minimum(left * _grown(WIDTH * slope * rise), right * _grown(WIDTH * slope * fall))
 
 
-def graded_bounds(bank: ItemBank) -> Floats:
+def _graded_bounds(bank: ItemBank) -> Floats:
     """The same for the graded response model."""
     reached = cumulative_probabilities(bank, EDGES)
     low, high = reached[:, :, :-1], reached[:, :, 1:]
@@ -93,7 +93,7 @@ def graded_bounds(bank: ItemBank) -> Floats:
     return bank.discrimination[:, None] ** 2 * sum_over_categories(share * tilt * tilt)
 
 
-def grown(exponent: Floats) -> Floats:
+def _grown(exponent: Floats) -> Floats:
     """exp(exponent)."""
     return np.asarray(expm1(exponent) + 1)
 

@@ -101,16 +101,16 @@ def check_plan(pool: Pool, plan: Plan) -> None:
 def find_plan_faults(pool: Pool, plan: Plan) -> list[PlanFault]:
     """All that keeps a test of this pool from following the plan. The sentences do not name fields of the plan."""
     return [
-        *prior_faults(pool, plan),
-        *selection_faults(plan),
-        *bound_faults(pool, plan),
-        *item_faults(pool, plan),
-        *stop_faults(plan),
-        *classification_faults(plan),
+        *_prior_faults(pool, plan),
+        *_selection_faults(plan),
+        *_bound_faults(pool, plan),
+        *_item_faults(pool, plan),
+        *_stop_faults(plan),
+        *_classification_faults(plan),
     ]
 
 
-def prior_faults(pool: Pool, plan: Plan) -> Iterator[PlanFault]:
+def _prior_faults(pool: Pool, plan: Plan) -> Iterator[PlanFault]:
     """One proper prior for each scale."""
     for name, values, low, high in (
         ("prior_mean", plan.prior_mean, -MAX_ABILITY, MAX_ABILITY),
@@ -123,7 +123,7 @@ def prior_faults(pool: Pool, plan: Plan) -> Iterator[PlanFault]:
                 yield PlanFault((name, scale), f"must be from {low:g} to {high:g}")
 
 
-def selection_faults(plan: Plan) -> Iterator[PlanFault]:
+def _selection_faults(plan: Plan) -> Iterator[PlanFault]:
     """Rules that exist and may be combined."""
     if plan.rule not in RULES:
         yield PlanFault(("rule",), f"must be one of {', '.join(RULES)}")
@@ -146,7 +146,7 @@ def selection_faults(plan: Plan) -> Iterator[PlanFault]:
         yield PlanFault(("content_shares",), "must have one share at least that is above 0")
 
 
-def bound_faults(pool: Pool, plan: Plan) -> Iterator[PlanFault]:
+def _bound_faults(pool: Pool, plan: Plan) -> Iterator[PlanFault]:
     """Bounds that a shadow test can keep."""
     if plan.bounds and plan.max_items is None:
         yield PlanFault(("max_items",), "is required with constraints, which count the items of a whole test; give it")
@@ -161,7 +161,7 @@ def bound_faults(pool: Pool, plan: Plan) -> Iterator[PlanFault]:
             yield PlanFault(("bounds", index, "least"), f"must be from 0 to {bound.most}, the highest number allowed")
 
 
-def item_faults(pool: Pool, plan: Plan) -> Iterator[PlanFault]:
+def _item_faults(pool: Pool, plan: Plan) -> Iterator[PlanFault]:
     """Items that exist, at positions that there are."""
     for name, items in (("first", plan.first), ("pilots", plan.pilots)):
         if len(set(items)) < len(items) or not all(0 <= item < pool.count for item in items):
@@ -172,7 +172,7 @@ def item_faults(pool: Pool, plan: Plan) -> Iterator[PlanFault]:
         yield PlanFault(("pilot_positions",), "must be positions in the test, none of them twice")
 
 
-def stop_faults(plan: Plan) -> Iterator[PlanFault]:
+def _stop_faults(plan: Plan) -> Iterator[PlanFault]:
     """Limits that can be reached."""
     for name in ("standard_error", "standard_error_change", "max_seconds"):
         limit = getattr(plan, name)
@@ -186,7 +186,7 @@ def stop_faults(plan: Plan) -> Iterator[PlanFault]:
         yield PlanFault(("min_items",), "must not be greater than max_items")
 
 
-def classification_faults(plan: Plan) -> Iterator[PlanFault]:
+def _classification_faults(plan: Plan) -> Iterator[PlanFault]:
     """Cut scores on the scale, and a rule that can decide on which side of them an ability lies."""
     rule = plan.classification
     if rule is None:

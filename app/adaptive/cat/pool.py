@@ -71,7 +71,7 @@ class Pool:
     @cached_property
     def binary_columns(self) -> Floats:
         """(6, I): see `information.binary_columns`; of use if the pool is `is_binary`."""
-        return binary_columns(bank_of(self, "4pl", np.arange(self.count)))
+        return binary_columns(_bank_of(self, "4pl", np.arange(self.count)))
 
     @cached_property
     def kinds(self) -> Integers:
@@ -143,30 +143,30 @@ def make_pool(
     if steps.ndim != 2 or len(steps) != count:  # noqa: PLR2004
         raise ValueError("every item has one difficulty, or one row of thresholds or steps")
     pool = Pool(
-        models=np.array([model_index(model) for model in models], dtype=np.int64),
-        max_category=integers_per_item(max_category, count, 1),
-        discrimination=floats_per_item(discrimination, count, 1.0),
+        models=np.array([_model_index(model) for model in models], dtype=np.int64),
+        max_category=_integers_per_item(max_category, count, 1),
+        discrimination=_floats_per_item(discrimination, count, 1.0),
         difficulty=steps,
-        guessing=floats_per_item(guessing, count, 0.0),
-        upper=floats_per_item(upper, count, 1.0),
-        scale=integers_per_item(scale, count, 0),
-        content=integers_per_item(content, count, -1),
-        exposure=floats_per_item(exposure, count, 1.0),
-        enemies=tuple(item_set(group, count) for group in enemies),
-        groups=tuple(item_set(group, count) for group in groups),
+        guessing=_floats_per_item(guessing, count, 0.0),
+        upper=_floats_per_item(upper, count, 1.0),
+        scale=_integers_per_item(scale, count, 0),
+        content=_integers_per_item(content, count, -1),
+        exposure=_floats_per_item(exposure, count, 1.0),
+        enemies=tuple(_item_set(group, count) for group in enemies),
+        groups=tuple(_item_set(group, count) for group in groups),
     )
-    check_pool(pool)
+    _check_pool(pool)
     return pool
 
 
-def model_index(model: str) -> int:
+def _model_index(model: str) -> int:
     """The number of a model."""
     if model not in MODELS:
         raise ValueError(f"unknown model {model!r}")
     return MODELS.index(model)
 
 
-def floats_per_item(values: Floats | None, count: int, default: float) -> Floats:
+def _floats_per_item(values: Floats | None, count: int, default: float) -> Floats:
     """One finite number for each item."""
     result = np.full(count, default) if values is None else np.array(values, dtype=np.float64)
     if result.shape != (count,) or not np.isfinite(result).all():
@@ -174,7 +174,7 @@ def floats_per_item(values: Floats | None, count: int, default: float) -> Floats
     return result
 
 
-def integers_per_item(values: Integers | None, count: int, default: int) -> Integers:
+def _integers_per_item(values: Integers | None, count: int, default: int) -> Integers:
     """One whole number for each item."""
     result = np.full(count, default) if values is None else np.array(values, dtype=np.int64)
     if result.shape != (count,):
@@ -182,7 +182,7 @@ def integers_per_item(values: Integers | None, count: int, default: int) -> Inte
     return result
 
 
-def item_set(group: Sequence[int], count: int) -> Integers:
+def _item_set(group: Sequence[int], count: int) -> Integers:
     """A set of items."""
     result = np.unique(np.array(group, dtype=np.int64))
     if result.size and (result[0] < 0 or result[-1] >= count):
@@ -190,7 +190,7 @@ def item_set(group: Sequence[int], count: int) -> Integers:
     return result
 
 
-def check_pool(pool: Pool) -> None:
+def _check_pool(pool: Pool) -> None:
     """Raise ValueError for parameters that are no item's."""
     max_category, steps = pool.max_category, pool.difficulty.shape[1]
     held = np.arange(steps) < max_category[:, None]
@@ -232,10 +232,10 @@ def curve_blocks(pool: Pool, items: Integers) -> Iterator[tuple[Integers, ItemBa
         chosen = items[pool.kinds[items] == kind]
         for first in range(0, len(chosen), size):
             here = chosen[first : first + size]
-            yield here, bank_of(pool, model, here)
+            yield here, _bank_of(pool, model, here)
 
 
-def bank_of(pool: Pool, model: Model, items: Integers) -> ItemBank:
+def _bank_of(pool: Pool, model: Model, items: Integers) -> ItemBank:
     """Items that share a curve, with as many steps as they need."""
     steps = int(pool.max_category[items].max(initial=1))
     held = np.arange(steps) < pool.max_category[items, None]
@@ -262,7 +262,7 @@ def log_curve(pool: Pool, item: int, abilities: Floats) -> Floats:
     """(K, Q): log P(category | θ) of one item at any abilities."""
     if pool.kinds[item] == 0:
         return binary_log_p(pool.binary_columns[:, item], abilities)
-    return np.asarray(log_curves(bank_of(pool, KINDS[pool.kinds[item]], np.array([item])), abilities)[0])
+    return np.asarray(log_curves(_bank_of(pool, KINDS[pool.kinds[item]], np.array([item])), abilities)[0])
 
 
 def log_curves(bank: ItemBank, abilities: Floats) -> Floats:
@@ -281,7 +281,7 @@ def information_at(pool: Pool, items: Integers, ability: float) -> Floats:
     for kind, model in enumerate(KINDS):
         here = np.flatnonzero(pool.kinds[items] == kind)
         if here.size:
-            result[here] = fisher_information(bank_of(pool, model, items[here]), nodes)[:, 0]
+            result[here] = fisher_information(_bank_of(pool, model, items[here]), nodes)[:, 0]
     return result
 
 

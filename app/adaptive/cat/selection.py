@@ -34,30 +34,30 @@ class Ranked(NamedTuple):
 def rank(pool: Pool, plan: Plan, state: ExamineeState, scale: int, free: Booleans, count: int) -> Ranked:
     """At least `count` of the free items of a scale, or all of them."""
     if plan.rule == "max_information":
-        return most_informative(pool, scale, state.ability[scale], free, count)
-    items = free_items_of_scale(pool, scale, free)
+        return _most_informative(pool, scale, state.ability[scale], free, count)
+    items = _free_items_of_scale(pool, scale, free)
     if plan.rule == "random":
         return Ranked(items, np.zeros(len(items)))
-    values = approximate_values(pool, plan, state, scale)[items]
+    values = _approximate_values(pool, plan, state, scale)[items]
     if count < len(items):
         least = np.partition(values, -count)[-count]
         items = items[values >= least - NEAR * (abs(least) + NEAR)]
-    return best_first(items, criterion_values(pool, plan, state, items))
+    return _best_first(items, criterion_values(pool, plan, state, items))
 
 
-def free_items_of_scale(pool: Pool, scale: int, free: Booleans) -> Integers:
+def _free_items_of_scale(pool: Pool, scale: int, free: Booleans) -> Integers:
     """The free items of a scale, ascending."""
     members = pool.members[scale]
     return members[free[members]]
 
 
-def best_first(items: Integers, values: Floats) -> Ranked:
+def _best_first(items: Integers, values: Floats) -> Ranked:
     """The items, given in ascending order, in the order of their values."""
     order = np.argsort(-values, kind="stable")
     return Ranked(items[order], values[order])
 
 
-def most_informative(pool: Pool, scale: int, ability: float, free: Booleans, count: int) -> Ranked:
+def _most_informative(pool: Pool, scale: int, ability: float, free: Booleans, count: int) -> Ranked:
     """By information at an ability, computed for as few items as prove it (see `information_index`)."""
     index, cell = pool.information_indexes[scale], cell_of(ability)
     for listed, beyond in ((index.near, index.beyond_near), (index.far, index.beyond_far)):
@@ -74,9 +74,9 @@ def most_informative(pool: Pool, scale: int, ability: float, free: Booleans, cou
         # What is not above the bound of the others may be less than one of them.
         proven = values > beyond[cell]
         if np.count_nonzero(proven) >= count:
-            return best_first(items[proven], values[proven])
-    items = free_items_of_scale(pool, scale, free)
-    return best_first(items, information_at(pool, items, ability))
+            return _best_first(items[proven], values[proven])
+    items = _free_items_of_scale(pool, scale, free)
+    return _best_first(items, information_at(pool, items, ability))
 
 
 def criterion_values(pool: Pool, plan: Plan, state: ExamineeState, items: Integers) -> Floats:
@@ -93,34 +93,34 @@ def criterion_values(pool: Pool, plan: Plan, state: ExamineeState, items: Intege
     return result
 
 
-def information_criterion(pool: Pool, state: ExamineeState, scale: int, items: Integers) -> Floats:
+def _information_criterion(pool: Pool, state: ExamineeState, scale: int, items: Integers) -> Floats:
     """Fisher information at the estimate."""
     return information_at(pool, items, state.ability[scale])
 
 
-def variance_criterion(pool: Pool, state: ExamineeState, scale: int, items: Integers) -> Floats:
+def _variance_criterion(pool: Pool, state: ExamineeState, scale: int, items: Integers) -> Floats:
     """By how much the item is expected to lower the variance of the posterior."""
     weights = posterior(state.log_posterior[scale])
     chance = pool.probability[items] * weights
     share = np.add.accumulate(chance, axis=2)[:, :, -1]
     moved = np.add.accumulate(chance * (NODES - state.ability[scale]), axis=2)[:, :, -1]
-    return reduction(share, moved)
+    return _reduction(share, moved)
 
 
-def reduction(share: Floats, moved: Floats) -> Floats:
+def _reduction(share: Floats, moved: Floats) -> Floats:
     """Σ_k moved_k² / share_k: the variance of E[θ | k]; categories that cannot be reached add nothing."""
     return ordered_sum(np.where(share > 0, moved * moved / np.where(share > 0, share, 1.0), 0.0))
 
 
-def divergence_criterion(pool: Pool, state: ExamineeState, scale: int, items: Integers) -> Floats:
+def _divergence_criterion(pool: Pool, state: ExamineeState, scale: int, items: Integers) -> Floats:
     """Kullback–Leibler information of the estimate against the posterior."""
     weights = posterior(state.log_posterior[scale])
     log_p = log_curves_at(pool, items, state.ability[scale])
     mean = np.add.accumulate(pool.log_probability[items] * weights, axis=2)[:, :, -1]
-    return divergence(log_p, mean)
+    return _divergence(log_p, mean)
 
 
-def divergence(log_p: Floats, mean: Floats) -> Floats:
+def _divergence(log_p: Floats, mean: Floats) -> Floats:
     """Σ_k P_k (log P_k - mean_k); a category that an item does not have has 0 in both."""
     return ordered_sum((expm1(log_p) + 1) * (log_p - mean))
 
@@ -135,18 +135,18 @@ def log_curves_at(pool: Pool, items: Integers, ability: float) -> Floats:
     return result
 
 
-def approximate_values(pool: Pool, plan: Plan, state: ExamineeState, scale: int) -> Floats:
+def _approximate_values(pool: Pool, plan: Plan, state: ExamineeState, scale: int) -> Floats:
     """(I,): the criterion of every item by matrix products, good to the last few bits; right for those of the scale."""
     weights, ability = posterior(state.log_posterior[scale]), state.ability[scale]
     if plan.rule == "kullback_leibler":
         mean = pool.log_probability @ weights
-        return divergence(log_curves_at(pool, np.arange(pool.count), ability), mean)
+        return _divergence(log_curves_at(pool, np.arange(pool.count), ability), mean)
     result = pool.probability @ np.stack([weights, weights * (NODES - ability)], axis=1)
-    return reduction(result[:, :, 0], result[:, :, 1])
+    return _reduction(result[:, :, 0], result[:, :, 1])
 
 
 CRITERIA = {
-    "max_information": information_criterion,
-    "min_expected_posterior_variance": variance_criterion,
-    "kullback_leibler": divergence_criterion,
+    "max_information": _information_criterion,
+    "min_expected_posterior_variance": _variance_criterion,
+    "kullback_leibler": _divergence_criterion,
 }

@@ -48,15 +48,15 @@ def simulate_tests(pool: Pool, plan: Plan, truth: Floats, seed: int, progress: C
     A learner answers an item alike in every plan: the chance is that of `seed`, learner and item. Where the plan has a
     `max_exposure`, the rates are those of the learners before.
     """
-    seeds = derive_seeds(seed, TESTS, len(truth))
+    seeds = _derive_seeds(seed, TESTS, len(truth))
     counts = np.zeros(pool.count)
     states: list[ExamineeState] = []
     stops: list[Stop | None] = []
     relaxed = np.zeros(len(truth), dtype=np.int64)
     for learner, abilities in enumerate(truth):
-        responses = draw_responses(pool, abilities, derive_seeds(seed, RESPONSES, len(truth))[learner : learner + 1])
+        responses = _draw_responses(pool, abilities, _derive_seeds(seed, RESPONSES, len(truth))[learner : learner + 1])
         rates = counts / max(learner, 1)
-        state, stop, relaxed[learner] = run_test(pool, plan, responses, int(seeds[learner]), rates)
+        state, stop, relaxed[learner] = _run_test(pool, plan, responses, int(seeds[learner]), rates)
         counts[list(state.items)] += 1
         states.append(state)
         stops.append(stop)
@@ -75,7 +75,7 @@ def simulate_tests(pool: Pool, plan: Plan, truth: Floats, seed: int, progress: C
     )
 
 
-def run_test(
+def _run_test(
     pool: Pool, plan: Plan, responses: Integers, seed: int, rates: Floats
 ) -> tuple[ExamineeState, Stop | None, int]:
     """One test of somebody whose answer to every item, (I,), is known: its end, why, and how often something gave."""
@@ -86,14 +86,14 @@ def run_test(
     return state, decision.stop, relaxed
 
 
-def derive_seeds(seed: int, purpose: int, count: int) -> Seeds:
+def _derive_seeds(seed: int, purpose: int, count: int) -> Seeds:
     """(N,): independent seeds for one purpose."""
     return hash_keys(purpose, np.full(count, seed, dtype=np.uint64).astype(np.int64), np.arange(count))
 
 
 def draw_abilities(plan: Plan, count: int, seed: int) -> Floats:
     """(N, C): abilities from the prior."""
-    keys = derive_seeds(seed, ABILITIES, count)
+    keys = _derive_seeds(seed, ABILITIES, count)
     columns = [
         mean + sd * ndtri(np.clip(uniform(keys, np.full(count, scale)), 1e-12, 1 - 1e-12))
         for scale, (mean, sd) in enumerate(zip(plan.prior_mean, plan.prior_sd, strict=True))
@@ -101,7 +101,7 @@ def draw_abilities(plan: Plan, count: int, seed: int) -> Floats:
     return np.stack(columns, axis=1)
 
 
-def draw_responses(pool: Pool, abilities: Floats, key: Seeds) -> Integers:
+def _draw_responses(pool: Pool, abilities: Floats, key: Seeds) -> Integers:
     """(I,): the category that a learner reaches in every item."""
     categories = np.zeros(pool.count, dtype=np.int64)
     for scale, items in enumerate(pool.members):
@@ -145,7 +145,7 @@ def calibrate_exposure(
     log_exposure = xlogy(1.0, pool.exposure)
     averaged = []
     for round_number in range(rounds):
-        pool = replace(pool, exposure=exposure_of(log_exposure))
+        pool = replace(pool, exposure=_exposure_of(log_exposure))
         truth = draw_abilities(plan, learners, seed + round_number)
         records = simulate_tests(pool, plan, truth, seed + round_number)
         if records.length.mean() > aim * pool.count:
@@ -157,9 +157,9 @@ def calibrate_exposure(
             averaged.append(log_exposure)
         if progress is not None:
             progress(round_number + 1, rounds)
-    return replace(pool, exposure=exposure_of(np.mean(averaged, axis=0)))
+    return replace(pool, exposure=_exposure_of(np.mean(averaged, axis=0)))
 
 
-def exposure_of(values: Floats) -> Floats:
+def _exposure_of(values: Floats) -> Floats:
     """Exposure parameters of their logarithms."""
     return np.asarray(np.minimum(expm1(values) + 1, 1.0))

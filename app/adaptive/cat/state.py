@@ -53,7 +53,7 @@ def start_test(pool: Pool, plan: Plan) -> ExamineeState:
     mean, spread = np.array(plan.prior_mean)[:, None], np.array(plan.prior_sd)[:, None]
     log_prior = -0.5 * ((NODES - mean) / spread) ** 2
     log_prior -= log_prior.max(axis=1, keepdims=True)
-    moments = [moments_of(row, sd) for row, sd in zip(log_prior, plan.prior_sd, strict=True)]
+    moments = [_moments_of(row, sd) for row, sd in zip(log_prior, plan.prior_sd, strict=True)]
     log_prior.setflags(write=False)
     cuts = plan.classification.cuts if plan.classification else ((),) * pool.scales
     all_scales = (True,) * pool.scales
@@ -86,7 +86,7 @@ def update_state(pool: Pool, plan: Plan, state: ExamineeState, item: int, catego
     scale = int(pool.scale[item])
     row = state.log_posterior[scale] + log_row(pool, item)[category]
     row -= np.maximum.reduce(row)
-    ability, error = moments_of(row, plan.prior_sd[scale])
+    ability, error = _moments_of(row, plan.prior_sd[scale])
     if len(state.ability) == 1:
         table = row[None]
     else:
@@ -97,13 +97,13 @@ def update_state(pool: Pool, plan: Plan, state: ExamineeState, item: int, catego
         items=(*state.items, item),
         categories=(*state.categories, category),
         log_posterior=table,
-        ability=with_value(state.ability, scale, ability),
-        standard_error=with_value(state.standard_error, scale, error),
-        scored=with_value(state.scored, scale, state.scored[scale] + 1),
-        lowest=with_value(state.lowest, scale, state.lowest[scale] and category == 0),
-        highest=with_value(state.highest, scale, state.highest[scale] and category == max_category),
-        change=with_value(state.change, scale, state.standard_error[scale] - error),
-        ratios=ratios_after(pool, plan, state, item, category),
+        ability=_with_value(state.ability, scale, ability),
+        standard_error=_with_value(state.standard_error, scale, error),
+        scored=_with_value(state.scored, scale, state.scored[scale] + 1),
+        lowest=_with_value(state.lowest, scale, state.lowest[scale] and category == 0),
+        highest=_with_value(state.highest, scale, state.highest[scale] and category == max_category),
+        change=_with_value(state.change, scale, state.standard_error[scale] - error),
+        ratios=_ratios_after(pool, plan, state, item, category),
     )
 
 
@@ -112,12 +112,12 @@ def add_unscored(state: ExamineeState, item: int, category: int = 0) -> Examinee
     return state._replace(items=(*state.items, item), categories=(*state.categories, category))
 
 
-def with_value(values: tuple[T, ...], index: int, value: T) -> tuple[T, ...]:
+def _with_value(values: tuple[T, ...], index: int, value: T) -> tuple[T, ...]:
     """The values with another one at a place."""
     return (value,) if len(values) == 1 else (*values[:index], value, *values[index + 1 :])
 
 
-def moments_of(log_posterior: Floats, prior_sd: float) -> tuple[float, float]:
+def _moments_of(log_posterior: Floats, prior_sd: float) -> tuple[float, float]:
     """Mean and standard deviation of one posterior; sums run from node to node."""
     total, first, second = np.add.accumulate((expm1(log_posterior) + 1) * POWERS, axis=1)[:, -1].tolist()
     ability = first / total
@@ -130,7 +130,7 @@ def posterior(log_posterior: Floats) -> Floats:
     return np.asarray(weights / np.add.accumulate(weights)[-1])
 
 
-def ratios_after(
+def _ratios_after(
     pool: Pool, plan: Plan, state: ExamineeState, item: int, category: int
 ) -> tuple[tuple[float, ...], ...]:
     """The log likelihood ratios of cut + delta to cut - delta, with one more answer."""
@@ -141,4 +141,4 @@ def ratios_after(
     log_p = log_curve(pool, item, np.concatenate([cuts - rule.delta, cuts + rule.delta]))[category]
     added = log_p[len(cuts) :] - log_p[: len(cuts)]
     moved = tuple(before + more for before, more in zip(state.ratios[scale], added.tolist(), strict=True))
-    return with_value(state.ratios, scale, moved)
+    return _with_value(state.ratios, scale, moved)

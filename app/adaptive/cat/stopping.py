@@ -27,16 +27,16 @@ def stop_reason(plan: Plan, state: ExamineeState, elapsed_seconds: float) -> Sto
 
 def done_by(plan: Plan, state: ExamineeState, scale: int) -> Stop | None:
     """Why a scale needs no further item, None if it does."""
-    if is_precise(plan, state, scale):
+    if _is_precise(plan, state, scale):
         return "standard_error"
-    if is_flat(plan, state, scale):
+    if _is_flat(plan, state, scale):
         return "standard_error_change"
-    if plan.classification is not None and is_decided(plan.classification, state, scale):
+    if plan.classification is not None and _is_decided(plan.classification, state, scale):
         return "classified"
     return None
 
 
-def is_extreme(state: ExamineeState, scale: int) -> bool:
+def _is_extreme(state: ExamineeState, scale: int) -> bool:
     """Whether all answers so far are in the lowest or in the highest category: then only the prior bounds the ability.
 
     Such a pattern never ends a test by its precision.
@@ -44,19 +44,19 @@ def is_extreme(state: ExamineeState, scale: int) -> bool:
     return state.lowest[scale] or state.highest[scale]
 
 
-def is_precise(plan: Plan, state: ExamineeState, scale: int) -> bool:
+def _is_precise(plan: Plan, state: ExamineeState, scale: int) -> bool:
     """Whether the standard error is what was asked for."""
     limit = plan.standard_error
-    return limit is not None and state.standard_error[scale] <= limit and not is_extreme(state, scale)
+    return limit is not None and state.standard_error[scale] <= limit and not _is_extreme(state, scale)
 
 
-def is_flat(plan: Plan, state: ExamineeState, scale: int) -> bool:
+def _is_flat(plan: Plan, state: ExamineeState, scale: int) -> bool:
     """Whether the last answer hardly lowered the standard error."""
     limit, change = plan.standard_error_change, state.change[scale]
-    return limit is not None and change is not None and abs(change) < limit and not is_extreme(state, scale)
+    return limit is not None and change is not None and abs(change) < limit and not _is_extreme(state, scale)
 
 
-def is_decided(rule: Classification, state: ExamineeState, scale: int) -> bool:
+def _is_decided(rule: Classification, state: ExamineeState, scale: int) -> bool:
     """Whether it is clear on which side of every cut the ability lies."""
     return all(side is not None for side in decide_cuts(rule, state, scale))
 

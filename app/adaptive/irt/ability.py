@@ -61,11 +61,11 @@ def estimate(
             active = int(np.searchsorted(-lengths[block], -t, side="left"))
             at = answers.starts[block[:active]] + t
             posterior[:active] += table[renamed[at], answers.categories[at]]
-        fill(found, block, places, posterior, variance)
+        _fill(found, block, places, posterior, variance)
     return found
 
 
-def fill(found: Abilities, block: Integers, places: Floats, posterior: Floats, variance: float) -> None:
+def _fill(found: Abilities, block: Integers, places: Floats, posterior: Floats, variance: float) -> None:
     """Write the moments of the posteriors, given as logarithms (L, Q), of the learners of one block."""
     weights = expm1(np.maximum(posterior - posterior.max(axis=1, keepdims=True), NEGLIGIBLE)) + 1
     weights /= ordered_sum(weights)[:, None]

@@ -50,13 +50,13 @@ def build_matrices(responses: ItemResponses, items: int, categories: int) -> Res
     """The matrices of a set of answers."""
     learners, count = responses.learners, len(responses.items)
     cells = learners * items
-    complete = count == cells > 0 and has_all_responses(responses, items)
+    complete = count == cells > 0 and _has_all_responses(responses, items)
     width = items * (categories - complete)
     column = responses.items * (categories - complete) + responses.categories - complete
     used = responses.categories >= complete
     dense = learners * width <= min(DENSE_SPEED_UP * int(used.sum()), MAX_DENSE_CELLS)
     step = ROWS_DENSE if dense else ROWS_SPARSE
-    build_block = dense_block if dense else sparse_block
+    build_block = _dense_block if dense else _sparse_block
     return ResponseMatrices(
         [build_block(responses, column, used, first, step, width) for first in range(0, learners, step)],
         categories,
@@ -64,7 +64,7 @@ def build_matrices(responses: ItemResponses, items: int, categories: int) -> Res
     )
 
 
-def has_all_responses(responses: ItemResponses, items: int) -> bool:
+def _has_all_responses(responses: ItemResponses, items: int) -> bool:
     """Whether every learner answered every item, none twice."""
     if (np.diff(responses.starts) != items).any():
         return False
@@ -73,23 +73,23 @@ def has_all_responses(responses: ItemResponses, items: int) -> bool:
     )
 
 
-def response_slice(responses: ItemResponses, first: int, step: int) -> slice:
+def _response_slice(responses: ItemResponses, first: int, step: int) -> slice:
     """The answers of some consecutive learners."""
     last = min(first + step, responses.learners)
     return slice(int(responses.starts[first]), int(responses.starts[last]))
 
 
-def dense_block(responses: ItemResponses, column: Integers, used: Any, first: int, step: int, width: int) -> Floats:
+def _dense_block(responses: ItemResponses, column: Integers, used: Any, first: int, step: int, width: int) -> Floats:
     """A block as a dense matrix; an item answered twice counts twice."""
-    here = response_slice(responses, first, step)
+    here = _response_slice(responses, first, step)
     rows = min(step, responses.learners - first)
     cell = ((responses.rows[here] - first) * width + column[here])[used[here]]
     return np.bincount(cell, minlength=rows * width).astype(np.float64).reshape(rows, width)
 
 
-def sparse_block(responses: ItemResponses, column: Integers, used: Any, first: int, step: int, width: int) -> Any:
+def _sparse_block(responses: ItemResponses, column: Integers, used: Any, first: int, step: int, width: int) -> Any:
     """A block as a sparse matrix."""
-    here = response_slice(responses, first, step)
+    here = _response_slice(responses, first, step)
     rows = min(step, responses.learners - first)
     row = (responses.rows[here] - first)[used[here]]
     starts = np.zeros(rows + 1, dtype=np.int64)

@@ -83,22 +83,22 @@ def calibrate_items(
     categories = shape.steps + 1
     reached = np.bincount(responses.items * categories + responses.categories, minlength=len(max_category) * categories)
     counts = reached.reshape(len(max_category), categories).astype(np.float64)
-    enough = have_enough_responses(shape, counts)
+    enough = _have_enough_responses(shape, counts)
     prior = build_prior(shape, priors or Priors(), ~enough)
     problem = LikelihoodProblem(shape, prior, build_matrices(responses, len(max_category), categories), grid(nodes))
     bounds = parameter_bounds(shape)
-    optimum = find_optimum(problem, starting_values(shape, prior, counts), bounds, tolerance, most)
+    optimum = _find_optimum(problem, starting_values(shape, prior, counts), bounds, tolerance, most)
     covariance = parameter_covariance(problem, responses, optimum, bounds)
-    return build_calibration(problem, optimum, enough, covariance, bounds)
+    return _build_calibration(problem, optimum, enough, covariance, bounds)
 
 
-def have_enough_responses(shape: Layout, counts: Floats) -> Booleans:
+def _have_enough_responses(shape: Layout, counts: Floats) -> Booleans:
     """(I,): which items have enough answers, and some in each of their categories."""
     seen = (counts > 0).sum(axis=1) == shape.max_category + 1
     return np.asarray((counts.sum(axis=1) >= MIN_RESPONSES) & seen)
 
 
-def find_optimum(
+def _find_optimum(
     problem: LikelihoodProblem, vector: Floats, bounds: tuple[Floats, Floats], tolerance: float, most: int
 ) -> Optimum:
     """Find the neighbourhood with a third of the nodes, then the maximum with all."""
@@ -111,7 +111,7 @@ def find_optimum(
     return optimum._replace(iterations=rough.iterations + optimum.iterations)
 
 
-def build_calibration(
+def _build_calibration(
     problem: LikelihoodProblem,
     optimum: Optimum,
     enough: Booleans,
@@ -139,11 +139,11 @@ def build_calibration(
         log_likelihood=optimum.likelihood,
         iterations=optimum.iterations,
         converged=optimum.converged,
-        calibrated=enough & (limited == bank.difficulty).all(axis=1) & ~slope_at_bound(shape, optimum.vector, bounds),
+        calibrated=enough & (limited == bank.difficulty).all(axis=1) & ~_slope_at_bound(shape, optimum.vector, bounds),
     )
 
 
-def slope_at_bound(shape: Layout, vector: Floats, bounds: tuple[Floats, Floats]) -> Booleans:
+def _slope_at_bound(shape: Layout, vector: Floats, bounds: tuple[Floats, Floats]) -> Booleans:
     """(I,): whether the discrimination is a limit, not an estimate."""
     slopes = shape.index[:, 0]
     return parameters_at_bound(vector, bounds)[slopes]

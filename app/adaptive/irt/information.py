@@ -20,9 +20,9 @@ SIDES = [np.array([-1.0, 1.0]).reshape(2, *(1,) * axes) for axes in range(3)]
 def fisher_information(bank: ItemBank, nodes: Floats) -> Floats:
     """(I, Q): the information of every item at the nodes. Items of any model."""
     if bank.model == "graded":
-        return graded_information(bank, nodes)
+        return _graded_information(bank, nodes)
     if bank.model in ("gpcm", "pcm"):
-        return partial_credit_information(bank, nodes)
+        return _partial_credit_information(bank, nodes)
     return binary_information(binary_columns(bank)[:, :, None], nodes)
 
 
@@ -34,7 +34,7 @@ def binary_columns(bank: ItemBank) -> Floats:
 
 def binary_information(columns: Floats, nodes: Floats) -> Floats:
     """The information of items scored right or wrong, element by element; `columns` are their `binary_columns`."""
-    curve = logistic_pair(columns, nodes)
+    curve = _logistic_pair(columns, nodes)
     steep = columns[2] * curve[0] * curve[1]
     p = columns[3:5] + columns[5] * curve
     return np.asarray(steep * steep / (p[0] * p[1]))
@@ -42,18 +42,18 @@ def binary_information(columns: Floats, nodes: Floats) -> Floats:
 
 def binary_log_p(columns: Floats, nodes: Floats) -> Floats:
     """(2, …): their log P of wrong and right, element by element."""
-    curve = logistic_pair(columns, nodes)
+    curve = _logistic_pair(columns, nodes)
     floors = columns[3:5].reshape(2, *columns.shape[1:], *(1,) * (curve.ndim - columns.ndim))
     return np.asarray(xlogy(1.0, floors + columns[5] * curve))
 
 
-def logistic_pair(columns: Floats, nodes: Floats) -> Floats:
+def _logistic_pair(columns: Floats, nodes: Floats) -> Floats:
     """(2, …): σ(-x) and σ(x), x = a(θ - b), each to full precision."""
     x = columns[0] * (nodes - columns[1])
     return np.asarray(expit(SIDES[x.ndim] * x))
 
 
-def graded_information(bank: ItemBank, nodes: Floats) -> Floats:
+def _graded_information(bank: ItemBank, nodes: Floats) -> Floats:
     """Graded response; thresholds ascend."""
     reached = cumulative_probabilities(bank, nodes)
     share, tilt = reached[:, :-1] - reached[:, 1:], 1 - reached[:, :-1] - reached[:, 1:]
@@ -68,7 +68,7 @@ def cumulative_probabilities(bank: ItemBank, nodes: Floats) -> Floats:
     return np.concatenate([edge, np.where(held[:, :, None], expit(x), 0.0), 0 * edge], axis=1)
 
 
-def partial_credit_information(bank: ItemBank, nodes: Floats) -> Floats:
+def _partial_credit_information(bank: ItemBank, nodes: Floats) -> Floats:
     """(Generalised) partial credit."""
     p = partial_credit_curves(bank.max_category, bank.discrimination, bank.intercept, nodes).p
     category = np.arange(bank.steps + 1.0)[:, None]

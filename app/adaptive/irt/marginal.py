@@ -33,18 +33,18 @@ ARMIJO_SHARE = 1e-4
 CurvatureHistory = deque[tuple[Floats, Floats]]
 
 
-class Grid(NamedTuple):
+class _Grid(NamedTuple):
     """The nodes of the standard normal ability (Q,) and the logarithms of their weights."""
 
     nodes: Floats
     log_weights: Floats
 
 
-def grid(nodes: int, widest: float = 6.0) -> Grid:
+def grid(nodes: int, widest: float = 6.0) -> _Grid:
     """Equally spaced nodes from -widest to widest standard deviations."""
     points = np.linspace(-widest, widest, nodes)
     density = np.exp(-0.5 * points * points)
-    return Grid(points, np.log(density / density.sum()))
+    return _Grid(points, np.log(density / density.sum()))
 
 
 class LikelihoodProblem(NamedTuple):
@@ -53,7 +53,7 @@ class LikelihoodProblem(NamedTuple):
     shape: Layout
     prior: ParameterPrior
     matrices: ResponseMatrices
-    grid: Grid
+    grid: _Grid
 
 
 class Optimum(NamedTuple):
@@ -115,7 +115,7 @@ def gradient(problem: LikelihoodProblem, vector: Floats, counts: Floats) -> tupl
     return slope, information
 
 
-def precondition(shape: Layout, information: Floats, still: Booleans) -> tuple[Floats, Floats]:
+def _precondition(shape: Layout, information: Floats, still: Booleans) -> tuple[Floats, Floats]:
     """The inverse of the M-step's information: item by item (I, P, P), and of a common slope; nothing for `still`."""
     parameters = information.shape[1]
     moves = (shape.index >= 0) & ~np.append(still, True)[shape.index]
@@ -131,7 +131,7 @@ def precondition(shape: Layout, information: Floats, still: Booleans) -> tuple[F
     return inverse, np.array([1 / (common + 1e-9)] if shape.common and common > 0 else [])
 
 
-def newton_step(shape: Layout, inverse: tuple[Floats, Floats], vector: Floats) -> Floats:
+def _newton_step(shape: Layout, inverse: tuple[Floats, Floats], vector: Floats) -> Floats:
     """The M-step's Newton step for a gradient, both as vectors."""
     spread = shape.spread(vector)
     if shape.common:
@@ -163,10 +163,10 @@ def maximise_likelihood(
     slope, information = gradient(problem, vector, counts)
     uphill = shape.gather(slope)
     for iteration in range(most):
-        step, free = direction(shape, vector, uphill, information, history, bounds)
+        step, free = _direction(shape, vector, uphill, information, history, bounds)
         if step @ free <= tolerance * max(shape.count, 1):
             return Optimum(vector, likelihood, counts, iteration, converged=True)
-        moved = line_search(problem, vector, value, free, step, bounds)
+        moved = _line_search(problem, vector, value, free, step, bounds)
         if moved is None:
             if not history:
                 return Optimum(vector, likelihood, counts, iteration, converged=False)
@@ -182,7 +182,7 @@ def maximise_likelihood(
     return Optimum(vector, likelihood, counts, most, converged=False)
 
 
-def direction(
+def _direction(
     shape: Layout,
     vector: Floats,
     uphill: Floats,
@@ -195,11 +195,11 @@ def direction(
     still = (at_low & (uphill < 0)) | (at_high & (uphill > 0))
     while True:
         free = np.where(still, 0.0, uphill)
-        inverse = precondition(shape, information, still)
-        step = np.where(still, 0.0, limit_step(shape, quasi_newton(shape, inverse, free, history)))
+        inverse = _precondition(shape, information, still)
+        step = np.where(still, 0.0, _limit_step(shape, _quasi_newton(shape, inverse, free, history)))
         if step @ free <= 0:
             history.clear()
-            step = limit_step(shape, newton_step(shape, inverse, free))
+            step = _limit_step(shape, _newton_step(shape, inverse, free))
         pressed = (at_low & (step < 0)) | (at_high & (step > 0))
         if not pressed.any():
             return step, free
@@ -211,7 +211,7 @@ def parameters_at_bound(vector: Floats, bounds: tuple[Floats, Floats]) -> Boolea
     return np.asarray((vector <= bounds[0] + BOUND_TOLERANCE) | (vector >= bounds[1] - BOUND_TOLERANCE))
 
 
-def limit_step(shape: Layout, step: Floats) -> Floats:
+def _limit_step(shape: Layout, step: Floats) -> Floats:
     """The step, shorter for items of which a parameter would move too far; an item keeps its direction."""
     farthest = np.abs(shape.spread(step)).max(axis=1, initial=MAX_STEP, keepdims=True)
     held = shape.index >= 0
@@ -220,7 +220,7 @@ def limit_step(shape: Layout, step: Floats) -> Floats:
     return result
 
 
-def quasi_newton(shape: Layout, inverse: tuple[Floats, Floats], uphill: Floats, history: CurvatureHistory) -> Floats:
+def _quasi_newton(shape: Layout, inverse: tuple[Floats, Floats], uphill: Floats, history: CurvatureHistory) -> Floats:
     """The two-loop recursion of Nocedal (1980) around the M-step's Newton step."""
     result = uphill.copy()
     shares = []
@@ -228,13 +228,13 @@ def quasi_newton(shape: Layout, inverse: tuple[Floats, Floats], uphill: Floats, 
         share = (change @ result) / (change @ bend)
         result -= share * bend
         shares.append(share)
-    result = newton_step(shape, inverse, result)
+    result = _newton_step(shape, inverse, result)
     for (change, bend), share in zip(history, reversed(shares), strict=True):
         result += (share - (bend @ result) / (change @ bend)) * change
     return result
 
 
-def line_search(
+def _line_search(
     problem: LikelihoodProblem,
     vector: Floats,
     value: float,

@@ -53,7 +53,7 @@ def parameter_covariance(
     fixed = parameters_at_bound(vector, bounds)
     if problem.shape.count <= MAX_FULL_PARAMETERS:
         return full_covariance(problem, found, fixed)
-    return local_covariance(problem, responses, vector, fixed)
+    return _local_covariance(problem, responses, vector, fixed)
 
 
 def full_covariance(problem: LikelihoodProblem, found: Optimum, fixed: Booleans) -> ParameterCovariance:
@@ -62,7 +62,7 @@ def full_covariance(problem: LikelihoodProblem, found: Optimum, fixed: Booleans)
     free = np.append(~fixed, False)
     covariance = np.zeros((shape.count + 1, shape.count + 1))
     known = observed_information(problem, found.vector, found.counts)
-    covariance[np.ix_(free, free)] = inverse(known[np.ix_(~fixed, ~fixed)])
+    covariance[np.ix_(free, free)] = _inverse(known[np.ix_(~fixed, ~fixed)])
     rows = np.broadcast_to(shape.index[:, :, None], (*shape.index.shape, shape.index.shape[1]))
     return ParameterCovariance(
         covariance[rows, rows.transpose(0, 2, 1)], float(covariance[-2, -2]) if shape.common else 0.0
@@ -76,10 +76,10 @@ def observed_information(problem: LikelihoodProblem, vector: Floats, counts: Flo
     rows = np.broadcast_to(shape.index[:, :, None], complete.shape)
     information = np.zeros((shape.count + 1, shape.count + 1))
     np.add.at(information, (rows, rows.transpose(0, 2, 1)), complete)
-    return information[:-1, :-1] - missing_information(problem, vector)
+    return information[:-1, :-1] - _missing_information(problem, vector)
 
 
-def inverse(information: Floats) -> Floats:
+def _inverse(information: Floats) -> Floats:
     """The inverse of a symmetric matrix; a direction about which nothing is known gets a large variance, not a nan."""
     if not information.size:
         return information
@@ -112,7 +112,7 @@ def complete_information(problem: LikelihoodProblem, vector: Floats, counts: Flo
     return result * (held[:, :, None] & held[:, None, :])
 
 
-def polynomials(weights: Floats, nodes: Floats) -> Iterator[Floats]:
+def _polynomials(weights: Floats, nodes: Floats) -> Iterator[Floats]:
     """Posterior weights (L, Q) × the polynomials of degree 1, 2, … that are orthonormal under them (Stieltjes)."""
     last, current = np.zeros_like(weights), np.ones_like(weights)
     norm = np.zeros((len(weights), 1))
@@ -126,7 +126,7 @@ def polynomials(weights: Floats, nodes: Floats) -> Iterator[Floats]:
         yield weights * turned
 
 
-def missing_information(problem: LikelihoodProblem, vector: Floats) -> Floats:
+def _missing_information(problem: LikelihoodProblem, vector: Floats) -> Floats:
     """Σ_learners Var(score | answers), for the whole vector."""
     shape = problem.shape
     free = shape.spread(vector)
@@ -136,11 +136,11 @@ def missing_information(problem: LikelihoodProblem, vector: Floats) -> Floats:
         for first in range(0, len(weights), LEARNERS_AT_ONCE):
             here = slice(first, first + LEARNERS_AT_ONCE)
             met = block[here] if isinstance(block, np.ndarray) else block[here].toarray()
-            add_missing_information(problem, found, met, weights[here], total)
+            _add_missing_information(problem, found, met, weights[here], total)
     return total
 
 
-def add_missing_information(
+def _add_missing_information(
     problem: LikelihoodProblem, found: CategoryCurves, met: Floats, weights: Floats, total: Floats
 ) -> None:
     """Add the learners of one block, degree by degree, until a degree no longer matters."""
@@ -148,7 +148,7 @@ def add_missing_information(
     items, parameters, categories, nodes = found.slope.shape
     tables = found.slope.transpose(2, 3, 0, 1).reshape(categories, nodes, -1)
     indicators = met.reshape(len(met), items, matrices.categories - matrices.complete)
-    for weighted in polynomials(weights, problem.grid.nodes):
+    for weighted in _polynomials(weights, problem.grid.nodes):
         scores = np.zeros((len(met), items, parameters))
         base = weighted @ tables[0] if matrices.complete else None
         for category in range(indicators.shape[2]):
@@ -156,14 +156,14 @@ def add_missing_information(
             scores += (weighted @ table).reshape(scores.shape) * indicators[:, :, category, None]
         if base is not None:
             scores += base.reshape(scores.shape)
-        vectors = gather_scores(shape, scores)
+        vectors = _gather_scores(shape, scores)
         added = vectors.T @ vectors
         total += added
         if np.diagonal(added).max(initial=0.0) <= NEGLIGIBLE_SHARE * np.diagonal(total).max(initial=0.0):
             break
 
 
-def gather_scores(shape: Layout, scores: Floats) -> Floats:
+def _gather_scores(shape: Layout, scores: Floats) -> Floats:
     """Scores (L, I, P) as vectors (L, n)."""
     held = shape.index >= 0
     if not shape.common:
@@ -173,7 +173,7 @@ def gather_scores(shape: Layout, scores: Floats) -> Floats:
     return np.concatenate([scores[:, held], scores[:, :, 0].sum(axis=1, keepdims=True)], axis=1)
 
 
-def local_covariance(
+def _local_covariance(
     problem: LikelihoodProblem, responses: ItemResponses, vector: Floats, fixed: Booleans
 ) -> ParameterCovariance:
     """Item by item, with what all items share along a common shift and a common stretch of ability.
@@ -186,31 +186,31 @@ def local_covariance(
     _, _, counts = evaluate_likelihood(coarse, vector)
     free = shape.spread(vector)
     complete = complete_information(coarse, vector, counts)
-    own = complete - missing_information_by_item(coarse, responses, free, counts)
+    own = complete - _missing_information_by_item(coarse, responses, free, counts)
     moves = (shape.index >= 0) & ~np.append(fixed, True)[shape.index]
     if shape.common:
         moves[:, 0] = False
     diagonal = np.arange(free.shape[1])
     own = own * (moves[:, :, None] & moves[:, None, :])
     own[:, diagonal, diagonal] = np.where(moves, own[:, diagonal, diagonal], 1.0)
-    result = inverse(own) * (moves[:, :, None] & moves[:, None, :])
-    directions = shared_directions(shape, free) * moves[None]
+    result = _inverse(own) * (moves[:, :, None] & moves[:, None, :])
+    directions = _shared_directions(shape, free) * moves[None]
     joint = np.zeros((len(directions), len(directions)))
     for column, along in enumerate(directions):
-        bent = shape.spread(curvature_along(coarse, vector, shape.gather(along)))
+        bent = shape.spread(_curvature_along(coarse, vector, shape.gather(along)))
         joint[:, column] = (directions * bent).sum(axis=(1, 2))
     alone = np.einsum("xip,ipj,yij->xy", directions, own, directions)
-    extra = inverse((joint + joint.T) / 2) - inverse(alone)
+    extra = _inverse((joint + joint.T) / 2) - _inverse(alone)
     result += np.einsum("xip,xy,yij->ipj", directions, extra, directions)
     if not shape.common:
         return ParameterCovariance(result, 0.0)
-    return add_common_slope(coarse, vector, result)
+    return _add_common_slope(coarse, vector, result)
 
 
-def add_common_slope(problem: LikelihoodProblem, vector: Floats, known: Floats) -> ParameterCovariance:
+def _add_common_slope(problem: LikelihoodProblem, vector: Floats, known: Floats) -> ParameterCovariance:
     """The items' covariances (I, P, P) when the common slope is estimated too, and its own (Schur complement)."""
     shape = problem.shape
-    bent = curvature_along(problem, vector, np.append(np.zeros(shape.count - 1), 1.0))
+    bent = _curvature_along(problem, vector, np.append(np.zeros(shape.count - 1), 1.0))
     joint = shape.spread(bent)
     joint[:, 0] = 0.0
     turned = (known @ joint[:, :, None])[:, :, 0]
@@ -218,7 +218,7 @@ def add_common_slope(problem: LikelihoodProblem, vector: Floats, known: Floats) 
     return ParameterCovariance(known + common * turned[:, :, None] * turned[:, None, :], common)
 
 
-def shared_directions(shape: Layout, free: Floats) -> Floats:
+def _shared_directions(shape: Layout, free: Floats) -> Floats:
     """(2, I, P): how the parameters change when ability is shifted and stretched; (1, I, P) with a common slope."""
     result = np.zeros((2, *free.shape))
     result[0, :, 1] = np.exp(free[:, 0])
@@ -228,7 +228,7 @@ def shared_directions(shape: Layout, free: Floats) -> Floats:
     return result[: 2 - shape.common]
 
 
-def curvature_along(problem: LikelihoodProblem, vector: Floats, direction: Floats) -> Floats:
+def _curvature_along(problem: LikelihoodProblem, vector: Floats, direction: Floats) -> Floats:
     """Minus the second derivative of the penalised marginal likelihood times a direction, by central differences."""
     step = 1e-3 * direction
 
@@ -239,7 +239,7 @@ def curvature_along(problem: LikelihoodProblem, vector: Floats, direction: Float
     return (slope(vector - step) - slope(vector + step)) / 2e-3
 
 
-def missing_information_by_item(
+def _missing_information_by_item(
     problem: LikelihoodProblem, responses: ItemResponses, free: Floats, counts: Floats
 ) -> Floats:
     """(I, P, P): Σ_learners Var(the item's score | answers), from the counts and every answer's mean score."""
@@ -262,12 +262,12 @@ def missing_information_by_item(
             chosen = responses.items[here]
             rows = table[chosen * (shape.steps + 1) + responses.categories[here]]
             scores = (rows @ weights[responses.rows[here] - first, :, None])[:, :, 0]
-            subtract_squares(result, chosen, scores)
+            _subtract_squares(result, chosen, scores)
         first += len(weights)
     return result
 
 
-def subtract_squares(total: Floats, items: Integers, scores: Floats) -> None:
+def _subtract_squares(total: Floats, items: Integers, scores: Floats) -> None:
     """From each item's block the outer products of its answers' mean scores."""
     for one in range(scores.shape[1]):
         for other in range(one + 1):
@@ -279,12 +279,12 @@ def subtract_squares(total: Floats, items: Integers, scores: Floats) -> None:
 
 def standard_errors(shape: Layout, free: Floats, known: ParameterCovariance) -> ItemBank:
     """The standard errors of the public parameters by the delta method."""
-    plain = public_parameters(shape, free)
+    plain = _public_parameters(shape, free)
     slopes = np.zeros((*plain.shape, free.shape[1]))
     for column in range(free.shape[1]):
         change = np.zeros(free.shape[1])
         change[column] = STEP
-        slopes[:, :, column] = (public_parameters(shape, free + change) - public_parameters(shape, free - change)) / (
+        slopes[:, :, column] = (_public_parameters(shape, free + change) - _public_parameters(shape, free - change)) / (
             2 * STEP
         )
     variance = np.einsum("iop,ipj,ioj->io", slopes, known.items, slopes)
@@ -296,7 +296,7 @@ def standard_errors(shape: Layout, free: Floats, known: ParameterCovariance) -> 
     )
 
 
-def public_parameters(shape: Layout, free: Floats) -> Floats:
+def _public_parameters(shape: Layout, free: Floats) -> Floats:
     """The public parameters side by side (I, M + 3)."""
     bank = to_item_bank(shape, free)
     return np.concatenate(

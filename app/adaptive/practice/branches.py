@@ -50,7 +50,7 @@ class SelectionCriteria:
 
 
 @dataclass(frozen=True)
-class Branch:
+class _Branch:
     """A way to find an exercise, which is gone with the chance `share`: one of `items`, to practise `skill`.
 
     Where any of the items is drawn, the skill (-1) is told by the item.
@@ -67,7 +67,7 @@ class Branches:
     """The ways there are for one learner; without any, `code` says why. `eligible` (S,) are the skills in question."""
 
     code: int
-    branches: tuple[Branch, ...]
+    branches: tuple[_Branch, ...]
     eligible: Booleans
 
 
@@ -82,28 +82,28 @@ def plan_branches(
     if not len(parameters.items.by_skill[1]):
         restricted = criteria.skills is not None or criteria.goal is not None
         items = np.flatnonzero(offered & ~restricted)
-        branches = assign_shares(criteria, [Branch(NO_SKILL, 0.0, -1, items)], items) if items.size else ()
+        branches = _assign_shares(criteria, [_Branch(NO_SKILL, 0.0, -1, items)], items) if items.size else ()
         return Branches(NOTHING_ELIGIBLE, branches, doable)
-    available = items_per_skill(parameters, offered) > 0
+    available = _items_per_skill(parameters, offered) > 0
     eligible = (doable | unfinished) & available
     found = [
-        (PRACTISE, without_resting(doable & available, criteria), skill_status.value[0]),
-        (STRENGTHEN, without_resting(unfinished & available, criteria), skill_status.need[0]),
+        (PRACTISE, _without_resting(doable & available, criteria), skill_status.value[0]),
+        (STRENGTHEN, _without_resting(unfinished & available, criteria), skill_status.need[0]),
     ]
-    usual = [best_branch(parameters, offered, *each) for each in found if each[1].any()][:1]
+    usual = [_best_branch(parameters, offered, *each) for each in found if each[1].any()][:1]
     if not usual:
-        return Branches(reason_for_nothing(parameters, states, skill_status, allowed, criteria), (), eligible)
-    decayed = without_resting(
+        return Branches(_reason_for_nothing(parameters, states, skill_status, allowed, criteria), (), eligible)
+    decayed = _without_resting(
         eligible & states.attained[0] & ~is_mastered(states.mastery, states.responses)[0], criteria
     )
     review = (
-        [best_branch(parameters, offered, REVIEW, decayed, skill_status.need[0])]
+        [_best_branch(parameters, offered, REVIEW, decayed, skill_status.need[0])]
         if criteria.review and decayed.any()
         else []
     )
     return Branches(
         usual[0].code,
-        assign_shares(criteria, review + usual, items_for_skills(parameters, offered, eligible)),
+        _assign_shares(criteria, review + usual, _items_for_skills(parameters, offered, eligible)),
         eligible,
     )
 
@@ -122,7 +122,7 @@ def open_skills(
     return doable, unfinished
 
 
-def without_resting(skills: Booleans, criteria: SelectionCriteria) -> Booleans:
+def _without_resting(skills: Booleans, criteria: SelectionCriteria) -> Booleans:
     """The skills but for those that are to rest, unless there is no other."""
     if criteria.resting is None:
         return skills
@@ -131,31 +131,31 @@ def without_resting(skills: Booleans, criteria: SelectionCriteria) -> Booleans:
     return others if others.any() else skills
 
 
-def items_per_skill(parameters: Parameters, offered: Booleans) -> Integers:
+def _items_per_skill(parameters: Parameters, offered: Booleans) -> Integers:
     """How many of the offered items (I,) ask for each skill; (S,)."""
     asked = parameters.items.skills[offered]
     return np.bincount(asked[asked >= 0], minlength=parameters.skills.count)
 
 
-def best_branch(parameters: Parameters, offered: Booleans, code: int, skills: Booleans, value: Floats) -> Branch:
+def _best_branch(parameters: Parameters, offered: Booleans, code: int, skills: Booleans, value: Floats) -> _Branch:
     """To practise the most valuable of some skills with an item that is offered."""
     skill = int(np.argmax(np.where(skills, value, -np.inf)))
     starts, members = parameters.items.by_skill
     items = members[starts[skill] : starts[skill + 1]]
-    return Branch(code, 0.0, skill, items[offered[items]])
+    return _Branch(code, 0.0, skill, items[offered[items]])
 
 
-def items_for_skills(parameters: Parameters, offered: Booleans, skills: Booleans) -> Integers:
+def _items_for_skills(parameters: Parameters, offered: Booleans, skills: Booleans) -> Integers:
     """The offered items that ask for one of some skills."""
     asked = parameters.items.skills
     return np.flatnonzero(offered & (skills[asked] & (asked >= 0)).any(axis=1))
 
 
-def assign_shares(criteria: SelectionCriteria, branches: Sequence[Branch], items: Integers) -> tuple[Branch, ...]:
+def _assign_shares(criteria: SelectionCriteria, branches: Sequence[_Branch], items: Integers) -> tuple[_Branch, ...]:
     """The ways with their chances: to explore `items`, then to review if that is the first of two, then the usual."""
     left, result = 1.0, []
     if criteria.explore:
-        result.append(Branch(EXPLORE, criteria.explore, -1, items))
+        result.append(_Branch(EXPLORE, criteria.explore, -1, items))
         left = 1 - criteria.explore
     for branch in branches:
         share = left * criteria.review if branch.code == REVIEW else left
@@ -164,27 +164,27 @@ def assign_shares(criteria: SelectionCriteria, branches: Sequence[Branch], items
     return tuple(branch for branch in result if branch.share > 0)
 
 
-def reason_for_nothing(
+def _reason_for_nothing(
     parameters: Parameters, states: States, skill_status: SkillStatus, allowed: Booleans, criteria: SelectionCriteria
 ) -> int:
     """The code for a learner to whom nothing can be offered."""
     if criteria.goal is not None:
         reached = criteria.goal.size and not goal_skills(parameters, states, criteria.goal, criteria.target)[0].any()
         return GOAL_REACHED if reached else NOTHING_ELIGIBLE
-    asked = items_per_skill(parameters, allowed) > 0
+    asked = _items_per_skill(parameters, allowed) > 0
     if criteria.skills is not None:
         asked &= criteria.skills
     done = asked.any() and (skill_status.mastered[0] | ~asked).all()
     return ALL_MASTERED if done else NOTHING_ELIGIBLE
 
 
-def draw_branch(branches: Sequence[Branch], seeds: Seeds) -> int:
+def draw_branch(branches: Sequence[_Branch], seeds: Seeds) -> int:
     """The place of the way that the randomness of one learner takes."""
     ends = np.cumsum([branch.share for branch in branches])
     return min(int(np.searchsorted(ends, uniform(seeds, WHICH_BRANCH)[0], side="right")), len(branches) - 1)
 
 
-def draw_item(parameters: Parameters, states: States, seeds: Seeds, branch: Branch) -> int:
+def draw_item(parameters: Parameters, states: States, seeds: Seeds, branch: _Branch) -> int:
     """The item that one learner gets in a way: any of them, or the one that suits best."""
     if branch.code == EXPLORE:
         return int(branch.items[int(uniform(seeds, WHICH_ITEM)[0] * len(branch.items))])
@@ -193,7 +193,7 @@ def draw_item(parameters: Parameters, states: States, seeds: Seeds, branch: Bran
     return int(branch.items[np.argmin(score)])
 
 
-def item_propensity(parameters: Parameters, states: States, branches: Sequence[Branch], item: int) -> float:
+def item_propensity(parameters: Parameters, states: States, branches: Sequence[_Branch], item: int) -> float:
     """The chance that one learner gets an item, in whichever way."""
     total = 0.0
     for branch in branches:

@@ -97,41 +97,41 @@ def choose_items(
     `avoid` lists, for each learner, items not to offer; the last item is avoided too, unless nothing else is left.
     `all_criteria` says for each learner what is wanted, none for nothing in particular.
     """
-    excluded = np.empty((2, 0), dtype=np.int64) if avoid is None else avoided_pairs(avoid)
+    excluded = np.empty((2, 0), dtype=np.int64) if avoid is None else _avoided_pairs(avoid)
     all_criteria = [None] * states.count if all_criteria is None else all_criteria
     seen = (states.last_item >= 0).nonzero()[0]
     last = np.array([seen, states.last_item[seen]])
     fresh = last if avoid is None else np.unique(np.concatenate([excluded, last], axis=1), axis=1)
-    choices = choose_items_once(parameters, states, seeds, fresh, all_criteria)
+    choices = _choose_items_once(parameters, states, seeds, fresh, all_criteria)
     stuck = np.flatnonzero(choices.code == NOTHING_ELIGIBLE)
     if stuck.size:
         some = [all_criteria[row] for row in stuck.tolist()]
-        again = choose_items_once(parameters, states[stuck], seeds[stuck], select_pairs(excluded, stuck), some)
-        assign_choices(choices, stuck, again)
+        again = _choose_items_once(parameters, states[stuck], seeds[stuck], _select_pairs(excluded, stuck), some)
+        _assign_choices(choices, stuck, again)
     return choices
 
 
-def avoided_pairs(avoid: Sequence[Integers]) -> Integers:
+def _avoided_pairs(avoid: Sequence[Integers]) -> Integers:
     """Pairs of learner and avoided item, each once and in order; (2, M)."""
     learners = np.repeat(np.arange(len(avoid)), [len(items) for items in avoid])
     items = np.concatenate(avoid) if learners.size else learners
     return np.asarray(np.unique(np.array([learners, items], dtype=np.int64), axis=1))
 
 
-def select_pairs(pairs: Integers, rows: Integers) -> Integers:
+def _select_pairs(pairs: Integers, rows: Integers) -> Integers:
     """The pairs of some learners, in order, who are counted anew; (2, M')."""
     index = np.searchsorted(rows, pairs[0])
     held = rows[np.minimum(index, len(rows) - 1)] == pairs[0] if len(rows) else np.zeros(len(index), dtype=np.bool_)
     return np.array([index[held], pairs[1, held]])
 
 
-def assign_choices(choices: Choices, rows: Integers, values: Choices) -> None:
+def _assign_choices(choices: Choices, rows: Integers, values: Choices) -> None:
     """Write the choices of some learners."""
     for name in Choices.__dataclass_fields__:
         getattr(choices, name)[rows] = getattr(values, name)
 
 
-def choose_items_once(
+def _choose_items_once(
     parameters: Parameters,
     states: States,
     seeds: Seeds,
@@ -141,27 +141,27 @@ def choose_items_once(
     """`choose_items` with nothing avoided but the pairs `avoid`: all without an aim at once, and each of the others."""
     with_criteria = [row for row, criteria in enumerate(all_criteria) if criteria is not None]
     if not with_criteria:
-        return choose_without_criteria(parameters, states, seeds, avoid)
+        return _choose_without_criteria(parameters, states, seeds, avoid)
     plain = [row for row, criteria in enumerate(all_criteria) if criteria is None]
     rows = np.array(plain, dtype=np.int64)
-    part = choose_without_criteria(parameters, states[rows], seeds[rows], select_pairs(avoid, rows))
+    part = _choose_without_criteria(parameters, states[rows], seeds[rows], _select_pairs(avoid, rows))
     empty = {name: np.empty(states.count, getattr(part, name).dtype) for name in Choices.__dataclass_fields__}
     choices = Choices(**empty)
-    assign_choices(choices, rows, part)
+    _assign_choices(choices, rows, part)
     for row in with_criteria:
         only, criteria = slice(row, row + 1), all_criteria[row]
         if criteria is not None:
-            found = choose_with_criteria(parameters, states[only], seeds[only], avoid[1, avoid[0] == row], criteria)
-            assign_choices(choices, np.array([row]), found)
+            found = _choose_with_criteria(parameters, states[only], seeds[only], avoid[1, avoid[0] == row], criteria)
+            _assign_choices(choices, np.array([row]), found)
     return choices
 
 
-def choose_without_criteria(parameters: Parameters, states: States, seeds: Seeds, avoid: Integers) -> Choices:
+def _choose_without_criteria(parameters: Parameters, states: States, seeds: Seeds, avoid: Integers) -> Choices:
     """The skill that is most worth it, and the item that suits best, for each of B learners."""
     skill_status = judge_skills(parameters, states)
-    available = count_available(parameters, states.count, avoid)
-    skill, code = choose_skill(parameters, states, skill_status, available > 0)
-    learners, candidates = list_candidates(parameters, skill, code, avoid)
+    available = _count_available(parameters, states.count, avoid)
+    skill, code = _choose_skill(parameters, states, skill_status, available > 0)
+    learners, candidates = _list_candidates(parameters, skill, code, avoid)
     item_scores = score_items(parameters, states, learners, candidates)
     score = item_scores.score
     chosen = smallest_by_learner(add_jitter(score, seeds[learners], candidates), learners, states.count)
@@ -221,7 +221,7 @@ def build_choices(
     )
 
 
-def choose_with_criteria(
+def _choose_with_criteria(
     parameters: Parameters, states: States, seeds: Seeds, avoid: Integers, criteria: SelectionCriteria
 ) -> Choices:
     """The next exercise of one learner, as it is wanted."""
@@ -240,7 +240,7 @@ def choose_with_criteria(
     return build_choices(parameters, states, skill_status, (code, skill, item), item_scores, propensity)
 
 
-def count_available(parameters: Parameters, learners: int, avoid: Integers) -> Integers:
+def _count_available(parameters: Parameters, learners: int, avoid: Integers) -> Integers:
     """The number of items of each skill that each learner does not avoid; (B, S). `avoid` are pairs, (2, M)."""
     available = np.broadcast_to(parameters.item_counts, (learners, parameters.skills.count)).copy()
     rows, skills = avoid[0], parameters.items.skills[avoid[1]]
@@ -250,7 +250,7 @@ def count_available(parameters: Parameters, learners: int, avoid: Integers) -> I
     return available
 
 
-def choose_skill(
+def _choose_skill(
     parameters: Parameters, states: States, skill_status: SkillStatus, available: Booleans
 ) -> tuple[Integers, Integers]:
     """The skill of each learner and the code of the reason; both (B,)."""
@@ -271,7 +271,7 @@ def choose_skill(
     return np.where(nothing, -1, skill), code
 
 
-def list_candidates(
+def _list_candidates(
     parameters: Parameters, skill: Integers, code: Integers, avoid: Integers
 ) -> tuple[Integers, Integers]:
     """All items of the chosen skills but the avoided pairs, as `(learner, item)` pairs sorted by learner."""

@@ -79,21 +79,21 @@ def explain(
     plan = plan_branches(
         parameters, states, skill_status, np.union1d(avoid, [last]) if spared >= 0 else avoid, criteria
     )
-    asked = skills_asked(parameters, criteria, item)
-    code, meant = find_obstacle(parameters, states, skill_status, criteria, asked, choices)
+    asked = _skills_asked(parameters, criteria, item)
+    code, meant = _find_obstacle(parameters, states, skill_status, criteria, asked, choices)
     if item == spared:
         code = JUST_ANSWERED
     by = skill_status.value[0] if int(choices.code[0]) == PRACTISE else skill_status.need[0]
     skill = int(np.argmax(np.where(meant, by, -np.inf))) if meant.any() else -1
     rank, of = 0, 0
     if code == ITEM_RANKS_LOWER:
-        rank, of = rank_of_item(parameters, states, seeds, plan, choices, item)
+        rank, of = _rank_of_item(parameters, states, seeds, plan, choices, item)
     elif code == SKILL_RANKS_LOWER:
-        rank, of = rank_of_skill(
-            by, rival_skills(parameters, states, skill_status, criteria, choices) & plan.eligible, skill
+        rank, of = _rank_of_skill(
+            by, _rival_skills(parameters, states, skill_status, criteria, choices) & plan.eligible, skill
         )
     missing = (
-        missing_prerequisites(parameters, skill_status, skill) if code == PREREQUISITES_MISSING else np.empty(0, int)
+        _missing_prerequisites(parameters, skill_status, skill) if code == PREREQUISITES_MISSING else np.empty(0, int)
     )
     named = choices.code.copy(), np.array([skill]), np.array([item])
     item_scores = score_items(parameters, states, np.array([0]), named[2])
@@ -102,7 +102,7 @@ def explain(
     )
 
 
-def skills_asked(parameters: Parameters, criteria: SelectionCriteria, item: int) -> Booleans:
+def _skills_asked(parameters: Parameters, criteria: SelectionCriteria, item: int) -> Booleans:
     """The skills that an item asks for, of those in question; (S,)."""
     asked = np.zeros(parameters.skills.count, dtype=np.bool_)
     skills = parameters.items.skills[item]
@@ -110,7 +110,7 @@ def skills_asked(parameters: Parameters, criteria: SelectionCriteria, item: int)
     return asked if criteria.skills is None else asked & criteria.skills
 
 
-def find_obstacle(
+def _find_obstacle(
     parameters: Parameters,
     states: States,
     skill_status: SkillStatus,
@@ -131,12 +131,12 @@ def find_obstacle(
     in_question = asked & (doable | unfinished)
     if not in_question.any():
         return SKILL_MASTERED, asked
-    return find_preferred(
-        skill_status, criteria, in_question, rival_skills(parameters, states, skill_status, criteria, choices), choices
+    return _find_preferred(
+        skill_status, criteria, in_question, _rival_skills(parameters, states, skill_status, criteria, choices), choices
     )
 
 
-def find_preferred(
+def _find_preferred(
     skill_status: SkillStatus, criteria: SelectionCriteria, in_question: Booleans, rivalling: Booleans, choices: Choices
 ) -> tuple[int, Booleans]:
     """What went before an item that asks for these skills, and the skills of which that is said."""
@@ -147,10 +147,10 @@ def find_preferred(
         return ITEM_RANKS_LOWER, np.arange(len(in_question)) == skill
     if int(choices.code[0]) == REVIEW:
         return REVIEW_FIRST, in_question
-    return find_outranking(skill_status, criteria, in_question & rivalling, in_question)
+    return _find_outranking(skill_status, criteria, in_question & rivalling, in_question)
 
 
-def rival_skills(
+def _rival_skills(
     parameters: Parameters, states: States, skill_status: SkillStatus, criteria: SelectionCriteria, choices: Choices
 ) -> Booleans:
     """The skills among which the one of a choice was the most valuable; (S,)."""
@@ -158,7 +158,7 @@ def rival_skills(
     return doable if int(choices.code[0]) == PRACTISE else unfinished
 
 
-def find_outranking(
+def _find_outranking(
     skill_status: SkillStatus, criteria: SelectionCriteria, rivalling: Booleans, in_question: Booleans
 ) -> tuple[int, Booleans]:
     """Why none of some skills was practised, and those of which that is said."""
@@ -170,7 +170,7 @@ def find_outranking(
     return (PREREQUISITES_MISSING, not_ready) if not_ready.any() else (SKILL_SECURED, in_question)
 
 
-def rank_of_item(
+def _rank_of_item(
     parameters: Parameters, states: States, seeds: Seeds, plan: Branches, choices: Choices, item: int
 ) -> tuple[int, int]:
     """The place of an item among all of the way in which another was chosen, and how many these are."""
@@ -182,13 +182,13 @@ def rank_of_item(
     return int(ahead.sum()) + 1, len(score)
 
 
-def rank_of_skill(value: Floats, among: Booleans, skill: int) -> tuple[int, int]:
+def _rank_of_skill(value: Floats, among: Booleans, skill: int) -> tuple[int, int]:
     """The place of a skill among some, the most valuable first, and how many these are."""
     ahead = among & ((value > value[skill]) | ((value == value[skill]) & (np.arange(len(value)) < skill)))
     return int(ahead.sum()) + 1, int(among.sum())
 
 
-def missing_prerequisites(parameters: Parameters, skill_status: SkillStatus, skill: int) -> Integers:
+def _missing_prerequisites(parameters: Parameters, skill_status: SkillStatus, skill: int) -> Integers:
     """The direct prerequisites of a skill that hold it up."""
     named = parameters.skills.prerequisites[skill]
     named = named[named >= 0]

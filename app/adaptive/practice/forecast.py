@@ -37,7 +37,7 @@ NORMAL_90 = 1.6448536269514722
 
 
 @dataclass(frozen=True)
-class GoalForecast:
+class _GoalForecast:
     """Exercises left to a goal: the mean, and the ends of the 90 % interval."""
 
     mean: float
@@ -45,33 +45,33 @@ class GoalForecast:
     high: float
 
 
-def forecast(parameters: Parameters, states: States, goal: Integers, target: float) -> GoalForecast | None:
+def forecast(parameters: Parameters, states: States, goal: Integers, target: float) -> _GoalForecast | None:
     """The exercises left for one learner (the row of `states`) until each skill of `goal` has the mastery `target`.
 
     None where nothing leads there: the engine's rates end below the target, or a skill has no item.
     """
-    lacking, unsecured = missing_skills(parameters, states, goal, target)
+    lacking, unsecured = _missing_skills(parameters, states, goal, target)
     needed_skills = lacking | unsecured
     skills = np.flatnonzero(needed_skills)
     if (parameters.item_counts[skills] == 0).any():
         return None
     if not skills.size:
-        return GoalForecast(0.0, 0.0, 0.0)
+        return _GoalForecast(0.0, 0.0, 0.0)
     lines = np.maximum(np.where(lacking, target, 0.0), np.where(unsecured, secured_lines(parameters, states), 0.0))
     mean, variance, reached = passage_times(parameters, states, skills, lines[:, skills])
     if not reached.all():
         return None
-    share = skill_shares(parameters)[skills]
+    share = _skill_shares(parameters)[skills]
     total = float(np.add.accumulate(mean * share)[-1])
     spread = float(np.add.accumulate(variance * share * share)[-1]) + COMMON * COMMON * total * total
     width = float(np.sqrt(log1p(spread / (total * total))))
     middle = total / float(np.sqrt(1 + spread / (total * total)))
-    return GoalForecast(
+    return _GoalForecast(
         total, middle * float(expm1(-NORMAL_90 * width) + 1), middle * float(expm1(NORMAL_90 * width) + 1)
     )
 
 
-def missing_skills(parameters: Parameters, states: States, goal: Integers, target: float) -> tuple[Booleans, Booleans]:
+def _missing_skills(parameters: Parameters, states: States, goal: Integers, target: float) -> tuple[Booleans, Booleans]:
     """Which skills a goal lacks, and which have to be settled for these and can be; both (S,)."""
     lacking, needed = skills_of_goal(parameters, states, goal, target)
     secured = judge_skills(parameters, states).secured[0]
@@ -84,7 +84,7 @@ def secured_lines(parameters: Parameters, states: States) -> Floats:
     return secured_threshold(parameters) / practice_discount(parameters, answers)
 
 
-def skill_shares(parameters: Parameters) -> Floats:
+def _skill_shares(parameters: Parameters) -> Floats:
     """The part of an exercise that falls to each skill: the mean over its items of 1 / (number of their skills)."""
     asked = parameters.items.skills >= 0
     skills, count = parameters.items.skills[asked], parameters.skills.count
@@ -99,42 +99,42 @@ def passage_times(
 
     `lines` (LONGEST + 1, skills) is where a mastery has to be after so many more answers.
     """
-    known, unknown = scores_on_grid(parameters, states, skills)
+    known, unknown = _scores_on_grid(parameters, states, skills)
     q = expit(GRID)
     right = q * known + (1 - q) * unknown
     p_learn, p_forget = parameters.skills.p_learn[skills, None], parameters.skills.p_forget[skills, None]
     after_right, after_wrong = q * known / right, q * (1 - known) / (1 - right)
     up, down = after_right * (1 - p_forget) + (1 - after_right) * p_learn, after_wrong * (1 - p_forget)
-    up_location, down_location = locate_on_grid(up), locate_on_grid(down)
+    up_location, down_location = _locate_on_grid(up), _locate_on_grid(down)
     begin, few = states.mastery[0, skills, None], LEAST_RESPONSES - states.responses[0, skills]
-    going = scatter(np.where(begin < lines[0, :, None], 1.0, 0.0), locate_on_grid(begin))
+    going = _scatter(np.where(begin < lines[0, :, None], 1.0, 0.0), _locate_on_grid(begin))
     mean, square = np.zeros(len(skills)), np.zeros(len(skills))
     for answers in range(LONGEST):
         left = np.where(answers < few, 1.0, np.add.accumulate(going, axis=1)[:, -1])
         mean += left
         square += (2 * answers + 1) * left
         line = lines[answers + 1, :, None]
-        going = scatter(going * right * (up < line), up_location) + scatter(
+        going = _scatter(going * right * (up < line), up_location) + _scatter(
             going * (1 - right) * (down < line), down_location
         )
     return mean, np.maximum(square - mean * mean, 0.0), np.add.accumulate(going, axis=1)[:, -1] <= UNREACHED
 
 
-def scores_on_grid(parameters: Parameters, states: States, skills: Integers) -> tuple[Floats, Floats]:
+def _scores_on_grid(parameters: Parameters, states: States, skills: Integers) -> tuple[Floats, Floats]:
     """The expected scores of those who know each skill and who do not, with the item that suits at each mastery."""
     starts, members = parameters.items.by_skill
     q = expit(GRID)
     known, unknown = np.empty((len(skills), STEPS)), np.empty((len(skills), STEPS))
     for row, skill in enumerate(skills.tolist()):
         items = members[starts[skill] : starts[skill + 1]]
-        high, low = expected_pair(parameters, states, skill, items)
+        high, low = _expected_pair(parameters, states, skill, items)
         distance = np.abs(logit(q[:, None] * high + (1 - q[:, None]) * low) - logit(np.array(TARGET)))
         best = np.argmin(distance - DIAGNOSTICITY_WEIGHT * (high - low), axis=1)
         known[row], unknown[row] = high[best], low[best]
     return known, unknown
 
 
-def expected_pair(parameters: Parameters, states: States, skill: int, items: Integers) -> tuple[Floats, Floats]:
+def _expected_pair(parameters: Parameters, states: States, skill: int, items: Integers) -> tuple[Floats, Floats]:
     """The expected scores of items if their skills are known and if not, at the ability of now."""
     bank = parameters.items
     slope = bank.discrimination[items]
@@ -144,14 +144,14 @@ def expected_pair(parameters: Parameters, states: States, skill: int, items: Int
     return expected_score(bank, items, high), expected_score(bank, items, low)
 
 
-def locate_on_grid(q: Floats) -> tuple[Integers, Floats]:
+def _locate_on_grid(q: Floats) -> tuple[Integers, Floats]:
     """Between which two points of the grid masteries lie, and how far on."""
     x = np.clip((logit(np.clip(q, 1e-9, 1 - 1e-9)) + EDGE) / (2 * EDGE) * (STEPS - 1), 0, STEPS - 1)
     cell = np.minimum(x.astype(np.int64), STEPS - 2)
     return cell, x - cell
 
 
-def scatter(mass: Floats, location: tuple[Integers, Floats]) -> Floats:
+def _scatter(mass: Floats, location: tuple[Integers, Floats]) -> Floats:
     """What is at such places between two points of the grid (rows, …), shared out to them; (rows, STEPS)."""
     cell, share = location
     flat = (np.arange(len(mass))[:, None] * STEPS + cell).ravel()

@@ -62,7 +62,7 @@ def judge_skills(parameters: Parameters, states: States) -> SkillStatus:
     if opening.size:
         unlocks[:, opening] += np.add.reduceat(1 - discounted_mastery[:, opened], starts[opening], axis=1)
     secured = discounted_mastery >= secured_threshold(parameters)
-    ready = ready_share(parameters, secured)
+    ready = _ready_share(parameters, secured)
     # A level weighs more than all that a skill can open up, staying with a skill more than all levels.
     apart = skills.count + 1
     value = unlocks + apart * (STAY * apart * skills_of_last_item(parameters, states) - skills.depth)
@@ -85,7 +85,7 @@ def secured_threshold(parameters: Parameters) -> Floats:
     return np.minimum(SECURED, OF_CEILING * skills.p_learn / np.maximum(skills.p_learn + skills.p_forget, LEAST))
 
 
-def ready_share(parameters: Parameters, secured: Booleans) -> Floats:
+def _ready_share(parameters: Parameters, secured: Booleans) -> Floats:
     """The share of each skill's direct prerequisites that are secured; one that no item asks for cannot hold it up."""
     prerequisites = parameters.skills.prerequisites
     satisfied = secured | (parameters.item_counts == 0)

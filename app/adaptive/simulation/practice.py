@@ -83,7 +83,7 @@ class PracticeOutcome:
 
 
 @dataclass(frozen=True)
-class PracticeGroup:
+class _PracticeGroup:
     """The learners who go on: their places among all, what is true of them, and what is thought of them."""
 
     rows: Integers
@@ -92,9 +92,9 @@ class PracticeGroup:
     traced: Floats
     run: Integers
 
-    def __getitem__(self, rows: Booleans) -> "PracticeGroup":
+    def __getitem__(self, rows: Booleans) -> "_PracticeGroup":
         """The chosen learners."""
-        return PracticeGroup(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+        return _PracticeGroup(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
 
 def practise(
@@ -116,18 +116,18 @@ def practise(
         true=np.zeros(count, dtype=np.int64),
     )
     states = initial_states(parameters, count)
-    group = PracticeGroup(
+    group = _PracticeGroup(
         np.arange(count), start_learners(world, course, seeds), states, states.mastery.copy(), np.zeros(count, int)
     )
     for number in range(most + 1):
-        group = retire_learners(world, group, outcome, number)
+        group = _retire_learners(world, group, outcome, number)
         if number == most or not len(group.rows):
             break
-        practise_once(world, course, policy, seeds, group, outcome, number)
+        _practise_once(world, course, policy, seeds, group, outcome, number)
     return outcome
 
 
-def retire_learners(world: World, group: PracticeGroup, outcome: PracticeOutcome, number: int) -> PracticeGroup:
+def _retire_learners(world: World, group: _PracticeGroup, outcome: PracticeOutcome, number: int) -> _PracticeGroup:
     """Note who has reached the end before this turn; those who go on, if it is worth sorting them out."""
     enough = is_truly_mastered(world, group.truth).mean(axis=1) >= ENOUGH
     fresh = group.rows[enough & ~outcome.reached[group.rows]]
@@ -137,12 +137,12 @@ def retire_learners(world: World, group: PracticeGroup, outcome: PracticeOutcome
     return group[~over] if over.mean() > LEAVING or over.all() else group
 
 
-def practise_once(
+def _practise_once(
     world: World,
     course: SimulatedCourse,
     policy: Policy,
     seeds: Seeds,
-    group: PracticeGroup,
+    group: _PracticeGroup,
     outcome: PracticeOutcome,
     number: int,
 ) -> None:
@@ -153,17 +153,17 @@ def practise_once(
     skill = parameters.items.skills[offer.item, 0]
     right = draw_uniform(seeds[rows], ANSWER, number) < true_chance(world, course, group.truth, everyone, offer.item)
     group.run[:] = np.where(right, 0, group.run + 1)
-    count_exercise(world, group, outcome, offer, skill, right)
+    _count_exercise(world, group, outcome, offer, skill, right)
     luck = draw_uniform(seeds[rows], LEARNT, number)
     undergo_exercise(world, course, group.truth, offer.item, right, luck)
     advance_states(parameters, group.states, offer.item, right.astype(np.float64), np.zeros(len(rows)))
-    group.traced[everyone, skill] = trace_knowledge(
+    group.traced[everyone, skill] = _trace_knowledge(
         group.traced[everyone, skill], right, PER_ANSWER * parameters.skills.p_learn[skill]
     )
 
 
-def count_exercise(
-    world: World, group: PracticeGroup, outcome: PracticeOutcome, offer: PolicyOffer, skill: Integers, right: Booleans
+def _count_exercise(
+    world: World, group: _PracticeGroup, outcome: PracticeOutcome, offer: PolicyOffer, skill: Integers, right: Booleans
 ) -> None:
     """Count an exercise, before it changes anybody, of those who have not reached the end."""
     rows, everyone = group.rows, np.arange(len(group.rows))
@@ -179,7 +179,7 @@ def count_exercise(
     outcome.true[rows[first]] = mastered[first].sum(axis=1)
 
 
-def trace_knowledge(prior: Floats, right: Booleans, p_learn: Floats) -> Floats:
+def _trace_knowledge(prior: Floats, right: Booleans, p_learn: Floats) -> Floats:
     """One step of plain knowledge tracing (Corbett & Anderson 1995, equations 2 to 4)."""
     known, unknown = np.where(right, 1 - SLIP, SLIP), np.where(right, GUESS, 1 - GUESS)
     posterior = prior * known / (prior * known + (1 - prior) * unknown)

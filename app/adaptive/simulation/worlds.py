@@ -152,7 +152,7 @@ def create_course(world: World, seed: int, number: int) -> SimulatedCourse:
     )
     population = Population(ability_variance=ABILITY_SD**2, unknown_shift=world.low, known_shift=world.high)
     census = learner_seeds(0, 0, CENSUS)
-    prior = known_at_first(rewire(world, prerequisites, census), census).mean(axis=0)
+    prior = _known_at_first(_rewire(world, prerequisites, census), census).mean(axis=0)
     skills = Skills(
         prior=np.maximum(prior, LEAST_PRIOR),
         p_learn=np.clip(pace * world.taken, *LEARN_LIMITS),
@@ -169,8 +169,8 @@ def start_learners(world: World, course: SimulatedCourse, seeds: Seeds) -> Truth
     """
     items, skills = course.parameters.items, np.arange(SKILLS)
     own = seeds[:, None]
-    edges = rewire(world, course.parameters.skills.prerequisites, seeds)
-    known = known_at_first(edges, seeds)
+    edges = _rewire(world, course.parameters.skills.prerequisites, seeds)
+    known = _known_at_first(edges, seeds)
     strength = known.astype(np.float64)
     if world.growth != "jump":
         low, high = np.where(known[..., None], KNOWN_RANGE, UNKNOWN_RANGE).transpose(2, 0, 1)
@@ -187,16 +187,16 @@ def start_learners(world: World, course: SimulatedCourse, seeds: Seeds) -> Truth
     )
 
 
-def known_at_first(prerequisites: Integers, seeds: Seeds) -> Booleans:
+def _known_at_first(prerequisites: Integers, seeds: Seeds) -> Booleans:
     """Which skills each learner knows before the first exercise: by chance, of those whose prerequisites are known."""
     luck = draw_uniform(seeds[:, None], FIRST, np.arange(SKILLS))
     known = np.zeros(luck.shape, dtype=np.bool_)
     for skill in range(SKILLS):
-        known[:, skill] = (luck[:, skill] < KNOWN_AT_FIRST) & has_all_prerequisites(known, prerequisites[:, skill])
+        known[:, skill] = (luck[:, skill] < KNOWN_AT_FIRST) & _has_all_prerequisites(known, prerequisites[:, skill])
     return known
 
 
-def rewire(world: World, believed: Integers, seeds: Seeds) -> Integers:
+def _rewire(world: World, believed: Integers, seeds: Seeds) -> Integers:
     """The true prerequisites of each learner's course; (B, S, P). The others of the layer before take over."""
     edges = np.broadcast_to(believed, (len(seeds), *believed.shape)).copy()
     if not world.rewired:
@@ -213,7 +213,7 @@ def is_truly_mastered(world: World, truth: Truth) -> Booleans:
     return np.asarray(truth.strength >= world.line)
 
 
-def has_all_prerequisites(is_there: Booleans, prerequisites: Integers) -> Booleans:
+def _has_all_prerequisites(is_there: Booleans, prerequisites: Integers) -> Booleans:
     """Whether all prerequisites (N, P; -1 for none) are there (N, S)."""
     rows = np.arange(len(is_there))[:, None]
     return np.asarray((is_there[rows, prerequisites] | (prerequisites < 0)).all(axis=1))
@@ -221,7 +221,7 @@ def has_all_prerequisites(is_there: Booleans, prerequisites: Integers) -> Boolea
 
 def is_ready(world: World, truth: Truth, learners: Integers, skill: Integers) -> Booleans:
     """Whether each learner (a row of `truth`) has what a skill builds on; all (N,)."""
-    return has_all_prerequisites(truth.strength[learners] >= world.needed, truth.prerequisites[learners, skill])
+    return _has_all_prerequisites(truth.strength[learners] >= world.needed, truth.prerequisites[learners, skill])
 
 
 def true_chance(world: World, course: SimulatedCourse, truth: Truth, learners: Integers, items: Integers) -> Floats:

@@ -39,7 +39,7 @@ CERTAIN = 1e-9
 SITTING = 1 / 24
 
 
-class SkillSlot(NamedTuple):
+class _SkillSlot(NamedTuple):
     """Who is asked for which skill at one place of the items of a batch: rows, skills, cells, each (M,)."""
 
     column: int
@@ -87,7 +87,7 @@ def predict_score_and_gap(
     return np.asarray(mastery * known + (1 - mastery) * unknown), known - unknown
 
 
-def expected_from_latent(
+def _expected_from_latent(
     parameters: Parameters, chosen: Integers, logit: Floats, variance: Floats, mastery: Floats
 ) -> Floats:
     """The expected score by what `latent_moments` says."""
@@ -98,12 +98,12 @@ def expected_from_latent(
 def predict_p_correct(parameters: Parameters, states: States, learners: Integers, items: Integers) -> Floats:
     """`predict_score` with the head: what is told as `p_correct`; all (N,)."""
     logit, variance, mastery = latent_moments(parameters.items, states, learners, items)
-    p = expected_from_latent(parameters, items, logit, variance, mastery)
+    p = _expected_from_latent(parameters, items, logit, variance, mastery)
     if not parameters.behaviour:
         return p
     total_responses = states.total_responses[learners].astype(np.float64)
     outputs = FilterOutputs(
-        p, variance, mastery, total_responses, *log_counts(parameters.items, states, learners, items)
+        p, variance, mastery, total_responses, *_log_counts(parameters.items, states, learners, items)
     )
     return expected_p(
         parameters.behaviour,
@@ -111,7 +111,7 @@ def predict_p_correct(parameters: Parameters, states: States, learners: Integers
     )
 
 
-def log_counts(items: Items, states: States, learners: Integers, chosen: Integers) -> tuple[Floats, Floats]:
+def _log_counts(items: Items, states: States, learners: Integers, chosen: Integers) -> tuple[Floats, Floats]:
     """Means over the item's skills of log(1 + successes) and log(1 + failures); both (N,)."""
     successes, failures = np.zeros(len(chosen)), np.zeros(len(chosen))
     skills, weights = items.skills[chosen], items.weights[chosen]
@@ -135,14 +135,14 @@ def latent_moments(items: Items, states: States, learners: Integers, chosen: Int
         if not np.count_nonzero(weight):
             continue
         # Padding, -1, is somebody's value too, and weighs nothing.
-        cells = cell_indices(states, learners, skills[:, column])
+        cells = _cell_indices(states, learners, skills[:, column])
         logit += weight * states.skill_effect.take(cells)
         variance += weight * weight * states.skill_effect_variance.take(cells)
         mastery += weight * states.mastery.take(cells)
     return items.intercept[chosen] + slope * logit, slope * slope * variance, mastery
 
 
-def cell_indices(states: States, learners: Integers, skill: Integers) -> Integers:
+def _cell_indices(states: States, learners: Integers, skill: Integers) -> Integers:
     """Where a skill of each learner stands in the values by skill, (B, S), taken as one row.
 
     For a single learner one index costs a third of two.
@@ -150,14 +150,14 @@ def cell_indices(states: States, learners: Integers, skill: Integers) -> Integer
     return np.asarray(learners * states.skill_effect.shape[1] + skill)
 
 
-def skill_slots(items: Items, states: States, chosen: Integers) -> list[SkillSlot]:
+def _skill_slots(items: Items, states: States, chosen: Integers) -> list[_SkillSlot]:
     """Who is asked for which skill by items of their own, (B,), place by place."""
     skills, result = items.skills[chosen], []
     for column in range(skills.shape[1]):
         rows = (skills[:, column] >= 0).nonzero()[0]
         if rows.size:
             skill = skills[rows, column]
-            result.append(SkillSlot(column, rows, skill, cell_indices(states, rows, skill)))
+            result.append(_SkillSlot(column, rows, skill, _cell_indices(states, rows, skill)))
     return result
 
 
@@ -188,8 +188,8 @@ def advance_states(
 ) -> Prediction:
     """`update_states` in place: `states` becomes the states after the answers."""
     population, bank = parameters.population, parameters.items
-    learners, asked = np.arange(states.count), skill_slots(bank, states, items)
-    pass_time(parameters, states, asked, times)
+    learners, asked = np.arange(states.count), _skill_slots(bank, states, items)
+    _pass_time(parameters, states, asked, times)
     logit, variance, mastery = latent_moments(bank, states, learners, items)
     # Those who know and those who do not in one: for a single learner, each step costs more than its arithmetic.
     both = logits_by_knowledge(parameters, items, logit, variance)
@@ -197,7 +197,7 @@ def advance_states(
     likely = likelihood_given_p(bank, items, both, scores, p)
     without_behaviour = mastery * p[0] + (1 - mastery) * p[1]
     successes, failures = (
-        log_counts(bank, states, learners, items) if parameters.behaviour else (np.zeros(states.count),) * 2
+        _log_counts(bank, states, learners, items) if parameters.behaviour else (np.zeros(states.count),) * 2
     )
     prediction = Prediction(
         p=without_behaviour,
@@ -219,13 +219,13 @@ def advance_states(
         update_behaviour_state(states.behaviour, features, items, scores)
     pull, shrinkage = measure_surprise(parameters, items, scores, prediction)
     slope = bank.discrimination[items]
-    update_ability(population, states, slope, pull, shrinkage)
+    _update_ability(population, states, slope, pull, shrinkage)
     states.total_responses[:] += 1
     states.last_item[:] = items
     for slot in asked:
         rows, asking = slot.rows, items[slot.rows]
         loading = slope[rows] * bank.weights[asking, slot.column]
-        update_skill_effect(population, states, slot.cells, loading, pull[rows], shrinkage[rows])
+        _update_skill_effect(population, states, slot.cells, loading, pull[rows], shrinkage[rows])
         posterior = bayes(states.mastery.take(slot.cells), prediction.known[rows], prediction.unknown[rows])
         update_prerequisites(parameters, states, slot, asking, posterior, times[rows])
         update_mastery(parameters.skills, states, slot, posterior, scores[rows])
@@ -240,19 +240,19 @@ def fade_states(parameters: Parameters, states: States, times: Floats) -> States
     """
     result = states.copy()
     rows, skills = np.nonzero((result.practised_at > 0) & (times[:, None] > 0))
-    forget(parameters, result, cell_indices(states, rows, skills), skills, times[rows])
-    drift_ability(parameters.population, result, np.where(times > 0, times, result.seen_at))
+    _forget(parameters, result, _cell_indices(states, rows, skills), skills, times[rows])
+    _drift_ability(parameters.population, result, np.where(times > 0, times, result.seen_at))
     return result
 
 
-def pass_time(parameters: Parameters, states: States, asked: list[SkillSlot], times: Floats) -> None:
+def _pass_time(parameters: Parameters, states: States, asked: list[_SkillSlot], times: Floats) -> None:
     """Bring learners to the moment of an answer: the ability, and the skills that its item asks for."""
-    drift_ability(parameters.population, states, times)
+    _drift_ability(parameters.population, states, times)
     for slot in asked:
-        forget(parameters, states, slot.cells, slot.skill, times[slot.rows])
+        _forget(parameters, states, slot.cells, slot.skill, times[slot.rows])
 
 
-def drift_ability(population: Population, states: States, times: Floats) -> None:
+def _drift_ability(population: Population, states: States, times: Floats) -> None:
     """An ability may change while nobody looks: its variance grows with the days, up to the prior's."""
     if not (np.count_nonzero(times) or np.count_nonzero(states.seen_at)):
         return
@@ -260,10 +260,10 @@ def drift_ability(population: Population, states: States, times: Floats) -> None
     states.ability_variance[:] = np.minimum(
         states.ability_variance + population.daily_drift * waited, population.ability_variance
     )
-    states.seen_at[:] = latest_time(states.seen_at, times)
+    states.seen_at[:] = _latest_time(states.seen_at, times)
 
 
-def forget(parameters: Parameters, states: States, cells: Integers, skill: Integers, times: Floats) -> None:
+def _forget(parameters: Parameters, states: States, cells: Integers, skill: Integers, times: Floats) -> None:
     """P(known) of one skill in each cell falls towards what it was before the first answer, never below that.
 
     base + (q - base) (1 + Δ)^-φ with base = min(q, P(L0)), Δ days beyond the first hour: the power law of forgetting
@@ -277,7 +277,7 @@ def forget(parameters: Parameters, states: States, cells: Integers, skill: Integ
         mastery = states.mastery.take(cells)
         gained = np.maximum(mastery - parameters.skills.prior[skill], 0.0)
         states.mastery.put(cells, mastery + gained * expm1(-parameters.population.fading * log1p(waited)))
-    states.practised_at.put(cells, latest_time(since, times))
+    states.practised_at.put(cells, _latest_time(since, times))
 
 
 def elapsed_days(since: Floats, times: Floats) -> Floats:
@@ -285,7 +285,7 @@ def elapsed_days(since: Floats, times: Floats) -> Floats:
     return np.maximum(times - since - SITTING, 0.0) * (np.minimum(since, times) > 0)
 
 
-def latest_time(since: Floats, times: Floats) -> Floats:
+def _latest_time(since: Floats, times: Floats) -> Floats:
     """The moment of the last answer once another came; unknown if that of the new one is."""
     return np.maximum(since, times) * (times > 0)
 
@@ -301,7 +301,7 @@ def measure_surprise(
     weight = weight / (weight + (1 - prediction.mastery) * prediction.unknown)
     eta, variance = prediction.logit, prediction.variance
     shift = parameters.population.shifts * parameters.items.has_skills[items]
-    x, spread = posterior_mode(parameters.items, items, scores, eta, variance, shift)
+    x, spread = _posterior_mode(parameters.items, items, scores, eta, variance, shift)
     rest = 1 - weight
     mean = weight * x[0] + rest * x[1]
     apart = spread + (x - mean) ** 2
@@ -309,7 +309,7 @@ def measure_surprise(
     return (mean - eta) / variance, np.maximum(variance - left, 0.0) / (variance * variance)
 
 
-def posterior_mode(
+def _posterior_mode(
     items: Items, chosen: Integers, scores: Floats, eta: Floats, variance: Floats, shift: Floats
 ) -> tuple[Floats, Floats]:
     """The mode of N(x; η, V) p(y | x + shift) by Newton steps, and the variance there (Laplace); (2, N) like `shift`.
@@ -327,7 +327,7 @@ def posterior_mode(
     return x, 1 / (information + precision)
 
 
-def update_ability(population: Population, states: States, slope: Floats, pull: Floats, shrinkage: Floats) -> None:
+def _update_ability(population: Population, states: States, slope: Floats, pull: Floats, shrinkage: Floats) -> None:
     """Ability drifts, form is an AR(1) process: both take their share of the surprise first."""
     gain = slope * states.ability_variance
     states.ability[:] = clip(states.ability + gain * pull, -BOUND, BOUND)
@@ -342,7 +342,7 @@ def update_ability(population: Population, states: States, slope: Floats, pull: 
     )
 
 
-def update_skill_effect(
+def _update_skill_effect(
     population: Population,
     states: States,
     cells: Integers,
@@ -358,7 +358,7 @@ def update_skill_effect(
     states.skill_effect_variance.put(cells, np.minimum(after, max(SKILL_VARIANCE_LIMIT, population.skill_variance)))
 
 
-def update_mastery(skills: Skills, states: States, asked: SkillSlot, posterior: Floats, scores: Floats) -> None:
+def update_mastery(skills: Skills, states: States, asked: _SkillSlot, posterior: Floats, scores: Floats) -> None:
     """After Bayes one transition: what was known may be forgotten, what was not may be learnt by answering right.
 
     P(T) counts in the measure of the score. That a wrong answer teaches as much as a right one, as in Corbett &
@@ -378,7 +378,7 @@ def update_mastery(skills: Skills, states: States, asked: SkillSlot, posterior: 
 def update_prerequisites(
     parameters: Parameters,
     states: States,
-    asked: SkillSlot,
+    asked: _SkillSlot,
     items: Integers,
     posterior: Floats,
     times: Floats,
@@ -397,8 +397,8 @@ def update_prerequisites(
         if not held.size:
             continue
         r = informed[held, column]
-        cells = cell_indices(states, asked.rows[held], r)
-        forget(parameters, states, cells, r, times[held])
+        cells = _cell_indices(states, asked.rows[held], r)
+        _forget(parameters, states, cells, r, times[held])
         q_s, q_r = states.mastery.take(asked.cells[held]), states.mastery.take(cells)
         reach = q_r + WITHOUT_PREREQUISITE * (1 - q_r)
         with_it = np.minimum(q_s / reach, 1.0)

@@ -14,7 +14,7 @@ from app.adaptive.numerics import TINY, clip, ordered_sum
 from app.adaptive.parameters import Items
 
 
-class Slopes(NamedTuple):
+class _Slopes(NamedTuple):
     """The derivative of log p(y | x), and the expected curvature (Fisher information, never negative)."""
 
     gradient: Floats
@@ -54,16 +54,16 @@ def likelihood_given_p(items: Items, chosen: Integers, x: Floats, score: Floats,
     if not items.plain:
         graded = items.max_category[chosen].nonzero()[0]
         if graded.size:
-            above, below, _, _ = category_probabilities(items, chosen[graded], x[..., graded], score[graded])
+            above, below, _, _ = _category_probabilities(items, chosen[graded], x[..., graded], score[graded])
             result[..., graded] = above - below
     return np.maximum(result, TINY)
 
 
-def slopes(items: Items, chosen: Integers, x: Floats, score: Floats) -> Slopes:
+def slopes(items: Items, chosen: Integers, x: Floats, score: Floats) -> _Slopes:
     """d/dx log p(y | x) and the Fisher information at x."""
     s = expit(x)
     if items.plain:
-        return Slopes(score - s, s * (1 - s))
+        return _Slopes(score - s, s * (1 - s))
     guessing, upper = items.guessing[chosen], items.upper[chosen]
     p = clip(guessing + (upper - guessing) * s, TINY, 1 - TINY)
     steepness = (upper - guessing) * s * (1 - s)
@@ -74,15 +74,15 @@ def slopes(items: Items, chosen: Integers, x: Floats, score: Floats) -> Slopes:
     information = np.where(simple, s * (1 - s), steepness * steepness / spread)
     graded = items.max_category[chosen].nonzero()[0]
     if graded.size:
-        above, below, above_slope, below_slope = category_probabilities(
+        above, below, above_slope, below_slope = _category_probabilities(
             items, chosen[graded], x[..., graded], score[graded]
         )
         gradient[..., graded] = (above_slope - below_slope) / np.maximum(above - below, TINY)
-        information[..., graded] = graded_information(items, chosen[graded], x[..., graded])
-    return Slopes(gradient, information)
+        information[..., graded] = _graded_information(items, chosen[graded], x[..., graded])
+    return _Slopes(gradient, information)
 
 
-def category_probabilities(
+def _category_probabilities(
     items: Items, chosen: Integers, x: Floats, score: Floats
 ) -> tuple[Floats, Floats, Floats, Floats]:
     """For graded items: P(at least this category), P(a higher one), and their derivatives."""
@@ -95,7 +95,7 @@ def category_probabilities(
     return above, below, above * (1 - above), below * (1 - below)
 
 
-def graded_information(items: Items, chosen: Integers, x: Floats) -> Floats:
+def _graded_information(items: Items, chosen: Integers, x: Floats) -> Floats:
     """Σ_k (P'_k)² / P_k over the categories of the graded response model (Samejima 1969)."""
     reached = expit(x[..., None] - items.thresholds[chosen])
     edges = np.pad(reached, [(0, 0)] * x.ndim + [(1, 1)])

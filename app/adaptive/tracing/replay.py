@@ -37,11 +37,11 @@ def replay_marked(
     width = max(1, min(LARGEST_BATCH, LARGEST_BLOCK // max(parameters.skills.count, 1)))
     for first in range(0, log.learners, width):
         block = order[first : first + width]
-        replay_block(parameters, log, marks, block, states, predicted, states_at_marks)
+        _replay_block(parameters, log, marks, block, states, predicted, states_at_marks)
     return states, predicted, states_at_marks
 
 
-def replay_block(
+def _replay_block(
     parameters: Parameters,
     log: Log,
     marks: Booleans,

@@ -43,7 +43,7 @@ SKILL_FIELDS = [name for name in SKILL.names or () if name != "skill"]
 REMEMBERED_ITEM = np.dtype([("items", "<i4"), ("tries", "<i4"), ("scores", "<f8"), ("solved", "<i4")])
 
 
-def behaviour_record(factors: int) -> "np.dtype[np.void]":
+def _behaviour_record(factors: int) -> "np.dtype[np.void]":
     """What is kept of habits beside the remembered items, which follow it."""
     return np.dtype(
         [
@@ -75,7 +75,7 @@ def encode_states(parameters: Parameters, states: States) -> list[bytes]:
     behaviour_state = (
         [b""] * states.count
         if parameters.behaviour is None
-        else encode_behaviour(parameters.behaviour, states.behaviour)
+        else _encode_behaviour(parameters.behaviour, states.behaviour)
     )
     return [
         fixed_parts[i].tobytes() + behaviour_state[i] + records[a:b].tobytes()
@@ -83,9 +83,9 @@ def encode_states(parameters: Parameters, states: States) -> list[bytes]:
     ]
 
 
-def encode_behaviour(behaviour_model: BehaviourModel, behaviour_state: BehaviourState) -> list[bytes]:
+def _encode_behaviour(behaviour_model: BehaviourModel, behaviour_state: BehaviourState) -> list[bytes]:
     """The habits of each learner."""
-    dtype = behaviour_record(behaviour_model.factors)
+    dtype = _behaviour_record(behaviour_model.factors)
     fixed = np.empty(len(behaviour_state.run), dtype=dtype)
     for name in dtype.names or ():
         fixed[name] = getattr(behaviour_state, name)
@@ -112,7 +112,7 @@ def decode_states(parameters: Parameters, encoded: Sequence[bytes]) -> States:
         getattr(states, name)[known] = fixed_parts[name]
     rest = [encoded[i][FIXED.itemsize :] for i in known]
     if parameters.behaviour is not None:
-        rest = decode_behaviour(parameters.behaviour, states, known, rest)
+        rest = _decode_behaviour(parameters.behaviour, states, known, rest)
     if any(len(data) % SKILL.itemsize for data in rest):
         raise ValueError("a state is torn")
     records = np.frombuffer(b"".join(rest), dtype=SKILL)
@@ -124,11 +124,11 @@ def decode_states(parameters: Parameters, encoded: Sequence[bytes]) -> States:
     return states
 
 
-def decode_behaviour(
+def _decode_behaviour(
     behaviour_model: BehaviourModel, states: States, known: Sequence[int], encoded: Sequence[bytes]
 ) -> list[bytes]:
     """Read the habits of learners into `states`; what is left of each."""
-    behaviour_state, dtype = states.behaviour, behaviour_record(behaviour_model.factors)
+    behaviour_state, dtype = states.behaviour, _behaviour_record(behaviour_model.factors)
     if any(len(data) < dtype.itemsize for data in encoded):
         raise ValueError("a state is torn")
     fixed = np.frombuffer(b"".join(data[: dtype.itemsize] for data in encoded), dtype=dtype)

@@ -48,7 +48,7 @@ def make_decision(known: Known) -> Decision:
     return Decision(known.course, rounds, progress.learners, progress.states, progress.checkpoint_sets)
 
 
-class ReadingNeeds(NamedTuple):
+class _ReadingNeeds(NamedTuple):
     """What must be read for a decision beside states.
 
     `late` has the earliest sort key of the new responses of each learner with a late one; `recent` has for each
@@ -59,7 +59,7 @@ class ReadingNeeds(NamedTuple):
     recent: Mapping[str, tuple[str, RecommendationOptions, int]]
 
 
-def find_reading_needs(learners: Sequence[LearnerRow], responses: Sequence[AcceptedResponse]) -> ReadingNeeds:
+def find_reading_needs(learners: Sequence[LearnerRow], responses: Sequence[AcceptedResponse]) -> _ReadingNeeds:
     """What to read for a decision on `responses` of these learners."""
     rows = {row.id: row for row in learners}
     earliest: dict[str, SortKey] = {}
@@ -74,7 +74,7 @@ def find_reading_needs(learners: Sequence[LearnerRow], responses: Sequence[Accep
         rows[learner] = _advance_row(rows[learner], entry)
         if options is not None:
             recent[entry.id] = learner, options, rows[learner].last_occurred_at or 0
-    return ReadingNeeds({learner: earliest[learner] for learner in late}, recent)
+    return _ReadingNeeds({learner: earliest[learner] for learner in late}, recent)
 
 
 def is_late(row: LearnerRow, entry: Entry) -> bool:

@@ -25,7 +25,7 @@ from app.queries.catalogue import find_course
 from app.services import sessions
 from app.services.catalogue import need_course, upsert
 from app.services.item_pools import ItemPool, check_agreement, read_pool
-from app.services.session_agreement import PoolFilter, Prior, SessionAgreement, Stop, decode_agreement
+from app.services.session_agreement import AgreedPoolFilter, AgreedPrior, AgreedStop, SessionAgreement, decode_agreement
 
 RESERVED_PREFIX = "cat-"
 STATE = re.compile(r"v1\.([0-9]{1,9})\.[0-9a-f]{16}", re.ASCII)
@@ -168,9 +168,9 @@ def _make_agreement(settings: Json, seed: int) -> SessionAgreement:
     form = tuple(forms[seed % len(forms)])
     return replace(
         agreement,
-        pool=PoolFilter(items=form),
+        pool=AgreedPoolFilter(items=form),
         selection=replace(agreement.selection, first=form),
-        stop=Stop(max_items=len(form)),
+        stop=AgreedStop(max_items=len(form)),
     )
 
 
@@ -230,10 +230,10 @@ def start_cat_session(db: Connection, tenant_id: int, section_id: str, new: NewS
     return reply
 
 
-def _choose_prior(prior: Prior, new: NewSession, *, has_own: bool) -> Prior:
+def _choose_prior(prior: AgreedPrior, new: NewSession, *, has_own: bool) -> AgreedPrior:
     """The prior of a session: what is known of the learner, or that of the section, which `has_own` if it was given."""
     mean = new.estimate if new.mean is None and not has_own else new.mean
-    return Prior(prior.mean if mean is None else mean, prior.sd if new.sd is None else new.sd)
+    return AgreedPrior(prior.mean if mean is None else mean, prior.sd if new.sd is None else new.sd)
 
 
 def end_cat_session(db: Connection, tenant_id: int, section_id: str, session_id: str, now: int) -> None:

@@ -17,7 +17,7 @@ from app.queries.catalogue import find_existing_items, find_existing_skills
 from app.services.catalogue import Catalogue, catalogue_at, need_course, read_catalogue
 from app.services.course_model import LruCache
 from app.services.session_agreement import (
-    PoolFilter,
+    AgreedPoolFilter,
     SessionAgreement,
     find_agreement_faults,
     group_keys,
@@ -145,7 +145,7 @@ def _build_pool(catalogue: Catalogue, agreement: SessionAgreement) -> ItemPool:
     )
 
 
-def _item_filter(lists: PoolFilter) -> Callable[[Json], bool]:
+def _item_filter(lists: AgreedPoolFilter) -> Callable[[Json], bool]:
     """Whether an item fits all the lists that were given."""
     allowed = {name: set(names) for name, names in vars(lists).items() if names is not None}
 

@@ -96,7 +96,7 @@ class _Selection:
 
 
 @dataclass(frozen=True)
-class PoolFilter:
+class AgreedPoolFilter:
     """Which items of the course the test draws on: those that fit all lists that are given."""
 
     items: Names | None = None
@@ -118,7 +118,7 @@ class _ClassificationRule:
 
 
 @dataclass(frozen=True)
-class Stop:
+class AgreedStop:
     """When the test ends."""
 
     standard_error: float | None = None
@@ -130,7 +130,7 @@ class Stop:
 
 
 @dataclass(frozen=True)
-class Prior:
+class AgreedPrior:
     """The ability beforehand: a normal distribution, for every scale."""
 
     mean: float = 0.0
@@ -142,11 +142,11 @@ class SessionAgreement:
     """All that a session agreed on at its start; its answers decide the rest."""
 
     learner: str | None = None
-    stop: Stop
+    stop: AgreedStop
     selection: _Selection
-    pool: PoolFilter
+    pool: AgreedPoolFilter
     scales: tuple[_Scale, ...] | None = None
-    prior: Prior
+    prior: AgreedPrior
     prior_from_practice: bool
     updates_mastery: bool
     seed: int | None = None

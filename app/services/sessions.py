@@ -51,7 +51,7 @@ from app.services.present import DIGITS, calibration_id, mastery_rows
 from app.services.replay import as_fractions, load_states, states_at
 from app.services.responses import NewResponse, RecordedResponse, record
 from app.services.session_agreement import (
-    Prior,
+    AgreedPrior,
     SessionAgreement,
     decode_agreement,
     encode_agreement,
@@ -149,7 +149,7 @@ def _is_same_agreement(stored: SessionAgreement, agreed: SessionAgreement) -> bo
     return (replace(stored, prior=agreed.prior) if agreed.prior_from_practice else stored) == agreed
 
 
-def _resolve_prior(db: Connection, tenant_id: int, course_id: str, agreed: SessionAgreement, now: int) -> Prior:
+def _resolve_prior(db: Connection, tenant_id: int, course_id: str, agreed: SessionAgreement, now: int) -> AgreedPrior:
     """The prior in numbers: what was given, or what practice has shown of the learner, as it is now."""
     if not agreed.prior_from_practice or agreed.learner is None:
         return agreed.prior
@@ -161,7 +161,7 @@ def _resolve_prior(db: Connection, tenant_id: int, course_id: str, agreed: Sessi
         if learners
         else initial_states(course_model.parameters, 1)
     )
-    return Prior(float(states.ability[0]), float(standard_error(course_model.parameters, states)[0]))
+    return AgreedPrior(float(states.ability[0]), float(standard_error(course_model.parameters, states)[0]))
 
 
 def _find_overexposed_items(db: Connection, tenant_id: int, course_id: str, max_share: float | None) -> list[str]:

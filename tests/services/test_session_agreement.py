@@ -302,5 +302,5 @@ STORED = """
 def test_an_agreement_of_an_earlier_version_is_read() -> None:
     agreement = decode_agreement(json.loads(STORED))
     assert agreement.selection.pilot == session_agreement.PilotItems(("new",), (2, 3))
-    assert agreement.prior == session_agreement.Prior(0.25, 0.9)
+    assert agreement.prior == session_agreement.AgreedPrior(0.25, 0.9)
     assert encode_agreement(agreement) == json.loads(STORED)

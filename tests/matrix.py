@@ -20,16 +20,16 @@ PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 NEWEST, LOWEST = "dev.lock", "lowest.lock"
 # Both databases, the numbers of the engine, files, and the framework below the routes: what other versions may change.
 PART = (
-    "tests/adaptive/test_filter.py",
-    "tests/adaptive/test_irt_golden.py",
-    "tests/adaptive/test_states.py",
-    "tests/adaptive/test_testing_golden.py",
+    "tests/adaptive/tracing/test_filter.py",
+    "tests/adaptive/irt/test_golden.py",
+    "tests/adaptive/tracing/test_states.py",
+    "tests/adaptive/cat/test_golden.py",
     "tests/architecture/test_tables.py",
-    "tests/routers/test_body.py",
-    "tests/routers/test_express.py",
-    "tests/routers/test_problems.py",
+    "tests/http/test_json_body.py",
+    "tests/routers/test_fast_path.py",
+    "tests/http/test_problems.py",
     "tests/services/test_catalogue.py",
-    "tests/test_files.py",
+    "tests/files/test_responses.py",
 )
 
 

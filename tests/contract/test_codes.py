@@ -77,11 +77,11 @@ ROWS = [
 # Met in tests of their own below, or elsewhere for the reason given.
 OTHERS = {"rate_limited", "too_many_failures", "overloaded", "database_unavailable", "not_migrated"}
 ELSEWHERE = {
-    "internal": "no request meets it, or that would be a bug; tests/routers/test_problems.py breaks a route",
+    "internal": "no request meets it, or that would be a bug; tests/http/test_problems.py breaks a route",
     "invalid_file": "the command line only",
     "invalid_setting": "the command line only",
     "stopping": "a process that stops, in tests/edge/test_stopping.py",
-    "unknown_section": "it is told as 1EdTech tells it, in tests/routers/test_cat.py",
+    "unknown_section": "it is told as 1EdTech tells it, in tests/ims_cat/test_routes.py",
     "too_slow": "a slow sender, in tests/edge/test_slow_clients.py",
 }
 

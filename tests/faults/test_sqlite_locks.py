@@ -19,7 +19,7 @@ from app.services.calibrations import request_calibration
 from app.services.mastery import learner_mastery
 from tests.client import COURSE, NEW_YEAR_US, make_response, opened, verify
 from tests.faults.harness import ITEMS, fault_counts, stored_outcomes
-from tests.test_worker import LEARNERS, prepare, state
+from tests.jobs.test_background_work import LEARNERS, prepare, state
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("engine_name", ["sqlite"], indirect=True)]
 

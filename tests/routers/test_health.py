@@ -7,7 +7,7 @@ import pytest
 from app.core.database import Database, open_database
 from app.routers import health
 from app.schemas.problems import Problem
-from tests.routers.edge import edge_client, make_edge
+from tests.http.edge import edge_client, make_edge
 
 pytestmark = pytest.mark.anyio
 

@@ -37,8 +37,8 @@ from tests.receiver import ReceivedCall, Replier, accept_call, never_reply, refu
 
 pytestmark = pytest.mark.anyio
 
-ROOT = Path(__file__).parents[1]
-CERTIFICATE = Path(__file__).parent / "data" / "receiver.pem"
+ROOT = Path(__file__).parents[2]
+CERTIFICATE = Path(__file__).parents[1] / "data" / "receiver.pem"
 HOSTS = "127.0.0.1"
 LEARNERS = 24
 LONGEST_S = 60.0
@@ -79,7 +79,7 @@ import asyncio, os, signal, sys
 from app.core.database import open_database
 from app.services import responses
 from app.services.responses import write
-from tests.test_delivery import mastering
+from tests.jobs.test_webhook_delivery import mastering
 
 later = []
 

@@ -36,7 +36,7 @@ from app.adaptive.cat.state import posterior
 from app.adaptive.irt import ItemResponses, Model
 from app.adaptive.irt.ability import estimate
 from app.adaptive.irt.item_models import MODELS
-from tests.adaptive import testing_laws as laws
+from tests.adaptive.cat import laws
 from tests.adaptive.irt_worlds import random_bank, textbook
 from tests.gate.examples import examples
 

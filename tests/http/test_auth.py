@@ -10,7 +10,7 @@ from app.core.database import Database
 from app.core.security import NewKey, make_key
 from app.http.auth import KNOWN_KEYS, Caller, KnownKeys, permits_of, require
 from app.services.keys import create_key, revoke_key
-from tests.routers.edge import edge_client, make_edge
+from tests.http.edge import edge_client, make_edge
 
 
 def bearer(key: NewKey) -> dict[str, str]:

@@ -55,7 +55,7 @@ REVISIONS = [script.revision for script in SCRIPT.walk_revisions()][::-1]
 STEPS = list(pairwise(["base", *REVISIONS]))
 PROCESSES = 6
 FEW = 3
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 T = TypeVar("T")
 
@@ -198,7 +198,7 @@ def test_the_database_says_which_programs_it_serves(empty_database_url: str) -> 
 def test_a_program_works_with_a_newer_database_that_serves_it(
     database_url: str, oldest: str | None, works: bool
 ) -> None:
-    """The rule itself; real revisions under a real service: tests/test_upgrading.py."""
+    """The rule itself; real revisions under a real service: tests/migrations/test_upgrading.py."""
     said = f"'{head_revision() if oldest == 'mine' else oldest}'" if oldest else "NULL"
     statement = text(f"UPDATE alembic_version SET version_num = '9001', compatible_from = {said}")
     within(database_url, lambda db: db.execute(statement))

@@ -286,7 +286,7 @@ def test_the_service_answers_and_stops_when_it_is_told_to(
     process = subprocess.Popen(
         [sys.executable, "-m", "app", "serve", "--port", str(port), "--workers", workers],
         env={**os.environ, "PROXIMA_DATABASE_URL": database_url},
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -371,7 +371,7 @@ def heavy_imports(before: str = "") -> str:
     calls = [f"main({list(arguments)}, standalone_mode=False)" for arguments in commands(main)]
     program = "\n".join([before, "from app.cli import main", *calls, REPORT_HEAVY])
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True
+        [sys.executable, "-c", program], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True
     )
     assert done.stdout.count("Usage: proxima") == len(calls)
     return done.stderr

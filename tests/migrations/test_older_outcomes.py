@@ -30,7 +30,7 @@ from tests.client import COURSE, app_of, client_of, make_key, opened, served, ve
 
 pytestmark = pytest.mark.anyio
 
-BACKUP = Path(__file__).parent / "data" / "backup-0007.gz"
+BACKUP = Path(__file__).parents[1] / "data" / "backup-0007.gz"
 OLD_WORDS = (b'"evidence":', b'"doubt":', b'"opens_up":', b'"challenge":', b'"tells":')
 NEW_WORDS = (b'"responses":', b'"need":', b'"unlocks":', b'"difficulty_match":', b'"diagnosticity":')
 NEXT = {"goal": ["divide"], "expires_in": 60, "prefetch": True, "why_not": ["i1", "i8"], "forecast": True}

@@ -1,4 +1,4 @@
-"""What must hold of every adaptive test, and pools and plans to ask it of. `test_testing_controls` breaks each law."""
+"""What must hold of every adaptive test, and pools and plans to ask it of. `test_controls` breaks each law."""
 
 from collections.abc import Iterator
 from dataclasses import fields, replace

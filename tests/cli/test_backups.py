@@ -26,11 +26,11 @@ from app.queries import transfer as queries
 from app.services import transfer
 from app.services.keys import create_key
 from tests.client import CATALOGUE, COURSE
+from tests.migrations.test_migrations import fill
 from tests.processes import PROXIMA, Started, start
 from tests.tenants import MakeUrl, databases, error_line, output_of, read_database, run_cli, run_with_database
-from tests.test_migrations import fill
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 OTHER = {"sqlite": "postgresql", "postgresql": "sqlite"}
 REVISIONS = [script.revision for script in ScriptDirectory.from_config(configuration()).walk_revisions()][::-1]
 CLIENTS = 4

@@ -19,7 +19,7 @@ from app.http import ims_status
 from app.http.error_help import ADVICE
 from app.http.problems import classes_by_code, faults_of, problem_body, responses_for, status_of
 from app.schemas.problems import Problem
-from tests.routers.edge import CANARY, Answers, edge_client, make_edge
+from tests.http.edge import CANARY, Answers, edge_client, make_edge
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "errors.md"
 GOOD = {"id": "r-1", "score": 1}

@@ -25,7 +25,7 @@ from sqlalchemy import Column, Connection, Engine, Table, UniqueConstraint, even
 from app.core import migrate
 from app.core.database import Database, open_database
 from tests.faults.harness import Service, clients_of, create_courses, response_of, serving, wait_until
-from tests.test_migrations import fill, tables, within
+from tests.migrations.test_migrations import fill, tables, within
 
 SCRIPT = ScriptDirectory.from_config(migrate.configuration())
 REVISIONS = [script.revision for script in SCRIPT.walk_revisions()][::-1]

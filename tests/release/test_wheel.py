@@ -22,7 +22,7 @@ from app.core.settings import PREFIX
 
 pytestmark = pytest.mark.release
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 INSTALL_TIMEOUT_S = 300
 START_TIMEOUT_S = 60
 

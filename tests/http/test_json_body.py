@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from app.core.errors import Malformed
 from app.http.json_body import parse_json
-from tests.routers.edge import LIMIT, edge_client, make_edge
+from tests.http.edge import LIMIT, edge_client, make_edge
 
 JSON = {"content-type": "application/json"}
 

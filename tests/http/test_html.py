@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from app.http.problems import classes_by_code
-from tests.routers.edge import edge_client, make_edge
+from tests.http.edge import edge_client, make_edge
 
 pytestmark = pytest.mark.anyio
 

@@ -18,7 +18,7 @@ import yaml  # type: ignore[import-untyped]  # publishes no types
 
 from app.core.settings import PREFIX, Settings
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 LOCK = (ROOT / "requirements/runtime.lock").read_text()
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
 SECRET = "/run/secrets/proxima_database_url"  # noqa: S105 (where it is, not what it is)

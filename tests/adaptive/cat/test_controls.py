@@ -8,7 +8,7 @@ import pytest
 
 from app.adaptive.arrays import Floats
 from app.adaptive.cat import Bound, Plan, Pool, decide, exposure, information_index, pool, shadow, state, stopping
-from tests.adaptive import testing_laws as laws
+from tests.adaptive.cat import laws
 
 pytestmark = pytest.mark.controls
 

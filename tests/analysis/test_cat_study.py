@@ -24,7 +24,7 @@ from app.analysis.cat_study import (
 from app.cli import main
 from app.core.errors import InvalidSetting
 from app.files.item_parameters import Constraints, ItemFile
-from tests.adaptive import testing_laws as laws
+from tests.adaptive.cat import laws
 
 
 def silent(_stage: str, _done: float, _whole: float) -> None:

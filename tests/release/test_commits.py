@@ -8,7 +8,7 @@ import pytest
 
 from tests.commits import faults, without_comments
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 GOOD = [
     "Add `proxima migrate --to REVISION`",
     "Need a key for metrics\n\nOthers could read them.",

@@ -29,6 +29,7 @@ from app.queries.keys import list_tenants
 from app.services import calibrations, transfer
 from app.services.keys import create_key
 from tests.gate.examples import examples
+from tests.migrations.test_migrations import fill
 from tests.tenants import (
     MakeUrl,
     databases,
@@ -40,7 +41,6 @@ from tests.tenants import (
     run_cli,
     run_with_database,
 )
-from tests.test_migrations import fill
 
 T = TypeVar("T")
 OTHER = {"sqlite": "postgresql", "postgresql": "sqlite"}

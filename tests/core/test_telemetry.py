@@ -19,7 +19,7 @@ from structlog.testing import capture_logs
 
 from app.core.database import Database
 from app.services.keys import create_key
-from tests.routers.edge import CANARY, edge_client, make_edge
+from tests.http.edge import CANARY, edge_client, make_edge
 
 ROOT = Path(__file__).parents[2]
 
@@ -98,7 +98,7 @@ async def test_another_request_id_is_replaced(given: str) -> None:
 SCRIPT = f"""
 import asyncio, logging, warnings
 from app.core.settings import Settings
-from tests.routers.edge import edge_client, make_served_edge
+from tests.http.edge import edge_client, make_served_edge
 
 async def main():
     async with edge_client(make_served_edge()) as client:
@@ -156,7 +156,7 @@ def two_workers(tmp_path: Path) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [
-        sys.executable, "-m", "uvicorn", "--factory", "tests.routers.edge:make_served_edge",
+        sys.executable, "-m", "uvicorn", "--factory", "tests.http.edge:make_served_edge",
         "--workers", "2", "--port", str(port), "--no-access-log",
     ]  # fmt: skip
     environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}

@@ -34,6 +34,9 @@ from app.adaptive.response_log import Log
 from tests.adaptive.worlds import bank, log_of, random_course, random_log
 from tests.gate.examples import examples
 
+# Fits of whole logs: minutes, and a function of the files they read.
+pytestmark = pytest.mark.statistics
+
 Model = Callable[[Integers, Log, Log], Floats]
 MODELS: tuple[Model, ...] = (item_only, irt, bkt, pfa, best_lr)
 

@@ -234,6 +234,7 @@ def test_expected_counts_are_those_of_the_pass_that_calibrations_take(seed: int,
             np.testing.assert_allclose(counted, np.bincount(chains.skill, each, 3), atol=1e-9)
 
 
+@pytest.mark.statistics
 def test_leaps_reach_what_plain_steps_reach() -> None:
     log = world(2, 0.05)
     setup = replace(PLAIN, forgets=True)
@@ -393,6 +394,7 @@ def test_an_unseen_item_has_the_guess_and_slip_of_its_skill() -> None:
     assert found.rates.slip[3] == shared.rates.slip[0]
 
 
+@pytest.mark.statistics
 def test_further_starts_are_never_worse_and_repeat() -> None:
     log = any_log(9, learners=200, longest=15)
     once, more = fitted(SKILLS, log, PLAIN), fitted(SKILLS, log, replace(PLAIN, starts=4))

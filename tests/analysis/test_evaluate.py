@@ -92,6 +92,7 @@ KINDS: dict[str, list[str]] = {
 }
 
 
+@pytest.mark.statistics
 @pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_file_gives_finite_figures(tmp_path: Path, kind: str) -> None:
@@ -113,6 +114,7 @@ def test_figures_are_of_test_learners_only(tmp_path: Path) -> None:
     assert told(path, "split", 4)["folds"] == 1
 
 
+@pytest.mark.statistics
 @pytest.mark.usefixtures("hasty")
 def test_another_column_may_name_folds(tmp_path: Path) -> None:
     rows = rows_of(ends=lambda who: f",test,{who % 3 + 2}")

@@ -64,7 +64,7 @@ class Operation:
 
 
 @pytest.mark.parametrize(("engine_name", "workers"), [("sqlite", 1), ("postgresql", 2)], indirect=["engine_name"])
-@pytest.mark.parametrize("operations", fault_counts(600, 100_000))
+@pytest.mark.parametrize("operations", fault_counts(300, 100_000))
 async def test_clients_see_one_history(operations: int, workers: int, database_url: str, tmp_path: Path) -> None:
     key = await create_courses(database_url)
     with serving(database_url, key, tmp_path / "service", workers=workers) as service:

@@ -176,6 +176,7 @@ def test_all_is_finite_and_bounded(behaviour_model: BehaviourModel, log: list[tu
     assert ((values >= 1e-9) & (values <= 1 - 1e-9)).all()
 
 
+@pytest.mark.statistics
 def test_a_long_row_of_equal_answers_stays_finite(behaviour_model: BehaviourModel) -> None:
     for score in (0.0, 1.0):
         items = np.zeros(3000, dtype=np.int64)
@@ -217,6 +218,7 @@ def test_a_habit_is_found_and_predicts_learners_never_seen() -> None:
     assert loss(behaviour_model, fresh) < loss(None, fresh) - 0.03
 
 
+@pytest.mark.statistics
 def test_without_a_habit_there_is_next_to_nothing_to_lose() -> None:
     fresh = simulate(100, 40, np.random.default_rng(9), 0.0)
     assert loss(fit(simulate(150, 40, np.random.default_rng(8), 0.0)), fresh) < loss(None, fresh) + 0.003
@@ -251,6 +253,7 @@ def test_degenerate_logs_fit(lengths: tuple[int, ...], score: float) -> None:
         assert np.isfinite(expected_p(behaviour_model, trace_features(behaviour_model, bank(), answers))).all()
 
 
+@pytest.mark.statistics
 def test_the_same_log_gives_the_same_head() -> None:
     answers = simulate(60, 20, np.random.default_rng(11), 1.0)
     one, other = fit(answers), fit(answers)

@@ -26,6 +26,9 @@ from tests.adaptive import laws
 from tests.adaptive.worlds import arrays, bank, course, frozen, log_of, random_course, random_log, same, simulate, tree
 from tests.gate.examples import examples
 
+# Fits of whole logs: minutes, and a function of the files they read.
+pytestmark = pytest.mark.statistics
+
 SKILLS, ITEMS = 4, 24
 TRUTH = course(
     tree([[]] * SKILLS, prior=[0.2, 0.4, 0.6, 0.5], p_learn=[0.1, 0.3, 0.5, 0.4], p_forget=[0.01] * SKILLS),

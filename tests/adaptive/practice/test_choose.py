@@ -179,6 +179,7 @@ def test_chances_sum_to_one(thousandths: list[int]) -> None:
     laws.chances_sum_to_one(np.array(thousandths) / 1000)
 
 
+@pytest.mark.statistics
 @pytest.mark.parametrize("many", [100, 1000, 3000])
 def test_chances_sum_to_one_among_very_many(many: int) -> None:
     rng = np.random.default_rng(many)

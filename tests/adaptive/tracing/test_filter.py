@@ -158,6 +158,7 @@ def test_numbers_stay_finite(answers: int, deviation: float) -> None:
     laws.stays_finite(parameters, laws.extreme_log(parameters, answers))
 
 
+@pytest.mark.statistics
 def test_numbers_stay_finite_for_5000_answers() -> None:
     parameters, _ = laws.extreme_world()
     laws.stays_finite(parameters, laws.extreme_log(parameters, 5000))
@@ -215,6 +216,7 @@ def test_prerequisites_are_informed() -> None:
     laws.prerequisites_are_informed()
 
 
+@pytest.mark.statistics
 def test_a_prerequisite_can_always_come_back() -> None:
     """However long it was informed of one thing, it never reaches 0 or 1, which nothing could move again."""
     parameters = course(tree([[], [0]]), bank([[1]]))

@@ -167,12 +167,18 @@ def insert_recommendations(db: Connection, rows: list[dict[str, Any]]) -> None:
 
 def find_recommendations(db: Connection, tenant_id: int, course_id: str, ids: Collection[str]) -> dict[str, Row[Any]]:
     """Those of the recommendations that exist."""
-    statement = select(*Recommendation.__table__.columns).where(
-        Recommendation.tenant_id == tenant_id,
-        Recommendation.course_id == course_id,
-        matches_any(db, Recommendation.id, ids),
+    parameters = {"tenant_id": tenant_id, "course_id": course_id, "ids": list(ids)}
+    return {row.id: row for row in db.execute(_recommendations_by_id(db.dialect.name), parameters)}
+
+
+@cache
+def _recommendations_by_id(dialect: str) -> Select[*tuple[Any, ...]]:
+    """The statement of `find_recommendations`, built once: most transactions of answers name a recommendation."""
+    return select(*Recommendation.__table__.columns).where(
+        Recommendation.tenant_id == bindparam("tenant_id"),
+        Recommendation.course_id == bindparam("course_id"),
+        matches_any_parameter(dialect, Recommendation.id, "ids"),
     )
-    return {row.id: row for row in db.execute(statement)}
 
 
 def count_responses(db: Connection, tenant_id: int, course_id: str) -> int:

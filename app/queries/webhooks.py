@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Row, bindparam, delete, exists, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, exists, func, insert, or_, select, update
 
 from app.models import Course, Outbox, Webhook
 from app.queries.matching import matches_any
@@ -21,6 +21,35 @@ class Listener(NamedTuple):
     events: list[str]
 
 
+class WebhookRow(NamedTuple):
+    """A webhook without its secret, with what is left to tell and what went wrong last."""
+
+    id: str
+    url: str
+    events: list[str]
+    course_id: str | None
+    created_at: int
+    pending: int
+    failed: int
+    failed_at: int | None
+    error: str | None
+
+
+class _Recipient(NamedTuple):
+    """Where a webhook is called, and what signs the calls."""
+
+    url: str
+    secret: str
+
+
+class _DueCall(NamedTuple):
+    """A call that is due; `attempt` counts those made before."""
+
+    id: str
+    attempt: int
+    body: str
+
+
 def find_listeners(db: Connection, tenant_id: int, course_id: str) -> list[Listener]:
     """Who wants to hear of a course; none of them can be deleted until the transaction ends."""
     statement = select(Webhook.id, Webhook.events).where(
@@ -35,14 +64,15 @@ def insert_webhook(db: Connection, row: Mapping[str, Any]) -> None:
     db.execute(insert(Webhook), dict(row))
 
 
-def find_webhook(db: Connection, tenant_id: int, webhook_id: str) -> Row[str, str] | None:
-    """Address and secret."""
+def find_webhook(db: Connection, tenant_id: int, webhook_id: str) -> _Recipient | None:
+    """Where the webhook is called, if the tenant has it."""
     statement = select(Webhook.url, Webhook.secret).where(Webhook.tenant_id == tenant_id, Webhook.id == webhook_id)
-    return db.execute(statement).one_or_none()
+    row = db.execute(statement).one_or_none()
+    return None if row is None else _Recipient(*row)
 
 
-def page_webhooks(db: Connection, tenant_id: int, after: str | None, limit: int) -> list[Row[Any]]:
-    """Up to `limit` webhooks by id from `after` on (exclusive), with what is left to tell and what went wrong last."""
+def page_webhooks(db: Connection, tenant_id: int, after: str | None, limit: int) -> list[WebhookRow]:
+    """Up to `limit` webhooks by id from `after` on (exclusive)."""
     mine = (Outbox.tenant_id == Webhook.tenant_id, Outbox.webhook_id == Webhook.id)
     failed = select(Outbox).where(*mine, Outbox.failed_at.is_not(None)).order_by(Outbox.failed_at.desc()).limit(1)
     statement = select(
@@ -58,7 +88,7 @@ def page_webhooks(db: Connection, tenant_id: int, after: str | None, limit: int)
     ).where(Webhook.tenant_id == tenant_id)
     if after is not None:
         statement = statement.where(Webhook.id > after)
-    return list(db.execute(statement.order_by(Webhook.id).limit(limit)))
+    return [WebhookRow(*row) for row in db.execute(statement.order_by(Webhook.id).limit(limit))]
 
 
 def delete_webhook(db: Connection, tenant_id: int, webhook_id: str) -> bool:
@@ -84,8 +114,8 @@ def list_webhooks(db: Connection, now: int) -> list[tuple[int, str, bool]]:
     return [(tenant_id, webhook_id, is_due) for tenant_id, webhook_id, is_due in db.execute(statement)]
 
 
-def lock_due_calls(db: Connection, tenant_id: int, webhook_id: str, now: int, limit: int) -> list[Row[Any]]:
-    """Up to `limit` calls that are due and that nobody else has locked, the longest due first: id, attempt, body."""
+def lock_due_calls(db: Connection, tenant_id: int, webhook_id: str, now: int, limit: int) -> list[_DueCall]:
+    """Up to `limit` calls that are due and that nobody else has locked, the longest due first."""
     statement = (
         select(Outbox.id, Outbox.attempt, Outbox.body)
         .where(Outbox.tenant_id == tenant_id, Outbox.webhook_id == webhook_id, Outbox.due_at <= now)
@@ -93,7 +123,7 @@ def lock_due_calls(db: Connection, tenant_id: int, webhook_id: str, now: int, li
         .limit(limit)
         .with_for_update(skip_locked=True)
     )
-    return list(db.execute(statement))
+    return [_DueCall(*row) for row in db.execute(statement)]
 
 
 def reschedule_calls(

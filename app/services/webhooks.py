@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from pydantic_core import to_json
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection
 
 from app.adaptive.state import States
 from app.adaptive.tracing.mastery import is_mastered
@@ -148,7 +148,7 @@ def page_of_webhooks(db: Connection, tenant_id: int, after: str | None, limit: i
     return [_to_webhook_reply(row) for row in rows.page_webhooks(db, tenant_id, after, limit)]
 
 
-def _to_webhook_reply(row: Row[Any]) -> dict[str, Any]:
+def _to_webhook_reply(row: rows.WebhookRow) -> dict[str, Any]:
     """A webhook in the words of the contract."""
     return {
         "id": row.id,

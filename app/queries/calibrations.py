@@ -1,28 +1,34 @@
 """Calibrations as rows."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, and_, func, insert, or_, select, update
+from sqlalchemy import Connection, and_, func, insert, or_, select, update
 
 from app.models import Calibration, Correction, Course, Learner, Response
 
 RUNNING = "running"
 # Much longer than any lease: one that would last so long was given by a clock that was wrong.
 LONGEST_LEASE_US = 2 * 3_600_000_000
-SUMMARY = (
-    Calibration.number,
-    Calibration.status,
-    Calibration.requested_at,
-    Calibration.leased_until,
-    Calibration.finished_at,
-    Calibration.revision,
-    Calibration.report,
-    Calibration.error,
-    Calibration.attempt,
-    Calibration.compared_with,
-    Calibration.activated_at,
-)
+
+
+class CalibrationRow(NamedTuple):
+    """A calibration as it is stored, without the packed result."""
+
+    number: int
+    status: str
+    requested_at: int
+    leased_until: int
+    finished_at: int | None
+    revision: int
+    report: dict[str, Any] | None
+    error: str | None
+    attempt: int
+    compared_with: int | None
+    activated_at: int | None
+
+
+CALIBRATION = [getattr(Calibration, name) for name in CalibrationRow._fields]
 
 
 def find_parameters(db: Connection, tenant_id: int, course_id: str, number: int) -> bytes | None:
@@ -35,20 +41,23 @@ def find_parameters(db: Connection, tenant_id: int, course_id: str, number: int)
 
 def find_calibration(
     db: Connection, tenant_id: int, course_id: str, number: int, *, lock: bool = False
-) -> Row[Any] | None:
+) -> CalibrationRow | None:
     """All but the packed result; `lock` holds the row until the transaction ends."""
-    statement = select(*SUMMARY).where(
+    statement = select(*CALIBRATION).where(
         Calibration.tenant_id == tenant_id, Calibration.course_id == course_id, Calibration.number == number
     )
-    return db.execute(statement.with_for_update() if lock else statement).one_or_none()
+    row = db.execute(statement.with_for_update() if lock else statement).one_or_none()
+    return None if row is None else CalibrationRow(*row)
 
 
-def page_calibrations(db: Connection, tenant_id: int, course_id: str, below: int | None, limit: int) -> list[Row[Any]]:
+def page_calibrations(
+    db: Connection, tenant_id: int, course_id: str, below: int | None, limit: int
+) -> list[CalibrationRow]:
     """Up to `limit` calibrations with a number below `below`, the newest first."""
-    statement = select(*SUMMARY).where(Calibration.tenant_id == tenant_id, Calibration.course_id == course_id)
+    statement = select(*CALIBRATION).where(Calibration.tenant_id == tenant_id, Calibration.course_id == course_id)
     if below is not None:
         statement = statement.where(Calibration.number < below)
-    return list(db.execute(statement.order_by(Calibration.number.desc()).limit(limit)))
+    return [CalibrationRow(*row) for row in db.execute(statement.order_by(Calibration.number.desc()).limit(limit))]
 
 
 def last_calibration_number(db: Connection, tenant_id: int, course_id: str) -> int:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 import numpy as np
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection
 
 from app.adaptive.arrays import Booleans
 from app.adaptive.calibration.fit import CalibrationFit
@@ -94,9 +94,9 @@ def call_at_database_time(db: Connection, work: Callable[..., T], *args: object,
     return work(db, *args, read_clock(db), **options)
 
 
-def _is_leased(row: Row[Any], now: int) -> bool:
+def _is_leased(row: rows.CalibrationRow, now: int) -> bool:
     """Whether somebody works at a calibration. A lease until long from now was given by a clock that was wrong."""
-    return now < int(row.leased_until) <= now + rows.LONGEST_LEASE_US
+    return now < row.leased_until <= now + rows.LONGEST_LEASE_US
 
 
 def request_calibration(db: Connection, tenant_id: int, course_id: str, now: int) -> Claim:
@@ -152,7 +152,7 @@ def take_over(db: Connection, tenant_id: int, course_id: str, number: int, now: 
 
 def is_running(db: Connection, claim: Claim) -> bool:
     """Whether a calibration is running, in this process or another."""
-    return bool(_need_calibration(db, claim.tenant_id, claim.course_id, claim.number).status == RUNNING)
+    return _need_calibration(db, claim.tenant_id, claim.course_id, claim.number).status == RUNNING
 
 
 def renew_lease(db: Connection, claim: Claim, now: int) -> bool:
@@ -223,7 +223,7 @@ def read_calibration_job(db: Connection, claim: Claim) -> CalibrationJob:
 
 
 def _read_compared_models(
-    db: Connection, tenant_id: int, course_id: str, row: Row[Any]
+    db: Connection, tenant_id: int, course_id: str, row: rows.CalibrationRow
 ) -> tuple[CourseModel, Parameters]:
     """The course model in force at the request, and its parameters before held-out learners were fitted too."""
     # The history of a catalogue may be long; it is only needed if the catalogue has changed meanwhile.
@@ -307,7 +307,7 @@ def activate(
     """
     need_course(db, tenant_id, course_id, lock=True)
     row = _need_calibration(db, tenant_id, course_id, number)
-    if row.status != SUCCEEDED:
+    if row.status != SUCCEEDED or row.report is None:
         raise CalibrationNotReady("only a calibration that succeeded can be activated")
     before, after = row.report["log_loss_before"], row.report["log_loss_after"]
     if after > before and row.activated_at is None and not force:
@@ -325,7 +325,7 @@ def list_stale_courses(db: Connection) -> list[tuple[int, str]]:
     return rows.list_stale_courses(db, ENGINE)
 
 
-def _need_calibration(db: Connection, tenant_id: int, course_id: str, number: int) -> Row[Any]:
+def _need_calibration(db: Connection, tenant_id: int, course_id: str, number: int) -> rows.CalibrationRow:
     """The row of a calibration. Raises `UnknownCalibration`."""
     row = rows.find_calibration(db, tenant_id, course_id, number)
     if row is None:
@@ -350,7 +350,7 @@ def page_of_calibrations(
     ]
 
 
-def _to_calibration_reply(row: Row[Any], active: int | None) -> dict[str, Any]:
+def _to_calibration_reply(row: rows.CalibrationRow, active: int | None) -> dict[str, Any]:
     """A row in the words of the contract."""
     return {
         "id": calibration_id(row.number),

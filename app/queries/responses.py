@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, Select, bindparam, exists, func, insert, select, update
+from sqlalchemy import Connection, Select, bindparam, exists, func, insert, select, update
 
 from app.models import Correction, ImportRun, Recommendation, Response
 from app.queries.bulk import insert_rows
@@ -21,32 +21,73 @@ class Entry(NamedTuple):
     occurred_at: int
 
 
-def find_responses(db: Connection, tenant_id: int, course_id: str, ids: Collection[str]) -> dict[str, Row[Any]]:
-    """Those of the answers that exist, with what tells a repetition from a conflict, and the outcome told."""
+class ResponseRow(NamedTuple):
+    """A response as it is stored, with the score that it came with."""
+
+    id: str
+    learner_id: str
+    position: int
+    item_id: str
+    score: float
+    occurred_at: int
+    has_timestamp: bool
+    received_at: int
+    duration_ms: int | None
+    recommendation_id: str | None
+    options: dict[str, Any] | None
+    calibration: int | None
+    revision: int
+    outcome_version: int
+    p_correct: float
+    outcome: str | None
+
+
+class CorrectionRow(NamedTuple):
+    """A correction as it is stored: the new score, none if the response was voided."""
+
+    learner_id: str
+    response_id: str
+    position: int
+    score: float | None
+
+
+class RecommendationRow(NamedTuple):
+    """A recommendation as it is stored."""
+
+    id: str
+    learner_id: str
+    item_id: str
+    skill_id: str | None
+    code: str
+    terms: dict[str, Any]
+    p_correct: float
+    propensity: float
+    seed: int
+    avoided: list[str]
+    options: dict[str, Any] | None
+    position: int
+    calibration: int | None
+    revision: int
+    outcome_version: int
+    offered_at: int
+    expires_at: int | None
+
+
+RESPONSE = [getattr(Response, name) for name in ResponseRow._fields]
+CORRECTION = [getattr(Correction, name) for name in CorrectionRow._fields]
+RECOMMENDATION = [getattr(Recommendation, name) for name in RecommendationRow._fields]
+
+
+def find_responses(db: Connection, tenant_id: int, course_id: str, ids: Collection[str]) -> dict[str, ResponseRow]:
+    """Those of the answers that exist, by id."""
     parameters = {"tenant_id": tenant_id, "course_id": course_id, "ids": list(ids)}
-    return {row.id: row for row in db.execute(_responses_by_id(db.dialect.name), parameters)}
+    return {row[0]: ResponseRow._make(row) for row in db.execute(_responses_by_id(db.dialect.name), parameters)}
 
 
 @cache
 def _responses_by_id(dialect: str) -> Select[*tuple[Any, ...]]:
     """The statement of `find_responses`, built once: it is part of every transaction of answers."""
-    return select(
-        Response.id,
-        Response.learner_id,
-        Response.item_id,
-        Response.score,
-        Response.occurred_at,
-        Response.has_timestamp,
-        Response.duration_ms,
-        Response.recommendation_id,
-        Response.options,
-        Response.received_at,
-        Response.position,
-        Response.p_correct,
-        Response.calibration,
-        Response.revision,
-        Response.outcome,
-    ).where(
+    return select(*RESPONSE).where(
         Response.tenant_id == bindparam("tenant_id"),
         Response.course_id == bindparam("course_id"),
         matches_any_parameter(dialect, Response.id, "ids"),
@@ -141,10 +182,12 @@ def read_corrected(
     return dict(list(db.execute(statement)))
 
 
-def list_corrections(db: Connection, tenant_id: int, course_id: str, learner_ids: Collection[str]) -> list[Row[Any]]:
+def list_corrections(
+    db: Connection, tenant_id: int, course_id: str, learner_ids: Collection[str]
+) -> list[CorrectionRow]:
     """The corrections of some learners, each learner's oldest first."""
     statement = (
-        select(Correction.learner_id, Correction.response_id, Correction.position, Correction.score)
+        select(*CORRECTION)
         .where(
             Correction.tenant_id == tenant_id,
             Correction.course_id == course_id,
@@ -152,7 +195,7 @@ def list_corrections(db: Connection, tenant_id: int, course_id: str, learner_ids
         )
         .order_by(Correction.learner_id, Correction.position)
     )
-    return list(db.execute(statement))
+    return [CorrectionRow(*row) for row in db.execute(statement)]
 
 
 def insert_correction(db: Connection, row: Mapping[str, Any]) -> None:
@@ -165,16 +208,19 @@ def insert_recommendations(db: Connection, rows: list[dict[str, Any]]) -> None:
     insert_rows(db, Recommendation, rows)
 
 
-def find_recommendations(db: Connection, tenant_id: int, course_id: str, ids: Collection[str]) -> dict[str, Row[Any]]:
+def find_recommendations(
+    db: Connection, tenant_id: int, course_id: str, ids: Collection[str]
+) -> dict[str, RecommendationRow]:
     """Those of the recommendations that exist."""
     parameters = {"tenant_id": tenant_id, "course_id": course_id, "ids": list(ids)}
-    return {row.id: row for row in db.execute(_recommendations_by_id(db.dialect.name), parameters)}
+    statement = _recommendations_by_id(db.dialect.name)
+    return {row[0]: RecommendationRow._make(row) for row in db.execute(statement, parameters)}
 
 
 @cache
 def _recommendations_by_id(dialect: str) -> Select[*tuple[Any, ...]]:
     """The statement of `find_recommendations`, built once: most transactions of answers name a recommendation."""
-    return select(*Recommendation.__table__.columns).where(
+    return select(*RECOMMENDATION).where(
         Recommendation.tenant_id == bindparam("tenant_id"),
         Recommendation.course_id == bindparam("course_id"),
         matches_any_parameter(dialect, Recommendation.id, "ids"),
@@ -187,10 +233,10 @@ def count_responses(db: Connection, tenant_id: int, course_id: str) -> int:
     return db.execute(statement).scalar_one()
 
 
-def read_log(db: Connection, tenant_id: int, course_id: str, learner_ids: Collection[str]) -> list[Row[Any]]:
+def read_log(db: Connection, tenant_id: int, course_id: str, learner_ids: Collection[str]) -> list[ResponseRow]:
     """Everything kept of the answers of some learners, in the order of arrival: what `replay --verify` goes through."""
     statement = (
-        select(*Response.__table__.columns)
+        select(*RESPONSE)
         .where(
             Response.tenant_id == tenant_id,
             Response.course_id == course_id,
@@ -198,13 +244,13 @@ def read_log(db: Connection, tenant_id: int, course_id: str, learner_ids: Collec
         )
         .order_by(Response.learner_id, Response.position)
     )
-    return list(db.execute(statement))
+    return [ResponseRow(*row) for row in db.execute(statement)]
 
 
-def page_offers(db: Connection, tenant_id: int, course_id: str, after: str, limit: int) -> list[Row[Any]]:
+def page_offers(db: Connection, tenant_id: int, course_id: str, after: str, limit: int) -> list[RecommendationRow]:
     """Recommendations that were asked for, by id after `after`."""
     statement = (
-        select(*Recommendation.__table__.columns)
+        select(*RECOMMENDATION)
         .where(
             Recommendation.tenant_id == tenant_id,
             Recommendation.course_id == course_id,
@@ -214,7 +260,7 @@ def page_offers(db: Connection, tenant_id: int, course_id: str, after: str, limi
         .order_by(Recommendation.id)
         .limit(limit)
     )
-    return list(db.execute(statement))
+    return [RecommendationRow(*row) for row in db.execute(statement)]
 
 
 def find_import(db: Connection, tenant_id: int, course_id: str, digest: str) -> int:

@@ -3,12 +3,11 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection
 
 from app.queries.learners import LearnerRow
-from app.queries.responses import Entry, list_corrections, read_log
+from app.queries.responses import CorrectionRow, Entry, ResponseRow, list_corrections, read_log
 from app.services.course_model import CourseModel
 
 
@@ -17,8 +16,8 @@ class LearnerLog:
     """The answers and corrections of one learner by position; `row` is the snapshot of today."""
 
     row: LearnerRow
-    responses: dict[int, Row[Any]]
-    corrections: dict[int, Row[Any]]
+    responses: dict[int, ResponseRow]
+    corrections: dict[int, CorrectionRow]
 
     @property
     def end(self) -> int:
@@ -42,10 +41,10 @@ class LearnerLog:
 def read_learner_logs(db: Connection, course: CourseModel, rows: Sequence[LearnerRow]) -> list[LearnerLog]:
     """The histories of some learners."""
     ids = [row.id for row in rows]
-    responses: dict[str, dict[int, Row[Any]]] = defaultdict(dict)
+    responses: dict[str, dict[int, ResponseRow]] = defaultdict(dict)
     for response in read_log(db, course.tenant_id, course.course_id, ids):
         responses[response.learner_id][response.position] = response
-    corrections: dict[str, dict[int, Row[Any]]] = defaultdict(dict)
+    corrections: dict[str, dict[int, CorrectionRow]] = defaultdict(dict)
     for correction in list_corrections(db, course.tenant_id, course.course_id, ids):
         corrections[correction.learner_id][correction.position] = correction
     return [LearnerLog(row, responses[row.id], corrections[row.id]) for row in rows]

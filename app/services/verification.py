@@ -8,10 +8,9 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection
 
 from app.adaptive.arrays import Booleans
 from app.adaptive.state import States
@@ -20,7 +19,7 @@ from app.adaptive.tracing.replay import replay_marked
 from app.adaptive.tracing.state_codec import ENGINE, encode_states
 from app.queries.checkpoints import StoredCheckpoint, list_checkpoints
 from app.queries.learners import LearnerRow, find_learners, page_learners
-from app.queries.responses import Entry, find_recommendations, page_offers
+from app.queries.responses import Entry, RecommendationRow, find_recommendations, page_offers
 from app.queries.sessions import page_sessions
 from app.services.course_model import CourseModel, LruCache, course_model_at, read_course_model
 from app.services.learner_log import LearnerLog, read_learner_logs
@@ -289,7 +288,7 @@ def verify_offers(
     return result, offers[-1].id
 
 
-def _same_offer(course: CourseModel, learner_log: LearnerLog, offer: Row[Any]) -> bool:
+def _same_offer(course: CourseModel, learner_log: LearnerLog, offer: RecommendationRow) -> bool:
     """Whether the same would be offered again, for the same reasons and with the same chance."""
     states = replay_entries(course, [learner_log.row.id], learner_log.entries(offer.position)).states
     states_then, options = states_at(course, states, offer.offered_at), options_from_row(offer.options) or NO_OPTIONS

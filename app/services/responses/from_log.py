@@ -1,13 +1,12 @@
 """Decide again on responses that are in the log: to verify them, and to tell the outcome of imported ones."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection
 
 from app.adaptive.state import States
 from app.queries.learners import LearnerRow, find_learners
-from app.queries.responses import insert_recommendations, save_outcome
+from app.queries.responses import RecommendationRow, ResponseRow, insert_recommendations, save_outcome
 from app.services.course_model import CourseModel, course_model_at
 from app.services.learner_log import LearnerLog, read_learner_logs
 from app.services.options import options_from_row
@@ -24,7 +23,7 @@ def known_from_logs(
     position: int,
     rows: Sequence[LearnerRow],
     states: States,
-    offered: Mapping[str, Row[Any]],
+    offered: Mapping[str, RecommendationRow],
 ) -> Known:
     """What was known when the response at a position of each log arrived.
 
@@ -41,7 +40,7 @@ def known_from_logs(
     return Known(course, rows, states, responses, histories, recent, {})
 
 
-def _to_accepted(course: CourseModel, row: Row[Any], offered: Mapping[str, Row[Any]]) -> AcceptedResponse:
+def _to_accepted(course: CourseModel, row: ResponseRow, offered: Mapping[str, RecommendationRow]) -> AcceptedResponse:
     """A stored response as it was accepted."""
     response = NewResponse(
         tenant_id=course.tenant_id,
@@ -58,10 +57,12 @@ def _to_accepted(course: CourseModel, row: Row[Any], offered: Mapping[str, Row[A
         recommendation=row.recommendation_id,
         next=options_from_row(row.options),
     )
-    return AcceptedResponse(response, course.item_numbers[row.item_id], row.score, offered.get(row.recommendation_id))
+    named = row.recommendation_id
+    recommendation = None if named is None else offered.get(named)
+    return AcceptedResponse(response, course.item_numbers[row.item_id], row.score, recommendation)
 
 
-def create_imported_outcome(db: Connection, course: CourseModel, row: Row[Any]) -> bytes:
+def create_imported_outcome(db: Connection, course: CourseModel, row: ResponseRow) -> bytes:
     """The outcome of an imported response, which nobody has been told: as if it had come alone, then.
 
     From here on it is stored, and so is the recommendation in it.

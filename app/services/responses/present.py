@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 from pydantic_core import to_json
-from sqlalchemy import Row
 
 from app.adaptive.practice.choose import Choice
 from app.core.times import to_text
+from app.queries.responses import RecommendationRow
 from app.services.course_model import CourseModel
 from app.services.present import (
     DIGITS,
@@ -75,7 +75,7 @@ def _following(course: CourseModel, decided: DecidedRound, number: int, choice: 
     return recommendation_with_extras(course, states, choice, number, offer.id, options, offer.expires_at)
 
 
-def _compare_with_offer(offered: Row[Any], response: NewResponse) -> dict[str, bool]:
+def _compare_with_offer(offered: RecommendationRow, response: NewResponse) -> dict[str, bool]:
     """Whether a response answers the recommendation it names, and whether that had expired when it was given."""
     expired = offered.expires_at is not None and response.occurred_at > offered.expires_at
     return {"matches": offered.item_id == response.item, "expired": expired}

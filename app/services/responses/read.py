@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection
 
 from app.adaptive.tracing.state_codec import ENGINE
 from app.core.errors import (
@@ -21,7 +21,7 @@ from app.core.errors import (
     UnknownRecommendation,
 )
 from app.queries.learners import LearnerRow, find_learners, insert_learners
-from app.queries.responses import find_recommendations, find_responses
+from app.queries.responses import RecommendationRow, ResponseRow, find_recommendations, find_responses
 from app.services.course_model import CourseModel, course_model_at, read_course_model
 from app.services.options import options_from_row, read_entries_for_options
 from app.services.replay import catch_up, read_history
@@ -34,14 +34,14 @@ class Stored(NamedTuple):
 
     learners: dict[str, LearnerRow]
     course: CourseModel
-    responses: Mapping[str, Row[Any]]
-    offered: Mapping[str, Row[Any]]
+    responses: Mapping[str, ResponseRow]
+    offered: Mapping[str, RecommendationRow]
 
 
 class ImportedBefore(NamedTuple):
     """A response that repeats an imported one, of which nobody has been told an outcome yet."""
 
-    row: Row[Any]
+    row: ResponseRow
 
 
 Verdict = AcceptedResponse | RecordedResponse | ImportedBefore | ProximaError
@@ -149,7 +149,7 @@ def _response_score(course: CourseModel, response: NewResponse) -> float:
     return float(course.max_scores[course.item_numbers[response.item]]) * bool(response.correct)
 
 
-def _repeat(db: Connection, course: CourseModel, response: NewResponse, row: Row[Any]) -> Verdict:
+def _repeat(db: Connection, course: CourseModel, response: NewResponse, row: ResponseRow) -> Verdict:
     """The first outcome of a stored response if the content is the same, else a conflict."""
     stored = (row.learner_id, row.item_id, row.duration_ms, row.recommendation_id, options_from_row(row.options))
     if _content(response) != (*stored, row.occurred_at if row.has_timestamp else None) or not _has_same_score(
@@ -165,12 +165,12 @@ def _content(response: NewResponse) -> tuple[Any, ...]:
     return (*asked, response.occurred_at if response.has_timestamp else None)
 
 
-def _has_same_score(db: Connection, course: CourseModel, response: NewResponse, row: Row[Any]) -> bool:
+def _has_same_score(db: Connection, course: CourseModel, response: NewResponse, row: ResponseRow) -> bool:
     """Whether a response has the score that is stored; all or nothing is meant of the maximum at that time."""
     course_then = course
     if response.score is None and _response_score(course, response) != row.score and course.revision != row.revision:
         course_then = course_model_at(db, course.tenant_id, course.course_id, row.revision, row.calibration)
-    return bool(_response_score(course_then, response) == row.score)
+    return _response_score(course_then, response) == row.score
 
 
 def has_same_content(one: AcceptedResponse, other: AcceptedResponse) -> bool:

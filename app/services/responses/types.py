@@ -2,15 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from sqlalchemy import Row
 
 from app.adaptive.arrays import Floats
 from app.adaptive.practice.choose import Choices
 from app.adaptive.state import States
 from app.queries.learners import LearnerRow
-from app.queries.responses import Entry
+from app.queries.responses import Entry, RecommendationRow
 from app.services.course_model import CourseModel
 from app.services.options import RecommendationOptions, ResolvedOptions, options_from_row
 from app.services.recommendations import RecommendationOffer
@@ -54,7 +51,7 @@ class AcceptedResponse:
     response: NewResponse
     item: int
     score: float
-    offered: Row[Any] | None = None
+    offered: RecommendationRow | None = None
 
     def continues_prefetch(self) -> bool:
         """Whether the recommendation that follows was prefetched with the one it names, and no options replace it."""

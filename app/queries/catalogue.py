@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from app.models import CatalogueChange, Course, Item, ItemSkill, Prerequisite, Skill
 from app.queries.matching import matches_any
@@ -16,6 +16,14 @@ ITEM_COLUMNS = ("title", "kind", "tags", "url", "max_score", "parameters", "expo
 ITEM = (Item.id, *(getattr(Item, column) for column in ITEM_COLUMNS))
 
 Record = Mapping[str, Any]
+
+
+class _SkillRow(NamedTuple):
+    """A skill as it is stored."""
+
+    id: str
+    number: int
+    title: str | None
 
 
 class CourseRow(NamedTuple):
@@ -61,14 +69,14 @@ def update_course(db: Connection, tenant_id: int, course_id: str, values: Mappin
     db.execute(update(Course).where(Course.tenant_id == tenant_id, Course.id == course_id).values(**values))
 
 
-def list_skills(db: Connection, tenant_id: int, course_id: str) -> list[Row[tuple[str, int, str | None]]]:
-    """All skills by number: id, number, title."""
+def list_skills(db: Connection, tenant_id: int, course_id: str) -> list[_SkillRow]:
+    """All skills by number."""
     statement = (
         select(Skill.id, Skill.number, Skill.title)
         .where(Skill.tenant_id == tenant_id, Skill.course_id == course_id)
         .order_by(Skill.number)
     )
-    return list(db.execute(statement))
+    return [_SkillRow(*row) for row in db.execute(statement)]
 
 
 def list_prerequisites(db: Connection, tenant_id: int, course_id: str) -> dict[str, list[str]]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import Connection, Row, TableClause, func, inspect, select, text
+from sqlalchemy import Connection, TableClause, func, inspect, select, text
 from sqlalchemy.exc import StatementError
 from sqlalchemy.types import TypeEngine
 
@@ -79,7 +79,7 @@ def count_rows(db: Connection, table: Table, tenant_id: int | None) -> int:
     return db.scalar(statement) or 0
 
 
-def stream_rows(db: Connection, table: Table, tenant_id: int | None) -> Iterator[Sequence[Row[Any]]]:
+def stream_rows(db: Connection, table: Table, tenant_id: int | None) -> Iterator[Sequence[Sequence[Any]]]:
     """The rows of a table in batches, in no order; those of one tenant, if given."""
     clause = _as_clause(table)
     statement = select(clause).execution_options(yield_per=BATCH_SIZE)

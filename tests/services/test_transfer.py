@@ -622,7 +622,10 @@ def filled(url: str, answers: int) -> str:
         fill(db)
         [table] = [table for table in queries.list_tables(db) if table.name == "response"]
         [[row]] = queries.stream_rows(db, table, None)
-        rows = [{**row._mapping, "id": f"r-{n}", "outcome": f"{n} " * 20} for n in range(answers)]
+        rows = [
+            {**dict(zip(table.columns, row, strict=True)), "id": f"r-{n}", "outcome": f"{n} " * 20}
+            for n in range(answers)
+        ]
         queries.insert_table_rows(db, table, rows)
 
     run_with_database(url, lambda database: database.write(work))

@@ -58,7 +58,7 @@ class GroupCommit:
         try:
             while self._pending:
                 group = [self._pending.popleft() for _ in range(min(len(self._pending), MAX_GROUP))]
-                # Whoever went away before the transaction began has nothing recorded.
+                # A caller who went away before the transaction began has nothing recorded.
                 await self._record([pending for pending in group if not pending[1].done()])
         finally:
             self._worker = None

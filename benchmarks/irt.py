@@ -122,7 +122,7 @@ def speed() -> Iterator[str]:
         )
         ours, girths = (statistics.median(run[side][0] for run in runs) for side in (0, 1))
         yield (
-            f"| {name} | {ours:.3f} | {girths:.3f} | {girths / ours:.1f} × | {rmses(found.bank, truth)}"
+            f"| {name} | {ours:.3f} | {girths:.3f} | {girths / ours:.1f} × | {rmses(found.item_bank, truth)}"
             f" | {rmses(peers_bank, truth)} | {found.log_likelihood:.3f} | {log_likelihood(peers_bank, answers):.3f} |"
         )
 
@@ -158,12 +158,15 @@ def large() -> Iterator[str]:
     took, found = timed(partial(calibrate_items, answers, truth.max_category, "2pl"))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     covered = [
-        np.mean(np.abs(getattr(found.bank, name) - getattr(truth, name)) < 1.96 * getattr(found.standard_errors, name))
+        np.mean(
+            np.abs(getattr(found.item_bank, name) - getattr(truth, name)) < 1.96 * getattr(found.standard_errors, name)
+        )
         for name in ("discrimination", "difficulty")
     ]
     yield f"{took:.1f} s with standard errors, {found.iterations} iterations, converged: {found.converged}"
     yield f"peak memory of the process {peak:.0f} MiB, the answers included"
-    yield f"RMSE a, b {rmses(found.bank, truth)}; coverage of 95 % intervals a, b {covered[0]:.3f}, {covered[1]:.3f}"
+    errors = rmses(found.item_bank, truth)
+    yield f"RMSE a, b {errors}; coverage of 95 % intervals a, b {covered[0]:.3f}, {covered[1]:.3f}"
 
 
 def recovery() -> Iterator[str]:
@@ -200,7 +203,7 @@ def compare_with_mirt(found: ItemCalibration, reference: Any, truth: Any) -> str
     c = np.array([item.get("g", 0) for item in reference["items"]])
     true_b = truth["bs"] if "bs" in truth else truth["b"][:, None]
     true_c = truth["c"] if "c" in truth else np.zeros(len(a))
-    bank = found.bank
+    bank = found.item_bank
     pairs = [(bank.discrimination, a, truth["a"]), (bank.difficulty, b, true_b), (bank.guessing, c, true_c)]
     cells = [f"{rmse(value, true):.4f}" for ours, theirs, true in pairs for value in (ours, theirs)]
     apart = f"{np.abs(bank.discrimination - a).max():.4f}, {np.abs(bank.difficulty - b).max():.4f}"
@@ -227,7 +230,7 @@ def covered(model: Model, learners: int, items: int, priors: Priors | None) -> s
         spread.append(abs(found.ability_variance - 1) < 1.96 * found.ability_variance_error)
         for name, hits in inside.items():
             error = getattr(found.standard_errors, name)
-            hit = np.abs(getattr(found.bank, name) - getattr(truth, name)) < 1.96 * error
+            hit = np.abs(getattr(found.item_bank, name) - getattr(truth, name)) < 1.96 * error
             hits.append(hit[(error > 0) & (found.calibrated if error.ndim == 1 else found.calibrated[:, None])])
     shares = [np.concatenate(hits) for hits in inside.values()]
     cells = [f"{share.mean():.3f}" if share.size else "" for share in shares]

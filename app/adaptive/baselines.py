@@ -110,7 +110,7 @@ def best_lr_features(skills: Integers, log: Log) -> csr_array:
 def irt(skills: Integers, training: Log, unseen: Log) -> Floats:
     """Rasch (1960): items by marginal maximum likelihood, ability by the posterior of the answers so far.
 
-    Easiness has the prior N(mean of the item's skills, τ²); ability is N(0, σ²) and does not change.
+    Intercepts have the prior N(mean of the item's skills, τ²); ability is N(0, σ²) and does not change.
     """
     tags = skill_matrix(skills)
     fitted, validation = split(training)
@@ -277,7 +277,7 @@ def fit_logistic(rows: csr_array, scores: Floats, ridge: float, start: Floats) -
 
 @dataclass(frozen=True)
 class RaschCurves:
-    """The logit of item i is easiness_i (I,) + discrimination × ability, the ability N(0, 1)."""
+    """The logit of item i is intercept_i (I,) + discrimination × ability, the ability N(0, 1)."""
 
     intercept: Floats
     discrimination: float
@@ -311,7 +311,7 @@ def fit_rasch(tags: csr_array, log: Log, variance: float, start: RaschCurves) ->
 def _newton_step(
     curves: RaschCurves, p: Floats, hits: Floats, chances: Floats, prior: Floats, precision: float
 ) -> RaschCurves:
-    """One step for easiness and discrimination together.
+    """Take one Newton step for the intercepts and the discrimination together.
 
     The successes and the answers expected at each node are (I, Q), `prior` is the gradient of the prior (I,).
     """
@@ -319,7 +319,7 @@ def _newton_step(
     gradient = surprise.sum(axis=1) + prior
     information = curvature.sum(axis=1) + precision
     cross = curvature @ FIT_NODES
-    # One answer's worth of prior keeps the discrimination near 1 where nothing tells it.
+    # One answer's worth of prior keeps the discrimination near 1 where no answer informs about it.
     slope = float((surprise @ FIT_NODES).sum()) + 1 - curves.discrimination - float(cross @ (gradient / information))
     bend = float((curvature @ FIT_NODES**2).sum()) + 1 - float(cross @ (cross / information))
     move = float(np.clip(slope / bend, -0.2, 0.2))
@@ -329,10 +329,10 @@ def _newton_step(
 
 
 def _centring(tags: csr_array, answered: Booleans, variance: float) -> Callable[[Floats], Floats]:
-    """From the easiness of the items (I,), what is to be expected of each given its skills; (I,).
+    """Return a function from the intercepts of the items (I,) to those expected given their skills; (I,).
 
-    Easiness is N(mean of its skills' levels, τ²), levels are N(overall, 1), and overall is free: the levels that are
-    most likely given the items that were `answered`.
+    An intercept is N(mean of its skills' levels, τ²), levels are N(overall, 1), and overall is free: the levels that
+    are most likely given the items that were `answered`.
     """
     shares = csr_array(tags.multiply(1 / np.diff(tags.indptr)[:, None]))
     weighted = csr_array(shares.multiply(answered[:, None]))

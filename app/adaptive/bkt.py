@@ -114,17 +114,17 @@ def encode_responses(skills: Integers, classes: Integers, log: Log, chains: Skil
     belongs = np.empty(len(found), dtype=np.int64)
     belongs[kind] = skill
     order = np.argsort(belongs, kind="stable")
-    place = np.empty_like(order)
-    place[order] = np.arange(len(order))
+    index = np.empty_like(order)
+    index[order] = np.arange(len(order))
     found = found[order]
-    return Codes(found // len(values), belongs[order], values[found % len(values)]), place[kind]
+    return Codes(found // len(values), belongs[order], values[found % len(values)]), index[kind]
 
 
 def _number_keys(keys: Integers, size: int) -> tuple[Integers, Integers]:
-    """The place of every key among the distinct ones, and these in ascending order; all are below `size`."""
+    """Return the index of every key among the distinct ones, and these in ascending order; all are below `size`."""
     if size > SPARSEST * len(keys) + SPARSEST:
-        distinct, places = np.unique(keys, return_inverse=True)
-        return places, distinct
+        distinct, indices = np.unique(keys, return_inverse=True)
+        return indices, distinct
     table = np.zeros(size, dtype=np.int64)
     table[keys] = 1
     distinct = np.flatnonzero(table)
@@ -188,13 +188,13 @@ def prune(tree: _Tree, codes: Codes, keep: Booleans) -> _Tree:
     if keep.all():
         return tree
     stays = keep[codes.skill][tree.code]
-    place = np.concatenate([[0], np.cumsum(stays)])
-    starts = place[tree.starts]
+    index = np.concatenate([[0], np.cumsum(stays)])
+    starts = index[tree.starts]
     depth = np.repeat(np.arange(len(tree.starts) - 1), np.diff(tree.starts))
     deeper = depth > 0
     parent = tree.parent.copy()
     above = depth[deeper] - 1
-    parent[deeper] = place[parent[deeper] + tree.starts[above]] - starts[above]
+    parent[deeper] = index[parent[deeper] + tree.starts[above]] - starts[above]
     starts = starts[: int(np.count_nonzero(np.diff(starts))) + 1]
     return _Tree(starts, parent[stays], tree.code[stays], tree.count[stays], tree.ending[stays])
 
@@ -241,13 +241,13 @@ def _backward(tree: _Tree, odds: Floats, learn: Floats, forget: Floats) -> tuple
         here = slice(bounds[t], bounds[t + 1])
         x, end = odds[here], tree.ending[here]
         lost = x * forget[here] if forgets else 0.0
-        kept = x - lost
-        kept /= kept + learn[here]
-        kept *= coming
-        np.subtract(coming, kept, out=learnt[here])
+        remaining = x - lost
+        remaining /= remaining + learn[here]
+        remaining *= coming
+        np.subtract(coming, remaining, out=learnt[here])
         share = x / (1 + x)
         share *= end
-        share += kept
+        share += remaining
         if forgets:
             lost /= lost + (1 - learn[here])
             lost *= np.maximum(tree.count[here] - end - coming, 0)
@@ -283,9 +283,9 @@ def fit_bkt(skills: Integers, log: Log, setup: Setup, rng: np.random.Generator) 
     )
     price = EXTRA_PARAMETERS / 2 * xlogy(1.0, np.maximum(np.bincount(chains.skill, minlength=count), 1))
     identified = enough & (worth > price) & (found.chances >= LEAST_CHANCES)
-    classes, places = skills, np.arange(skills.size, dtype=np.int64)
+    classes, indices = skills, np.arange(skills.size, dtype=np.int64)
     if setup.per_item:
-        classes = np.where(skills >= 0, places.reshape(skills.shape), -1)
+        classes = np.where(skills >= 0, indices.reshape(skills.shape), -1)
         codes, code = encode_responses(skills, classes, log, chains)
         tree, _ = build_tree(chains, codes, code, count)
         goal = _per_item_prior(goal, found.rates, skills.reshape(-1), setup)

@@ -2,7 +2,7 @@
 
 Sizes used in every docstring: B learners in a batch, S skills, I items, K the most skills one item has, P the most
 prerequisites one skill has, M the most thresholds one item has. Skills and items are named by their numbers, dense
-from 0; -1 pads. Ability, offsets and easiness are in logits.
+from 0; -1 pads. Ability, skill effects and intercepts are in logits.
 """
 
 from dataclasses import dataclass
@@ -90,7 +90,7 @@ class Skills:
 
 @dataclass(frozen=True)
 class Items:
-    """Per item, in the slope-intercept form: the logit is easiness + discrimination × (ability …), each (I,).
+    """Per item, in the slope-intercept form: the logit is intercept + discrimination × (ability …), each (I,).
 
     `guessing` and `upper` are the asymptotes c and d. `thresholds` (I, M), padded with infinity, makes an item
     graded (Samejima 1969): category k or above is reached past the k-th. `skills` is (I, K).

@@ -7,7 +7,7 @@ from app.adaptive.arrays import Floats, Integers
 
 @dataclass(frozen=True)
 class Log:
-    """The answers of L learners, one learner after the other, each in the order of the fold.
+    """The answers of L learners, one learner after the other, each in the order of the sort keys.
 
     `starts` (L + 1,) says where each learner begins; `items`, `scores` (fractions of the maximum) and `times` (days
     since 1970; 0 where unknown, and then no time has passed) are (N,).

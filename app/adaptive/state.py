@@ -41,16 +41,16 @@ class BehaviourState:
         return BehaviourState(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
     def put(self, rows: slice | Integers, values: "BehaviourState") -> None:
-        """Write the habits of some learners."""
+        """Write the behaviour of some learners."""
         for field in fields(self):
             getattr(self, field.name)[rows] = getattr(values, field.name)
 
 
 @dataclass(frozen=True)
 class States:
-    """What is known of B learners: ability, form of the day, and per skill the offset and the mastery.
+    """What is known of B learners: ability, daily effect, and per skill the skill effect and the mastery.
 
-    `ability`, `daily_effect` and their variances, `total_responses` (how many were folded) and `last_item` are (B,).
+    `ability`, `daily_effect` and their variances, `total_responses` (how many were processed) and `last_item` are (B,).
     Per skill, (B, S): `skill_effect` and `skill_effect_variance`, `mastery` q = P(known), `learning_gain` (what the
     last answer taught), `responses` (answers on it), `successes` (the sum of their scores), `practised` (the value of
     `total_responses` after the last of them), `attained` (mastered once). `behaviour` are for predictions only.

@@ -22,7 +22,7 @@ from app.core.errors import InvalidSetting
 from app.files.item_parameters import Constraints, ItemFile
 
 # The seed of calibrations is this far from that of the tests.
-CALIBRATION_SEED_OFFSET = 1_000_000
+CALIBRATION_SEED_SHIFT = 1_000_000
 # Of a standard normal variable, 90 % are within this.
 Z_90 = 1.6448536269514722
 # Without an end a test would take the whole bank.
@@ -109,22 +109,22 @@ def run_cat_study(
     """
     results: dict[str, dict[str, _CatStudyResult]] = {}
     records: dict[str, dict[str, Records]] = {}
-    pools = [_with_content(bank, options.content) for bank in banks]
-    for bank, pool, limits_of_bank in zip(banks, pools, constraints, strict=True):
+    pools = [_with_content(item_file, options.content) for item_file in banks]
+    for item_file, pool, pool_constraints in zip(banks, pools, constraints, strict=True):
         truth = draw_abilities(Plan(), options.learners, options.seed)
-        results[bank.name], records[bank.name] = {}, {}
+        results[item_file.name], records[item_file.name] = {}, {}
         for rule in options.rules:
-            plan = plan_for_rule(pool, rule, limits_of_bank, options)
+            plan = plan_for_rule(pool, rule, pool_constraints, options)
             for target in (None, options.target) if options.target and rule != "random" else (None,):
                 name = rule if target is None else f"{rule}, exposure {target:g}"
-                stage = f"{bank.name}, {name}"
+                stage = f"{item_file.name}, {name}"
                 try:
                     rule_records = _run_tests(pool, plan, target, truth, options.seed, _stage_progress(progress, stage))
                 except ValueError as error:
                     raise InvalidSetting(f"{stage}: {error}") from error
-                records[bank.name][name] = rule_records
-                results[bank.name][name] = summarise_tests(pool, plan, limits_of_bank, rule_records)
-    return _CatStudyReport(results, records, {bank.name: bank.pool.count for bank in banks}, options)
+                records[item_file.name][name] = rule_records
+                results[item_file.name][name] = summarise_tests(pool, plan, pool_constraints, rule_records)
+    return _CatStudyReport(results, records, {item_file.name: item_file.pool.count for item_file in banks}, options)
 
 
 def _stage_progress(progress: Progress, stage: str) -> Callable[[str], Callable[[float, float], None]]:
@@ -143,44 +143,46 @@ def _run_tests(
     """The tests of all learners, after the exposure parameters are calibrated if there is a target."""
     if target is not None:
         pool = calibrate_exposure(
-            pool, plan, target, seed + CALIBRATION_SEED_OFFSET, progress=progress_of(", calibration")
+            pool, plan, target, seed + CALIBRATION_SEED_SHIFT, progress=progress_of(", calibration")
         )
         plan = replace(plan, sympson_hetter=True, randomesque=1)
     return simulate_tests(pool, plan, truth, seed, progress_of(""))
 
 
-def _with_content(bank: ItemFile, column: str | None) -> Pool:
+def _with_content(item_file: ItemFile, column: str | None) -> Pool:
     """The pool with the values of a column as its groups of content."""
     if column is None:
-        return bank.pool
-    values = bank.attributes.get(column.lower())
+        return item_file.pool
+    values = item_file.attributes.get(column.lower())
     if values is None:
-        known = ", ".join(bank.attributes) or "none"
-        raise InvalidSetting(f"{bank.name} has no column {column} for its content; it has {known}")
-    return replace(bank.pool, content=np.unique(values, return_inverse=True)[1].astype(np.int64))
+        known = ", ".join(item_file.attributes) or "none"
+        raise InvalidSetting(f"{item_file.name} has no column {column} for its content; it has {known}")
+    return replace(item_file.pool, content=np.unique(values, return_inverse=True)[1].astype(np.int64))
 
 
-def plan_for_rule(pool: Pool, rule: Rule, limits_of_bank: Constraints | None, options: CatStudyOptions) -> Plan:
+def plan_for_rule(pool: Pool, rule: Rule, pool_constraints: Constraints | None, options: CatStudyOptions) -> Plan:
     """The test of one rule."""
-    length = limits_of_bank.max_items if limits_of_bank is not None and limits_of_bank.max_items is not None else None
+    length = (
+        pool_constraints.max_items if pool_constraints is not None and pool_constraints.max_items is not None else None
+    )
     precise = options.standard_error
     if precise is None and options.max_items is None and length is None and not options.cuts:
         precise = DEFAULT_STANDARD_ERROR
     most = min(pool.count, options.max_items or length or DEFAULT_MAX_ITEMS)
-    shadow = options.shadow and limits_of_bank is not None and rule != "random"
+    shadow = options.shadow and pool_constraints is not None and rule != "random"
     return Plan(
         rule=rule,
         randomesque=options.randomesque if rule != "random" else 1,
         content_shares=tuple(np.bincount(pool.content).tolist()) if options.content is not None else (),
-        bounds=limits_of_bank.bounds if shadow and limits_of_bank is not None else (),
+        bounds=pool_constraints.bounds if shadow and pool_constraints is not None else (),
         standard_error=precise,
         classification=Classification((options.cuts,), options.method) if options.cuts else None,
         max_items=most,
-        min_items=min(most, limits_of_bank.min_items) if limits_of_bank is not None else 0,
+        min_items=min(most, pool_constraints.min_items) if pool_constraints is not None else 0,
     )
 
 
-def summarise_tests(pool: Pool, plan: Plan, limits_of_bank: Constraints | None, records: Records) -> _CatStudyResult:
+def summarise_tests(pool: Pool, plan: Plan, pool_constraints: Constraints | None, records: Records) -> _CatStudyResult:
     """The figures of the tests of one rule."""
     error = (records.ability - records.truth)[:, 0]
     squares = _mean_over_learners(error**2)
@@ -189,11 +191,11 @@ def summarise_tests(pool: Pool, plan: Plan, limits_of_bank: Constraints | None, 
     rates = table.mean(axis=0)
     most, many = float(rates.max()), len(error)
     broken = None
-    if limits_of_bank is not None:
-        counts = np.array([table[:, pool.groups[bound.group]].sum(axis=1) for bound in limits_of_bank.bounds]).reshape(
-            -1, many
-        )
-        limits = np.array([(bound.least, bound.most) for bound in limits_of_bank.bounds]).reshape(-1, 2)
+    if pool_constraints is not None:
+        counts = np.array(
+            [table[:, pool.groups[bound.group]].sum(axis=1) for bound in pool_constraints.bounds]
+        ).reshape(-1, many)
+        limits = np.array([(bound.least, bound.most) for bound in pool_constraints.bounds]).reshape(-1, 2)
         broken = _mean_over_learners(((counts < limits[:, :1]) | (counts > limits[:, 1:])).sum(axis=0))
     cuts = plan.classification.cuts[0] if plan.classification is not None else ()
     true_level = (records.truth[:, :1] > np.array(cuts)).sum(axis=1)
@@ -237,11 +239,11 @@ def as_json(report: _CatStudyReport) -> dict[str, Any]:
         "seed": report.options.seed,
         "learners": report.options.learners,
         "banks": {
-            bank: {
-                "items": report.sizes[bank],
+            name: {
+                "items": report.sizes[name],
                 "rules": {rule: round_figures(result) for rule, result in row.items()},
             }
-            for bank, row in report.results.items()
+            for name, row in report.results.items()
         },
     }
 
@@ -250,8 +252,8 @@ def as_table(report: _CatStudyReport) -> str:
     """A table for each bank."""
     widest = max(len(name) for row in report.results.values() for name in (*row, *report.sizes)) + 12
     lines = [f"{report.options.learners:,} learners from N(0, 1), seed {report.options.seed}"]
-    for bank, row in report.results.items():
-        lines += ["", format_row(f"{bank}, {report.sizes[bank]:,} items", COLUMNS, widest, CELL_WIDTH)]
+    for name, row in report.results.items():
+        lines += ["", format_row(f"{name}, {report.sizes[name]:,} items", COLUMNS, widest, CELL_WIDTH)]
         for rule, result in row.items():
             lines.append(format_row(rule, _format_result(result), widest, CELL_WIDTH))
     return "\n".join(lines)

@@ -135,7 +135,7 @@ def max_categories(sample: ResponseSample, model: Model, categories: int | None)
 
 def _reliability(result: ItemCalibration, responses: ItemResponses) -> float:
     """That of the EAP abilities of those who answered, between 0 and 1."""
-    abilities = estimate(result.bank, responses, 0.0, result.ability_variance)
+    abilities = estimate(result.item_bank, responses, 0.0, result.ability_variance)
     shown = float(abilities.ability.var())
     return shown / (shown + float((abilities.standard_error**2).mean()))
 
@@ -143,18 +143,22 @@ def _reliability(result: ItemCalibration, responses: ItemResponses) -> float:
 # Items
 
 
-def _estimates_by_name(bank: ItemBank) -> dict[str, Floats]:
+def _estimates_by_name(item_bank: ItemBank) -> dict[str, Floats]:
     """What is estimated under a model, by its name: (I,), or (I, M) for what an item has several of."""
-    result: dict[str, Floats] = {} if bank.model in COMMON_SLOPE else {"a": bank.discrimination}
-    result |= {"b": bank.difficulty[:, 0]} if bank.model in BINARY else {STEPS[bank.model]: bank.difficulty}
-    result |= {"c": bank.guessing} if bank.model in ASYMPTOTIC else {}
-    return result | ({"d": bank.upper} if bank.model == "4pl" else {})
+    result: dict[str, Floats] = {} if item_bank.model in COMMON_SLOPE else {"a": item_bank.discrimination}
+    result |= (
+        {"b": item_bank.difficulty[:, 0]}
+        if item_bank.model in BINARY
+        else {STEPS[item_bank.model]: item_bank.difficulty}
+    )
+    result |= {"c": item_bank.guessing} if item_bank.model in ASYMPTOTIC else {}
+    return result | ({"d": item_bank.upper} if item_bank.model == "4pl" else {})
 
 
-def _item_estimates(bank: ItemBank, item: int) -> dict[str, float | list[float]]:
+def _item_estimates(item_bank: ItemBank, item: int) -> dict[str, float | list[float]]:
     """The same of one item; a list as long as the item has steps."""
-    rows = {name: values[item] for name, values in _estimates_by_name(bank).items()}
-    highest = int(bank.max_category[item])
+    rows = {name: values[item] for name, values in _estimates_by_name(item_bank).items()}
+    highest = int(item_bank.max_category[item])
     return {
         name: [_rounded(value) for value in row[:highest]] if row.ndim else _rounded(row) for name, row in rows.items()
     }
@@ -171,17 +175,19 @@ def _item_standard_errors(errors: ItemBank, item: int) -> dict[str, Any]:
 def items_table(fit: _ItemFit) -> str:
     """What `proxima fit` prints of an item response model."""
     result, sample = fit.calibration, fit.sample
-    model = result.bank.model
-    many = [f"b{step + 1}" for step in range(result.bank.steps)]
+    model = result.item_bank.model
+    many = [f"b{step + 1}" for step in range(result.item_bank.steps)]
     titles = [
-        title for name in _estimates_by_name(result.bank) for title in (many if name == STEPS.get(model) else [name])
+        title
+        for name in _estimates_by_name(result.item_bank)
+        for title in (many if name == STEPS.get(model) else [name])
     ]
-    responses = np.bincount(fit.responses.items, minlength=result.bank.count)
+    responses = np.bincount(fit.responses.items, minlength=result.item_bank.count)
     rows = [
         [name, f"{responses[item]:,}", *_item_cells(result, item), "yes" if result.calibrated[item] else "no"]
         for item, name in enumerate(sample.items)
     ]
-    learners, items = _pluralise(fit.responses.learners, "learner"), _pluralise(result.bank.count, "item")
+    learners, items = _pluralise(fit.responses.learners, "learner"), _pluralise(result.item_bank.count, "item")
     facts = [
         f"log-likelihood {result.log_likelihood:.3f} after {_pluralise(result.iterations, 'iteration')}",
         "converged" if result.converged else "NOT converged",
@@ -202,11 +208,11 @@ def items_table(fit: _ItemFit) -> str:
 def _item_cells(result: ItemCalibration, item: int) -> Iterator[str]:
     """The parameters of one item as text; nothing for steps that only others have."""
     errors = _item_estimates(result.standard_errors, item)
-    for name, values in _item_estimates(result.bank, item).items():
+    for name, values in _item_estimates(result.item_bank, item).items():
         error = errors[name]
         if isinstance(values, list) and isinstance(error, list):
             yield from map(_format_estimate, values, error)
-            yield from [""] * (result.bank.steps - len(values))
+            yield from [""] * (result.item_bank.steps - len(values))
         elif isinstance(values, float) and isinstance(error, float):
             yield _format_estimate(values, error)
 
@@ -224,9 +230,9 @@ def _pluralise(number: int, what: str) -> str:
 def items_json(fit: _ItemFit) -> dict[str, Any]:
     """What `proxima fit --json` prints of an item response model; what has no standard error has null."""
     result = fit.calibration
-    responses = np.bincount(fit.responses.items, minlength=result.bank.count)
+    responses = np.bincount(fit.responses.items, minlength=result.item_bank.count)
     return {
-        "model": result.bank.model,
+        "model": result.item_bank.model,
         "learners": fit.responses.learners,
         "answers": len(fit.responses.items),
         "repeated": fit.repeated,
@@ -241,9 +247,9 @@ def items_json(fit: _ItemFit) -> dict[str, Any]:
             {
                 "item": name,
                 "answers": int(responses[item]),
-                "categories": int(result.bank.max_category[item]) + 1,
+                "categories": int(result.item_bank.max_category[item]) + 1,
                 "calibrated": bool(result.calibrated[item]),
-                **_item_estimates(result.bank, item),
+                **_item_estimates(result.item_bank, item),
                 "standard_errors": _item_standard_errors(result.standard_errors, item),
             }
             for item, name in enumerate(fit.sample.items)
@@ -273,7 +279,10 @@ def build_catalogue(fit: _ItemFit) -> dict[str, Any]:
         {
             "id": sample.items[item],
             "skills": [sample.skill_ids[skill] for skill in sample.skills[item].tolist() if skill >= 0],
-            "parameters": {"model": CATALOGUE_MODELS[result.bank.model], **_item_estimates(result.bank, item)},
+            "parameters": {
+                "model": CATALOGUE_MODELS[result.item_bank.model],
+                **_item_estimates(result.item_bank, item),
+            },
         }
         for item in np.flatnonzero(result.calibrated).tolist()
     ]

@@ -32,7 +32,7 @@ MIGRATIONS = next(folder / "migrations" for folder in (PACKAGE, PACKAGE.parent) 
 ADVISORY_LOCK = 7_306_071_185
 LONGEST_MIGRATION_S = 600
 ATTEMPTS = 6
-# Whoever queues behind a migration that waits for a lock waits as long as it: less than a request may wait for a lock.
+# Requests queue behind a migration that waits for a lock, so it waits less than a request may wait for a lock.
 LOCK_TIMEOUT = "500ms"
 LOCK_ATTEMPTS = 60
 LOCK_NOT_AVAILABLE = "55P03"

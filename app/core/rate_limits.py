@@ -96,7 +96,7 @@ class Bucket:
         return not self.exhausted and 2 * (self._allowed - self.spent) < self.policy.credit
 
     def add_grant(self, amount: int, reading: CounterReading, asked_at: float, now: float) -> None:
-        """Take in what the counter said to the wish for so much more."""
+        """Apply the counter's answer to a request for more quota."""
         ends = asked_at + reading.remaining_s
         if ends <= now:
             return

@@ -154,8 +154,8 @@ class BackupWriter:
 class BackupReader:
     """The tables and rows of a file, batch by batch; `position` of its `size` bytes on the disk have been read.
 
-    Whoever comes to the end knows that the file is whole: `contents` is what its closing line says, and it is true.
-    Everything else raises `InvalidFile`.
+    After the last batch the file is known to be whole: `contents` is what its closing line says, verified. Everything
+    else raises `InvalidFile`.
     """
 
     def __init__(self, path: Path, file: IO[bytes]) -> None:

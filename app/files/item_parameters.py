@@ -64,7 +64,7 @@ class _UnusableRow(ValueError):
 def read_item_file(path: Path, scaling: float = 1.0) -> ItemFile:
     """Items of any models from a CSV file; discriminations are multiplied by `scaling`, the D of the file.
 
-    Raises `InvalidFile`, with the line, for a file that holds no bank, and for parameters that are no item's.
+    Raises `InvalidFile`, with the line, for a file that holds no items, and for parameters that are no item's.
     """
     rows = [(line, {name.lower(): value.strip() for name, value in row.items()}) for line, row in read_table(path)]
     if not rows:
@@ -130,9 +130,9 @@ def _row_reader(columns: Sequence[str]) -> Callable[[Mapping[str, str]], _Parame
     def read_by_name(row: Mapping[str, str]) -> _ParameterRow:
         kind = model(row)
         order = BY_NAME[kind].parameters
-        wanted = [row[letters[each]] if each in letters else "" for each in order if each != "thresholds"]
+        expected = [row[letters[each]] if each in letters else "" for each in order if each != "thresholds"]
         step_values = (steps or [letters[each] for each in "b" if each in letters]) if "thresholds" in order else []
-        return _parse_parameters(kind, [*wanted, *(row[name] for name in step_values)])
+        return _parse_parameters(kind, [*expected, *(row[name] for name in step_values)])
 
     return read_by_name if positional is None else read_by_position
 
@@ -182,8 +182,8 @@ def _parse_parameters(model: Model, values: Sequence[str]) -> _ParameterRow:
     order = BY_NAME[model].parameters
     has_steps = "thresholds" in order
     if len(found) < len(numbers) or len(found) < len(order) or (not has_steps and len(found) > len(order)):
-        wanted = " and ".join(order).replace("thresholds", "thresholds or steps") if has_steps else ", ".join(order)
-        raise _UnusableRow(f"a {model} item has the parameters {wanted}, not {len(found)} numbers")
+        expected = " and ".join(order).replace("thresholds", "thresholds or steps") if has_steps else ", ".join(order)
+        raise _UnusableRow(f"a {model} item has the parameters {expected}, not {len(found)} numbers")
     a = found.pop(0) if "a" in order else 1.0
     if has_steps:
         return _ParameterRow(model, a, tuple(found), 0.0, 1.0)
@@ -211,7 +211,7 @@ COMPARE: dict[str, Callable[[float, float], bool]] = {
 }
 
 
-def read_constraints(path: Path, bank: ItemFile) -> tuple[ItemFile, Constraints]:
+def read_constraints(path: Path, item_file: ItemFile) -> tuple[ItemFile, Constraints]:
     """The bank with groups to count and enemies to part, and the bounds, as the R package TestDesign writes them.
 
     Columns `TYPE, WHAT, CONDITION, LB, UB` and if need be `CONSTRAINT_ID, ONOFF` (Choi, Lim & van der Linden 2022). Of
@@ -237,8 +237,8 @@ def read_constraints(path: Path, bank: ItemFile) -> tuple[ItemFile, Constraints]
             if kind == "number" and not condition:
                 shortest, longest = _parse_bounds(row)
                 continue
-            groups_of_column = _groups_by_value(bank, condition) if kind == "number" else None
-            for items in [_matching_items(bank, condition)] if groups_of_column is None else groups_of_column:
+            groups_of_column = _groups_by_value(item_file, condition) if kind == "number" else None
+            for items in [_matching_items(item_file, condition)] if groups_of_column is None else groups_of_column:
                 if kind == "enemy":
                     enemies.append(items)
                     continue
@@ -253,11 +253,11 @@ def read_constraints(path: Path, bank: ItemFile) -> tuple[ItemFile, Constraints]
                 continue
             raise InvalidFile(f"{path.name}, line {line}: {error}.") from error
     pool = replace(
-        bank.pool,
+        item_file.pool,
         groups=tuple(np.array(group, dtype=np.int64) for group in groups),
         enemies=tuple(np.array(group, dtype=np.int64) for group in enemies if group),
     )
-    return replace(bank, pool=pool), Constraints(tuple(bounds), shortest, longest, tuple(left_out))
+    return replace(item_file, pool=pool), Constraints(tuple(bounds), shortest, longest, tuple(left_out))
 
 
 def _parse_bounds(row: Mapping[str, str]) -> tuple[int, int]:
@@ -268,49 +268,49 @@ def _parse_bounds(row: Mapping[str, str]) -> tuple[int, int]:
     return int(least), int(most)
 
 
-def _groups_by_value(bank: ItemFile, condition: str) -> list[list[int]] | None:
+def _groups_by_value(item_file: ItemFile, condition: str) -> list[list[int]] | None:
     """The items of each value of a column, if the condition is just its name."""
-    values = bank.attributes.get(condition.lower())
+    values = item_file.attributes.get(condition.lower())
     if values is None:
         return None
     named = sorted({value for value in values if value.lower() not in MISSING})
     return [[item for item, value in enumerate(values) if value == each] for each in named]
 
 
-def _matching_items(bank: ItemFile, condition: str) -> list[int]:
+def _matching_items(item_file: ItemFile, condition: str) -> list[int]:
     """The items that satisfy every term of a condition."""
-    terms = [_parse_term(bank, term.strip()) for term in condition.split("&")]
-    return [item for item in range(bank.pool.count) if all(term(item) for term in terms)]
+    terms = [_parse_term(item_file, term.strip()) for term in condition.split("&")]
+    return [item for item in range(item_file.pool.count) if all(term(item) for term in terms)]
 
 
-def _parse_term(bank: ItemFile, term: str) -> Callable[[int], bool]:
+def _parse_term(item_file: ItemFile, term: str) -> Callable[[int], bool]:
     """Whether an item satisfies one term."""
     if found := PRESENT.fullmatch(term):
-        values = _find_column(bank, found[1])
+        values = _find_column(item_file, found[1])
         return lambda item: values[item].lower() not in MISSING
     if found := WITHIN.fullmatch(term):
-        values, among = _find_column(bank, found[1]), [each.strip() for each in found[2].split(",")]
+        values, among = _find_column(item_file, found[1]), [each.strip() for each in found[2].split(",")]
         return lambda item: any(_cell_matches(values[item], each) for each in among)
     found = TERM.fullmatch(term)
     if not found:
         raise _UnusableRow(f"the condition {term!r} is not understood")
-    values, sign, wanted = _find_column(bank, found[1]), found[2], found[3]
+    values, sign, expected = _find_column(item_file, found[1]), found[2], found[3]
     if sign in ("==", "!="):
-        return lambda item: _cell_matches(values[item], wanted) is (sign == "==")
-    limit = _parse_number(wanted)
+        return lambda item: _cell_matches(values[item], expected) is (sign == "==")
+    limit = _parse_number(expected)
     return lambda item: values[item].lower() not in MISSING and COMPARE[sign](_parse_number(values[item]), limit)
 
 
-def _find_column(bank: ItemFile, name: str) -> tuple[str, ...]:
+def _find_column(item_file: ItemFile, name: str) -> tuple[str, ...]:
     """The values of a column, or the ids."""
-    values = bank.ids if name.lower() in IDS else bank.attributes.get(name.lower())
+    values = item_file.ids if name.lower() in IDS else item_file.attributes.get(name.lower())
     if values is None:
-        raise _UnusableRow(f"{bank.name} has no column {name}")
+        raise _UnusableRow(f"{item_file.name} has no column {name}")
     return values
 
 
-def _cell_matches(value: str, wanted: str) -> bool:
+def _cell_matches(value: str, expected: str) -> bool:
     """Whether a cell holds what a condition names: a text in quotes, or a number however it is written."""
-    if wanted.startswith('"') or not NUMBER.fullmatch(wanted) or not NUMBER.fullmatch(value):
-        return value == wanted.strip('"')
-    return float(value) == float(wanted)
+    if expected.startswith('"') or not NUMBER.fullmatch(expected) or not NUMBER.fullmatch(value):
+        return value == expected.strip('"')
+    return float(value) == float(expected)

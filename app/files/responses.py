@@ -317,26 +317,26 @@ def _open_file(path: Path) -> Iterator[tuple[io.FileIO, IO[bytes]]]:
 
 
 def _lines(path: Path, report_position: _ReportPosition) -> Iterator[str]:
-    offset = 0
+    byte_offset = 0
     with _open_file(path) as (raw, stream):
         for number, line in enumerate(iter(partial(stream.readline, LONGEST_LINE), b""), 1):
-            text = _text(path, line, offset, number) if offset else _text(path, line, 0, 1).removeprefix(BOM)
-            offset += len(line)
+            text = _text(path, line, byte_offset, number) if byte_offset else _text(path, line, 0, 1).removeprefix(BOM)
+            byte_offset += len(line)
             if not number % ROWS_BETWEEN_REPORTS:
                 report_position(raw.tell())
             yield text
         report_position(raw.tell())
-    if not offset:
+    if not byte_offset:
         raise InvalidFile(f"{path.name} is empty.")
 
 
-def _text(path: Path, line: bytes, offset: int, number: int) -> str:
+def _text(path: Path, line: bytes, byte_offset: int, number: int) -> str:
     if len(line) == LONGEST_LINE and not line.endswith(b"\n"):
         raise InvalidFile(f"{path.name}: line {number} is longer than {LONGEST_LINE:,} bytes.")
     try:
         return line.decode()
     except UnicodeDecodeError as error:
-        where = f"byte {offset + error.start + 1:,}, on line {number}"
+        where = f"byte {byte_offset + error.start + 1:,}, on line {number}"
         raise InvalidFile(f"{path.name} is not UTF-8: {error.reason} at {where}. Save it as UTF-8.") from error
 
 

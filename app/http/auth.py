@@ -91,7 +91,7 @@ async def _identify(request: Request) -> Caller:
 
 
 async def charge_caller(request: Request, lookup: Awaitable[Caller]) -> Caller:
-    """Whoever is found, charged for one request; what is not found is charged to the address it came from."""
+    """Charge a known caller's quota, or the failure quota of the address."""
     try:
         caller = await lookup
     except Unauthenticated:

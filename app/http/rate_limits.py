@@ -23,7 +23,7 @@ from app.queries.limits import count_use
 MINUTE_S, HOUR_S = 60, 3600
 KNOWN_BUCKETS = 8192
 NOBODY = 0
-# Whoever has one address of IPv6 has all of its network.
+# A client with one IPv6 address has all addresses of its network.
 IPV6_NETWORK = 64
 
 

@@ -191,7 +191,7 @@ def end_section(db: Connection, tenant_id: int, section_id: str, now: int) -> No
 
 
 def _unknown_section() -> UnknownSection:
-    """One answer, whatever is not there and whoever's it is."""
+    """Return the same error for a missing section or session and for one of another tenant."""
     return UnknownSection("there is no such section or session; it was deleted, or left alone for longer than it lives")
 
 

@@ -1,8 +1,8 @@
-"""The calls of webhooks: what the outbox holds is sent, signed, to addresses that may be called, until it is taken.
+"""Webhook delivery: calls from the outbox are signed and sent to public addresses until they are accepted.
 
-Signatures are those of Standard Webhooks 1.0. Whoever may add a webhook must not reach with it what only this machine
-can reach: a name is resolved, every address behind it must be public, and the one that was looked at is the one that
-is called. `PROXIMA_WEBHOOK_HOSTS` makes exceptions.
+Signatures are those of Standard Webhooks 1.0. A caller who may add a webhook must not reach with it what only this
+machine can reach: a name is resolved, every address behind it must be public, and the address that was checked is the
+one that is called. `PROXIMA_WEBHOOK_HOSTS` makes exceptions.
 """
 
 import asyncio

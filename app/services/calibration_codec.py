@@ -11,7 +11,7 @@ from app.adaptive.arrays import Floats
 from app.adaptive.calibration.fit import CalibrationFit
 from app.adaptive.parameters import BehaviourModel, Population
 
-# The names under which the archive has the rates, and the fields of a behaviour model that are called otherwise here.
+# Names in the archive: of the rates, and of the fields of a behaviour model that have other names in the code.
 RATES = {"prior": "prior", "learn": "p_learn", "forget": "p_forget"}
 WRITTEN = {
     "item_contexts": "places",
@@ -23,13 +23,13 @@ WRITTEN = {
 
 
 def _written(name: str) -> str:
-    """The name of a field of a behaviour model in the archive."""
+    """Return the name of a field of a behaviour model in the archive."""
     return WRITTEN.get(name, name)
 
 
 @dataclass(frozen=True)
 class CalibratedValues:
-    """What a calibration found: the population, the rates of each skill, the easiness of each item, a head."""
+    """The values of a calibration: population, rates of each skill, intercept of each item, behaviour model."""
 
     population: Population
     prior: Floats
@@ -40,7 +40,7 @@ class CalibratedValues:
 
 
 def encode_calibration(fit: CalibrationFit) -> bytes:
-    """The values of a fit, those of everybody and those without the held-out learners, as a NumPy archive."""
+    """Return the values of a fit, of all learners and without the held-out ones, as a NumPy archive."""
     buffer = io.BytesIO()
     arrays = {}
     for kind, parameters in (("final", fit.parameters), ("trained", fit.trained)):
@@ -58,7 +58,7 @@ def encode_calibration(fit: CalibrationFit) -> bytes:
 
 
 def decode_calibration(encoded: bytes, *, trained: bool = False) -> CalibratedValues:
-    """The values of `encode_calibration`: those of everybody, or those without the held-out learners."""
+    """Return the values that `encode_calibration` wrote: of all learners, or without the held-out ones."""
     kind = "trained" if trained else "final"
     with np.load(io.BytesIO(encoded), allow_pickle=False) as archive:
         return CalibratedValues(
@@ -72,7 +72,7 @@ def decode_calibration(encoded: bytes, *, trained: bool = False) -> CalibratedVa
 
 
 def _decode_behaviour_model(archive: Mapping[str, Any], prefix: str) -> BehaviourModel | None:
-    """The head of a fit; a calibration may have none."""
+    """Return the behaviour model of a fit, if it has one."""
     if f"{prefix}weights" not in archive:
         return None
     return BehaviourModel(**{field.name: archive[prefix + _written(field.name)] for field in fields(BehaviourModel)})

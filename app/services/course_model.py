@@ -18,7 +18,7 @@ from app.queries.calibrations import find_parameters
 from app.services.calibration_codec import CalibratedValues, decode_calibration
 from app.services.catalogue import Catalogue, catalogue_at, need_course, read_catalogue
 
-MODELS_KEPT = 64
+CACHED_MODELS = 64
 PARTIAL_CREDIT = {model.catalogue_name for model in ITEM_MODELS if model.partial_credit}
 
 CacheKey = tuple[str, int, str, int, Hashable]
@@ -58,7 +58,7 @@ class LruCache(Generic[T]):
     def __init__(self, capacity: int | None = None) -> None:
         self._values: OrderedDict[CacheKey, T] = OrderedDict()
         self._lock = threading.Lock()
-        self._capacity = MODELS_KEPT if capacity is None else capacity
+        self._capacity = CACHED_MODELS if capacity is None else capacity
 
     def get(self, key: CacheKey) -> T | None:
         """The value of a key."""

@@ -29,7 +29,7 @@ from app.services.session_agreement import (
 )
 
 # Tables of a large pool take a hundred megabytes.
-POOLS_KEPT = 8
+CACHED_POOLS = 8
 # What a pilot item without parameters stands for: nothing is computed from it.
 PLACEHOLDER_PARAMETERS: dict[str, Any] = {"model": "1PL", "b": 0.0}
 
@@ -47,7 +47,7 @@ class ItemPool:
     skills: tuple[str | None, ...]
 
 
-POOLS: LruCache[ItemPool] = LruCache(POOLS_KEPT)
+POOLS: LruCache[ItemPool] = LruCache(CACHED_POOLS)
 
 
 def read_pool(db: Connection, tenant_id: int, course_id: str, revision: int, agreement: SessionAgreement) -> ItemPool:

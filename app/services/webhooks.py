@@ -42,7 +42,7 @@ FIRST_PAUSE_US = 10 * SECOND_US
 PAUSE_GROWTH = 4
 LONGEST_PAUSE_US = DAY_US // 2
 MAX_ATTEMPTS = 13
-FAILED_KEPT_US = 30 * DAY_US
+FAILED_RETENTION_US = 30 * DAY_US
 CHANCE = secrets.SystemRandom()
 
 
@@ -212,4 +212,4 @@ def next_attempt_at(attempt: int, now: int) -> int | None:
 
 def delete_failed_calls(db: Connection, now: int) -> None:
     """Delete what was given up long ago."""
-    rows.delete_failed_calls(db, now - FAILED_KEPT_US)
+    rows.delete_failed_calls(db, now - FAILED_RETENTION_US)

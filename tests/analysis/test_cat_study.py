@@ -13,7 +13,7 @@ from app.adaptive.cat import Bound
 from app.adaptive.cat.simulate import Records
 from app.analysis import cat_study
 from app.analysis.cat_study import (
-    CALIBRATION_SEED_OFFSET,
+    CALIBRATION_SEED_SHIFT,
     Z_90,
     CatStudyOptions,
     overlap_of,
@@ -141,7 +141,7 @@ def test_exposure_control_is_one_more_row() -> None:
 
 
 def test_what_is_told_was_not_calibrated_on() -> None:
-    assert CALIBRATION_SEED_OFFSET > 100_000
+    assert CALIBRATION_SEED_SHIFT > 100_000
 
 
 def write(folder: Path) -> Path:

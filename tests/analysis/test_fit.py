@@ -128,7 +128,7 @@ def test_it_tells_what_calibrate_finds(graded: Path, lsat7: Path, model: Model, 
     assert column(found, "calibrated") == expected.calibrated.tolist()
     name = fitting.STEPS.get(model, "b")
     own = [item if isinstance(item, list) else [item] for item in column(found, name)]
-    np.testing.assert_allclose(own, expected.bank.difficulty, atol=1e-4)
+    np.testing.assert_allclose(own, expected.item_bank.difficulty, atol=1e-4)
     errors = np.array([np.ravel(item["standard_errors"][name]) for item in found["items"]], dtype=np.float64)
     np.testing.assert_allclose(np.nan_to_num(errors), expected.standard_errors.difficulty, atol=1e-3)
     assert 0 < found["reliability"] < 1

@@ -329,7 +329,7 @@ def test_past_banks_are_built_once_in_a_run(
         return built
 
     assert course(verify) == [2, 3]
-    monkeypatch.setattr(banks, "MODELS_KEPT", 1)
+    monkeypatch.setattr(banks, "CACHED_MODELS", 1)
     assert course(verify) == [2, 3, 2, 3, 2, 3]
 
 

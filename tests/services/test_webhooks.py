@@ -339,9 +339,9 @@ def test_what_is_not_taken_comes_again_for_three_days(trial: RunAndUndo) -> None
         assert len({call[1:] for call in tries}) == 1
         assert 2 * DAY_US < moment - AT < 4 * DAY_US
         assert list_webhooks(db, moment + 365 * DAY_US) == [(1, webhook_id, False)]
-        delete_failed_calls(db, moment + webhooks.FAILED_KEPT_US)
+        delete_failed_calls(db, moment + webhooks.FAILED_RETENTION_US)
         assert page_of_webhooks(db, 1, None, 10)[0]["failed"] == 1
-        delete_failed_calls(db, moment + webhooks.FAILED_KEPT_US + 1)
+        delete_failed_calls(db, moment + webhooks.FAILED_RETENTION_US + 1)
         assert page_of_webhooks(db, 1, None, 10)[0]["failed"] == 0
 
     trial(work)

@@ -88,7 +88,7 @@ class _ModelChoice:
 
 
 def fit_behaviour_model(
-    bank: Items, log: FilteredLog, rng: np.random.Generator, choice: _ModelChoice | None, progress: Progress
+    item_bank: Items, log: FilteredLog, rng: np.random.Generator, choice: _ModelChoice | None, progress: Progress
 ) -> tuple[BehaviourModel | None, _ModelChoice]:
     """The head for a log, or none where it would not predict better, and what was chosen on the way.
 
@@ -99,16 +99,16 @@ def fit_behaviour_model(
     if learners < LEAST_LEARNERS or (choice is not None and not choice.better):
         return None, nothing
     fold = rng.permutation(learners) % FOLDS
-    plain = trace_features(empty_behaviour_model(), bank, log)
-    factors = _choose_factors(bank, log, plain, fold == 0) if choice is None else choice.factors
+    plain = trace_features(empty_behaviour_model(), item_bank, log)
+    factors = _choose_factors(item_bank, log, plain, fold == 0) if choice is None else choice.factors
     progress(0.3)
-    features = _cross_fit_features(bank, log, plain, fold, factors, lambda share: progress(0.3 + 0.3 * share))
+    features = _cross_fit_features(item_bank, log, plain, fold, factors, lambda share: progress(0.3 + 0.3 * share))
     if choice is None:
         choice = _choose_ridge(log, features, fold == 0, factors)
         progress(0.8)
         if not choice.better:
             return None, nothing
-    base = fit_factors(bank, log, plain, factors)
+    base = fit_factors(item_bank, log, plain, factors)
     behaviour_model = fit_weights(base, features, log.scores, choice.ridge)
     progress(1.0)
     return behaviour_model, choice
@@ -131,7 +131,7 @@ def empty_behaviour_model(factors: int = 0) -> BehaviourModel:
     )
 
 
-def trace_features(behaviour_model: BehaviourModel, bank: Items, log: FilteredLog) -> Features:
+def trace_features(behaviour_model: BehaviourModel, item_bank: Items, log: FilteredLog) -> Features:
     """Every answer of a log as the head sees it before it is given: the t-th of every learner at once."""
     count, lengths = len(log.items), np.diff(log.starts)
     features = Features(
@@ -154,26 +154,28 @@ def trace_features(behaviour_model: BehaviourModel, bank: Items, log: FilteredLo
                 **{field.name: getattr(log.outputs, field.name)[rows] for field in fields(FilterOutputs)}
             )
             working = behaviour_state[:active]
-            current = build_features(behaviour_model, bank, working, np.arange(active), log.items[rows], outputs)
+            current = build_features(behaviour_model, item_bank, working, np.arange(active), log.items[rows], outputs)
             update_behaviour_state(working, current, log.items[rows], log.scores[rows])
             for field in fields(Features):
                 getattr(features, field.name)[rows] = getattr(current, field.name)
     return features
 
 
-def _choose_factors(bank: Items, log: FilteredLog, plain: Features, validation: Booleans) -> int:
+def _choose_factors(item_bank: Items, log: FilteredLog, plain: Features, validation: Booleans) -> int:
     """How many factors predict best on the learners kept aside."""
     rows = np.repeat(validation, np.diff(log.starts))
     training, testing = log.of(~validation), log.of(validation)
     losses = []
     for factors in FACTOR_CHOICES:
-        behaviour_model = fit_factors(bank, training, _take_rows(plain, ~rows), factors)
-        losses.append(total_loss(_clipped_expit(trace_features(behaviour_model, bank, testing).psi), testing.scores))
+        behaviour_model = fit_factors(item_bank, training, _take_rows(plain, ~rows), factors)
+        losses.append(
+            total_loss(_clipped_expit(trace_features(behaviour_model, item_bank, testing).psi), testing.scores)
+        )
     return FACTOR_CHOICES[int(np.argmin(losses))]
 
 
 def _cross_fit_features(
-    bank: Items, log: FilteredLog, plain: Features, fold: Integers, factors: int, progress: Progress
+    item_bank: Items, log: FilteredLog, plain: Features, fold: Integers, factors: int, progress: Progress
 ) -> Features:
     """The log as seen with factors that were fitted without the learner."""
     if not factors:
@@ -183,8 +185,8 @@ def _cross_fit_features(
     for number in range(FOLDS):
         validation = fold == number
         rows = np.repeat(validation, np.diff(log.starts))
-        behaviour_model = fit_factors(bank, log.of(~validation), _take_rows(plain, ~rows), factors)
-        part = trace_features(behaviour_model, bank, log.of(validation))
+        behaviour_model = fit_factors(item_bank, log.of(~validation), _take_rows(plain, ~rows), factors)
+        part = trace_features(behaviour_model, item_bank, log.of(validation))
         for field in fields(Features):
             getattr(features, field.name)[rows] = getattr(part, field.name)
         progress((number + 1) / FOLDS)
@@ -220,7 +222,7 @@ def _clipped_expit(logit: Floats) -> Floats:
 
 @dataclass
 class _Loadings:
-    """What the EM moves: loadings (·, 1 + R) of places, kin and kinds of context, and the slope of each kind."""
+    """What the EM fits: loadings (·, 1 + R) of items in contexts, skill sets and context kinds; slopes of the kinds."""
 
     item_contexts: Floats
     skill_sets: Floats
@@ -228,18 +230,18 @@ class _Loadings:
     slope: Floats
 
 
-def fit_factors(bank: Items, log: FilteredLog, plain: Features, factors: int) -> BehaviourModel:
-    """Loadings of items in their contexts on R static traits of the learner.
+def fit_factors(item_bank: Items, log: FilteredLog, plain: Features, factors: int) -> BehaviourModel:
+    """Fit the loadings of items in their contexts on R static traits of the learner.
 
     Variational EM with the bound of Jaakkola & Jordan (2000) for multidimensional item response theory with the
-    filter's logit as offset; loadings are N(mean of kin + mean of the kind of context, 1 / 2).
+    filter's logit as offset; loadings are N(mean of the skill set + mean of the kind of context, 1 / 2).
     """
     behaviour_model = empty_behaviour_model(factors)
     if not factors or not len(log.items):
         return behaviour_model
     kind = context_kind(plain.context)
     keys, first, index = np.unique(hash_item_contexts(log.items, kind), return_index=True, return_inverse=True)
-    set_keys, skill_sets = np.unique(hash_skill_sets(bank, log.items[first], kind[first]), return_inverse=True)
+    set_keys, skill_sets = np.unique(hash_skill_sets(item_bank, log.items[first], kind[first]), return_inverse=True)
     design = _FactorData(log.learner, index, skill_sets, kind[first], kind, plain.values[:, 2], log.scores)
     loadings = _maximise_loadings(design, len(log.starts) - 1, len(set_keys), factors)
     return replace(
@@ -255,7 +257,7 @@ def fit_factors(bank: Items, log: FilteredLog, plain: Features, factors: int) ->
 
 @dataclass(frozen=True)
 class _FactorData:
-    """Who answered what: learner, place, kind of context, the filter's logit and the score (N,); kin and kind (V,)."""
+    """The answers: learner, item in context, kind, filter's logit, score (N,); skill set and kind of context (V,)."""
 
     learner: Integers
     index: Integers
@@ -379,7 +381,7 @@ def _fit_slopes(design: _FactorData, loadings: _Loadings, weight: Floats, mean: 
 
 
 def fit_weights(behaviour_model: BehaviourModel, features: Features, scores: Floats, ridge: float) -> BehaviourModel:
-    """Ridge logistic regression of the answers on features, contexts and cues, with ψ as offset, to convergence."""
+    """Fit a ridge logistic regression of the answers on features, contexts and crosses, with ψ as offset."""
     crosses, counts = np.unique(features.crosses, return_counts=True)
     crosses = crosses[counts >= LEAST_CROSS]
     index, is_known = find_keys(crosses, features.crosses)

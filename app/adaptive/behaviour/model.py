@@ -1,14 +1,14 @@
-"""What only `p_correct` may know: retries, habits, and which answers go together.
+"""The behaviour model, which corrects `p_correct` only: retries, guessing on, and which answers go together.
 
 Ability and mastery are what a learner can do; a prediction may also use how the learner goes about it: trying the
-same item again at once, guessing on, being right where a twin of the item was right. Two parts (docs/models.md):
+same item again at once, guessing on, being right where a similar item was right. Two parts (docs/models.md):
 
     factors   ψ = κ ((1 + a_c) logit p + b_ic + λ_ic · z)       z ~ N(0, I): a few static traits beside the ability
-    head      logit p_correct = ψ + w · x + w_c · (1, ψ, κ λ_ic · z) + Σ weights of the cues of the answer
+    weights   logit p_correct = ψ + w · x + w_c · (1, ψ, κ λ_ic · z) + Σ weights of the crosses of the answer
 
-where p is the filter's prediction, c the context of the answer (first, n-th retry, returned later) and a cue is a
-coincidence, such as "this item after that one was wrong". Nothing here feeds back: ability and mastery are the same
-whatever the head says.
+where p is the filter's prediction, c the context of the answer (first, n-th retry, returned later) and a cross is a
+coincidence, such as "this item after that one was wrong". Nothing here feeds back: ability and mastery do
+not depend on this model.
 
 Sizes: B learners, N answers or candidates, R factors, M remembered items, D features.
 """
@@ -32,7 +32,7 @@ TOKENS, TOKEN_KINDS = 4, 5
 EPISODES, EPISODE_KINDS = 3, 5
 FEATURES = 14
 CROSSES = 7
-# Cues and places of one kind never meet those of another.
+# Keys of one kind never equal those of another.
 CONTEXT_OF_ITEM, PAIR_OF_ITEMS, PAIR_OF_SKILLS, LAST_RESULTS = range(4)
 CONTEXT_OF_SKILLS, EPISODE_HISTORY, EPISODES_ON_ITEM, ITEM_CONTEXT, SKILL_SET = range(4, 9)
 # Wrong answers to an item before the right one: none, a few, many.
@@ -56,7 +56,7 @@ class FilterOutputs:
 
 @dataclass(frozen=True)
 class Features:
-    """An answer about to be given as the head sees it: ψ, what the factors add, features, context and cues.
+    """What the behaviour model is given of an answer: ψ, what the factors add, features, context and crosses.
 
     `psi`, `pull`, `spread`, `context` are (N,), `loading` (N, R), `values` (N, D), `crosses` (N, C).
     """
@@ -92,20 +92,20 @@ def initial_behaviour_state(count: int, behaviour_model: BehaviourModel | None) 
 
 def build_features(
     behaviour_model: BehaviourModel,
-    bank: Items,
+    item_bank: Items,
     behaviour_state: BehaviourState,
     learners: Integers,
     chosen: Integers,
     outputs: FilterOutputs,
 ) -> Features:
-    """See item `chosen[n]` with the habits of learner `learners[n]` (a row of `behaviour_state`)."""
+    """Return the features of item `chosen[n]` for learner `learners[n]` (a row of `behaviour_state`)."""
     slot = np.argmax(behaviour_state.items[learners] == chosen[:, None], axis=1)
     known = behaviour_state.items[learners, slot] == chosen
     tries = np.where(known, behaviour_state.tries[learners, slot], 0)
     scores = np.where(known, behaviour_state.scores[learners, slot], 0.0)
     context = _response_context(behaviour_state, learners, chosen, known, behaviour_state.solved[learners, slot])
     base = logit(np.clip(outputs.p, TINY, 1 - TINY))
-    loading, psi = _find_loadings(behaviour_model, bank, chosen, context, base)
+    loading, psi = _find_loadings(behaviour_model, item_bank, chosen, context, base)
     pull = ordered_sum(loading * behaviour_state.trait[learners]) if behaviour_model.factors else np.zeros(len(chosen))
     spread = (
         ordered_sum(loading * loading * behaviour_state.trait_variance[learners]) if behaviour_model.factors else pull
@@ -130,7 +130,13 @@ def build_features(
         axis=1,
     )
     return Features(
-        psi, pull, spread, loading, context, values, _hash_crosses(bank, behaviour_state, learners, chosen, context)
+        psi,
+        pull,
+        spread,
+        loading,
+        context,
+        values,
+        _hash_crosses(item_bank, behaviour_state, learners, chosen, context),
     )
 
 
@@ -152,14 +158,14 @@ def context_kind(context: Integers) -> Integers:
 
 
 def _find_loadings(
-    behaviour_model: BehaviourModel, bank: Items, chosen: Integers, context: Integers, base: Floats
+    behaviour_model: BehaviourModel, item_bank: Items, chosen: Integers, context: Integers, base: Floats
 ) -> tuple[Floats, Floats]:
-    """The loadings (N, R) of items in their contexts, and ψ before the factors; kin stand in for the never seen."""
+    """Return the loadings (N, R) of items in contexts, of the skill set where unseen, and ψ without factors."""
     kind = context_kind(context)
     if not len(behaviour_model.item_contexts):
         return np.zeros((len(chosen), behaviour_model.factors)), base
     row, is_known = find_keys(behaviour_model.item_contexts, hash_item_contexts(chosen, kind))
-    set_row, in_set = find_keys(behaviour_model.skill_sets, hash_skill_sets(bank, chosen, kind))
+    set_row, in_set = find_keys(behaviour_model.skill_sets, hash_skill_sets(item_bank, chosen, kind))
     mean = behaviour_model.context_loadings[kind] + np.where(
         in_set[:, None], behaviour_model.skill_set_loadings[set_row], 0.0
     )
@@ -172,19 +178,19 @@ def hash_item_contexts(chosen: Integers, kind: Integers) -> Keys:
     return hash_keys(ITEM_CONTEXT, chosen, kind)
 
 
-def hash_skill_sets(bank: Items, chosen: Integers, kind: Integers) -> Keys:
+def hash_skill_sets(item_bank: Items, chosen: Integers, kind: Integers) -> Keys:
     """The keys of what items share with all items of the same skills, apart for first answers and others."""
-    return hash_keys(SKILL_SET, bank.skill_sets[chosen], (kind > 0).astype(np.int64))
+    return hash_keys(SKILL_SET, item_bank.skill_sets[chosen], (kind > 0).astype(np.int64))
 
 
 def _hash_crosses(
-    bank: Items, behaviour_state: BehaviourState, learners: Integers, chosen: Integers, context: Integers
+    item_bank: Items, behaviour_state: BehaviourState, learners: Integers, chosen: Integers, context: Integers
 ) -> Keys:
     """The coincidences of an answer as keys; (N, C)."""
-    kind, skill_sets = context_kind(context), bank.skill_sets
+    kind, skill_sets = context_kind(context), item_bank.skill_sets
     last = behaviour_state.last_item[learners]
     result = np.where(last < 0, 0, 1 + behaviour_state.right[learners])
-    before = np.where(last < 0, -1, skill_sets[last]) if bank.count else last
+    before = np.where(last < 0, -1, skill_sets[last]) if item_bank.count else last
     same = (last == chosen).astype(np.int64)
     # An answer to another item ends the episode of the last one.
     episodes = np.where(same == 1, behaviour_state.episodes[learners], _close_episode(behaviour_state)[learners])

@@ -1,6 +1,6 @@
-"""Learners who are in a log twice, with the same answers under another id: whoever trained on one knows the other.
+"""Learners who are in a log twice under two ids: a model trained on one has seen the answers of the other.
 
-Learners are compared by their first answers to each item, right (from half the score) or wrong. Those are twins who
+Learners are compared by their first answers to each item, right (from half the score) or wrong. Duplicates
 agree in so many that hardly any two independent learners would, among all who were compared.
 """
 
@@ -46,19 +46,19 @@ class _FirstResponses:
 
 
 def find_duplicates(log: Log) -> Integers:
-    """The group of each learner, (L,): equal for twins, numbered in the order in which learners first appear.
+    """Return the group of each learner, (L,): equal for duplicates, numbered in the order of first appearance.
 
-    A learner with n first answers, of which a longer log holds m with the same result, gives the evidence
+    A learner with n first answers, of which a longer log holds m with the same result, gives the log ratio
 
         e = Σ_m (-w ln p + ln(1 - s)) + (n - m) ln s,      s = `SLIP`, w = `WORTH`,
 
-    where p is the chance of this result for somebody as able as the one or as the other, whichever tells less
+    where p is the chance of this result for somebody as able as the one or as the other, whichever is less informative
     (`surprisal`). Were p exact, w = 1 would make this at most the log likelihood ratio of a copy with slips to an
     independent learner, which exceeds ln(C / α) with probability α / C (Ville 1939). C pairs share at least
-    `LEAST_SHARED` items and `LEAST_AGREEMENT` of the shorter log; they are twins if as many answers agree and
-    e > ln(C / α), α = `FALSE_ALARMS`. A twin of a twin is a twin.
-    Memory is bounded by `BLOCK`; time grows with the pairs of learners who share an item, summed over items, and where
-    these are more than `MOST_PAIRS` nobody is called a twin.
+    `LEAST_SHARED` items and `LEAST_AGREEMENT` of the shorter log; they are duplicates if as many answers agree and e >
+    ln(C / α), α = `FALSE_ALARMS`. A duplicate of a duplicate is one too. Memory is bounded by `BLOCK`; time grows with
+    the pairs of learners who share an item, summed over items, and where these are more than `MOST_PAIRS` no duplicates
+    are reported.
     """
     whose, items, right = collect_first_responses(log)
     lengths = np.bincount(whose, minlength=log.learners)
@@ -66,33 +66,33 @@ def find_duplicates(log: Log) -> Integers:
     often = np.bincount(items[lengths[whose] >= LEAST_SHARED]).astype(np.float64)
     if len(long) < 2 or (often * often).sum() > MOST_PAIRS:  # noqa: PLR2004
         return np.arange(log.learners)
-    compared, first, second, evidence = _find_agreeing_pairs(_first_response_rows(whose, items, right, lengths, long))
-    found = evidence > np.log(max(compared, 1) / FALSE_ALARMS)
+    compared, first, second, log_ratio = _find_agreeing_pairs(_first_response_rows(whose, items, right, lengths, long))
+    found = log_ratio > np.log(max(compared, 1) / FALSE_ALARMS)
     pairs = (np.ones(found.sum()), (long[first[found]], long[second[found]]))
     groups = connected_components(csr_array(pairs, shape=(log.learners, log.learners)), directed=False)[1]
-    _, place, number = np.unique(groups, return_index=True, return_inverse=True)
-    return np.asarray(np.argsort(np.argsort(place))[number], dtype=np.int64)
+    _, first_rows, number = np.unique(groups, return_index=True, return_inverse=True)
+    return np.asarray(np.argsort(np.argsort(first_rows))[number], dtype=np.int64)
 
 
 def first_of_each_group(groups: Integers) -> Booleans:
-    """The first learner of each group, (L,): an answer that stands in a log twice is still one answer."""
+    """Return who is the first learner of each group, (L,): an answer that stands in a log twice is still one answer."""
     first = np.zeros(len(groups), dtype=np.bool_)
     first[np.unique(groups, return_index=True)[1]] = True
     return first
 
 
 def collect_first_responses(log: Log) -> tuple[Integers, Integers, Integers]:
-    """Learner, item and whether it was right (0 or 1) of every first answer to an item, sorted by learner and item."""
+    """Return learner, item and result (0 or 1) of every first answer to an item, sorted by learner and item."""
     whose = np.repeat(np.arange(log.learners), np.diff(log.starts))
     size = int(log.items.max(initial=-1)) + 1
-    place = np.unique(whose * size + log.items, return_index=True)[1]
-    return whose[place], log.items[place], (log.scores[place] >= HALF).astype(np.int64)
+    first_rows = np.unique(whose * size + log.items, return_index=True)[1]
+    return whose[first_rows], log.items[first_rows], (log.scores[first_rows] >= HALF).astype(np.int64)
 
 
 def _first_response_rows(
     whose: Integers, items: Integers, right: Integers, lengths: Integers, chosen: Integers
 ) -> _FirstResponses:
-    """The first answers of the chosen learners as rows."""
+    """Return the first answers of the chosen learners as rows."""
     size = int(items.max()) + 1
     information = WORTH * surprisal(whose, items, right) + np.log1p(-SLIP)
     starts = np.concatenate(([0], np.cumsum(lengths)))
@@ -107,7 +107,7 @@ def _first_response_rows(
 
 
 def surprisal(whose: Integers, items: Integers, right: Integers) -> Floats:
-    """-ln p of each answer, (N,): Rasch with the easiness logit((right + ½) / (all + 1)) and an ability ~ N(0, 1).
+    """Return -ln p of each answer, (N,): Rasch with the intercept logit((right + ½) / (all + 1)) and ability ~ N(0, 1).
 
     The ability is the mode given all these answers, so that agreement of those who are nearly always right, or wrong,
     counts for little (Rasch 1960; Newton steps).
@@ -124,7 +124,7 @@ def surprisal(whose: Integers, items: Integers, right: Integers) -> Floats:
 
 
 def _find_agreeing_pairs(rows: _FirstResponses) -> tuple[int, Integers, Integers, Floats]:
-    """How many pairs share the items; and of the pairs that share the answers both learners and the evidence."""
+    """Count the pairs that share enough items, and return learners and log ratio of those that share enough answers."""
     of_item, of_answer = rows.items.T.tocsr(), rows.answers.T.tocsr()
     learners, compared = len(rows.lengths), 0
     found: list[tuple[Integers, Integers, Floats]] = []
@@ -135,19 +135,19 @@ def _find_agreeing_pairs(rows: _FirstResponses) -> tuple[int, Integers, Integers
         first, second = _pairs_sharing_enough(rows.answers[block] @ of_answer, start, rows.lengths)
         for part in range(0, len(first), CHUNK):
             one, other = first[part : part + CHUNK], second[part : part + CHUNK]
-            evidence = _duplicate_evidence(rows, one, other)
+            log_ratio = _duplicate_log_ratio(rows, one, other)
             # The final threshold is at least this.
-            passed = evidence > np.log(max(compared, 1) / FALSE_ALARMS)
-            found.append((one[passed], other[passed], evidence[passed]))
+            passed = log_ratio > np.log(max(compared, 1) / FALSE_ALARMS)
+            found.append((one[passed], other[passed], log_ratio[passed]))
     nothing = np.zeros(0, dtype=np.int64)
-    first, second, evidence = (
+    first, second, log_ratio = (
         np.concatenate(part) for part in zip((nothing, nothing, np.zeros(0)), *found, strict=True)
     )
-    return compared, first, second, evidence
+    return compared, first, second, log_ratio
 
 
 def _pairs_sharing_enough(common: csr_array, start: int, lengths: Integers) -> tuple[Integers, Integers]:
-    """From the numbers in common the pairs, earlier learner first, that share enough of the shorter log."""
+    """Return the pairs, earlier learner first, that have enough of the shorter log in common."""
     pairs = common.tocoo()
     first, second = pairs.row.astype(np.int64) + start, pairs.col.astype(np.int64)
     needed = np.maximum(LEAST_SHARED, LEAST_AGREEMENT * np.minimum(lengths[first], lengths[second]))
@@ -155,8 +155,8 @@ def _pairs_sharing_enough(common: csr_array, start: int, lengths: Integers) -> t
     return first[enough], second[enough]
 
 
-def _duplicate_evidence(rows: _FirstResponses, first: Integers, second: Integers) -> Floats:
-    """The evidence of each pair (`find_duplicates`), for the ability of the one or the other, whichever tells less."""
+def _duplicate_log_ratio(rows: _FirstResponses, first: Integers, second: Integers) -> Floats:
+    """Return the log ratio of each pair (`find_duplicates`), by the ability that gives the lesser one."""
     one, other = rows.answers[first], rows.answers[second]
     agreed = one.multiply(other).sum(axis=1)
     said = np.minimum(

@@ -1,12 +1,12 @@
-"""Fit the filter to a log: item easiness, the rates of every skill, and what the population shares.
+"""Fit the filter to a log: item intercepts, the rates of every skill, and the parameters of the population.
 
-Four steps are repeated. Replay the log; Newton for the easiness of each item under the filter's own offsets; EM for
+Four steps are repeated. Replay the log; Newton for the intercept of each item under the filter's own offsets; EM for
 P(L0), P(T), P(F) by forward and backward passes over each learner's answers on a skill (Corbett & Anderson 1995; Baum
 et al. 1970), with the filter's likelihoods as emissions; and a search for the population's variances and shifts. All
 of it is one-step-ahead likelihood with priors, so that an item or a skill with few answers keeps its prior.
 
-Easiness is cross-fitted over folds of learners: while rates and variances are fitted, no answer is judged by an
-easiness that saw it, else every item would look easier to predict than it is.
+Intercepts are cross-fitted over folds of learners: while rates and variances are fitted, no answer is predicted by an
+intercept fitted to it, else every item would look easier to predict than it is.
 """
 
 from collections.abc import Callable
@@ -55,7 +55,8 @@ class CalibrationFit:
     """The calibrated parameters, and mean log loss and AUC on held-out learners before and after.
 
     `parameters` were fitted to everybody, `trained` without the held-out learners: `trained` was measured, and is what
-    the next calibration has to be compared with. `log_loss_without_behaviour` is the loss after without the head.
+    the next calibration has to be compared with. `log_loss_without_behaviour` is the loss after without the behaviour
+    model.
     """
 
     parameters: Parameters
@@ -69,7 +70,7 @@ class CalibrationFit:
 
 
 def ignore_progress(_stage: str, _share: float) -> None:
-    """For whoever does not want to know how far it is."""
+    """Report nothing."""
 
 
 def calibrate_parameters(
@@ -97,18 +98,18 @@ def calibrate_parameters(
             trained, log, fixed, rng, 1, lambda share: progress("refit", 0.6 + 0.1 * share)
         )
     behaviour_model, choice = fit_behaviour_model(
-        trained.items, filtered, rng, None, lambda share: progress("habits", 0.7 + 0.15 * share)
+        trained.items, filtered, rng, None, lambda share: progress("behaviour", 0.7 + 0.15 * share)
     )
     trained = replace(trained, behaviour=behaviour_model)
     if not everybody:
         behaviour_model, _ = fit_behaviour_model(
-            final.items, filtered_finally, rng, choice, lambda share: progress("habits", 0.85 + 0.15 * share)
+            final.items, filtered_finally, rng, choice, lambda share: progress("behaviour", 0.85 + 0.15 * share)
         )
     final = replace(final, behaviour=behaviour_model)
     was, became, alone = (
         measure_predictions(candidate, validation) for candidate in (before, trained, replace(trained, behaviour=None))
     )
-    progress("habits", 1.0)
+    progress("behaviour", 1.0)
     return CalibrationFit(final, trained, len(validation.items), was[0], became[0], was[1], became[1], alone[0])
 
 
@@ -130,9 +131,9 @@ def _alternate_fits(
     count: int,
     progress: Callable[[float], None],
 ) -> tuple[Parameters, FilteredLog]:
-    """Alternate the fits of items, skills and population `count` times; `parameters` have no head.
+    """Alternate the fits of items, skills and population `count` times; `parameters` have no behaviour model.
 
-    Also what the filter says before every answer of the log, with an easiness that has not seen it.
+    Also return what the filter says before every answer of the log, with an intercept that was not fitted to it.
     """
     folds = rng.permutation(log.learners) % min(FOLDS, max(log.learners, 1))
     fold = np.repeat(folds, np.diff(log.starts))
@@ -185,17 +186,17 @@ def select_learners(log: Log, learners: Booleans | Integers) -> Log:
 
 
 def stack_folds(parameters: Parameters, intercept: Floats, log: Log, fold: Integers) -> tuple[Parameters, Log]:
-    """One bank that holds the items once for each fold, and the log on it: fold f meets the copy that never saw it."""
-    bank, copies = parameters.items, len(intercept)
+    """Copy the items once for each fold, and point the log of each fold to the copy that was not fitted to it."""
+    item_bank, copies = parameters.items, len(intercept)
     stacked = Items(
         intercept=intercept.reshape(-1),
-        discrimination=np.tile(bank.discrimination, copies),
-        guessing=np.tile(bank.guessing, copies),
-        upper=np.tile(bank.upper, copies),
-        thresholds=np.tile(bank.thresholds, (copies, 1)),
-        skills=np.tile(bank.skills, (copies, 1)),
+        discrimination=np.tile(item_bank.discrimination, copies),
+        guessing=np.tile(item_bank.guessing, copies),
+        upper=np.tile(item_bank.upper, copies),
+        thresholds=np.tile(item_bank.thresholds, (copies, 1)),
+        skills=np.tile(item_bank.skills, (copies, 1)),
     )
-    return replace(parameters, items=stacked), replace(log, items=log.items + fold * bank.count)
+    return replace(parameters, items=stacked), replace(log, items=log.items + fold * item_bank.count)
 
 
 def fit_intercepts(
@@ -207,20 +208,20 @@ def fit_intercepts(
     offset: Floats,
     predicted: Prediction,
 ) -> Floats:
-    """Newton for the easiness of every item in every fold; (folds, I).
+    """Fit the intercept of every item in every fold by Newton's method; (folds, I).
 
     Row f is fitted to the answers outside fold f. The prior is normal around the mean of the item's skills with
     variance 1; `offset` (N,) is the rest of the logit, as the filter had it before each answer.
     """
-    bank = parameters.items
+    item_bank = parameters.items
     shrink = 1 / np.sqrt(1 + np.pi / 8 * predicted.variance)
-    tagged = bank.has_skills[log.items]
+    tagged = item_bank.has_skills[log.items]
     shifts = (tagged * parameters.population.known_shift, tagged * parameters.population.unknown_shift)
     result = intercept.copy()
     for row in range(len(result)):
         use = np.flatnonzero(fold != row)
         items, score, mastery = log.items[use], log.scores[use], predicted.mastery[use]
-        bottom, reach = bank.guessing[items], bank.upper[items] - bank.guessing[items]
+        bottom, reach = item_bank.guessing[items], item_bank.upper[items] - item_bank.guessing[items]
         for _ in range(NEWTON_STEPS):
             x = shrink[use] * (result[row, items] + offset[use] + shifts[0][use])
             z = shrink[use] * (result[row, items] + offset[use] + shifts[1][use])
@@ -228,28 +229,28 @@ def fit_intercepts(
             p = np.clip(bottom + reach * (mastery * high + (1 - mastery) * low), 1e-6, 1 - 1e-6)
             slope = reach * shrink[use] * (mastery * high * (1 - high) + (1 - mastery) * low * (1 - low))
             spread = p * (1 - p)
-            gradient = np.bincount(items, (score - p) * slope / spread, bank.count)
-            information = np.asarray(np.bincount(items, slope * slope / spread, bank.count), dtype=np.float64)
-            centre = _skill_means(bank, result[row], information)
+            gradient = np.bincount(items, (score - p) * slope / spread, item_bank.count)
+            information = np.asarray(np.bincount(items, slope * slope / spread, item_bank.count), dtype=np.float64)
+            centre = _skill_means(item_bank, result[row], information)
             move = (gradient - (result[row] - centre) / ITEM_VARIANCE) / (information + 1 / ITEM_VARIANCE)
             result[row] = np.clip(result[row] + np.clip(move, -1, 1), -INTERCEPT_LIMIT, INTERCEPT_LIMIT)
-            result[row, fixed] = bank.intercept[fixed]
+            result[row, fixed] = item_bank.intercept[fixed]
     return result
 
 
-def _skill_means(bank: Items, intercept: Floats, weight: Floats) -> Floats:
-    """The mean easiness of each item's skills, shrunk to the mean of all items; (I,)."""
+def _skill_means(item_bank: Items, intercept: Floats, weight: Floats) -> Floats:
+    """Return the mean intercept of each item's skills, shrunk to the mean of all items; (I,)."""
     weight = weight / (weight + 1 / ITEM_VARIANCE)
     overall = float((weight * intercept).sum() / max(weight.sum(), 1e-9))
-    if bank.skills.shape[1] == 0:
-        return np.full(bank.count, overall)
-    is_skill = bank.skills >= 0
-    rows = np.repeat(np.arange(bank.count), is_skill.sum(axis=1))
-    skills, size = bank.skills[is_skill], int(bank.skills.max(initial=-1)) + 1
+    if item_bank.skills.shape[1] == 0:
+        return np.full(item_bank.count, overall)
+    is_skill = item_bank.skills >= 0
+    rows = np.repeat(np.arange(item_bank.count), is_skill.sum(axis=1))
+    skills, size = item_bank.skills[is_skill], int(item_bank.skills.max(initial=-1)) + 1
     total = np.bincount(skills, weight[rows] * intercept[rows], size) + overall
     mean = total / (np.bincount(skills, weight[rows], size) + 1)
-    centre = np.bincount(rows, mean[skills] * bank.weights[is_skill], bank.count)
-    return np.where(bank.has_skills > 0, centre, overall)
+    centre = np.bincount(rows, mean[skills] * item_bank.weights[is_skill], item_bank.count)
+    return np.where(item_bank.has_skills > 0, centre, overall)
 
 
 def _fit_rates(parameters: Parameters, log: Log, predicted: Prediction) -> Skills:
@@ -350,7 +351,7 @@ def search_population(parameters: Parameters, log: Log, rng: np.random.Generator
 
 
 def has_pauses(log: Log) -> bool:
-    """Whether a log says anything of time: somebody came back after more than a sitting."""
+    """Return whether any learner of a log came back after more than an hour, so that it informs about forgetting."""
     within = np.ones(max(len(log.times) - 1, 0), dtype=np.bool_)
     borders = log.starts[1:-1] - 1
     within[borders[(borders >= 0) & (borders < len(within))]] = False

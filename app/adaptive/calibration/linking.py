@@ -4,9 +4,9 @@ An item response model fixes its scale by convention, so two calibrations of the
 of θ besides their errors: θ_old = A θ_new + B. Anchors, items that both have estimated well, give A and B; an anchor
 whose content or use has changed (drift) must not.
 
-Items are in the slope-intercept form of `app.adaptive.parameters.Items`: logit = easiness + discrimination × θ, so that
-the IRT difficulty is b = −easiness / discrimination. On the old scale an item of the new calibration has a* = a / A, b*
-= A b + B, easiness* = easiness − a B / A (Kolen & Brennan 2014, equations 6.2 and 6.3).
+Items are in the slope-intercept form of `app.adaptive.parameters.Items`: logit = intercept + discrimination × θ, so
+that the IRT difficulty is b = −intercept / discrimination. On the old scale an item of the new calibration has
+a* = a / A, b* = A b + B, intercept* = intercept − a B / A (Kolen & Brennan 2014, equations 6.2 and 6.3).
 """
 
 from dataclasses import dataclass
@@ -37,14 +37,14 @@ SAME = Link(1.0, 0.0)
 
 @dataclass(frozen=True)
 class ItemCurves:
-    """The easiness and discrimination (> 0) of I items as one calibration has them; each (I,)."""
+    """The intercept and discrimination (> 0) of I items as one calibration has them; each (I,)."""
 
     intercept: Floats
     discrimination: Floats
 
     @property
     def difficulty(self) -> Floats:
-        """Where the curve crosses one half, b = −easiness / discrimination; (I,)."""
+        """Where the curve crosses one half, b = −intercept / discrimination; (I,)."""
         return -self.intercept / self.discrimination
 
     def __getitem__(self, chosen: Booleans) -> "ItemCurves":
@@ -89,8 +89,8 @@ def _robust_z(values: Floats) -> Floats:
 def mean_shift(old: ItemCurves, new: ItemCurves, anchors: Booleans) -> Link:
     """The link between calibrations that share their discriminations: the slope is 1, the rest is the mean shift.
 
-    It weighs each anchor's difference of difficulties by its discrimination: differences of easiness are what is
-    estimated, and equally well, whereas b = −e/a multiplies the error of a flat item.
+    It weighs each anchor's difference of difficulties by its discrimination: differences of intercepts are
+    estimated, and equally well, whereas b = −d/a multiplies the error of a flat item.
     """
     if not anchors.any():
         return SAME

@@ -1,6 +1,6 @@
 """Which items may be the most informative at an ability: bounds over short cells of ability, made once for a pool.
 
-A shelf lists, for each cell, the items whose information can be greatest there, by an upper bound over the whole cell.
+The index lists, for each cell, the items with the greatest upper bounds of information over the whole cell.
 If the best of them, computed exactly, is above the bound of all others, the choice is that of looking at every item.
 
 Within a cell of width h from l to r, with L = d log I / dθ (docs/testing.md):
@@ -43,11 +43,11 @@ class InformationIndex(NamedTuple):
 
 
 def build_information_index(blocks: Iterable[tuple[Integers, ItemBank]]) -> InformationIndex:
-    """The shelf of the items of one scale, given in blocks: their numbers and parameters."""
+    """Build the index of the items of one scale, given in blocks: their numbers and parameters."""
     numbers, tables = [np.empty(0, dtype=np.int64)], [np.empty((0, CELLS), dtype=np.float32)]
-    for ids, bank in blocks:
+    for ids, item_bank in blocks:
         numbers.append(ids)
-        tables.append(rounded_up(upper_bounds(bank)))
+        tables.append(rounded_up(upper_bounds(item_bank)))
     items, bounds = np.concatenate(numbers), np.concatenate(tables)
     near, beyond_near = _greatest(items, bounds, NEAR)
     far, beyond_far = _greatest(items, bounds, FAR)
@@ -68,29 +68,29 @@ def _greatest(items: Integers, bounds: NDArray[np.float32], count: int) -> tuple
     return result, beyond
 
 
-def upper_bounds(bank: ItemBank) -> Floats:
+def upper_bounds(item_bank: ItemBank) -> Floats:
     """(I, CELLS): at least the information of every item anywhere in each cell."""
-    if bank.model == "graded":
-        return _graded_bounds(bank)
-    at_edges = fisher_information(bank, EDGES)
+    if item_bank.model == "graded":
+        return _graded_bounds(item_bank)
+    at_edges = fisher_information(item_bank, EDGES)
     left, right = at_edges[:, :-1], at_edges[:, 1:]
-    slope = bank.discrimination[:, None]
-    if bank.model == "gpcm":
-        steepest = slope * bank.max_category[:, None]
+    slope = item_bank.discrimination[:, None]
+    if item_bank.model == "gpcm":
+        steepest = slope * item_bank.max_category[:, None]
         return np.sqrt(left * right) * _grown(0.5 * WIDTH * steepest)
-    reached = expit(slope * (EDGES - bank.difficulty))
+    reached = expit(slope * (EDGES - item_bank.difficulty))
     rise = np.maximum(2 - 3 * reached[:, :-1], 0.0)
     fall = np.maximum(3 * reached[:, 1:] - 1, 0.0)
     return np.minimum(left * _grown(WIDTH * slope * rise), right * _grown(WIDTH * slope * fall))
 
 
-def _graded_bounds(bank: ItemBank) -> Floats:
+def _graded_bounds(item_bank: ItemBank) -> Floats:
     """The same for the graded response model."""
-    reached = cumulative_probabilities(bank, EDGES)
+    reached = cumulative_probabilities(item_bank, EDGES)
     low, high = reached[:, :, :-1], reached[:, :, 1:]
     share = np.maximum(high[:, :-1] - low[:, 1:], 0.0)
     tilt = np.maximum(np.abs(1 - low[:, :-1] - low[:, 1:]), np.abs(1 - high[:, :-1] - high[:, 1:]))
-    return bank.discrimination[:, None] ** 2 * sum_over_categories(share * tilt * tilt)
+    return item_bank.discrimination[:, None] ** 2 * sum_over_categories(share * tilt * tilt)
 
 
 def _grown(exponent: Floats) -> Floats:

@@ -107,8 +107,8 @@ class Pool:
     def log_probability(self) -> Floats:
         """(I, K, Q): log P(category | θ) at `NODES`, 0 for categories that an item does not have."""
         table = np.zeros((self.count, self.difficulty.shape[1] + 1, len(NODES)))
-        for items, bank in curve_blocks(self, np.arange(self.count)):
-            table[items, : bank.steps + 1] = log_curves(bank, NODES)
+        for items, item_bank in curve_blocks(self, np.arange(self.count)):
+            table[items, : item_bank.steps + 1] = log_curves(item_bank, NODES)
         return table
 
     @cached_property
@@ -215,13 +215,18 @@ def _check_pool(pool: Pool) -> None:
         raise ValueError("an exposure parameter is above 0 and at most 1")
 
 
-def pool_from_bank(bank: ItemBank) -> Pool:
+def pool_from_bank(item_bank: ItemBank) -> Pool:
     """The pool of a calibrated bank."""
-    guessing = bank.guessing if bank.model in ("3pl", "4pl") else None
-    upper = bank.upper if bank.model == "4pl" else None
-    models = [bank.model] * bank.count
+    guessing = item_bank.guessing if item_bank.model in ("3pl", "4pl") else None
+    upper = item_bank.upper if item_bank.model == "4pl" else None
+    models = [item_bank.model] * item_bank.count
     return make_pool(
-        models, bank.discrimination, bank.difficulty, max_category=bank.max_category, guessing=guessing, upper=upper
+        models,
+        item_bank.discrimination,
+        item_bank.difficulty,
+        max_category=item_bank.max_category,
+        guessing=guessing,
+        upper=upper,
     )
 
 
@@ -265,15 +270,15 @@ def log_curve(pool: Pool, item: int, abilities: Floats) -> Floats:
     return np.asarray(log_curves(_bank_of(pool, KINDS[pool.kinds[item]], np.array([item])), abilities)[0])
 
 
-def log_curves(bank: ItemBank, abilities: Floats) -> Floats:
+def log_curves(item_bank: ItemBank, abilities: Floats) -> Floats:
     """(I, K, Q): the same of items that share a curve."""
-    if bank.model == "4pl":
-        return np.moveaxis(binary_log_p(binary_columns(bank)[:, :, None], abilities), 0, 1)
-    return log_probabilities(bank, abilities)
+    if item_bank.model == "4pl":
+        return np.moveaxis(binary_log_p(binary_columns(item_bank)[:, :, None], abilities), 0, 1)
+    return log_probabilities(item_bank, abilities)
 
 
 def information_at(pool: Pool, items: Integers, ability: float) -> Floats:
-    """(n,): the Fisher information of the named items at an ability; each has the same bits whoever else is named."""
+    """Return the Fisher information of items at an ability, (n,); the bits of one do not depend on the others."""
     if pool.is_binary:
         return binary_information(pool.binary_columns.take(items, axis=1), np.array([ability]))
     result = np.empty(len(items))

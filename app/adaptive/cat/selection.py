@@ -80,9 +80,9 @@ def _most_informative(pool: Pool, scale: int, ability: float, free: Booleans, co
 
 
 def criterion_values(pool: Pool, plan: Plan, state: ExamineeState, items: Integers) -> Floats:
-    """(n,): the criterion of the rule for the named items, each at the estimate or posterior of its own scale.
+    """Return the criterion of the rule for items, each at the estimate or posterior of its own scale; (n,).
 
-    Sums run in a fixed order, so that an item has the same bits whoever else is named.
+    Sums run in a fixed order, so that an item has the same bits whichever others are passed.
     """
     result = np.zeros(len(items))
     for scale in np.unique(pool.scale[items]).tolist():
@@ -129,9 +129,9 @@ def log_curves_at(pool: Pool, items: Integers, ability: float) -> Floats:
     """(n, K): log P(category) at an ability, 0 for categories that an item does not have."""
     result = np.zeros((len(items), pool.difficulty.shape[1] + 1))
     order = np.argsort(items)
-    for block, bank in curve_blocks(pool, items):
+    for block, item_bank in curve_blocks(pool, items):
         rows = order[np.searchsorted(items, block, sorter=order)]
-        result[rows, : bank.steps + 1] = log_curves(bank, np.array([ability]))[:, :, 0]
+        result[rows, : item_bank.steps + 1] = log_curves(item_bank, np.array([ability]))[:, :, 0]
     return result
 
 

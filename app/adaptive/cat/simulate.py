@@ -18,7 +18,7 @@ from app.adaptive.hashing import hash_keys, uniform
 # Purposes of chance.
 TESTS, RESPONSES, ABILITIES = 11, 12, 13
 # Exposure parameters: the least, the share of the target that is aimed at, and the gains of steps, first and later.
-LEAST_EXPOSURE, AIM = 0.01, 0.9
+LEAST_EXPOSURE, SHARE_OF_TARGET = 0.01, 0.9
 COARSE, FINE = 1.0, 0.25
 
 CountProgress = Callable[[float, float], None]
@@ -135,24 +135,24 @@ def calibrate_exposure(
 
     As Sympson & Hetter (1985) by simulation: an item that was given too often is passed over more often in the next
     round, one that was not less often. Their step, k_i ← k_i × target / rate_i, swings; here it is that of Robbins &
-    Monro (1951), log k_i ← log k_i - g (rate_i / aim - 1), coarse in the first half of the `rounds` and fine in the
-    second, over which log k_i is averaged (Polyak & Juditsky 1992). The aim is below the target, so that luck does not
-    lift the most exposed of many items above it. Learners, so many a round, come from the prior of the plan.
-    Raises ValueError for a target that no parameters can reach, as the tests need more items.
+    Monro (1951), log k_i ← log k_i - g (rate_i / goal - 1), coarse in the first half of the `rounds` and fine in the
+    second, over which log k_i is averaged (Polyak & Juditsky 1992). The goal is `SHARE_OF_TARGET` of the target, so
+    that luck does not lift the most exposed of many items above it. Each round draws so many learners from the prior of
+    the plan. Raises ValueError for a target that no parameters can reach, as the tests need more items.
     """
     plan = replace(plan, sympson_hetter=True, randomesque=1)
-    aim, least = AIM * target, float(xlogy(1.0, LEAST_EXPOSURE))
+    goal, least = SHARE_OF_TARGET * target, float(xlogy(1.0, LEAST_EXPOSURE))
     log_exposure = xlogy(1.0, pool.exposure)
     averaged = []
     for round_number in range(rounds):
         pool = replace(pool, exposure=_exposure_of(log_exposure))
         truth = draw_abilities(plan, learners, seed + round_number)
         records = simulate_tests(pool, plan, truth, seed + round_number)
-        if records.length.mean() > aim * pool.count:
+        if records.length.mean() > goal * pool.count:
             raise ValueError("tests of this length give items more often than that; ask for less, or enlarge the pool")
         rates = administration_matrix(pool, records).mean(axis=0)
         late = round_number >= rounds // 2
-        log_exposure = np.clip(log_exposure - (FINE if late else COARSE) * (rates / aim - 1), least, 0.0)
+        log_exposure = np.clip(log_exposure - (FINE if late else COARSE) * (rates / goal - 1), least, 0.0)
         if late:
             averaged.append(log_exposure)
         if progress is not None:

@@ -1,7 +1,7 @@
 """Ability from the answers to calibrated items: the mean of its posterior (EAP), never an unbounded maximum.
 
 Expected a posteriori on a grid with a normal prior (Bock & Mislevy 1982). Sums run in the order of the answers and of
-the nodes, so that the ability of a learner has the same bits whoever else is estimated.
+the nodes, so that the ability of a learner has the same bits alone and in a batch.
 """
 
 from dataclasses import dataclass
@@ -36,19 +36,19 @@ class Abilities:
 
 
 def estimate(
-    bank: ItemBank, answers: ItemResponses, mean: float = 0.0, variance: float = 1.0, nodes: int = NODES
+    item_bank: ItemBank, answers: ItemResponses, mean: float = 0.0, variance: float = 1.0, nodes: int = NODES
 ) -> Abilities:
     """EAP ability of L learners, from whatever items of the bank each has answered; the prior for who answered none.
 
     The prior N(`mean`, `variance`) is that of the calibration: variance 1, or its `ability_variance`. The nodes lie
     evenly within 6 standard deviations. Raises ValueError for answers that do not fit the bank.
     """
-    check_responses(answers, bank.max_category, bank.model)
+    check_responses(answers, item_bank.max_category, item_bank.model)
     points = np.linspace(-WIDEST, WIDEST, nodes)
     prior = -0.5 * points * points
-    places = mean + variance**0.5 * points
+    abilities = mean + variance**0.5 * points
     used, renamed = np.unique(answers.items, return_inverse=True)
-    table = log_probabilities(bank[used], places)
+    table = log_probabilities(item_bank[used], abilities)
     found = Abilities(
         np.empty(answers.learners), np.empty(answers.learners), np.empty(answers.learners, dtype=np.bool_)
     )
@@ -61,16 +61,16 @@ def estimate(
             active = int(np.searchsorted(-lengths[block], -t, side="left"))
             at = answers.starts[block[:active]] + t
             posterior[:active] += table[renamed[at], answers.categories[at]]
-        _fill(found, block, places, posterior, variance)
+        _fill(found, block, abilities, posterior, variance)
     return found
 
 
-def _fill(found: Abilities, block: Integers, places: Floats, posterior: Floats, variance: float) -> None:
+def _fill(found: Abilities, block: Integers, abilities: Floats, posterior: Floats, variance: float) -> None:
     """Write the moments of the posteriors, given as logarithms (L, Q), of the learners of one block."""
     weights = expm1(np.maximum(posterior - posterior.max(axis=1, keepdims=True), NEGLIGIBLE)) + 1
     weights /= ordered_sum(weights)[:, None]
-    ability = ordered_sum(weights * places)
-    spread = ordered_sum(weights * (places - ability[:, None]) ** 2)
+    ability = ordered_sum(weights * abilities)
+    spread = ordered_sum(weights * (abilities - ability[:, None]) ** 2)
     found.ability[block] = ability
     found.standard_error[block] = np.sqrt(np.clip(spread, 0.0, variance))
     found.at_bound[block] = np.maximum(weights[:, 0], weights[:, -1]) > BEYOND

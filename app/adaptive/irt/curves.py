@@ -29,14 +29,14 @@ class CategoryCurves(NamedTuple):
     slope: Floats
 
 
-def log_probabilities(bank: ItemBank, nodes: Floats) -> Floats:
+def log_probabilities(item_bank: ItemBank, nodes: Floats) -> Floats:
     """(I, K, Q): log P(category | θ) at the nodes, 0 for categories an item does not have."""
-    values = bank.discrimination, bank.intercept, bank.guessing, bank.upper
-    if bank.model in ASYMPTOTIC:
+    values = item_bank.discrimination, item_bank.intercept, item_bank.guessing, item_bank.upper
+    if item_bank.model in ASYMPTOTIC:
         return asymptotic_curves(*values, nodes).log_p
-    if bank.model == "graded":
-        return graded_curves(bank.max_category, *values[:2], nodes).log_p
-    return partial_credit_curves(bank.max_category, *values[:2], nodes).log_p
+    if item_bank.model == "graded":
+        return graded_curves(item_bank.max_category, *values[:2], nodes).log_p
+    return partial_credit_curves(item_bank.max_category, *values[:2], nodes).log_p
 
 
 def asymptotic_curves(
@@ -77,7 +77,7 @@ def graded_curves(max_category: Integers, slope: Floats, intercepts: Floats, nod
 
 
 def partial_credit_curves(max_category: Integers, slope: Floats, intercepts: Floats, nodes: Floats) -> CategoryCurves:
-    """Generalised partial credit; the slopes are by a and the easiness e_v of every step."""
+    """Generalised partial credit; the slopes are by a and the intercept d_v of every step."""
     items, steps = intercepts.shape
     held = has_category(max_category, steps)[:, :, None]
     z = np.zeros((items, steps + 1, len(nodes)))

@@ -47,13 +47,13 @@ COARSE_TOLERANCE = 1e-5
 class ItemCalibration:
     """A calibrated bank of I items, on a scale where ability is N(0, `ability_variance`).
 
-    The variance is 1 unless the slope is common (then the slope is 1). `standard_errors` has the shape of `bank`, 0
-    for what was not estimated or ended at a bound. `log_likelihood` is marginal and without the prior.
+    The variance is 1 unless the slope is common (then the slope is 1). `standard_errors` has the shape of `item_bank`,
+    0 for what was not estimated or ended at a bound. `log_likelihood` is marginal and without the prior.
     `converged`: the search ended because nothing was left to gain. `calibrated` (I,): enough answers, every category
     seen, no discrimination or difficulty at a bound; the others rest on their prior and are not to be relied on.
     """
 
-    bank: ItemBank
+    item_bank: ItemBank
     standard_errors: ItemBank
     ability_variance: float
     ability_variance_error: float
@@ -121,25 +121,27 @@ def _build_calibration(
     """What was found, on the public scale and within the public bounds."""
     shape = problem.shape
     free = shape.spread(optimum.vector)
-    bank = to_item_bank(shape, free)
+    item_bank = to_item_bank(shape, free)
     errors = standard_errors(shape, free, covariance)
     # exp and expit may miss their bounds by the last bit.
-    limited = np.clip(bank.difficulty, -DIFFICULTY, DIFFICULTY)
-    slopes, guesses = np.clip(bank.discrimination, *DISCRIMINATION), np.minimum(bank.guessing, GUESSING[1])
-    ceilings = np.maximum(bank.upper, UPPER[0])
+    limited = np.clip(item_bank.difficulty, -DIFFICULTY, DIFFICULTY)
+    slopes, guesses = np.clip(item_bank.discrimination, *DISCRIMINATION), np.minimum(item_bank.guessing, GUESSING[1])
+    ceilings = np.maximum(item_bank.upper, UPPER[0])
     variance, variance_error = 1.0, 0.0
     if shape.common:
         variance = float(np.exp(2 * optimum.vector[-1]))
         variance_error = 2 * variance * covariance.common**0.5
     return ItemCalibration(
-        bank=replace(bank, discrimination=slopes, difficulty=limited, guessing=guesses, upper=ceilings),
-        standard_errors=replace(errors, difficulty=np.where(limited == bank.difficulty, errors.difficulty, 0.0)),
+        item_bank=replace(item_bank, discrimination=slopes, difficulty=limited, guessing=guesses, upper=ceilings),
+        standard_errors=replace(errors, difficulty=np.where(limited == item_bank.difficulty, errors.difficulty, 0.0)),
         ability_variance=variance,
         ability_variance_error=variance_error,
         log_likelihood=optimum.likelihood,
         iterations=optimum.iterations,
         converged=optimum.converged,
-        calibrated=enough & (limited == bank.difficulty).all(axis=1) & ~_slope_at_bound(shape, optimum.vector, bounds),
+        calibrated=enough
+        & (limited == item_bank.difficulty).all(axis=1)
+        & ~_slope_at_bound(shape, optimum.vector, bounds),
     )
 
 

@@ -17,19 +17,19 @@ from app.adaptive.numerics import ordered_sum
 SIDES = [np.array([-1.0, 1.0]).reshape(2, *(1,) * axes) for axes in range(3)]
 
 
-def fisher_information(bank: ItemBank, nodes: Floats) -> Floats:
+def fisher_information(item_bank: ItemBank, nodes: Floats) -> Floats:
     """(I, Q): the information of every item at the nodes. Items of any model."""
-    if bank.model == "graded":
-        return _graded_information(bank, nodes)
-    if bank.model in ("gpcm", "pcm"):
-        return _partial_credit_information(bank, nodes)
-    return binary_information(binary_columns(bank)[:, :, None], nodes)
+    if item_bank.model == "graded":
+        return _graded_information(item_bank, nodes)
+    if item_bank.model in ("gpcm", "pcm"):
+        return _partial_credit_information(item_bank, nodes)
+    return binary_information(binary_columns(item_bank)[:, :, None], nodes)
 
 
-def binary_columns(bank: ItemBank) -> Floats:
+def binary_columns(item_bank: ItemBank) -> Floats:
     """(6, I): a, b, a (d - c), 1 - d, c and d - c of items scored right or wrong."""
-    a, span = bank.discrimination, bank.upper - bank.guessing
-    return np.stack([a, bank.difficulty[:, 0], a * span, 1 - bank.upper, bank.guessing, span])
+    a, span = item_bank.discrimination, item_bank.upper - item_bank.guessing
+    return np.stack([a, item_bank.difficulty[:, 0], a * span, 1 - item_bank.upper, item_bank.guessing, span])
 
 
 def binary_information(columns: Floats, nodes: Floats) -> Floats:
@@ -53,27 +53,27 @@ def _logistic_pair(columns: Floats, nodes: Floats) -> Floats:
     return np.asarray(expit(SIDES[x.ndim] * x))
 
 
-def _graded_information(bank: ItemBank, nodes: Floats) -> Floats:
+def _graded_information(item_bank: ItemBank, nodes: Floats) -> Floats:
     """Graded response; thresholds ascend."""
-    reached = cumulative_probabilities(bank, nodes)
+    reached = cumulative_probabilities(item_bank, nodes)
     share, tilt = reached[:, :-1] - reached[:, 1:], 1 - reached[:, :-1] - reached[:, 1:]
-    return bank.discrimination[:, None] ** 2 * sum_over_categories(share * tilt * tilt)
+    return item_bank.discrimination[:, None] ** 2 * sum_over_categories(share * tilt * tilt)
 
 
-def cumulative_probabilities(bank: ItemBank, nodes: Floats) -> Floats:
+def cumulative_probabilities(item_bank: ItemBank, nodes: Floats) -> Floats:
     """(I, K + 1, Q): the chance of category k or above in the graded response model; 1 at first, 0 at last."""
-    x = bank.discrimination[:, None, None] * (nodes - bank.difficulty[:, :, None])
-    held = np.arange(bank.steps) < bank.max_category[:, None]
-    edge = np.ones((bank.count, 1, len(nodes)))
+    x = item_bank.discrimination[:, None, None] * (nodes - item_bank.difficulty[:, :, None])
+    held = np.arange(item_bank.steps) < item_bank.max_category[:, None]
+    edge = np.ones((item_bank.count, 1, len(nodes)))
     return np.concatenate([edge, np.where(held[:, :, None], expit(x), 0.0), 0 * edge], axis=1)
 
 
-def _partial_credit_information(bank: ItemBank, nodes: Floats) -> Floats:
+def _partial_credit_information(item_bank: ItemBank, nodes: Floats) -> Floats:
     """(Generalised) partial credit."""
-    p = partial_credit_curves(bank.max_category, bank.discrimination, bank.intercept, nodes).p
-    category = np.arange(bank.steps + 1.0)[:, None]
+    p = partial_credit_curves(item_bank.max_category, item_bank.discrimination, item_bank.intercept, nodes).p
+    category = np.arange(item_bank.steps + 1.0)[:, None]
     mean = sum_over_categories(p * category)[:, None]
-    return bank.discrimination[:, None] ** 2 * sum_over_categories(p * (category - mean) ** 2)
+    return item_bank.discrimination[:, None] ** 2 * sum_over_categories(p * (category - mean) ** 2)
 
 
 def sum_over_categories(values: Floats) -> Floats:

@@ -70,10 +70,10 @@ def free_log_curves(problem: LikelihoodProblem, free: Floats) -> Floats:
     """(I, K, Q)."""
     shape = problem.shape
     a = np.exp(free[:, 0])
-    bank = ItemBank(
+    item_bank = ItemBank(
         shape.model, shape.max_category, a, -intercepts(shape, free)[0] / a[:, None], *asymptotes(shape, free)
     )
-    return log_probabilities(bank, problem.grid.nodes)
+    return log_probabilities(item_bank, problem.grid.nodes)
 
 
 def evaluate_likelihood(problem: LikelihoodProblem, vector: Floats) -> tuple[float, float, Floats]:

@@ -30,10 +30,10 @@ ATTENUATION = 1.16
 class Priors:
     """What is believed of an item before any answer; None: nothing.
 
-    Normal, as (mean, standard deviation): of log a, of easiness (every step; of the graded model the mean over the
+    Normal, as (mean, standard deviation): of log a, of the intercept (every step; of the graded model the mean over the
     steps), and of the logarithm of the gap between neighbouring steps of the graded model. Beta, as (α, β): of c and d.
     The mode is sought on these free scales, where a beta prior peaks at its mean α / (α + β). Defaults: a of .4 to
-    2.7, easiness within ±4, c near .18, d near .91.
+    2.7, intercept within ±4, c near .18, d near .91.
     """
 
     log_discrimination: tuple[float, float] | None = (0.0, 0.5)

@@ -298,7 +298,13 @@ def standard_errors(shape: Layout, free: Floats, known: ParameterCovariance) -> 
 
 def _public_parameters(shape: Layout, free: Floats) -> Floats:
     """The public parameters side by side (I, M + 3)."""
-    bank = to_item_bank(shape, free)
+    item_bank = to_item_bank(shape, free)
     return np.concatenate(
-        [bank.discrimination[:, None], bank.difficulty, bank.guessing[:, None], bank.upper[:, None]], axis=1
+        [
+            item_bank.discrimination[:, None],
+            item_bank.difficulty,
+            item_bank.guessing[:, None],
+            item_bank.upper[:, None],
+        ],
+        axis=1,
     )

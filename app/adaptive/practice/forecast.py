@@ -3,8 +3,8 @@
 Every skill that is missing is taken for itself, with the mastery and the ability of now. At each mastery it is
 practised with the one of its items that suits best, the answer comes as the engine predicts it, and moves the mastery
 as `step` does; so the number of answers until it is high enough is the first passage time of a Markov chain, here on a
-grid of logits. What is high enough for a prerequisite falls from answer to answer, as trust is earned. The times of the
-skills are added up as if they were independent, and so are their variances; what they have in common widens the
+grid of logits. What is high enough for a prerequisite falls from answer to answer, as the discount does. The times of
+the skills are added up as if they were independent, and so are their variances; what they have in common widens the
 interval of the sum, which is that of a lognormal. Left out are days, an ability that moves, and prerequisites that
 become doubtful again. How well this holds is measured in docs/models.md.
 """
@@ -29,7 +29,7 @@ LONGEST = 200
 STEPS = 48
 EDGE = 6.0
 GRID = np.linspace(-EDGE, EDGE, STEPS)
-# A goal that as many chains have not reached after `LONGEST` answers is not foreseen.
+# A goal that more than this share of chains have not reached after `LONGEST` answers has no forecast.
 UNREACHED = 0.05
 # The standard deviation of what all skills have in common, an ability misjudged above all, as a share of the mean.
 COMMON = 0.25
@@ -46,9 +46,9 @@ class _GoalForecast:
 
 
 def forecast(parameters: Parameters, states: States, goal: Integers, target: float) -> _GoalForecast | None:
-    """The exercises left for one learner (the row of `states`) until each skill of `goal` has the mastery `target`.
+    """Return the exercises left for one learner (the row of `states`) until each skill of `goal` has mastery `target`.
 
-    None where nothing leads there: the engine's rates end below the target, or a skill has no item.
+    None if the goal cannot be reached: the engine's rates end below the target, or a skill has no item.
     """
     lacking, unsecured = _missing_skills(parameters, states, goal, target)
     needed_skills = lacking | unsecured
@@ -72,20 +72,20 @@ def forecast(parameters: Parameters, states: States, goal: Integers, target: flo
 
 
 def _missing_skills(parameters: Parameters, states: States, goal: Integers, target: float) -> tuple[Booleans, Booleans]:
-    """Which skills a goal lacks, and which have to be settled for these and can be; both (S,)."""
+    """Return which skills a goal lacks, and which have to be secured for these and can be; both (S,)."""
     lacking, needed = skills_of_goal(parameters, states, goal, target)
     secured = judge_skills(parameters, states).secured[0]
     return lacking, needed & ~secured & (parameters.item_counts > 0)
 
 
 def secured_lines(parameters: Parameters, states: States) -> Floats:
-    """The mastery from which each skill is settled after so many more answers on it; (LONGEST + 1, S)."""
+    """Return the mastery from which each skill is secured after so many more answers on it; (LONGEST + 1, S)."""
     answers = states.responses[0] + np.arange(LONGEST + 1)[:, None]
     return secured_threshold(parameters) / practice_discount(parameters, answers)
 
 
 def _skill_shares(parameters: Parameters) -> Floats:
-    """The part of an exercise that falls to each skill: the mean over its items of 1 / (number of their skills)."""
+    """Return the share of an exercise for each skill: the mean over its items of 1 / (number of their skills)."""
     asked = parameters.items.skills >= 0
     skills, count = parameters.items.skills[asked], parameters.skills.count
     total = np.bincount(skills, parameters.items.weights[asked], count)
@@ -95,7 +95,7 @@ def _skill_shares(parameters: Parameters) -> Floats:
 def passage_times(
     parameters: Parameters, states: States, skills: Integers, lines: Floats
 ) -> tuple[Floats, Floats, Booleans]:
-    """Mean and variance of the answers on each skill until its mastery is at its line, and whether it ever is.
+    """Return mean and variance of the answers on each skill until its mastery is at its line, and whether it ever is.
 
     `lines` (LONGEST + 1, skills) is where a mastery has to be after so many more answers.
     """
@@ -121,7 +121,7 @@ def passage_times(
 
 
 def _scores_on_grid(parameters: Parameters, states: States, skills: Integers) -> tuple[Floats, Floats]:
-    """The expected scores of those who know each skill and who do not, with the item that suits at each mastery."""
+    """Return the expected scores with and without each skill, on the item that would be chosen at each mastery."""
     starts, members = parameters.items.by_skill
     q = expit(GRID)
     known, unknown = np.empty((len(skills), STEPS)), np.empty((len(skills), STEPS))
@@ -135,17 +135,19 @@ def _scores_on_grid(parameters: Parameters, states: States, skills: Integers) ->
 
 
 def _expected_pair(parameters: Parameters, states: States, skill: int, items: Integers) -> tuple[Floats, Floats]:
-    """The expected scores of items if their skills are known and if not, at the ability of now."""
-    bank = parameters.items
-    slope = bank.discrimination[items]
+    """Return the expected scores of items if their skills are known and if not, at the present ability."""
+    item_bank = parameters.items
+    slope = item_bank.discrimination[items]
     mean = states.ability[0] + states.daily_effect[0] + states.skill_effect[0, skill]
     variance = states.ability_variance[0] + states.daily_effect_variance[0] + states.skill_effect_variance[0, skill]
-    high, low = logits_by_knowledge(parameters, items, bank.intercept[items] + slope * mean, slope * slope * variance)
-    return expected_score(bank, items, high), expected_score(bank, items, low)
+    high, low = logits_by_knowledge(
+        parameters, items, item_bank.intercept[items] + slope * mean, slope * slope * variance
+    )
+    return expected_score(item_bank, items, high), expected_score(item_bank, items, low)
 
 
 def _locate_on_grid(q: Floats) -> tuple[Integers, Floats]:
-    """Between which two points of the grid masteries lie, and how far on."""
+    """Return the lower of the two grid points around each mastery, and the fraction of the way to the upper one."""
     x = np.clip((logit(np.clip(q, 1e-9, 1 - 1e-9)) + EDGE) / (2 * EDGE) * (STEPS - 1), 0, STEPS - 1)
     cell = np.minimum(x.astype(np.int64), STEPS - 2)
     return cell, x - cell

@@ -1,6 +1,6 @@
 """The policies that are compared; each sees a `PolicyView` and offers an exercise to every learner.
 
-Whoever holds that everything is mastered goes on all the same: it may not be true.
+A policy that believes everything mastered still offers an exercise: it may be wrong.
 """
 
 import numpy as np
@@ -39,8 +39,8 @@ def recommend_as_service(view: PolicyView) -> PolicyOffer:
     return PolicyOffer(np.where(done, _suited_item(view, skill), choices.item), done)
 
 
-def _first_doubts(view: PolicyView) -> PolicyOffer:
-    """The first policy of the service: a skill is settled when its doubt is, weighed by what it opens up."""
+def _first_need(view: PolicyView) -> PolicyOffer:
+    """The first policy of the service: a skill is secured when its need, weighed by what it unlocks, is small."""
     states, skills = view.states, view.parameters.skills
     idle = np.where(states.responses > 0, states.total_responses[:, None] - states.practised, 0)
     faded = states.mastery * (expm1(-FADING * skills.p_forget * idle) + 1)
@@ -135,7 +135,7 @@ def _most_informative_item(view: PolicyView) -> PolicyOffer:
     return PolicyOffer(_best_item(view, information), _all_above(view))
 
 
-def _gain_and_challenge(view: PolicyView) -> PolicyOffer:
+def _gain_and_difficulty_match(view: PolicyView) -> PolicyOffer:
     """One formula over all items: what is missing × what it opens up × pace × readiness × challenge, + information.
 
     The information is that of the answer on whether the skill is known.
@@ -258,12 +258,12 @@ def _suited_item(view: PolicyView, skill: Integers) -> Integers:
 
 POLICIES: dict[str, Policy] = {
     "service": recommend_as_service,
-    "first_doubts": _first_doubts,
+    "first_doubts": _first_need,
     "linear": _linear,
     "linear_target": _linear_target,
     "linear_best": _linear_best,
     "linear_bkt": _linear_bkt,
-    "gain": _gain_and_challenge,
+    "gain": _gain_and_difficulty_match,
     "alosi": _alosi,
     "lowest": _lowest,
     "random": _at_random,

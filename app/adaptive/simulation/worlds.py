@@ -1,7 +1,7 @@
 """Simulated learners: what they truly know, how they answer, what an exercise teaches and what they forget.
 
-The engine is never told any of it. Every number of a learner follows from the learner's own seed, so it is the same
-whoever else is in the batch and whatever policy is tried.
+The engine sees none of it. Every number of a learner follows from the learner's own seed, so it does not depend on the
+rest of the batch nor on the policy.
 """
 
 from dataclasses import dataclass, fields
@@ -122,7 +122,7 @@ def draw_uniform(seeds: Seeds, stream: int, counters: "Integers | int") -> Float
 
 
 def draw_normal(seeds: Seeds, stream: int, counters: "Integers | int") -> Floats:
-    """N(0, 1) likewise."""
+    """Draw numbers from N(0, 1), as `draw_uniform` does from (0, 1)."""
     return np.asarray(ndtri(clip(draw_uniform(seeds, stream, counters), 2.0**-54, 1 - 2.0**-53)))
 
 
@@ -226,11 +226,11 @@ def is_ready(world: World, truth: Truth, learners: Integers, skill: Integers) ->
 
 def true_chance(world: World, course: SimulatedCourse, truth: Truth, learners: Integers, items: Integers) -> Floats:
     """The true chance of a right answer of each learner (a row of `truth`) to each item; all (N,)."""
-    bank = course.parameters.items
-    strength = truth.strength[learners, bank.skills[items, 0]]
+    item_bank = course.parameters.items
+    strength = truth.strength[learners, item_bank.skills[items, 0]]
     shift = world.low + (world.high - world.low) * strength
-    x = truth.intercept[learners, items] + bank.discrimination[items] * truth.ability[learners] + shift
-    return np.asarray(bank.guessing[items] + (1 - bank.guessing[items]) * expit(x))
+    x = truth.intercept[learners, items] + item_bank.discrimination[items] * truth.ability[learners] + shift
+    return np.asarray(item_bank.guessing[items] + (1 - item_bank.guessing[items]) * expit(x))
 
 
 def strength_gain(

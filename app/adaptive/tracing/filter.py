@@ -35,8 +35,8 @@ SKILL_VARIANCE_LIMIT = 2.0
 # P(T) falls to a fifth, and with it P(known), where a prerequisite is missing.
 WITHOUT_PREREQUISITE = 0.2
 CERTAIN = 1e-9
-# In days: within an hour nothing is forgotten, so that a sitting is no pause.
-SITTING = 1 / 24
+# In days: within an hour nothing is forgotten.
+SHORTEST_PAUSE = 1 / 24
 
 
 class _SkillSlot(NamedTuple):
@@ -173,7 +173,7 @@ def logits_by_knowledge(parameters: Parameters, chosen: Integers, logit: Floats,
 def update_states(
     parameters: Parameters, states: States, items: Integers, scores: Floats, times: Floats
 ) -> tuple[States, Prediction]:
-    """Fold one answer of each of B learners into their states.
+    """Update the states of B learners by one answer of each.
 
     `items` (B,) are item numbers, `scores` (B,) fractions of the maximum within 0..1, `times` (B,) days since 1970 (0
     where unknown). Returns the states after the answers and what was expected before them; the arguments are not
@@ -187,17 +187,17 @@ def advance_states(
     parameters: Parameters, states: States, items: Integers, scores: Floats, times: Floats
 ) -> Prediction:
     """`update_states` in place: `states` becomes the states after the answers."""
-    population, bank = parameters.population, parameters.items
-    learners, asked = np.arange(states.count), _skill_slots(bank, states, items)
+    population, item_bank = parameters.population, parameters.items
+    learners, asked = np.arange(states.count), _skill_slots(item_bank, states, items)
     _pass_time(parameters, states, asked, times)
-    logit, variance, mastery = latent_moments(bank, states, learners, items)
+    logit, variance, mastery = latent_moments(item_bank, states, learners, items)
     # Those who know and those who do not in one: for a single learner, each step costs more than its arithmetic.
     both = logits_by_knowledge(parameters, items, logit, variance)
-    p = expected_score(bank, items, both)
-    likely = likelihood_given_p(bank, items, both, scores, p)
+    p = expected_score(item_bank, items, both)
+    likely = likelihood_given_p(item_bank, items, both, scores, p)
     without_behaviour = mastery * p[0] + (1 - mastery) * p[1]
     successes, failures = (
-        _log_counts(bank, states, learners, items) if parameters.behaviour else (np.zeros(states.count),) * 2
+        _log_counts(item_bank, states, learners, items) if parameters.behaviour else (np.zeros(states.count),) * 2
     )
     prediction = Prediction(
         p=without_behaviour,
@@ -214,17 +214,17 @@ def advance_states(
         outputs = FilterOutputs(
             without_behaviour, variance, mastery, states.total_responses.astype(np.float64), successes, failures
         )
-        features = build_features(parameters.behaviour, bank, states.behaviour, learners, items, outputs)
+        features = build_features(parameters.behaviour, item_bank, states.behaviour, learners, items, outputs)
         prediction = replace(prediction, p=expected_p(parameters.behaviour, features))
         update_behaviour_state(states.behaviour, features, items, scores)
     pull, shrinkage = measure_surprise(parameters, items, scores, prediction)
-    slope = bank.discrimination[items]
+    slope = item_bank.discrimination[items]
     _update_ability(population, states, slope, pull, shrinkage)
     states.total_responses[:] += 1
     states.last_item[:] = items
     for slot in asked:
         rows, asking = slot.rows, items[slot.rows]
-        loading = slope[rows] * bank.weights[asking, slot.column]
+        loading = slope[rows] * item_bank.weights[asking, slot.column]
         _update_skill_effect(population, states, slot.cells, loading, pull[rows], shrinkage[rows])
         posterior = bayes(states.mastery.take(slot.cells), prediction.known[rows], prediction.unknown[rows])
         update_prerequisites(parameters, states, slot, asking, posterior, times[rows])
@@ -233,10 +233,10 @@ def advance_states(
 
 
 def fade_states(parameters: Parameters, states: States, times: Floats) -> States:
-    """The states as they are at later moments, if nothing is answered until then; `times` (B,) in days, 0 if unknown.
+    """Return the states at later moments, if nothing is answered until then; `times` (B,) in days, 0 if unknown.
 
-    To read from: mastery fades by a power of the time since the last answer on a skill, so the fold goes on from the
-    states that were left by that answer, which are never faded in between. The argument is not changed.
+    For reading only: mastery fades by a power of the time since the last answer on a skill, so the filter goes on from
+    the states left by that answer, which are never faded in between. The argument is not changed.
     """
     result = states.copy()
     rows, skills = np.nonzero((result.practised_at > 0) & (times[:, None] > 0))
@@ -282,7 +282,7 @@ def _forget(parameters: Parameters, states: States, cells: Integers, skill: Inte
 
 def elapsed_days(since: Floats, times: Floats) -> Floats:
     """The days from one moment to another beyond the first hour; 0 where either is unknown, or the clock went back."""
-    return np.maximum(times - since - SITTING, 0.0) * (np.minimum(since, times) > 0)
+    return np.maximum(times - since - SHORTEST_PAUSE, 0.0) * (np.minimum(since, times) > 0)
 
 
 def _latest_time(since: Floats, times: Floats) -> Floats:
@@ -390,7 +390,7 @@ def update_prerequisites(
     P(r | s) or P(r | not s), in the measure in which the item asks for s. A rise that only makes good what was
     forgotten of s says nothing new of r: else r would rise for ever with right answers on s.
     """
-    skills, bank = parameters.skills, parameters.items
+    skills, item_bank = parameters.skills, parameters.items
     informed = parameters.informed_prerequisites[items, asked.column]
     for column in range(informed.shape[1]):
         held = (informed[:, column] >= 0).nonzero()[0]
@@ -407,7 +407,7 @@ def update_prerequisites(
         retained = np.maximum(posterior[held] * (1 - skills.p_forget[asked.skill[held]]) - q_s, 0.0)
         risen = retained / np.maximum(1 - q_s, CERTAIN) * np.maximum(if_known - q_r, 0.0)
         fallen = np.maximum(q_s - posterior[held], 0.0) / np.maximum(q_s, CERTAIN) * np.maximum(q_r - if_unknown, 0.0)
-        moved = q_r + bank.share[items[held]] * (risen - fallen)
+        moved = q_r + item_bank.share[items[held]] * (risen - fallen)
         states.mastery.put(cells, clip(moved, np.minimum(q_r, CERTAIN), np.maximum(q_r, 1 - CERTAIN)))
 
 

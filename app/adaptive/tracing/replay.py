@@ -1,4 +1,4 @@
-"""Fold whole logs: the t-th answer of every learner at once, so that it is fast without a compiler."""
+"""Replay whole logs: the t-th answer of every learner at once, so that it is fast without a compiler."""
 
 from dataclasses import fields
 
@@ -17,7 +17,7 @@ LARGEST_BLOCK = 1 << 21
 
 
 def replay(parameters: Parameters, log: Log, before: States | None = None) -> tuple[States, Prediction]:
-    """Fold a log: the states of its L learners after their last answers, and the N predictions in the log's order.
+    """Replay a log: the states of its L learners after their last answers, and the N predictions in the log's order.
 
     Starts from `before` (L learners), else from the prior. The same arithmetic as `step`, bit for bit.
     """
@@ -50,7 +50,7 @@ def _replay_block(
     predicted: Prediction,
     states_at_marks: States,
 ) -> None:
-    """Fold the learners of one block, sorted from the longest log to the shortest."""
+    """Replay the learners of one block, sorted from the longest log to the shortest."""
     lengths = np.diff(log.starts)[block]
     working = states[block]
     starts = log.starts[block]

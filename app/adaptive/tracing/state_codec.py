@@ -1,4 +1,4 @@
-"""States as bytes: the compact form in which a learner's snapshot is kept. Skills at their prior take no room."""
+"""States as bytes: the compact form in which a learner's snapshot is stored. Skills at their prior take no room."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from app.adaptive.parameters import BehaviourModel, Parameters
 from app.adaptive.state import BehaviourState, States
 from app.adaptive.tracing.filter import initial_states
 
-# To be raised with every change of the engine that changes a result: older snapshots are then folded again.
+# To be raised with every change of the engine that changes a result: older snapshots are then rebuilt.
 ENGINE = 3
 
 FIXED = np.dtype(
@@ -44,7 +44,7 @@ REMEMBERED_ITEM = np.dtype([("items", "<i4"), ("tries", "<i4"), ("scores", "<f8"
 
 
 def _behaviour_record(factors: int) -> "np.dtype[np.void]":
-    """What is kept of habits beside the remembered items, which follow it."""
+    """Return the record of a learner's behaviour but for the remembered items, which follow it."""
     return np.dtype(
         [
             ("trait", "<f8", (factors,)),
@@ -60,7 +60,7 @@ def _behaviour_record(factors: int) -> "np.dtype[np.void]":
 
 
 def encode_states(parameters: Parameters, states: States) -> list[bytes]:
-    """One bytes object for each learner: the head, habits if any, and a record for every skill that left its prior."""
+    """Return bytes for each learner: the fixed part, behaviour if any, and a record per skill that left its prior."""
     fixed_parts = np.empty(states.count, dtype=FIXED)
     for name in FIXED.names or ():
         fixed_parts[name] = getattr(states, name)
@@ -84,7 +84,7 @@ def encode_states(parameters: Parameters, states: States) -> list[bytes]:
 
 
 def _encode_behaviour(behaviour_model: BehaviourModel, behaviour_state: BehaviourState) -> list[bytes]:
-    """The habits of each learner."""
+    """Return the behaviour of each learner as bytes."""
     dtype = _behaviour_record(behaviour_model.factors)
     fixed = np.empty(len(behaviour_state.run), dtype=dtype)
     for name in dtype.names or ():
@@ -97,7 +97,7 @@ def _encode_behaviour(behaviour_model: BehaviourModel, behaviour_state: Behaviou
 
 
 def decode_states(parameters: Parameters, encoded: Sequence[bytes]) -> States:
-    """The states of `encode_states`; an empty bytes object is a learner of whom nothing is known.
+    """Return the states of `encode_states`; an empty bytes object is a learner of whom nothing is known.
 
     Raises ValueError if the bytes do not fit the parameters (a skill number beyond S, a torn record).
     """
@@ -127,7 +127,7 @@ def decode_states(parameters: Parameters, encoded: Sequence[bytes]) -> States:
 def _decode_behaviour(
     behaviour_model: BehaviourModel, states: States, known: Sequence[int], encoded: Sequence[bytes]
 ) -> list[bytes]:
-    """Read the habits of learners into `states`; what is left of each."""
+    """Read the behaviour of learners into `states`; return the bytes that follow it."""
     behaviour_state, dtype = states.behaviour, _behaviour_record(behaviour_model.factors)
     if any(len(data) < dtype.itemsize for data in encoded):
         raise ValueError("a state is torn")

@@ -239,7 +239,7 @@ def test_progress_goes_from_the_beginning_to_the_end() -> None:
     shares = [share for _, share in told]
     assert shares == sorted(shares)
     assert shares[-1] == pytest.approx(1)
-    assert list(dict.fromkeys(stage for stage, _ in told)) == ["fit", "refit", "habits"]
+    assert list(dict.fromkeys(stage for stage, _ in told)) == ["fit", "refit", "behaviour"]
 
 
 def test_an_item_with_one_answer_stays_near_its_skill() -> None:

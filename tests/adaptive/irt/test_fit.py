@@ -131,7 +131,7 @@ def test_the_order_of_learners_and_items_does_not_matter(model: Model, seed: int
     found = calibrate_items(long_form(matrix), bank.max_category, model)
     turned = calibrate_items(long_form(matrix[learners][:, items]), bank.max_category, model)
     back = np.argsort(items)
-    turned = replace(turned, bank=turned.bank[back], standard_errors=turned.standard_errors[back])
+    turned = replace(turned, item_bank=turned.item_bank[back], standard_errors=turned.standard_errors[back])
     assert_close(found, turned, 1e-4)
 
 
@@ -158,7 +158,7 @@ def test_whatever_comes_the_numbers_are_finite_and_bounded(model: Model, seed: i
 
 def sound(found: ItemCalibration, responses: ItemResponses, max_category: Integers) -> None:
     """Finite, within the bounds, and not called calibrated without reason."""
-    bank = found.bank
+    bank = found.item_bank
     for values in (bank, found.standard_errors):
         for array in (values.discrimination, values.difficulty, values.guessing, values.upper):
             assert np.isfinite(array).all()
@@ -184,8 +184,8 @@ def test_an_item_with_one_answer_keeps_its_prior(model: Model, priors: Priors | 
     assert not found.calibrated[7]
     if priors is None:
         assert found.calibrated.sum() == 9
-    assert abs(np.log(found.bank.discrimination[7])) < 0.2
-    assert abs(found.bank.intercept[7].mean()) < 1.5
+    assert abs(np.log(found.item_bank.discrimination[7])) < 0.2
+    assert abs(found.item_bank.intercept[7].mean()) < 1.5
     if model in ("2pl", "rasch"):
         assert 1.5 < found.standard_errors.difficulty[7, 0] < 2.5
 
@@ -199,9 +199,9 @@ def test_no_answers_at_all() -> None:
         assert found.converged
         assert found.log_likelihood == 0
         assert not found.calibrated.any()
-        np.testing.assert_allclose(found.bank.discrimination, 1, atol=1e-6)
+        np.testing.assert_allclose(found.item_bank.discrimination, 1, atol=1e-6)
         none = calibrate_items(ItemResponses(np.zeros(4, dtype=np.int64), nothing, nothing), nothing, model)
-        assert none.bank.count == 0
+        assert none.item_bank.count == 0
 
 
 def test_answers_that_do_not_fit_are_refused() -> None:
@@ -231,8 +231,8 @@ def test_parameters_are_recovered(model: Model) -> None:
     bank = random_bank(model, 30, rng)
     found = calibrate_items(sample(bank, 2000, rng, 0.5), bank.max_category, model)
     assert found.converged
-    assert rmse(found.bank.discrimination, bank.discrimination) < (0.35 if model in ("3pl", "4pl") else 0.15)
-    assert rmse(found.bank.difficulty, bank.difficulty) < (0.6 if model in ("3pl", "4pl") else 0.3)
+    assert rmse(found.item_bank.discrimination, bank.discrimination) < (0.35 if model in ("3pl", "4pl") else 0.15)
+    assert rmse(found.item_bank.difficulty, bank.difficulty) < (0.6 if model in ("3pl", "4pl") else 0.3)
     assert found.ability_variance == pytest.approx(1, abs=0.15)
 
 
@@ -247,7 +247,7 @@ def test_intervals_cover_the_truth(model: Model) -> None:
         found = calibrate_items(sample(bank, 800, rng), bank.max_category, model)
         for name in ("discrimination", "difficulty"):
             error = getattr(found.standard_errors, name)
-            miss = np.abs(getattr(found.bank, name) - getattr(bank, name))
+            miss = np.abs(getattr(found.item_bank, name) - getattr(bank, name))
             inside.append((miss < 1.96 * error)[error > 0])
     assert 0.92 < np.mean(np.concatenate(inside)) < 0.98
 
@@ -314,7 +314,7 @@ def matrix_of(responses: ItemResponses, items: int) -> Integers:
 
 def assert_close(one: ItemCalibration, other: ItemCalibration, tolerance: float) -> None:
     for name in ("discrimination", "difficulty", "guessing", "upper"):
-        np.testing.assert_allclose(getattr(one.bank, name), getattr(other.bank, name), atol=20 * tolerance)
+        np.testing.assert_allclose(getattr(one.item_bank, name), getattr(other.item_bank, name), atol=20 * tolerance)
         np.testing.assert_allclose(
             getattr(one.standard_errors, name), getattr(other.standard_errors, name), rtol=0.02, atol=20 * tolerance
         )

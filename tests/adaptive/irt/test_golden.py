@@ -31,12 +31,12 @@ def as_mirt(found: ItemCalibration, responses: ItemResponses, name: str) -> None
     assert found.calibrated.all()
     assert found.log_likelihood > expected["log_likelihood"] - LOG_LIKELIHOOD
     assert found.log_likelihood < expected["log_likelihood"] + LOG_LIKELIHOOD
-    np.testing.assert_allclose(found.bank.discrimination, expected["a"], atol=PARAMETER)
-    np.testing.assert_allclose(found.bank.difficulty, expected["b"], atol=PARAMETER)
-    np.testing.assert_allclose(found.bank.guessing, expected["c"], atol=PARAMETER)
+    np.testing.assert_allclose(found.item_bank.discrimination, expected["a"], atol=PARAMETER)
+    np.testing.assert_allclose(found.item_bank.difficulty, expected["b"], atol=PARAMETER)
+    np.testing.assert_allclose(found.item_bank.guessing, expected["c"], atol=PARAMETER)
     assert found.ability_variance == pytest.approx(expected["ability_variance"], abs=PARAMETER)
     if "eap" in expected:
-        abilities = estimate(found.bank, responses, 0.0, found.ability_variance)
+        abilities = estimate(found.item_bank, responses, 0.0, found.ability_variance)
         np.testing.assert_allclose(abilities.ability[:10], expected["eap"], atol=ABILITY)
         np.testing.assert_allclose(abilities.standard_error[:10], expected["eap_se"], atol=ABILITY)
 
@@ -73,8 +73,8 @@ def test_simulated(name: str, model: Model) -> None:
     as_mirt(found, responses, name)
     expected = MIRT[name]
     b = truth["bs"] if "bs" in truth else truth["b"][:, None]
-    assert rmse(found.bank.discrimination, truth["a"]) < rmse(np.array(expected["a"]), truth["a"]) + 0.0005
-    assert rmse(found.bank.difficulty, b) < rmse(np.array(expected["b"]), b) + 0.0005
+    assert rmse(found.item_bank.discrimination, truth["a"]) < rmse(np.array(expected["a"]), truth["a"]) + 0.0005
+    assert rmse(found.item_bank.difficulty, b) < rmse(np.array(expected["b"]), b) + 0.0005
 
 
 def test_3pl_with_a_prior_recovers_more_than_mirt() -> None:
@@ -89,7 +89,7 @@ def test_3pl_with_a_prior_recovers_more_than_mirt() -> None:
         found = fitted(responses, "3pl", Priors(guessing=BETA))
         assert found.converged
         assert found.log_likelihood > MIRT[name]["log_likelihood"]
-        bank, expected = found.bank, MIRT[name]
+        bank, expected = found.item_bank, MIRT[name]
         ours += [
             rmse(bank.discrimination, truth["a"]),
             rmse(bank.difficulty[:, 0], truth["b"]),
@@ -112,7 +112,7 @@ def test_published_standard_errors_of_lsat6() -> None:
 
 def test_sum_scores_of_lsat7() -> None:
     """EAP of the sum scores 0 to 5 (mirt): the patterns' EAP, weighted with how likely each pattern is."""
-    bank = fitted(lsat("lsat7"), "2pl").bank
+    bank = fitted(lsat("lsat7"), "2pl").item_bank
     patterns = np.array([[number >> item & 1 for item in range(5)] for number in range(32)])
     chance = pattern_chances(log_probabilities(bank, np.linspace(-6, 6, 61)), patterns)
     ability = estimate(bank, long_form(patterns)).ability

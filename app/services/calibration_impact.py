@@ -1,4 +1,4 @@
-"""What a calibration would change if it were activated: the scale, the items, and who has mastered what."""
+"""The impact of a calibration: how activating it would change the scale, the items, and who has mastered what."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -30,7 +30,7 @@ Json = dict[str, Any]
 def item_changes(
     before: Parameters, after: Parameters, item_ids: Sequence[str], response_counts: Integers, anchors: Booleans
 ) -> Json:
-    """What becomes of the scale and the items.
+    """Report how the scale and the items would change.
 
     `response_counts` (I,) counts those that were fitted, `anchors` (I,) says which items both calibrations know
     well. Where they give a scale, items are compared on it; one whose intercept stays as it is given has not changed.
@@ -75,12 +75,12 @@ def item_changes(
 
 
 def _to_difficulty(intercept: "np.float64", discrimination: "np.float64") -> float:
-    """The difficulty b = −d/a of an item, rounded; never −0."""
+    """Return the difficulty b = −d/a of an item, rounded; never −0."""
     return round(float(-intercept / discrimination), DIGITS) + 0.0
 
 
 def find_link(before: Parameters, after: Parameters, anchors: Booleans) -> tuple[Link, Booleans]:
-    """The shift from the new scale to the old one, and the anchors it rests on; none of them if there are too few."""
+    """Return the shift from the new scale to the old one and the anchors it rests on; too few anchors give no shift."""
     old = ItemCurves(_mean_logits(before), before.items.discrimination)
     new = ItemCurves(_mean_logits(after), after.items.discrimination)
     stable = steady_anchors(old, new, anchors)
@@ -90,7 +90,7 @@ def find_link(before: Parameters, after: Parameters, anchors: Booleans) -> tuple
 
 
 def _mean_logits(parameters: Parameters) -> Floats:
-    """Where an item stands between those who know its skills and those who do not, in logits; (I,).
+    """Return the mean logit of each item over those who know its skills and those who do not; (I,).
 
     The intercept alone is not comparable: it can trade its level with the two shifts without any prediction changing.
     """
@@ -101,7 +101,7 @@ def _mean_logits(parameters: Parameters) -> Floats:
 def mastery_changes(
     before: Parameters, after: Parameters, log: Log, learner_ids: Sequence[str], skill_ids: Sequence[str]
 ) -> Json:
-    """Who would cross the line of mastery, either way: the log replayed under both, some learners at a time."""
+    """Count who would cross the threshold of mastery, either way: replay the log under both, in blocks of learners."""
     gained, lost = np.zeros((2, len(skill_ids)), dtype=np.int64)
     crossing: list[int] = []
     moved = 0.0

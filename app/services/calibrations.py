@@ -1,11 +1,11 @@
-"""Calibrations: requested, fitted elsewhere, kept for ever, and one of them in force.
+"""Calibrations: requested, fitted in another process, stored permanently, one of them active.
 
 A calibration that runs belongs to one attempt at a time. The attempt holds a lease that it renews; when the lease has
-lapsed anybody may take the calibration over under the next number. Every write names its attempt, so what an attempt
-that lost its lease still wants to write is not written (docs/decisions/0013).
+lapsed any process may take the calibration over under the next number. Every write names its attempt, so an attempt
+that lost its lease cannot write any more (docs/decisions/0013).
 
-`now` is a moment by the database's clock (`call_at_database_time`): leases are judged by many hosts, and the clock of
-one that is a year ahead must neither end the lease of another nor hold one for a year.
+`now` is a moment by the database's clock (`call_at_database_time`): many hosts judge leases, and a host whose clock is
+a year ahead must neither end the lease of another nor hold one for a year.
 """
 
 import hashlib
@@ -45,9 +45,9 @@ RUNNING, SUCCEEDED, FAILED = "running", "succeeded", "failed"
 MIN_RESPONSES = 100
 # How long an attempt may be silent before it counts as dead.
 LEASE_US = 30_000_000
-# A calibration that kills the process that fits it is not tried for ever.
+# A calibration that kills the process that fits it must not be retried for ever.
 MAX_ATTEMPTS = 3
-# One learner in so many measures the fit.
+# One learner in so many is held out to measure the fit.
 HELD_OUT_DIVISOR = 5
 
 T = TypeVar("T")
@@ -55,7 +55,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Claim:
-    """The right to work at a calibration, as its attempt of that number."""
+    """The right to work on a calibration, held by its attempt of that number."""
 
     tenant_id: int
     course_id: str
@@ -65,10 +65,10 @@ class Claim:
 
 @dataclass(frozen=True)
 class CalibrationJob:
-    """What a fit needs: the log, which learners to hold out, and what to compare the result with.
+    """The input of a fit: the log, the learners to hold out, and what to compare the result with.
 
     Everything is as it was when the calibration was requested. `anchors` (I,) are the items that `compared_with`, the
-    calibration then in force, knows well too.
+    calibration then active, knows well too.
     """
 
     course: CourseModel
@@ -83,26 +83,26 @@ class CalibrationJob:
 
 @dataclass(frozen=True)
 class CalibrationResult:
-    """What is kept of a fit."""
+    """What is stored of a fit."""
 
     parameters: bytes
     report: dict[str, Any]
 
 
 def call_at_database_time(db: Connection, work: Callable[..., T], *args: object, **options: object) -> T:
-    """Run one of the functions below, whose last argument is `now`, at this moment by the database's clock."""
+    """Call one of the functions below, whose last argument is `now`, with the present time of the database's clock."""
     return work(db, *args, read_clock(db), **options)
 
 
 def _is_leased(row: rows.CalibrationRow, now: int) -> bool:
-    """Whether somebody works at a calibration. A lease until long from now was given by a clock that was wrong."""
+    """Return whether an attempt holds the lease. A lease until long from now was given by a clock that was wrong."""
     return now < row.leased_until <= now + rows.LONGEST_LEASE_US
 
 
 def request_calibration(db: Connection, tenant_id: int, course_id: str, now: int) -> Claim:
-    """Give a new calibration its number, and the caller the first attempt.
+    """Create a calibration under the next number, and give the caller the first attempt.
 
-    Raises `CalibrationRunning`, `NothingToCalibrate`. A run that nobody works at any more makes room.
+    Raises `CalibrationRunning`, `NothingToCalibrate`. A run without a live attempt makes room.
     """
     course = need_course(db, tenant_id, course_id, lock=True)
     last = rows.last_calibration_number(db, tenant_id, course_id)
@@ -133,7 +133,7 @@ def request_calibration(db: Connection, tenant_id: int, course_id: str, now: int
 
 
 def take_over(db: Connection, tenant_id: int, course_id: str, number: int, now: int) -> Claim | None:
-    """The next attempt at a calibration that nobody works at any more; none if somebody does, or it has ended.
+    """Claim the next attempt at a calibration that has no live attempt; None if it has one, or has ended.
 
     After `MAX_ATTEMPTS` it has failed instead.
     """
@@ -151,38 +151,38 @@ def take_over(db: Connection, tenant_id: int, course_id: str, number: int, now: 
 
 
 def is_running(db: Connection, claim: Claim) -> bool:
-    """Whether a calibration is running, in this process or another."""
+    """Return whether a calibration is running, in this process or another."""
     return _need_calibration(db, claim.tenant_id, claim.course_id, claim.number).status == RUNNING
 
 
 def renew_lease(db: Connection, claim: Claim, now: int) -> bool:
-    """Tell that the attempt goes on; whether it still may."""
+    """Renew the lease of an attempt; return whether it still holds the calibration."""
     return _update_claimed(db, claim, {"leased_until": now + LEASE_US})
 
 
 def release_lease(db: Connection, claim: Claim, now: int) -> None:
-    """Let somebody else try at once, because this attempt died."""
+    """Release the lease at once, because this attempt died."""
     _update_claimed(db, claim, {"leased_until": now})
 
 
 def return_claim(db: Connection, claim: Claim, now: int) -> None:
-    """Let somebody else go on at once, as if this attempt had not been made; its process must be dead already."""
+    """Undo a claim, as if this attempt had not been made; its process must be dead already."""
     _update_claimed(db, claim, {"leased_until": now, "attempt": claim.attempt - 1})
 
 
 def save_result(db: Connection, claim: Claim, result: CalibrationResult, now: int) -> bool:
-    """Keep the result, if the attempt still may: from here on the calibration is immutable."""
+    """Store the result, if the attempt still holds the calibration, which is immutable from here on."""
     values = {"status": SUCCEEDED, "finished_at": now, "parameters": result.parameters, "report": result.report}
     return _end_calibration(db, claim, values)
 
 
 def save_failure(db: Connection, claim: Claim, error: str, now: int) -> bool:
-    """Keep why there is no result, if the attempt still may."""
+    """Store why there is no result, if the attempt still holds the calibration."""
     return _end_calibration(db, claim, {"status": FAILED, "finished_at": now, "error": error})
 
 
 def _end_calibration(db: Connection, claim: Claim, values: dict[str, Any]) -> bool:
-    """End a calibration that runs, and say so; whether the attempt still might."""
+    """End a running calibration and publish the event; return whether the attempt still held it."""
     ended = _update_claimed(db, claim, values)
     if ended:
         data = {"calibration": calibration_id(claim.number), "status": values["status"]}
@@ -192,12 +192,12 @@ def _end_calibration(db: Connection, claim: Claim, values: dict[str, Any]) -> bo
 
 
 def _update_claimed(db: Connection, claim: Claim, values: dict[str, Any]) -> bool:
-    """Change a calibration that runs, if `claim` is its latest attempt; whether it was."""
+    """Update a running calibration if `claim` is its latest attempt; return whether it was."""
     return rows.update_running(db, claim.tenant_id, claim.course_id, claim.number, claim.attempt, values)
 
 
 def read_calibration_job(db: Connection, claim: Claim) -> CalibrationJob:
-    """Everything that the fit of a requested calibration needs, the same for every attempt."""
+    """Read everything that the fit of a requested calibration needs; it is the same for every attempt."""
     tenant_id, course_id = claim.tenant_id, claim.course_id
     row = _need_calibration(db, tenant_id, course_id, claim.number)
     course, before = _read_compared_models(db, tenant_id, course_id, row)
@@ -225,7 +225,7 @@ def read_calibration_job(db: Connection, claim: Claim) -> CalibrationJob:
 def _read_compared_models(
     db: Connection, tenant_id: int, course_id: str, row: rows.CalibrationRow
 ) -> tuple[CourseModel, Parameters]:
-    """The course model in force at the request, and its parameters before held-out learners were fitted too."""
+    """Return the course model active at the request, and its parameters before held-out learners were fitted too."""
     # The history of a catalogue may be long; it is only needed if the catalogue has changed meanwhile.
     unchanged = need_course(db, tenant_id, course_id).revision == row.revision
     catalogue = (
@@ -246,7 +246,7 @@ def _read_compared_models(
 
 
 def _read_entries_as_of(db: Connection, tenant_id: int, course_id: str, moment: int) -> list[Entry]:
-    """All answers of a course as they counted at a moment, by learner and sort key."""
+    """Return all answers of a course as they counted at a moment, by learner and sort key."""
     received_later = rows.ids_received_after(db, tenant_id, course_id, moment)
     scores = rows.scores_as_of(db, tenant_id, course_id, moment)
     return [
@@ -257,7 +257,7 @@ def _read_entries_as_of(db: Connection, tenant_id: int, course_id: str, moment: 
 
 
 def _find_anchors(db: Connection, course: CourseModel, compared_with: int | None, log: Log) -> Booleans:
-    """The items that were fitted, then and now, to enough answers; (I,)."""
+    """Return which items were fitted, then and now, to enough answers; (I,)."""
     if compared_with is None:
         return np.zeros(len(course.item_ids), dtype=np.bool_)
     before = _need_calibration(db, course.tenant_id, course.course_id, compared_with)
@@ -268,7 +268,7 @@ def _find_anchors(db: Connection, course: CourseModel, compared_with: int | None
 
 
 def _hold_out(learners: Sequence[str]) -> Booleans:
-    """A fifth of the learners, the same in every calibration of every course: no calibration may have seen them."""
+    """Return which learners are held out: a fifth, the same in every calibration, so that none was fitted to them."""
     hashes = [int.from_bytes(hashlib.blake2b(learner.encode(), digest_size=8).digest()) for learner in learners]
     held_out = np.array([number % HELD_OUT_DIVISOR == 0 for number in hashes], dtype=np.bool_)
     if not held_out.any():
@@ -277,7 +277,7 @@ def _hold_out(learners: Sequence[str]) -> Booleans:
 
 
 def build_result(job: CalibrationJob, fit: CalibrationFit) -> CalibrationResult:
-    """What is kept of a fit: its values, and what a person needs to decide whether to activate them."""
+    """Build what is stored of a fit: its values, and what a person needs to decide whether to activate them."""
     before, after = job.course.parameters, fit.parameters
     response_counts = np.bincount(job.log.items, minlength=after.items.count)
     report = {
@@ -300,10 +300,10 @@ def build_result(job: CalibrationJob, fit: CalibrationFit) -> CalibrationResult:
 def activate(
     db: Connection, tenant_id: int, course_id: str, number: int, now: int, *, force: bool = False
 ) -> dict[str, Any]:
-    """Put a calibration in force by moving the course's pointer; every reply comes from it from then on.
+    """Activate a calibration by moving the course's pointer; every later reply comes from it.
 
-    Raises `CalibrationWorse` for one that predicts worse than what it was compared with, unless forced. The way back
-    is always open: what was in force once may be so again.
+    Raises `CalibrationWorse` for one that predicts worse than what it was compared with, unless forced. A
+    calibration that was active before may always be activated again.
     """
     need_course(db, tenant_id, course_id, lock=True)
     row = _need_calibration(db, tenant_id, course_id, number)
@@ -321,12 +321,12 @@ def activate(
 
 
 def list_stale_courses(db: Connection) -> list[tuple[int, str]]:
-    """Tenant and id of every course with learners that have to be replayed."""
+    """Return tenant and id of every course with learners that have to be replayed."""
     return rows.list_stale_courses(db, ENGINE)
 
 
 def _need_calibration(db: Connection, tenant_id: int, course_id: str, number: int) -> rows.CalibrationRow:
-    """The row of a calibration. Raises `UnknownCalibration`."""
+    """Return the row of a calibration. Raises `UnknownCalibration`."""
     row = rows.find_calibration(db, tenant_id, course_id, number)
     if row is None:
         raise UnknownCalibration("the course has no such calibration")
@@ -334,7 +334,7 @@ def _need_calibration(db: Connection, tenant_id: int, course_id: str, number: in
 
 
 def describe_calibration(db: Connection, tenant_id: int, course_id: str, number: int) -> dict[str, Any]:
-    """One calibration as it is told."""
+    """Return one calibration as a reply."""
     course = need_course(db, tenant_id, course_id)
     return _to_calibration_reply(_need_calibration(db, tenant_id, course_id, number), course.calibration)
 
@@ -342,7 +342,7 @@ def describe_calibration(db: Connection, tenant_id: int, course_id: str, number:
 def page_of_calibrations(
     db: Connection, tenant_id: int, course_id: str, below: int | None, limit: int
 ) -> list[dict[str, Any]]:
-    """Calibrations as they are told, the newest first."""
+    """Return calibrations as replies, the newest first."""
     course = need_course(db, tenant_id, course_id)
     return [
         _to_calibration_reply(row, course.calibration)
@@ -351,7 +351,7 @@ def page_of_calibrations(
 
 
 def _to_calibration_reply(row: rows.CalibrationRow, active: int | None) -> dict[str, Any]:
-    """A row in the words of the contract."""
+    """Return a row as a reply of the interface."""
     return {
         "id": calibration_id(row.number),
         "status": row.status,

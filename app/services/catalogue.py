@@ -25,7 +25,7 @@ class Catalogue:
 
 @dataclass
 class _CatalogueDiff:
-    """What an upsert does to a catalogue; `needs_rebuild` if it changes what answers already given say."""
+    """What an upsert changes in a catalogue; `needs_rebuild` if it changes what stored answers say."""
 
     new_skills: list[dict[str, Any]] = field(default_factory=list)
     changed_skills: list[dict[str, Any]] = field(default_factory=list)
@@ -37,7 +37,7 @@ class _CatalogueDiff:
 
 @dataclass(frozen=True)
 class _UpsertCounts:
-    """What an upsert did, and what the course holds now."""
+    """The revision of an upsert, how many skills and items it created and changed, and how many the course has now."""
 
     revision: int
     skills_created: int
@@ -49,7 +49,7 @@ class _UpsertCounts:
 
 
 def upsert(db: Connection, tenant_id: int, course_id: str, body: Mapping[str, Any], now: int) -> _UpsertCounts:
-    """Add or replace the skills and items of `body`; what it does not name stays. The course is made on first sight.
+    """Add or replace the skills and items of `body`, leave the others, and create the course if it is new.
 
     Raises `Invalid` (an unknown skill is named) or `PrerequisiteCycle`; then nothing has changed.
     """
@@ -79,7 +79,7 @@ def upsert(db: Connection, tenant_id: int, course_id: str, body: Mapping[str, An
 
 
 def read_catalogue(db: Connection, tenant_id: int, course_id: str) -> Catalogue:
-    """The catalogue as it stands."""
+    """Return the present catalogue."""
     course = rows.find_course(db, tenant_id, course_id)
     edges = rows.list_prerequisites(db, tenant_id, course_id)
     skills = {
@@ -91,7 +91,7 @@ def read_catalogue(db: Connection, tenant_id: int, course_id: str) -> Catalogue:
 
 
 def catalogue_at(db: Connection, tenant_id: int, course_id: str, revision: int) -> Catalogue:
-    """The catalogue as it was at a revision, replayed from its history."""
+    """Return the catalogue at a revision, replayed from its history."""
     catalogue = Catalogue()
     for body in rows.list_changes(db, tenant_id, course_id, revision):
         apply_change(catalogue, body)
@@ -99,7 +99,7 @@ def catalogue_at(db: Connection, tenant_id: int, course_id: str, revision: int) 
 
 
 def apply_change(catalogue: Catalogue, body: Mapping[str, Any]) -> _CatalogueDiff:
-    """Apply an upsert to `catalogue` in place and say what it changed."""
+    """Apply an upsert to `catalogue` in place and return what it changed."""
     difference = _CatalogueDiff()
     if body.get("title") is not None:
         catalogue.title = body["title"]
@@ -156,7 +156,7 @@ def _put_item(catalogue: Catalogue, submitted: Mapping[str, Any], difference: _C
 
 
 def _check_references(catalogue: Catalogue, body: Mapping[str, Any]) -> None:
-    """Every skill that is named must exist, in the body or in the course."""
+    """Raise `Invalid` for a skill that is named and exists neither in the body nor in the course."""
     faults = [
         Fault(f"/{kind}/{index}/{member}/{position}", "no such skill: list it under skills")
         for kind, member in (("skills", "prerequisites"), ("items", "skills"))
@@ -169,7 +169,7 @@ def _check_references(catalogue: Catalogue, body: Mapping[str, Any]) -> None:
 
 
 def _check_acyclic(catalogue: Catalogue) -> None:
-    """A skill that needs itself, however indirectly, could never be opened."""
+    """Raise `PrerequisiteCycle` for a skill that needs itself, however indirectly: it could never be practised."""
     graph = {skill_id: skill["prerequisites"] for skill_id, skill in catalogue.skills.items()}
     try:
         TopologicalSorter(graph).prepare()
@@ -182,7 +182,7 @@ def _check_acyclic(catalogue: Catalogue) -> None:
 def page_of_skills(
     db: Connection, tenant_id: int, course_id: str, after: str | None, limit: int
 ) -> list[dict[str, Any]]:
-    """Skills by id. Raises `UnknownCourse`."""
+    """Return skills by id. Raises `UnknownCourse`."""
     need_course(db, tenant_id, course_id)
     return rows.page_skills(db, tenant_id, course_id, after, limit)
 
@@ -190,13 +190,13 @@ def page_of_skills(
 def page_of_items(
     db: Connection, tenant_id: int, course_id: str, after: str | None, limit: int
 ) -> list[dict[str, Any]]:
-    """Items by id. Raises `UnknownCourse`."""
+    """Return items by id. Raises `UnknownCourse`."""
     need_course(db, tenant_id, course_id)
     return rows.page_items(db, tenant_id, course_id, after, limit)
 
 
 def need_course(db: Connection, tenant_id: int, course_id: str, *, lock: bool = False) -> rows.CourseRow:
-    """The course's row. Raises `UnknownCourse`."""
+    """Return the course's row. Raises `UnknownCourse`."""
     course = rows.find_course(db, tenant_id, course_id, lock=lock)
     if course is None:
         raise UnknownCourse("there is no such course; create it with PUT …/catalogue")

@@ -27,7 +27,7 @@ def correct_response(
     made_by: str,
     now: int,
 ) -> dict[str, Any]:
-    """Regrade an answer to `score`, or void it (none); the learner's mastery now, after it.
+    """Regrade an answer to `score`, or void it (None); return the learner's mastery after it.
 
     Repeating a correction changes nothing. Raises `UnknownResponse`, `InvalidScore`, and `ResponseVoided` for the
     regrade of a voided answer.

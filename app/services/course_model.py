@@ -27,11 +27,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class CourseModel:
-    """A course as the engine sees it. Immutable, so it may be shared by all threads and kept for ever.
+    """A course as the engine sees it. Immutable, so threads may share it and it never expires.
 
     `replay_revision` is the oldest revision under which a learner's snapshot is still good. `known` (I,) marks the
     items whose parameters came with the catalogue; `tags` and `kinds` list the items that have each;
-    `watched` says that somebody wants to hear of the course.
+    `watched`: some webhook subscribes to the course.
     """
 
     tenant_id: int
@@ -53,7 +53,7 @@ class CourseModel:
 
 
 class LruCache(Generic[T]):
-    """Banks, or what else is made from a course, by key; the least recently used leave first."""
+    """A cache by key of course models, or what is made from a course; the least recently used leave first."""
 
     def __init__(self, capacity: int | None = None) -> None:
         self._values: OrderedDict[CacheKey, T] = OrderedDict()
@@ -61,14 +61,14 @@ class LruCache(Generic[T]):
         self._capacity = CACHED_MODELS if capacity is None else capacity
 
     def get(self, key: CacheKey) -> T | None:
-        """The value of a key."""
+        """Return the value of a key."""
         with self._lock:
             if key in self._values:
                 self._values.move_to_end(key)
             return self._values.get(key)
 
     def put(self, key: CacheKey, value: T) -> None:
-        """Keep something."""
+        """Store a value."""
         with self._lock:
             self._values[key] = value
             if len(self._values) > self._capacity:
@@ -79,7 +79,7 @@ COURSE_MODELS: LruCache[CourseModel] = LruCache()
 
 
 def read_course_model(db: Connection, tenant_id: int, course_id: str) -> CourseModel:
-    """The course model in force. Raises `UnknownCourse`."""
+    """Return the active course model. Raises `UnknownCourse`."""
     row = need_course(db, tenant_id, course_id)
     key = (str(db.engine.url), tenant_id, course_id, row.revision, row.calibration)
     course_model = COURSE_MODELS.get(key)
@@ -101,9 +101,9 @@ def course_model_at(
     calibration: int | None,
     cache: LruCache[CourseModel] | None = None,
 ) -> CourseModel:
-    """The course model under an older revision or calibration: what a past decision was made with.
+    """Return the course model under an older revision or calibration: what a past decision was made with.
 
-    A caller that needs many of them brings a cache of its own.
+    A caller that needs many of them passes a cache of its own.
     """
     key = (str(db.engine.url), tenant_id, course_id, revision, calibration)
     course_model = None if cache is None else cache.get(key)
@@ -119,7 +119,7 @@ def course_model_at(
 def read_calibrated_values(
     db: Connection, tenant_id: int, course_id: str, number: int | None, *, trained: bool = False
 ) -> CalibratedValues | None:
-    """The values of a calibration; none for the defaults."""
+    """Return the values of a calibration; None for the defaults."""
     encoded = None if number is None else find_parameters(db, tenant_id, course_id, number)
     return None if encoded is None else decode_calibration(encoded, trained=trained)
 
@@ -131,7 +131,7 @@ def build_course_model(
     values: CalibratedValues | None,
     version: tuple[int, int, int | None],
 ) -> CourseModel:
-    """Turn a catalogue and calibrated values into arrays."""
+    """Build the arrays from a catalogue and calibrated values."""
     skill_ids, item_ids = tuple(catalogue.skills), tuple(catalogue.items)
     skills = _build_skills(catalogue, values)
     items, known = build_items(catalogue, values)
@@ -158,7 +158,7 @@ def build_course_model(
 
 
 def _items_by_label(labels: Sequence[Sequence[str]]) -> dict[str, Integers]:
-    """The numbers of the items that have each label."""
+    """Return the numbers of the items that have each label."""
     by_label: dict[str, list[int]] = defaultdict(list)
     for item, names in enumerate(labels):
         for name in names:
@@ -167,7 +167,7 @@ def _items_by_label(labels: Sequence[Sequence[str]]) -> dict[str, Integers]:
 
 
 def _build_skills(catalogue: Catalogue, values: CalibratedValues | None) -> Skills:
-    """Rates from the calibration; a skill it did not know has the defaults."""
+    """Build the skills with the rates of the calibration; a skill it did not know has the defaults."""
     numbers = {skill_id: number for number, skill_id in enumerate(catalogue.skills)}
     prerequisites = [[numbers[p] for p in skill["prerequisites"]] for skill in catalogue.skills.values()]
     empty = np.empty(len(numbers))
@@ -180,7 +180,7 @@ def _build_skills(catalogue: Catalogue, values: CalibratedValues | None) -> Skil
 
 
 def build_items(catalogue: Catalogue, values: CalibratedValues | None) -> tuple[Items, Booleans]:
-    """Known parameters from the catalogue, intercepts from the calibration, and the mean of its skills for the rest."""
+    """Build the items: known parameters from the catalogue, calibrated intercepts, else the mean of its skills."""
     numbers = {skill_id: number for number, skill_id in enumerate(catalogue.skills)}
     records = list(catalogue.items.values())
     item_parameters = [item["parameters"] or {} for item in records]
@@ -217,7 +217,7 @@ def build_items(catalogue: Catalogue, values: CalibratedValues | None) -> tuple[
 
 
 def _mean_intercepts(intercept: Floats, skills: Integers, fitted: Booleans) -> Floats:
-    """What to expect of an item that no calibration has seen: the mean intercept of its skills' fitted items."""
+    """Return the expected intercept of items that no calibration has seen: the mean of their skills' fitted items."""
     overall = float(intercept[fitted].mean()) if fitted.any() else 0.0
     has_skill = (skills >= 0) & fitted[:, None]
     rows = np.nonzero(has_skill)[0]
@@ -230,19 +230,19 @@ def _mean_intercepts(intercept: Floats, skills: Integers, fitted: Booleans) -> F
 
 
 def pad_numbers(lists: Sequence[Sequence[int]]) -> Integers:
-    """Rows of different length as one array, filled up with -1."""
+    """Return rows of different length as one array, filled up with -1."""
     width = _max_length(lists)
     rows = [[*row, *[-1] * (width - len(row))] for row in lists]
     return np.array(rows, dtype=np.int64).reshape(len(lists), width)
 
 
 def _pad_thresholds(lists: Sequence[Sequence[float]]) -> Floats:
-    """Rows of different length as one array, filled up with infinity."""
+    """Return rows of different length as one array, filled up with infinity."""
     width = _max_length(lists)
     rows = [[*row, *[np.inf] * (width - len(row))] for row in lists]
     return np.array(rows, dtype=np.float64).reshape(len(lists), width)
 
 
 def _max_length(lists: Sequence[Sequence[float]]) -> int:
-    """The length of the longest row."""
+    """Return the length of the longest row."""
     return max((len(row) for row in lists), default=0)

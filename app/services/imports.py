@@ -1,4 +1,4 @@
-"""Many answers at once, from a file, replayed like single ones."""
+"""Import many answers at once from a file, and replay them as single ones are."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,7 +32,7 @@ from app.services.responses.read import check_score, create_learners
 
 @dataclass
 class ImportedChunk:
-    """What became of the rows of a chunk."""
+    """How many rows of a chunk were stored, repeated and rejected."""
 
     created: int = 0
     repeated: int = 0
@@ -40,7 +40,7 @@ class ImportedChunk:
 
 
 def missing_catalogue(catalogue: Catalogue, responses: Iterable[ResponseRecord]) -> dict[str, Any]:
-    """An upsert of the skills and items that a file names and the course lacks; the first row of an item counts."""
+    """Return an upsert of the skills and items that a file names and the course lacks; an item's first row counts."""
     skills: dict[str, dict[str, Any]] = {}
     items: dict[str, dict[str, Any]] = {}
     for response in responses:
@@ -51,7 +51,7 @@ def missing_catalogue(catalogue: Catalogue, responses: Iterable[ResponseRecord])
 
 
 def last_imported_line(db: Connection, tenant_id: int, course_id: str, digest: str) -> int:
-    """The line up to which an earlier run has done the file."""
+    """Return the line up to which an earlier run has imported the file."""
     return find_import(db, tenant_id, course_id, digest)
 
 
@@ -75,7 +75,7 @@ def import_chunk(
 def _check_rows(
     course: CourseModel, digest: str, responses: Sequence[ResponseRecord], now: int, result: ImportedChunk
 ) -> Iterable[tuple[Entry, ResponseRecord]]:
-    """The rows that the course can take; the others are rejected with a reason."""
+    """Return the rows that the course accepts, and reject the others with a reason."""
     for response in responses:
         item = course.item_numbers.get(response.item)
         row = f"{response.learner},{response.item},{response.score}"
@@ -101,7 +101,7 @@ def _check_rows(
 def _drop_known(
     db: Connection, course: CourseModel, checked: Sequence[tuple[Entry, ResponseRecord]], result: ImportedChunk
 ) -> list[tuple[Entry, ResponseRecord]]:
-    """Without the answers that are stored, or stand twice in the chunk; other content under a known id is rejected."""
+    """Drop answers that are stored or repeated in the chunk; reject a known id with other content."""
     stored = find_responses(db, course.tenant_id, course.course_id, {entry.id for entry, _ in checked})
     seen: dict[str, Entry] = {
         id_: Entry(row.learner_id, id_, row.item_id, row.score, row.occurred_at) for id_, row in stored.items()
@@ -128,8 +128,8 @@ def _replay_chunk(
 ) -> None:
     """Process new answers, each learner's in order, and write answers and snapshots.
 
-    A learner's new answers take their positions in the order of their sort keys, so each prediction is what it would
-    have been, had they come one by one.
+    A learner's new answers take their positions in the order of their sort keys, so each prediction is the same as if
+    they had arrived one by one.
     """
     groups: dict[str, list[Entry]] = {}
     for entry, _ in sorted(new_responses, key=lambda pair: (pair[0].learner_id, pair[0].occurred_at, pair[0].id)):
@@ -193,7 +193,7 @@ def _replay_inserted(
 
 
 def _row_after(row: LearnerRow, entries: Sequence[Entry]) -> LearnerRow:
-    """A learner's row after the entries, which are in order."""
+    """Return a learner's row after the entries, which are in order."""
     last = entries[-1]
     row = row._replace(position=row.position + len(entries))
     return row if is_late(row, last) else row._replace(last_occurred_at=last.occurred_at, last_response_id=last.id)
@@ -202,7 +202,7 @@ def _row_after(row: LearnerRow, entries: Sequence[Entry]) -> LearnerRow:
 def _imported_response_row(
     course: CourseModel, entry: Entry, response: ResponseRecord, position: int, p_correct: float, now: int
 ) -> dict[str, Any]:
-    """The row of an imported answer; nobody was told an outcome, and nothing was offered after it."""
+    """Return the row of an imported answer: no outcome was sent, and nothing was offered after it."""
     return {
         "tenant_id": course.tenant_id,
         "course_id": course.course_id,

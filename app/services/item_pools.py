@@ -1,6 +1,6 @@
-"""The items of a course that a session draws on, as a pool of the engine.
+"""Pools of the engine: the items of a course that a session draws on.
 
-A pool is made once for each revision and each way to cut the course; it is immutable, so it is shared and kept.
+A pool is built once for each revision of the course and each agreement on its items; it is immutable, so it is cached.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -51,7 +51,7 @@ POOLS: LruCache[ItemPool] = LruCache(CACHED_POOLS)
 
 
 def read_pool(db: Connection, tenant_id: int, course_id: str, revision: int, agreement: SessionAgreement) -> ItemPool:
-    """The pool of a session."""
+    """Return the pool of a session."""
     selection = agreement.selection
     pool_key = (
         agreement.pool,
@@ -75,7 +75,7 @@ def read_pool(db: Connection, tenant_id: int, course_id: str, revision: int, agr
 
 
 def _is_in_group(item: Json, group: tuple[str, str]) -> bool:
-    """Whether an item of the catalogue belongs to a group."""
+    """Return whether an item of the catalogue belongs to a group."""
     kind, name = group
     if kind == "kind":
         return bool(item["kind"] == name)
@@ -99,7 +99,7 @@ def check_agreement(
 
 
 def _build_pool(catalogue: Catalogue, agreement: SessionAgreement) -> ItemPool:
-    """The items with known parameters that fit, and those that are tried out, as arrays."""
+    """Build the arrays of the items with known parameters that fit, and of the pilot items."""
     selection = agreement.selection
     pilots = set(selection.pilot.items if selection.pilot else ())
     scales = group_keys(agreement.scales)
@@ -146,7 +146,7 @@ def _build_pool(catalogue: Catalogue, agreement: SessionAgreement) -> ItemPool:
 
 
 def _item_filter(lists: AgreedPoolFilter) -> Callable[[Json], bool]:
-    """Whether an item fits all the lists that were given."""
+    """Return a function that says whether an item fits all the lists that were given."""
     allowed = {name: set(names) for name, names in vars(lists).items() if names is not None}
 
     def fits(item: Json) -> bool:

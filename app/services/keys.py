@@ -14,7 +14,7 @@ TOKEN_LIFETIME_S = 3600
 
 
 def create_key(db: Connection, tenant: str, scopes: Sequence[str], now: int) -> NewKey:
-    """Make a key; the tenant is created on first sight. The text of the key cannot be had again."""
+    """Create a key, and the tenant if it is new. The text of the key cannot be read again."""
     if not 1 <= len(tenant) <= MAX_NAME:
         raise Invalid(f"the name of a tenant has 1 to {MAX_NAME} characters")
     if not scopes or not SCOPES.keys() >= set(scopes):
@@ -28,7 +28,7 @@ def create_key(db: Connection, tenant: str, scopes: Sequence[str], now: int) -> 
 
 
 def issue_token(db: Connection, tenant_id: int, key_id: str, scopes: Sequence[str], now: int) -> str:
-    """Make a token that stands for a key for an hour, with some of its scopes; the expired ones of the tenant go."""
+    """Issue a token that stands for a key for an hour, with some of its scopes; delete the tenant's expired tokens."""
     text, hash_ = make_token(tenant_id)
     queries.delete_expired_tokens(db, tenant_id, now)
     queries.insert_token(db, tenant_id, hash_, key_id, sorted(scopes), now + TOKEN_LIFETIME_S * 1_000_000)
@@ -36,7 +36,7 @@ def issue_token(db: Connection, tenant_id: int, key_id: str, scopes: Sequence[st
 
 
 def list_keys(db: Connection, tenant: str) -> list[KeyRow]:
-    """All keys of the tenant, also the revoked ones, oldest first."""
+    """Return all keys of the tenant, also the revoked ones, oldest first."""
     return queries.list_keys(db, _tenant_id(db, tenant))
 
 
@@ -47,7 +47,7 @@ def revoke_key(db: Connection, tenant: str, key_id: str, now: int) -> None:
 
 
 def choose_tenant(db: Connection, name: str | None, now: int) -> int:
-    """The tenant of that name; without a name the only one there is, made if there is none."""
+    """Return the tenant of that name; without a name the only one, created if there is none."""
     tenants = {known: id_ for id_, known in queries.list_tenants(db)}
     if name in tenants:
         return tenants[name]

@@ -25,21 +25,21 @@ class LearnerLog:
         return max((*self.responses, *self.corrections), default=0)
 
     def entries(self, until: int) -> list[Entry]:
-        """The responses that had arrived at a position, by sort key, with the scores that counted then."""
+        """Return the responses that had arrived at a position, by sort key, with the scores that counted then."""
         scores = {c.response_id: c.score for c in self.corrections.values() if c.position <= until}
         arrived = [r for r in self.responses.values() if r.position <= until]
         entries = [Entry(self.row.id, r.id, r.item_id, scores.get(r.id, r.score), r.occurred_at) for r in arrived]
         return sorted(entries, key=lambda entry: (entry.occurred_at, entry.id))
 
     def row_at(self, position: int) -> LearnerRow:
-        """The learner's row as it was at a position, but for the state."""
+        """Return the learner's row as it was at a position, but for the state."""
         arrived = [(r.occurred_at, r.id) for r in self.responses.values() if r.position <= position]
         last = max(arrived) if arrived else (None, None)
         return self.row._replace(position=position, last_occurred_at=last[0], last_response_id=last[1])
 
 
 def read_learner_logs(db: Connection, course: CourseModel, rows: Sequence[LearnerRow]) -> list[LearnerLog]:
-    """The histories of some learners."""
+    """Read the logs of some learners."""
     ids = [row.id for row in rows]
     responses: dict[str, dict[int, ResponseRow]] = defaultdict(dict)
     for response in read_log(db, course.tenant_id, course.course_id, ids):

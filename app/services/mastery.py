@@ -20,7 +20,7 @@ MIN_LEARNERS_READ = 16
 def learner_mastery(
     db: Connection, tenant_id: int, course_id: str, learner: str, as_of: int | None, now: int
 ) -> dict[str, Any]:
-    """Ability and the mastery of every skill now, or as it was at `as_of` by the answers given until then (both µs)."""
+    """Return ability and the mastery of every skill now, or at `as_of` by the answers until then (both µs)."""
     course = read_course_model(db, tenant_id, course_id)
     row = need_learner(db, course, learner)
     if as_of is None:
@@ -30,7 +30,7 @@ def learner_mastery(
 
 
 def mastery_report(course: CourseModel, states: States, learner: str, position: int) -> dict[str, Any]:
-    """One learner's mastery as it is told."""
+    """Return one learner's mastery as a reply."""
     return {
         "learner": learner,
         "position": position,
@@ -49,7 +49,7 @@ def cohort_mastery(
     limit: int,
     now: int,
 ) -> list[dict[str, Any]]:
-    """Up to `limit` rows, one for each learner and skill met, by learner and skill id, after the pair `after`."""
+    """Return up to `limit` rows after the pair `after`, one for each learner and skill met, by learner and skill id."""
     course = read_course_model(db, tenant_id, course_id)
     if skill is not None and skill not in course.skill_ids:
         raise UnknownSkill("the course has no such skill")
@@ -73,13 +73,13 @@ def cohort_mastery(
 def _rows_of_learner(
     db: Connection, course: CourseModel, learner: str, skill: str | None, now: int
 ) -> Iterator[dict[str, Any]]:
-    """The cohort rows of one learner."""
+    """Return the cohort rows of one learner."""
     row = need_learner(db, course, learner)
     yield from _cohort_rows(course, [learner], states_at(course, load_states(db, course, [row]), now), skill)
 
 
 def _cohort_rows(course: CourseModel, learners: list[str], states: States, skill: str | None) -> list[dict[str, Any]]:
-    """The rows of some learners, each sorted by skill id; only skills with evidence."""
+    """Return the rows of some learners, each sorted by skill id; only skills with responses."""
     order = np.array(sorted(range(len(course.skill_ids)), key=course.skill_ids.__getitem__), dtype=np.int64)
     if skill is not None:
         order = np.array([course.skill_ids.index(skill)])

@@ -22,13 +22,13 @@ from app.texts import FALLBACK
 
 @dataclass(frozen=True, slots=True)
 class RecommendationOptions:
-    """What is wanted of the next exercise; by default nothing.
+    """What a caller asks of the next exercise; by default nothing.
 
     Only exercises that ask for one of the skills `skill`, with one of the tags `tag`, of one of the kinds `kind`; none
     of `avoid`, of the last `repeat_after` answers, or answered in the last `repeat_after_days`. `goal` are skills to
     bring to the mastery `target`. After `switch_after` answers in a row on a skill another one comes first. With the
     chance `explore` any exercise is drawn, with the chance `review` a decayed skill comes first. An offer holds for
-    `expires_in`. The others are about what is told beside it.
+    `expires_in`. The others are about extras of the reply.
     """
 
     skill: tuple[str, ...] = ()
@@ -53,7 +53,7 @@ NO_OPTIONS = RecommendationOptions()
 
 
 def options_to_row(options: RecommendationOptions | None) -> dict[str, Any] | None:
-    """The options as they are stored: what differs from the default."""
+    """Return the options as they are stored: those that differ from the default."""
     if options is None:
         return None
     row: dict[str, Any] = {}
@@ -65,7 +65,7 @@ def options_to_row(options: RecommendationOptions | None) -> dict[str, Any] | No
 
 
 def options_from_row(row: Mapping[str, Any] | None) -> RecommendationOptions | None:
-    """The options that were stored."""
+    """Return the options that were stored."""
     if row is None:
         return None
     values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
@@ -93,7 +93,7 @@ def resolve_options(
     moment: int,
     avoid: Sequence[str] | None = None,
 ) -> ResolvedOptions:
-    """What options mean for a learner who has given the responses of `log`; `avoid` overrides theirs."""
+    """Resolve options for a learner who has given the responses of `log`; `avoid` overrides theirs."""
     excluded = options.avoid if avoid is None else avoid
     numbers = {course.item_numbers[item] for item in excluded if item in course.item_numbers}
     numbers |= _recent_items(course, options, log, moment)
@@ -105,7 +105,7 @@ def resolve_options(
 def read_entries_for_options(
     db: Connection, course: CourseModel, learner: str, options: RecommendationOptions, moment: int
 ) -> list[Entry]:
-    """The responses of a learner that the options ask about, in the order of their sort keys."""
+    """Read the responses of a learner that the options ask about, in the order of their sort keys."""
     count = max(options.switch_after or 0, options.repeat_after or 0)
     since = None if options.repeat_after_days is None else _moment_before(options.repeat_after_days, moment)
     if not count and since is None:
@@ -114,12 +114,12 @@ def read_entries_for_options(
 
 
 def _moment_before(days: float, moment: int) -> int:
-    """The moment so many days before another."""
+    """Return the moment so many days before another."""
     return moment - round(days * DAY_US)
 
 
 def _recent_items(course: CourseModel, options: RecommendationOptions, log: Sequence[Entry], moment: int) -> set[int]:
-    """The items that were answered too short a while ago."""
+    """Return the items that were answered too short a while ago."""
     recent = list(log[-options.repeat_after :]) if options.repeat_after else []
     if options.repeat_after_days is not None:
         since = _moment_before(options.repeat_after_days, moment)
@@ -128,7 +128,7 @@ def _recent_items(course: CourseModel, options: RecommendationOptions, log: Sequ
 
 
 def _to_criteria(course: CourseModel, options: RecommendationOptions, log: Sequence[Entry]) -> SelectionCriteria | None:
-    """What the choice is to be aimed at; none for nothing in particular."""
+    """Return the selection criteria; None if the options ask for nothing in particular."""
     resting = _resting_skills(course, options.switch_after, log)
     steered = options.skill or options.tag or options.kind or options.goal or options.review or options.explore
     if not steered and resting is None:
@@ -147,20 +147,20 @@ def _to_criteria(course: CourseModel, options: RecommendationOptions, log: Seque
 
 
 def _skill_numbers(course: CourseModel, names: Sequence[str]) -> Integers:
-    """The numbers of the skills that the course has; others are nobody's."""
+    """Return the numbers of the named skills that the course has."""
     known = [course.skill_numbers[name] for name in names if name in course.skill_numbers]
     return np.array(sorted(set(known)), dtype=np.int64)
 
 
 def _skill_mask(course: CourseModel, names: Sequence[str]) -> Booleans:
-    """Which skills are named; (S,)."""
+    """Return which skills are named; (S,)."""
     mask = np.zeros(len(course.skill_ids), dtype=np.bool_)
     mask[_skill_numbers(course, names)] = True
     return mask
 
 
 def _label_mask(labelled: Mapping[str, Integers], names: Sequence[str], course: CourseModel) -> Booleans | None:
-    """Which items have one of the labels, (I,); none if no label is named."""
+    """Return which items have one of the labels, (I,); None if no label is named."""
     if not names:
         return None
     mask = np.zeros(len(course.item_ids), dtype=np.bool_)
@@ -170,7 +170,7 @@ def _label_mask(labelled: Mapping[str, Integers], names: Sequence[str], course: 
 
 
 def _resting_skills(course: CourseModel, switch_after: int | None, log: Sequence[Entry]) -> Integers | None:
-    """The skills that all of the last `switch_after` items asked for."""
+    """Return the skills that all of the last `switch_after` items asked for."""
     if switch_after is None or len(log) < switch_after:
         return None
     items = [course.item_numbers[entry.item_id] for entry in log[-switch_after:]]
@@ -180,7 +180,7 @@ def _resting_skills(course: CourseModel, switch_after: int | None, log: Sequence
 
 
 def filter_masks(course: CourseModel, resolved: ResolvedOptions) -> dict[str, Booleans]:
-    """The items that each filter by itself lets through, each (I,); only those that are in use, in a fixed order."""
+    """Return the items that each filter by itself allows, each (I,); only filters in use, in a fixed order."""
     options, count = resolved.options, len(course.item_ids)
     result: dict[str, Booleans] = {}
     if options.skill:
@@ -202,7 +202,7 @@ def filter_masks(course: CourseModel, resolved: ResolvedOptions) -> dict[str, Bo
 
 
 def first_exhausting_filter(allowed: Booleans, masks: Mapping[str, Booleans]) -> str | None:
-    """Which of the filters, one after the other, left none of the items; none if some are left."""
+    """Return which of the filters, applied in order, left no item; None if some are left."""
     remaining = accumulate(masks.values(), np.logical_and, initial=allowed)
     next(remaining)
     return next((name for name, items in zip(masks, remaining, strict=True) if not items.any()), None)

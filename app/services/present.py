@@ -1,4 +1,4 @@
-"""What the engine knows, in the words of the contract: mastery rows, recommendations and their reasons."""
+"""Replies from engine values: mastery rows, recommendations and their reasons."""
 
 import math
 from collections.abc import Collection, Sequence
@@ -44,9 +44,9 @@ Json = dict[str, Any]
 def mastery_rows(
     course: CourseModel, states: States, learners: Integers, skills: Integers, before: States | None = None
 ) -> list[Json]:
-    """One row for each pair of learner (a row of `states`) and skill; with `change` if the states before are given.
+    """Return a row for each pair of learner (a row of `states`) and skill, with `change` if earlier states are given.
 
-    Both as they are at the moment of telling.
+    Both faded to the moment of the reply.
     """
     mastery, responses = states.mastery[learners, skills], states.responses[learners, skills]
     parameters = course.parameters
@@ -80,13 +80,13 @@ def mastery_rows(
 
 
 def all_mastery(course: CourseModel, states: States, learner: int) -> list[Json]:
-    """The rows of one learner for every skill of the course."""
+    """Return the rows of one learner for every skill of the course."""
     skills = np.arange(len(course.skill_ids))
     return mastery_rows(course, states, np.full(len(skills), learner), skills)
 
 
 def ability_rows(course: CourseModel, states: States) -> list[Json]:
-    """θ of each learner with its standard error; `at_bound` only where the scale ended."""
+    """Return θ of each learner with its standard error; `at_bound` only where the scale ended."""
     errors = standard_error(course.parameters, states)
     rows: list[Json] = [
         {"theta": round(theta, DIGITS), "standard_error": round(error, DIGITS)}
@@ -98,7 +98,7 @@ def ability_rows(course: CourseModel, states: States) -> list[Json]:
 
 
 def calibration_id(number: int | None) -> str | None:
-    """The public name of a calibration."""
+    """Return the public name of a calibration."""
     return None if number is None else f"c-{number}"
 
 
@@ -110,7 +110,7 @@ def recommendation_reply(
     id_: str,
     options: RecommendationOptions = NO_OPTIONS,
 ) -> Json | None:
-    """What was chosen for one learner (a row of `states`), with its reason; none if there was nothing to choose."""
+    """Return what was chosen for one learner (a row of `states`), with its reason; None if there is nothing."""
     if choice.item < 0:
         return None
     return {
@@ -127,7 +127,7 @@ def recommendation_reply(
 
 
 def reason_terms(choice: Choice) -> dict[str, float]:
-    """The terms of the reason as the policy weighed them; without a skill there is only the difficulty."""
+    """Return the terms of the reason as the policy weighed them; without a skill there is only the difficulty."""
     names = TERMS if choice.skill >= 0 else ("difficulty_match",)
     return {name: round(getattr(choice, name), DIGITS) for name in names}
 
@@ -135,7 +135,7 @@ def reason_terms(choice: Choice) -> dict[str, float]:
 def _reason_text(
     course: CourseModel, states: States, choice: Choice, learner: int, options: RecommendationOptions
 ) -> str:
-    """The reason in one plain sentence."""
+    """Return the reason in one plain sentence."""
     skill, code = choice.skill, CODES[choice.code]
     language = options.language
     # A skill that the goal does not name is practised for those that it does.
@@ -151,19 +151,19 @@ def _reason_text(
 
 
 def _quoted_title(course: CourseModel, skill: int, language: str) -> str:
-    """The title of a skill within a sentence."""
+    """Return the title of a skill within a sentence."""
     return say(language, "quoted", text=course.skill_titles[skill])
 
 
 def _percent_text(share: "float | np.float64", language: str) -> str:
-    """A probability as people say it, never quite 0 or 100."""
+    """Format a probability as a percentage, never quite 0 or 100."""
     return say(language, "percent", number=str(min(max(round(100 * float(share)), 1), 99)))
 
 
 def no_recommendation_reason(
     course: CourseModel, states: States, choice: Choice, learner: int, resolved: ResolvedOptions | None = None
 ) -> Json:
-    """Why there is no recommendation; `filter` names the option that left nothing, if one did."""
+    """Return why there is no recommendation; `filter` names the option that left no item, if one did."""
     code = CODES[choice.code]
     options = NO_OPTIONS if resolved is None else resolved.options
     reason: Json = {"code": code, "text": ""}
@@ -181,7 +181,7 @@ def no_recommendation_reason(
 
 
 def _blocking_filter(course: CourseModel, states: States, resolved: ResolvedOptions) -> str | None:
-    """Which filter left one learner nothing, after those before it."""
+    """Return the filter that left one learner no item, after those before it."""
     parameters, criteria, masks = (
         course.parameters,
         resolved.criteria or SelectionCriteria(),
@@ -202,7 +202,7 @@ def _blocking_filter(course: CourseModel, states: States, resolved: ResolvedOpti
 
 
 def forecast_reply(course: CourseModel, states: States, resolved: ResolvedOptions) -> Json | None:
-    """How many exercises one learner has left to the goal, or to the mastery of everything; none if that is open."""
+    """Return how many exercises one learner has left to the goal, or to mastery of everything; None if that is open."""
     named = None if resolved.criteria is None else resolved.criteria.goal
     goal = np.flatnonzero(course.parameters.item_counts) if named is None else named
     remaining = forecast(course.parameters, states, goal, resolved.options.target) if goal.size else None
@@ -219,7 +219,7 @@ def explanations(
     resolved: ResolvedOptions,
     recommended: Collection[str],
 ) -> list[Json]:
-    """Why each of the items asked about was not chosen for one learner; `recommended` were."""
+    """Return why each of the items asked about was not chosen for one learner; `recommended` were."""
     return [
         _explanation(course, states, seeds, choices, resolved, item, recommended) for item in resolved.options.why_not
     ]
@@ -234,7 +234,7 @@ def _explanation(
     item: str,
     recommended: Collection[str],
 ) -> Json:
-    """Why one item was not chosen."""
+    """Return why one item was not chosen."""
     language = resolved.options.language
     number = course.item_numbers.get(item)
     if number is None or item in recommended:
@@ -275,14 +275,14 @@ def _explanation(
 
 
 def _join_names(names: Sequence[str], language: str) -> str:
-    """Some names in a sentence."""
+    """Join names in a sentence."""
     if len(names) < 2:  # noqa: PLR2004 (two are joined)
         return "".join(names)
     return say(language, "list_and", first=", ".join(names[:-1]), last=names[-1])
 
 
 def item_skill_pairs(course: CourseModel, items: Sequence[int] | Integers) -> tuple[Integers, Integers]:
-    """All (row, skill) pairs of some items, in the caller's order of skills."""
+    """Return all (row, skill) pairs of some items, in the caller's order of skills."""
     item_skills = course.parameters.items.skills[np.asarray(items, dtype=np.int64)]
     rows, columns = np.nonzero(item_skills >= 0)
     return rows, item_skills[rows, columns]

@@ -28,7 +28,7 @@ from app.services.replay import as_fractions
 
 MAX_RESPONSES = 300_000
 LEARNERS_AT_ONCE = 10_000
-# A piece blocks the other requests of a worker while it becomes arrays: a few milliseconds.
+# Building the arrays of a piece blocks the other requests of a worker for a few milliseconds.
 PIECE_RESPONSES, PIECE_LEARNERS = 2_000, 500
 
 DAY_US = 86_400_000_000
@@ -39,7 +39,7 @@ WEEKDAY = EPOCH.weekday()
 
 @dataclass(frozen=True)
 class QualityFilter:
-    """Which answers; `calibration` 0 are the defaults, `since` is included and `until` is not, in µs."""
+    """Which answers to measure; `calibration` 0 are the defaults, `since` is included and `until` is not, in µs."""
 
     calibration: int | None = None
     skill: str | None = None
@@ -59,7 +59,7 @@ class LearnerSample:
 
     @property
     def share(self) -> float:
-        """How many of the learners seen were drawn."""
+        """The share of the learners seen that were drawn."""
         return len(self.drawn) / self.seen if self.seen else 1.0
 
 
@@ -76,7 +76,7 @@ class ScoredPredictions:
 
 
 def start_sample(db: Connection, tenant_id: int, course_id: str, criteria: QualityFilter) -> LearnerSample:
-    """An empty sample. Raises `UnknownCourse`, `UnknownSkill`, `UnknownCalibration`."""
+    """Start an empty sample. Raises `UnknownCourse`, `UnknownSkill`, `UnknownCalibration`."""
     course = read_course_model(db, tenant_id, course_id)
     if criteria.skill is not None and criteria.skill not in course.skill_ids:
         raise UnknownSkill("the course has no such skill")
@@ -86,7 +86,7 @@ def start_sample(db: Connection, tenant_id: int, course_id: str, criteria: Quali
 
 
 def draw_learners(db: Connection, sample: LearnerSample, criteria: QualityFilter) -> LearnerSample:
-    """The sample after some more learners: those with the lowest hashes, up to a number of answers, one at least."""
+    """Extend the sample by some learners: those with the lowest hashes, up to a number of answers, one at least."""
     course = sample.course
     page = page_log_sizes(db, course.tenant_id, course.course_id, criteria.since, sample.after, LEARNERS_AT_ONCE)
     new = ((hashlib.blake2b(id_.encode(), digest_size=8, person=b"quality").digest(), id_, size) for id_, size in page)
@@ -102,7 +102,7 @@ def draw_learners(db: Connection, sample: LearnerSample, criteria: QualityFilter
 
 
 def split_sample(sample: LearnerSample) -> Iterator[dict[str, int]]:
-    """The drawn learners with a number each, in the order of the index, so many as are read at once."""
+    """Split the drawn learners, numbered in the order of the index, into blocks that are read at once."""
     piece: dict[str, int] = {}
     total = 0
     for number, (id_, size) in enumerate(sorted((id_, size) for _, id_, size in sample.drawn)):
@@ -118,7 +118,7 @@ def split_sample(sample: LearnerSample) -> Iterator[dict[str, int]]:
 def read_predictions(
     db: Connection, course: CourseModel, criteria: QualityFilter, learners: dict[str, int]
 ) -> ScoredPredictions:
-    """The answers of some learners that were asked for and count."""
+    """Read the answers of some learners that were asked for and count."""
     corrected = read_corrected(db, course.tenant_id, course.course_id, list(learners))
     rows = list_predictions(
         db,
@@ -149,7 +149,7 @@ def read_predictions(
 
 
 def _concatenate(parts: Sequence[ScoredPredictions]) -> ScoredPredictions:
-    """All parts as one."""
+    """Concatenate the parts."""
     names = ScoredPredictions.__dataclass_fields__
     empty = ScoredPredictions(np.empty(0), np.empty(0), *(np.empty(0, dtype=np.int64) for _ in range(4)))
     return ScoredPredictions(
@@ -160,7 +160,7 @@ def _concatenate(parts: Sequence[ScoredPredictions]) -> ScoredPredictions:
 def quality_report(
     sample: LearnerSample, parts: Sequence[ScoredPredictions], by: str | None, after: int, limit: int
 ) -> tuple[list[dict[str, Any]], int | None]:
-    """The rows that are told, and the number to go on from, if the page is full.
+    """Return the rows of the reply, and the number to go on from, if the page is full.
 
     One row for all answers, or with `by` one for each of up to `limit` groups after the number `after`.
     """
@@ -179,9 +179,9 @@ def quality_report(
 
 
 def group_predictions(course: CourseModel, predictions: ScoredPredictions, by: str) -> tuple[Integers, Integers]:
-    """The answers and the number of the group of each: an answer belongs to every skill of its item.
+    """Return the answers and the number of the group of each: an answer belongs to every skill of its item.
 
-    Groups are numbered from 0 in the order they are told. 0 are the defaults, or no skill.
+    Groups are numbered from 0 in the order of the reply. 0 are the defaults, or no skill.
     """
     all_rows = np.arange(len(predictions.p))
     days = predictions.occurred_at // DAY_US
@@ -199,7 +199,7 @@ def group_predictions(course: CourseModel, predictions: ScoredPredictions, by: s
 
 
 def group_name(course: CourseModel, by: str, number: int) -> dict[str, Any]:
-    """The name of a group as it is told."""
+    """Return the name of a group in a reply."""
     if by == "skill":
         return {"skill": course.skill_ids[number - 1] if number else None}
     if by == "calibration":
@@ -212,7 +212,7 @@ def group_name(course: CourseModel, by: str, number: int) -> dict[str, Any]:
 
 
 def _to_quality_reply(quality: Quality, share: float) -> dict[str, Any]:
-    """A quality as it is told, with the share of the learners that were looked at."""
+    """Return a quality as a reply, with the share of the learners that were looked at."""
     names = ("log_loss", "auc", "brier")
     return {
         "responses": quality.responses,
@@ -233,10 +233,10 @@ def _to_quality_reply(quality: Quality, share: float) -> dict[str, Any]:
 
 
 def _round_value(value: float | None) -> float | None:
-    """A number with the digits that are told."""
+    """Round a number to the digits of a reply."""
     return None if value is None else round(value, DIGITS)
 
 
 def _round_interval(interval: tuple[float, float] | None) -> list[float | None] | None:
-    """The same for both ends."""
+    """Round both ends of an interval to the digits of a reply."""
     return None if interval is None else [_round_value(end) for end in interval]

@@ -1,4 +1,4 @@
-"""What comes next for a learner: as a preview, as an offer that is kept, and after an answer."""
+"""Recommendations for a learner: as a preview, as an offer that is stored, and after an answer."""
 
 import hashlib
 import secrets
@@ -42,7 +42,7 @@ SECOND_US = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class RecommendationOffer:
-    """Which recommendation this is, whose, after which answer if any, when, and what was wanted of it."""
+    """A recommendation: its id and learner, the answer it follows if any, when it was made, and its options."""
 
     id: str
     learner: str
@@ -58,7 +58,7 @@ class RecommendationOffer:
 def preview_recommendations(
     db: Connection, tenant_id: int, course_id: str, learner: str, limit: int, options: RecommendationOptions, now: int
 ) -> dict[str, Any]:
-    """The best `limit` exercises for a learner now; stores nothing, and drawn alike until the next answer."""
+    """Return the best `limit` exercises for a learner now, drawn alike until the next answer; nothing is stored."""
     course = read_course_model(db, tenant_id, course_id)
     if not course.item_ids:
         return _empty_course_reply(course, options, now)
@@ -71,7 +71,7 @@ def preview_recommendations(
 def offer_recommendations(
     db: Connection, tenant_id: int, course_id: str, learner: str, limit: int, options: RecommendationOptions, now: int
 ) -> dict[str, Any]:
-    """The best `limit` exercises for a learner now, kept with the chance each had and what was wanted."""
+    """Choose the best `limit` exercises for a learner now, and store them with their probabilities and options."""
     need_course(db, tenant_id, course_id)
     find_learners(db, tenant_id, course_id, [learner], lock=True)
     # Only once the learner is locked: another transaction may have replayed it under a newer course model.
@@ -94,7 +94,7 @@ def offer_recommendations(
 
 
 def _empty_course_reply(course: CourseModel, options: RecommendationOptions, now: int) -> dict[str, Any]:
-    """The reply of a course without exercises, to whomever it is about."""
+    """Return the reply for a course without exercises."""
     blank_states = initial_states(course.parameters, 1)
     [choice] = choose_items(course.parameters, blank_states, np.zeros(1, dtype=np.uint64)).each()
     reason = no_recommendation_reason(course, blank_states, choice, 0, resolve_options(course, options, (), now))
@@ -102,14 +102,14 @@ def _empty_course_reply(course: CourseModel, options: RecommendationOptions, now
 
 
 def expiry_time(options: RecommendationOptions | None, offered_at: int) -> int | None:
-    """Until when a recommendation holds (µs), if that was wanted."""
+    """Return until when a recommendation holds (µs), if the options say."""
     if options is None or options.expires_in is None:
         return None
     return offered_at + options.expires_in * SECOND_US
 
 
 def need_learner(db: Connection, course: CourseModel, learner: str) -> LearnerRow:
-    """The learner's row. Raises `UnknownLearner`."""
+    """Return the learner's row. Raises `UnknownLearner`."""
     rows = find_learners(db, course.tenant_id, course.course_id, [learner])
     if learner not in rows:
         raise UnknownLearner("the course has no such learner; a learner is known from the first answer on")
@@ -125,7 +125,7 @@ def _recommend(
     now: int,
     expires_at: int | None = None,
 ) -> tuple[dict[str, Any], list[Choice]]:
-    """The reply, and the choices behind it: each the best once those before it are avoided."""
+    """Return the reply and the choices behind it: each is the best when those before it are avoided."""
     stored_states = load_states(db, course, [row])
     states, seeds = states_at(course, stored_states, now), choice_seeds(course, ids)
     first = resolved = resolve_options(course, options, read_entries_for_options(db, course, row.id, options, now), now)
@@ -151,7 +151,7 @@ def _recommend(
 def choose_resolved(
     course: CourseModel, states: States, seeds: Seeds, resolved: Sequence[ResolvedOptions | None]
 ) -> Choices:
-    """The next exercise of each learner, as it is wanted of it."""
+    """Choose the next exercise of each learner under the resolved options."""
     avoid = [np.empty(0, dtype=np.int64) if each is None else each.avoid for each in resolved]
     return choose_items(
         course.parameters, states, seeds, avoid, [None if each is None else each.criteria for each in resolved]
@@ -167,7 +167,7 @@ def recommendation_with_extras(
     resolved: ResolvedOptions,
     expires_at: int | None,
 ) -> dict[str, Any] | None:
-    """A recommendation with what was wanted of it; `states` are those after the last answer, and as they are told."""
+    """Return a recommendation with the extras asked for; `states`: after the last answer, and faded to now."""
     stored_states, now = states
     reply = recommendation_reply(course, now, choice, learner, id_, resolved.options)
     if reply is None:
@@ -184,7 +184,7 @@ def recommendation_with_extras(
 def _hypothetical_next(
     course: CourseModel, stored_states: States, item: Integers, id_: str, resolved: ResolvedOptions, score: float
 ) -> dict[str, Any] | None:
-    """What would follow for one learner if a recommendation were answered at once, with all or nothing."""
+    """Return what would follow for one learner if a recommendation were answered at once, all right or all wrong."""
     moment = resolved.moment
     after, _ = update_states(course.parameters, stored_states, item, np.array([score]), np.array([to_days(moment)]))
     now = fade_states(course.parameters, after, after.seen_at)
@@ -203,7 +203,7 @@ def reply_extras(
     resolved: ResolvedOptions,
     recommended: Collection[str],
 ) -> dict[str, Any]:
-    """What was wanted beside the recommendations of one learner."""
+    """Return the optional extras of a reply for one learner: forecast and explanations."""
     result: dict[str, Any] = {}
     if resolved.options.forecast:
         result["forecast"] = forecast_reply(course, states, resolved)
@@ -213,7 +213,7 @@ def reply_extras(
 
 
 def recommendation_row(course: CourseModel, choice: Choice, offer: RecommendationOffer) -> dict[str, Any]:
-    """What is kept of a recommendation: enough to weigh it later and to choose it again."""
+    """Return the row of a recommendation: enough to weigh it later and to choose it again."""
     return {
         "tenant_id": course.tenant_id,
         "course_id": course.course_id,
@@ -239,21 +239,21 @@ def recommendation_row(course: CourseModel, choice: Choice, offer: Recommendatio
 
 
 def choice_seeds(course: CourseModel, ids: Sequence[str]) -> Seeds:
-    """The randomness of choices: fixed by the ids they are made for, so that they can be made again."""
+    """Derive the seeds of choices from the ids they are made for, so that they can be made again."""
     return np.array([int.from_bytes(_hash_id(course, id_, "seed")[:8]) >> 1 for id_ in ids], dtype=np.uint64)
 
 
 def prefetch_key(id_: str) -> str:
-    """What the choice that follows a prefetched recommendation is seeded by."""
+    """Return the key that seeds the choice after a prefetched recommendation."""
     return f"{id_}\0next"
 
 
 def next_recommendation_id(course: CourseModel, response_id: str) -> str:
-    """The id of the recommendation that follows an answer."""
+    """Return the id of the recommendation that follows an answer."""
     return f"n-{_hash_id(course, response_id, 'next').hex()}"
 
 
 def _hash_id(course: CourseModel, id_: str, purpose: str) -> bytes:
-    """A hash of the full name of an answer or a recommendation."""
+    """Hash the full name of an answer or a recommendation."""
     name = "\0".join((purpose, str(course.tenant_id), course.course_id, id_))
     return hashlib.blake2b(name.encode(), digest_size=12).digest()

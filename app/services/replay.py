@@ -1,7 +1,7 @@
 """Replay: from entries of the log to states, and from states to the stored snapshots.
 
-A replay may start at a checkpoint, the packed state after some response, and leaves new ones behind. The result
-is the same to the bit; a checkpoint that a late answer or a correction has made wrong is dropped with its transaction.
+A replay may start at a checkpoint, the packed state after some response, and makes new ones. The result is the same
+to the bit; the transaction of a late answer or a correction deletes the checkpoints that it makes wrong.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -40,7 +40,7 @@ CHECKPOINT_INTERVAL = 64
 
 @dataclass(frozen=True)
 class History:
-    """What is known of some learners at a place of their logs each, and their answers after it."""
+    """The states of some learners at one position of each log, and their answers after it."""
 
     starts: dict[str, SortKey]
     states: list[bytes]
@@ -49,9 +49,10 @@ class History:
 
 @dataclass(frozen=True)
 class CheckpointSet:
-    """Where the replay of a learner began, and the checkpoints on its way.
+    """Where the replay of a learner began, and the checkpoints it passed.
 
-    Older ones after that place hold no longer. A replay on the snapshot has no start: nothing comes after it.
+    Stored checkpoints after the start are no longer valid. A replay on the snapshot has no start: no response follows
+    it.
     """
 
     start: SortKey | None
@@ -60,7 +61,7 @@ class CheckpointSet:
 
 @dataclass(frozen=True)
 class Replayed:
-    """The states of some learners after all their answers, and what was expected of every answer that counts."""
+    """The states of some learners after all their answers, and the prediction of every answer that counts."""
 
     learner_ids: tuple[str, ...]
     states: States
@@ -77,7 +78,7 @@ def replay_entries(course: CourseModel, learner_ids: Sequence[str], entries: Seq
 
 
 def full_history(learner_ids: Sequence[str], entries: Sequence[Entry]) -> History:
-    """All entries of some learners, to be replayed from the beginning."""
+    """Return all entries of some learners, to be replayed from the beginning."""
     return History(dict.fromkeys(learner_ids, BEGINNING), [b""] * len(learner_ids), entries)
 
 
@@ -110,18 +111,18 @@ def replay_from_states(
 
 
 def entry_sort_key(entry: Entry) -> SortKey:
-    """The sort key of a response."""
+    """Return the sort key of a response."""
     return entry.occurred_at, entry.id
 
 
 def _checkpoint_marks(responses_before: Integers, starts: Integers) -> Booleans:
-    """Which responses of a log end a run of `CHECKPOINT_INTERVAL`; `responses_before` counts those before the log."""
+    """Return which responses of a log end a run of `CHECKPOINT_INTERVAL`, after `responses_before` of earlier ones."""
     count = np.arange(1, starts[-1] + 1) + np.repeat(responses_before - starts[:-1], np.diff(starts))
     return np.asarray(count % CHECKPOINT_INTERVAL == 0)
 
 
 def _checkpoint_row(course: CourseModel, learner_id: str, sort_key: SortKey, encoded: bytes) -> dict[str, Any]:
-    """The row of a checkpoint."""
+    """Return the row of a checkpoint."""
     return {
         "tenant_id": course.tenant_id,
         "course_id": course.course_id,
@@ -136,14 +137,14 @@ def _checkpoint_row(course: CourseModel, learner_id: str, sort_key: SortKey, enc
 
 
 def course_log(course: CourseModel, entries: Sequence[Entry]) -> tuple[Log, list[str]]:
-    """A whole course as arrays, for a calibration, and whose they are; voided answers are left out."""
+    """Return a whole course as arrays, for a calibration, and its learners; voided answers are left out."""
     scored_entries = [entry for entry in entries if entry.score is not None]
     lengths = {id_: len(list(group)) for id_, group in groupby(scored_entries, lambda entry: entry.learner_id)}
     return to_log(course, scored_entries, list(lengths.values())), list(lengths)
 
 
 def to_log(course: CourseModel, entries: Sequence[Entry], lengths: Sequence[int]) -> Log:
-    """Entries of several learners as arrays; `lengths` says how many belong to each."""
+    """Return entries of several learners as arrays; `lengths` says how many belong to each."""
     starts = np.zeros(len(lengths) + 1, dtype=np.int64)
     np.cumsum(lengths, out=starts[1:])
     items = np.array([course.item_numbers[entry.item_id] for entry in entries], dtype=np.int64)
@@ -154,29 +155,29 @@ def to_log(course: CourseModel, entries: Sequence[Entry], lengths: Sequence[int]
 def as_fractions(
     course: CourseModel, items: Integers, scores: Sequence[float]
 ) -> "np.ndarray[Any, np.dtype[np.float64]]":
-    """Scores as fractions of the items' maxima."""
+    """Return scores as fractions of the items' maxima."""
     return np.minimum(np.array(scores, dtype=np.float64) / course.max_scores[items], 1.0)
 
 
 def is_stale(course: CourseModel, row: LearnerRow) -> bool:
-    """Whether a snapshot was made under another calibration, before a change that concerns it, or by another engine."""
+    """Return whether a snapshot is of another calibration or engine, or older than a change that concerns it."""
     return row.calibration != course.calibration or row.revision < course.replay_revision or row.engine != ENGINE
 
 
 def current_version(course: CourseModel) -> tuple[int | None, int, int]:
-    """What a snapshot must be of, for `list_stale`."""
+    """Return the version that a snapshot must have, for `list_stale`."""
     return course.calibration, course.replay_revision, ENGINE
 
 
 def load_states(db: Connection, course: CourseModel, rows: Sequence[LearnerRow]) -> States:
-    """The states of learners as they must be under `course`: snapshots, and stale ones rebuilt from the log."""
+    """Return the states of learners under `course`: snapshots, and stale ones rebuilt from the log."""
     return catch_up(db, course, rows)[0]
 
 
 def catch_up(
     db: Connection, course: CourseModel, rows: Sequence[LearnerRow]
 ) -> tuple[States, dict[str, CheckpointSet]]:
-    """`load_states`, and the checkpoints of those who had to be rebuilt."""
+    """Return `load_states`, and the checkpoints of the learners who had to be rebuilt."""
     states = decode_states(course.parameters, [b"" if is_stale(course, row) else row.state for row in rows])
     stale = [number for number, row in enumerate(rows) if is_stale(course, row)]
     if not stale:
@@ -201,7 +202,7 @@ def replay_from_checkpoints(
 def read_history(
     db: Connection, course: CourseModel, sort_keys: Mapping[str, SortKey], until: int | None = None
 ) -> History:
-    """From the last good checkpoint before a place of each learner on; the beginning, if there is none."""
+    """Read the history from the last good checkpoint before a position of each learner; without one, the whole log."""
     tenant_id, course_id = course.tenant_id, course.course_id
     keys: dict[str, CheckpointKey] = {}
     for start in list_checkpoint_keys(db, tenant_id, course_id, current_version(course), sort_keys):
@@ -217,12 +218,12 @@ def read_history(
 
 
 def states_at(course: CourseModel, states: States, moment: int) -> States:
-    """The states as they are at a moment (µs), to be told; what is kept is as it was after the last answer."""
+    """Return the states faded to a moment (µs), for replies; stored states are as they were after the last answer."""
     return fade_states(course.parameters, states, np.full(states.count, to_days(moment)))
 
 
 def _snapshot_rows(course: CourseModel, rows: Sequence[LearnerRow], states: States) -> list[dict[str, Any]]:
-    """What to save of learners: `rows` carry position and last answer, `states` what is known after it."""
+    """Return the snapshot rows of learners: `rows` carry position and last answer, `states` the state after it."""
     abilities, errors = states.ability.tolist(), standard_error(course.parameters, states).tolist()
     return [
         {
@@ -249,10 +250,10 @@ def save_states(
     checkpoint_sets: Mapping[str, CheckpointSet],
     before: Integers | None = None,
 ) -> None:
-    """Write snapshots, and with them the checkpoints that the folds left behind.
+    """Write snapshots, and with them the checkpoints that the replays made.
 
-    `before` says how many responses of each had been replayed before: a learner who has come past a further
-    `CHECKPOINT_INTERVAL` since leaves the snapshot as a checkpoint too.
+    `before` is the number of responses of each that had been replayed before: the snapshot of a learner who has passed
+    a further `CHECKPOINT_INTERVAL` since is saved as a checkpoint too.
     """
     saved = _snapshot_rows(course, rows, states)
     save_learners(db, course.tenant_id, course.course_id, saved)
@@ -277,13 +278,13 @@ def save_states(
 def read_states_page(
     db: Connection, course: CourseModel, after: str | None, limit: int
 ) -> tuple[list[LearnerRow], States]:
-    """A page of a course's learners by id, with their states."""
+    """Return a page of a course's learners by id, with their states."""
     rows = page_learners(db, course.tenant_id, course.course_id, after, limit)
     return rows, load_states(db, course, rows)
 
 
 def rebuild_stale(db: Connection, tenant_id: int, course_id: str, limit: int) -> int:
-    """Rebuild up to `limit` learners whose snapshot is not of the course model in force; how many there were."""
+    """Rebuild up to `limit` learners whose snapshot is not of the active course model; return how many there were."""
     course = read_course_model(db, tenant_id, course_id)
     ids = list_stale(db, tenant_id, course_id, current_version(course), limit)
     rows = find_learners(db, tenant_id, course_id, ids, lock=True).values() if ids else ()
@@ -297,6 +298,6 @@ def rebuild_stale(db: Connection, tenant_id: int, course_id: str, limit: int) ->
 
 
 def count_stale(db: Connection, tenant_id: int, course_id: str) -> int:
-    """How many snapshots are not of the course model in force."""
+    """Count the snapshots that are not of the active course model."""
     course = read_course_model(db, tenant_id, course_id)
     return len(list_stale(db, tenant_id, course_id, current_version(course), None))

@@ -1,4 +1,4 @@
-"""What a session agreed on: typed, as the JSON that is stored, and as a plan of the engine."""
+"""The agreement of a session: typed, as the JSON that is stored, and as a plan of the engine."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -74,7 +74,7 @@ class _Constraint(_ItemGroup):
 
 @dataclass(frozen=True)
 class PilotItems:
-    """Unscored items, one of which comes at each of the positions, counted from 1."""
+    """Pilot items, one of which comes at each of the positions, counted from 1."""
 
     items: Names
     positions: tuple[int, ...]
@@ -107,7 +107,7 @@ class AgreedPoolFilter:
 
 @dataclass(frozen=True)
 class _ClassificationRule:
-    """Cut scores, and when the side of each on which the ability lies is clear."""
+    """Cut scores, and the rule that decides on which side of each the ability lies."""
 
     cuts: tuple[float, ...]
     method: Method
@@ -158,23 +158,23 @@ AGREEMENT = TypeAdapter(SessionAgreement)
 
 
 def decode_agreement(stored: Mapping[str, Any]) -> SessionAgreement:
-    """An agreement from its JSON, also that of an earlier version."""
+    """Return an agreement from its JSON, also that of an earlier version."""
     return AGREEMENT.validate_python(stored)
 
 
 def encode_agreement(agreement: SessionAgreement) -> dict[str, Any]:
-    """An agreement as JSON, without what was not given."""
+    """Return an agreement as JSON, without what was not given."""
     stored: dict[str, Any] = AGREEMENT.dump_python(agreement, mode="json", exclude_none=True)
     return stored
 
 
 def group_keys(groups: Sequence[_ItemGroup] | None) -> tuple[tuple[str, str], ...]:
-    """Which groups these are, whatever is asked of them."""
+    """Return the keys of groups of items, without what a test asks of them."""
     return tuple(group.key for group in groups or ())
 
 
 def to_engine_plan(agreement: SessionAgreement, index_by_id: Mapping[str, int]) -> Plan:
-    """The agreement in the engine's terms; `index_by_id` are the items of the pool."""
+    """Return the agreement as a plan of the engine; `index_by_id` are the items of the pool."""
     selection, stop = agreement.selection, agreement.stop
     scales = max(len(agreement.scales or ()), 1)
     pilot = selection.pilot or PilotItems((), ())
@@ -202,12 +202,12 @@ def to_engine_plan(agreement: SessionAgreement, index_by_id: Mapping[str, int]) 
 
 
 def pool_indices(index_by_id: Mapping[str, int], ids: Iterable[str]) -> list[int]:
-    """The positions of those items that the pool has."""
+    """Return the positions of those items that the pool has."""
     return [index_by_id[id_] for id_ in ids if id_ in index_by_id]
 
 
 def _to_engine_rule(rule: _ClassificationRule | None, scales: int) -> Classification | None:
-    """A rule of classification in the engine's terms: the same cut scores for every scale."""
+    """Return a classification rule of the engine, with the same cut scores for every scale."""
     if rule is None:
         return None
     cuts = (tuple(sorted(rule.cuts)),) * scales
@@ -215,7 +215,7 @@ def _to_engine_rule(rule: _ClassificationRule | None, scales: int) -> Classifica
 
 
 def find_agreement_faults(agreement: SessionAgreement, plan_faults: Iterable[PlanFault]) -> Iterator[Fault]:
-    """What does not go together, by the fields of the caller; `plan_faults` are those of the engine."""
+    """Return what does not go together, by the fields of the caller; `plan_faults` are those of the engine."""
     if agreement.learner is None and (agreement.prior_from_practice or agreement.updates_mastery):
         yield Fault("/learner", "is required with prior_from_practice and with updates_mastery; give it")
     for fault in plan_faults:
@@ -226,7 +226,7 @@ def find_agreement_faults(agreement: SessionAgreement, plan_faults: Iterable[Pla
 
 
 def _to_pointer(path: Sequence[str | int]) -> str:
-    """The caller's field for a field of the engine's plan."""
+    """Return the caller's field for a field of the engine's plan."""
     match path:
         case ("prior_mean" | "prior_sd",):
             return "/scales"
@@ -240,7 +240,7 @@ def _to_pointer(path: Sequence[str | int]) -> str:
 
 
 def name_faults(agreement: SessionAgreement, known_items: set[str], known_skills: set[str]) -> Iterator[Fault]:
-    """The items and skills that are named and not known in the course."""
+    """Return the items and skills that are named and not known in the course."""
     for pointer, ids in named_items(agreement):
         yield from (
             Fault(f"{pointer}/{index}", "no such item in this course")
@@ -253,7 +253,7 @@ def name_faults(agreement: SessionAgreement, known_items: set[str], known_skills
 
 
 def named_items(agreement: SessionAgreement) -> Iterator[tuple[str, Names]]:
-    """The lists of items that an agreement has, and where."""
+    """Return the lists of items that an agreement has, with their fields."""
     selection = agreement.selection
     yield "/pool/items", agreement.pool.items or ()
     yield "/selection/first", selection.first or ()
@@ -264,7 +264,7 @@ def named_items(agreement: SessionAgreement) -> Iterator[tuple[str, Names]]:
 
 
 def named_skills(agreement: SessionAgreement) -> Iterator[tuple[str, str]]:
-    """The skills that an agreement names, and where."""
+    """Return the skills that an agreement names, with their fields."""
     groups: dict[str, Sequence[_ItemGroup]] = {
         "/scales": agreement.scales or (),
         "/selection/content": agreement.selection.content or (),

@@ -1,7 +1,7 @@
-"""Adaptive tests: begun, answered, looked at, ended.
+"""Adaptive tests: start, answer, read and end a session.
 
-A session is a function of what was agreed at its start, kept in its row, and of its answers: it is replayed from
-them with each request, so after a crash the same item is offered. Everything here runs inside the caller's
+A session is a function of what was agreed at its start, stored in its row, and of its answers: each request replays
+it from them, so the same item is offered after a crash. Everything here runs inside the caller's
 transaction, and the row of the session is locked first.
 """
 
@@ -72,9 +72,9 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class NewSessionResponse:
-    """An answer to the item that a session offers, as it came in; times in µs, `has_timestamp` if the caller gave one.
+    """A received answer to the item that a session offers; times in µs, `has_timestamp` if the caller gave one.
 
-    `skipped`: the learner left the item out, and that says nothing; the score is then 0.
+    `skipped`: the learner left the item out; the score is then 0 and does not count.
     """
 
     id: str
@@ -90,7 +90,7 @@ class NewSessionResponse:
 
 @dataclass(frozen=True)
 class _AdaptiveTest:
-    """What a session is a function of, but for its answers. `excluded` (I,) is 1 for the items that it may not have.
+    """All that determines a session but for its answers. `excluded` (I,) is 1 for the items that it may not have.
 
     Its sentences are in `language`.
     """
@@ -107,7 +107,7 @@ class _AdaptiveTest:
 def start_session(
     db: Connection, tenant_id: int, course_id: str, id_: str, agreed: SessionAgreement, now: int
 ) -> tuple[str, Json]:
-    """Begin a session: `created`, or `duplicate` if there is one of this id that agreed on the same; and how it stands.
+    """Start a session and return its state: `created`, or `duplicate` if this id agreed on the same before.
 
     Raises `Conflict` if it agreed on something else, `Invalid` for what no test of the course can keep.
     """
@@ -145,12 +145,12 @@ def start_session(
 
 
 def _is_same_agreement(stored: SessionAgreement, agreed: SessionAgreement) -> bool:
-    """Whether a session agreed on what is asked for; a prior that practice gave was not asked for in numbers."""
+    """Return whether a session agreed on what is asked for; a prior that practice gave was not asked for in numbers."""
     return (replace(stored, prior=agreed.prior) if agreed.prior_from_practice else stored) == agreed
 
 
 def _resolve_prior(db: Connection, tenant_id: int, course_id: str, agreed: SessionAgreement, now: int) -> AgreedPrior:
-    """The prior in numbers: what was given, or what practice has shown of the learner, as it is now."""
+    """Return the prior in numbers: as given, or from what practice has shown of the learner until now."""
     if not agreed.prior_from_practice or agreed.learner is None:
         return agreed.prior
     course_model = read_course_model(db, tenant_id, course_id)
@@ -165,7 +165,7 @@ def _resolve_prior(db: Connection, tenant_id: int, course_id: str, agreed: Sessi
 
 
 def _find_overexposed_items(db: Connection, tenant_id: int, course_id: str, max_share: float | None) -> list[str]:
-    """The items that a greater share of the course's latest sessions had than is allowed."""
+    """Return the items that were in a greater share of the course's latest sessions than is allowed."""
     if max_share is None:
         return []
     sessions, shown = rows.count_exposures(db, tenant_id, course_id, EXPOSURE_WINDOW)
@@ -173,7 +173,7 @@ def _find_overexposed_items(db: Connection, tenant_id: int, course_id: str, max_
 
 
 def _exclusion_vector(pool: ItemPool, excluded: Sequence[str]) -> Floats:
-    """(I,): 1 for the items that are excluded, 0 for all others."""
+    """Return 1 for the items that are excluded, 0 for all others; (I,)."""
     vector = np.zeros(len(pool.item_ids))
     vector[[pool.index_by_id[item] for item in excluded if item in pool.index_by_id]] = 1.0
     return vector
@@ -182,9 +182,9 @@ def _exclusion_vector(pool: ItemPool, excluded: Sequence[str]) -> Floats:
 def record_session_response(
     db: Connection, tenant_id: int, session_id: str, response: NewSessionResponse, lookahead: Sequence[str] = ()
 ) -> RecordedResponse:
-    """Take the answer to the item that is offered, and offer the next one.
+    """Record the answer to the offered item, and offer the next one.
 
-    The items of `lookahead` were offered too, beforehand, to somebody who could not ask again. Raises `UnknownSession`,
+    The items of `lookahead` were offered in advance too, to a client that could not ask again. Raises `UnknownSession`,
     `NotOffered`, `SessionFinished`, `InvalidScore`, and `Conflict` for an id that is taken.
     """
     session = need_session(db, tenant_id, session_id, lock=True)
@@ -225,7 +225,7 @@ def record_session_response(
 
 
 def _match_offer(test: _AdaptiveTest, offer: Json, response: NewSessionResponse, lookahead: Sequence[str]) -> Json:
-    """The offer that an answer was given to, as it is kept with it. Raises `NotOffered`."""
+    """Return the offer that an answer was given to, as it is stored with it. Raises `NotOffered`."""
     if response.item != offer["item"]:
         if response.item not in lookahead:
             raise NotOffered(
@@ -237,13 +237,13 @@ def _match_offer(test: _AdaptiveTest, offer: Json, response: NewSessionResponse,
 
 
 def _lookahead_offer(test: _AdaptiveTest, item: str) -> Json:
-    """The offer of an item that was answered ahead, and that might not have been chosen any more."""
+    """Return the offer of an item that was answered ahead, and that might not have been chosen any more."""
     scored = test.pool.index_by_id[item] not in test.plan.unscored
     return {"item": item, "kind": AHEAD, "scored": scored, "propensity": None, "relaxed": [], "terms": {}}
 
 
 def _select_next_item(test: _AdaptiveTest, state: ExamineeState, moment: int) -> NextItem:
-    """What follows the answers so far, at a moment in µs."""
+    """Select what follows the answers so far, at a moment in µs."""
     elapsed = max(moment - test.started_at, 0) / SECOND_US
     return next_item(test.pool.pool, test.plan, state, test.seed, elapsed, test.excluded)
 
@@ -251,13 +251,13 @@ def _select_next_item(test: _AdaptiveTest, state: ExamineeState, moment: int) ->
 def _encode_outcome(
     test: _AdaptiveTest, state: ExamineeState, decision: NextItem, row: rows.SessionResponseRow
 ) -> bytes:
-    """What is told of an answer, as JSON; `summary` is the session after it."""
+    """Encode the outcome of an answer as JSON; `summary` is the session after it."""
     summary = _describe_state(test, state, _to_offer(test.pool, decision), decision.stop, row.position)
     return to_json({"response": _describe_response(row), **summary})
 
 
 def _describe_response(row: rows.SessionResponseRow) -> Json:
-    """An answer as it was stored."""
+    """Describe a stored answer."""
     return {
         "id": row.id,
         "item": row.item_id,
@@ -271,7 +271,7 @@ def _describe_response(row: rows.SessionResponseRow) -> Json:
 def _repeat_outcome(
     test: _AdaptiveTest, response: NewSessionResponse, row: rows.SessionResponseRow
 ) -> RecordedResponse:
-    """The first outcome again if the content is the same. Raises `Conflict` if not."""
+    """Return the first outcome again if the content is the same. Raises `Conflict` if not."""
     same = (response.item, response.duration_ms) == (row.item_id, row.duration_ms)
     if (
         not same
@@ -285,7 +285,7 @@ def _repeat_outcome(
 def _record_in_practice(
     db: Connection, learner: str, response: NewSessionResponse, row: rows.SessionResponseRow
 ) -> None:
-    """Let an answer of the test be an answer of the learner in the course too."""
+    """Record an answer of the test as an answer of the learner in the course too."""
     name = hashlib.blake2b(f"{row.session_id}\0{row.id}".encode(), digest_size=12).hexdigest()
     in_practice = NewResponse(
         tenant_id=row.tenant_id,
@@ -307,7 +307,7 @@ def _record_in_practice(
 
 
 def end_session(db: Connection, tenant_id: int, session_id: str, now: int) -> Json:
-    """End a session before its time; ending it again changes nothing. How it stands."""
+    """End a session before its time and return its state; ending it again changes nothing."""
     session = need_session(db, tenant_id, session_id, lock=True)
     if session.stop is None:
         rows.update_session(db, tenant_id, session_id, {"offer": None, "stop": ENDED, "active_at": now})
@@ -315,7 +315,7 @@ def end_session(db: Connection, tenant_id: int, session_id: str, now: int) -> Js
 
 
 def describe_session(db: Connection, tenant_id: int, session_id: str, now: int) -> Json:
-    """A session as a whole."""
+    """Return a session as a whole."""
     session = need_session(db, tenant_id, session_id)
     test = read_test(db, session)
     responses = rows.list_session_responses(db, tenant_id, session_id)
@@ -341,7 +341,7 @@ def describe_session(db: Connection, tenant_id: int, session_id: str, now: int) 
 
 
 def page_of_sessions(db: Connection, tenant_id: int, course_id: str, after: str, limit: int, now: int) -> list[Json]:
-    """Sessions of a course by id. Raises `UnknownCourse`."""
+    """Return sessions of a course by id. Raises `UnknownCourse`."""
     need_course(db, tenant_id, course_id)
     return [
         {
@@ -356,7 +356,7 @@ def page_of_sessions(db: Connection, tenant_id: int, course_id: str, after: str,
 
 
 def list_lookahead_items(db: Connection, session: rows.SessionRow, limit: int) -> list[str]:
-    """Up to so many items that would come next if no answer said anything, that which is offered first."""
+    """Return up to `limit` items that would come next if no answer changed the estimate, the offered one first."""
     if session.offer is None:
         return []
     test = read_test(db, session)
@@ -367,7 +367,7 @@ def list_lookahead_items(db: Connection, session: rows.SessionRow, limit: int) -
 
 
 def need_session(db: Connection, tenant_id: int, session_id: str, *, lock: bool = False) -> rows.SessionRow:
-    """The row of a session. Raises `UnknownSession`."""
+    """Return the row of a session. Raises `UnknownSession`."""
     session = rows.find_session(db, tenant_id, session_id, lock=lock)
     if session is None:
         raise UnknownSession("there is no such session")
@@ -375,7 +375,7 @@ def need_session(db: Connection, tenant_id: int, session_id: str, *, lock: bool 
 
 
 def _need_offer(session: rows.SessionRow, now: int) -> Json:
-    """What a session offers. Raises `SessionFinished` for one that takes no answer any more."""
+    """Return what a session offers. Raises `SessionFinished` for one that takes no answer any more."""
     if session.stop is not None or session.offer is None:
         raise SessionFinished(f"this session is over: {_stop_text(FALLBACK, session.stop or ENDED)}")
     if now > expires_at(session):
@@ -384,19 +384,19 @@ def _need_offer(session: rows.SessionRow, now: int) -> Json:
 
 
 def _session_status(session: rows.SessionRow, now: int) -> str:
-    """Whether it can be gone on with."""
+    """Return whether a session is open, finished or expired."""
     if session.stop is not None:
         return "finished"
     return "expired" if now > expires_at(session) else "open"
 
 
 def expires_at(session: rows.SessionRow) -> int:
-    """When a session can no longer be gone on with."""
+    """Return when a session takes no more answers."""
     return int(session.active_at + session.lifetime_s * SECOND_US)
 
 
 def read_test(db: Connection, session: rows.SessionRow) -> _AdaptiveTest:
-    """What a session is a function of."""
+    """Read all that determines a session but for its answers."""
     agreement = decode_agreement(session.plan)
     pool = read_pool(db, session.tenant_id, session.course_id, session.revision, agreement)
     plan = to_engine_plan(agreement, pool.index_by_id)
@@ -407,7 +407,7 @@ def read_test(db: Connection, session: rows.SessionRow) -> _AdaptiveTest:
 
 
 def _replay_test(test: _AdaptiveTest, responses: Sequence[rows.SessionResponseRow]) -> ExamineeState:
-    """The session after some answers."""
+    """Return the state of the examinee after some answers."""
     state = start_test(test.pool.pool, test.plan)
     for row in responses:
         state = _apply_response(test, state, row)
@@ -415,7 +415,7 @@ def _replay_test(test: _AdaptiveTest, responses: Sequence[rows.SessionResponseRo
 
 
 def _apply_response(test: _AdaptiveTest, state: ExamineeState, row: rows.SessionResponseRow) -> ExamineeState:
-    """The session after one more answer."""
+    """Return the state of the examinee after one more answer."""
     item = test.pool.index_by_id[row.item_id]
     if row.offer.get("skipped"):
         return add_unscored(state, item)
@@ -423,14 +423,14 @@ def _apply_response(test: _AdaptiveTest, state: ExamineeState, row: rows.Session
 
 
 def _category_of_score(test: _AdaptiveTest, item: int, score: float) -> int:
-    """The category that a score is; of an item that does not count, any."""
+    """Return the category of a score; of an unscored item, any."""
     if item in test.plan.unscored:
         return 0
     return round(score / test.pool.max_scores[item] * int(test.pool.pool.max_category[item]))
 
 
 def _resolve_session_score(test: _AdaptiveTest, response: NewSessionResponse) -> float:
-    """The score of an answer. Raises `InvalidScore` for one that the item cannot have, or that no category is."""
+    """Return the score of an answer. Raises `InvalidScore` for one that the item cannot have or no category has."""
     item = test.pool.index_by_id.get(response.item)
     highest = 1.0 if item is None else test.pool.max_scores[item]
     score = highest * bool(response.correct) if response.score is None else response.score
@@ -450,7 +450,7 @@ def _resolve_session_score(test: _AdaptiveTest, response: NewSessionResponse) ->
 
 
 def _to_offer(pool: ItemPool, decision: NextItem) -> Json | None:
-    """An offer as it is kept; none at the end."""
+    """Return an offer as it is stored; None at the end."""
     if decision.item < 0:
         return None
     return {
@@ -466,7 +466,7 @@ def _to_offer(pool: ItemPool, decision: NextItem) -> Json | None:
 def _describe_state(
     test: _AdaptiveTest, state: ExamineeState, offer: Json | None, stop: str | None, position: int
 ) -> Json:
-    """Where a session stands."""
+    """Describe the state of a session."""
     summary: Json = {
         "status": "open" if stop is None else "finished",
         "position": position,
@@ -480,7 +480,7 @@ def _describe_state(
 
 
 def _describe_next_item(test: _AdaptiveTest, state: ExamineeState, offer: Json) -> Json:
-    """The item that is offered, and why."""
+    """Describe the item that is offered, and why."""
     item = test.pool.index_by_id[offer["item"]]
     code = test.plan.rule if offer["kind"] == "selected" else f"{offer['kind']}_item"
     candidates = int(offer["terms"].get("candidates", 0))
@@ -505,12 +505,12 @@ def _describe_next_item(test: _AdaptiveTest, state: ExamineeState, offer: Json) 
 
 
 def _stop_text(language: str, code: str) -> str:
-    """Why a test ended, as a sentence."""
+    """Return why a test ended, as a sentence."""
     return say(language, f"session.stop.{code}")
 
 
 def _reason_text(language: str, code: str, candidates: int, ability: float) -> str:
-    """Why an item was chosen, as a sentence."""
+    """Return why an item was chosen, as a sentence."""
     return say(
         language,
         f"session.reason.{code}",
@@ -520,7 +520,7 @@ def _reason_text(language: str, code: str, candidates: int, ability: float) -> s
 
 
 def _describe_abilities(test: _AdaptiveTest, state: ExamineeState) -> Json:
-    """The ability, or those of several scales."""
+    """Describe the ability, or those of several scales."""
     estimates = [
         {
             "theta": round(theta, DIGITS) + 0.0,
@@ -536,7 +536,7 @@ def _describe_abilities(test: _AdaptiveTest, state: ExamineeState) -> Json:
 
 
 def _describe_classification(test: _AdaptiveTest, state: ExamineeState) -> list[Json]:
-    """On which side of each cut score every ability lies: by the rule where it is decided, else by the estimate."""
+    """Return on which side of each cut score every ability lies: as the rule decided, else by the estimate."""
     rule = test.plan.classification
     if rule is None:
         return []
@@ -556,7 +556,7 @@ def _describe_classification(test: _AdaptiveTest, state: ExamineeState) -> list[
 
 
 def find_session_differences(db: Connection, session: rows.SessionRow) -> Iterator[str]:
-    """What is kept of a session and does not follow from its answers, in words."""
+    """Yield, in words, what is stored of a session and does not follow from its answers."""
     test = read_test(db, session)
     state = start_test(test.pool.pool, test.plan)
     decision = _select_next_item(test, state, session.started_at)
@@ -573,7 +573,7 @@ def find_session_differences(db: Connection, session: rows.SessionRow) -> Iterat
 
 
 def _expected_offer(test: _AdaptiveTest, decision: NextItem, row: rows.SessionResponseRow) -> Json:
-    """The offer that an answer must have been given to, if `decision` follows from those before."""
+    """Return the offer that an answer must have been given to, if `decision` follows from those before."""
     offer = _lookahead_offer(test, row.item_id) if row.offer["kind"] == AHEAD else _to_offer(test.pool, decision) or {}
     return {**offer, **SKIPPED} if row.offer.get("skipped") else offer
 
@@ -581,7 +581,7 @@ def _expected_offer(test: _AdaptiveTest, decision: NextItem, row: rows.SessionRe
 def _session_mastery(
     db: Connection, session: rows.SessionRow, responses: Sequence[rows.SessionResponseRow]
 ) -> list[Json]:
-    """What the answers that count say of their skills: one replay by the course's engine, from its prior."""
+    """Return the mastery of skills by the answers that count: one replay by the course's engine, from its prior."""
     scored = [row for row in responses if row.offer["scored"]]
     if not scored:
         return []

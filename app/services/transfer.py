@@ -1,4 +1,4 @@
-"""Backups and moves: what one transaction sees goes to a file, and from there to a database, whole or not at all."""
+"""Backups and moves: one transaction writes what it sees to a file; a database takes the whole file or nothing."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -34,7 +34,7 @@ def dump_database(db: Connection, file: IO[bytes], now: int, progress: Progress)
 
 
 def export_tenant(db: Connection, file: IO[bytes], tenant: str | None, now: int, progress: Progress) -> Contents:
-    """Write one tenant to a file, as this transaction sees it; the only one, if none is named."""
+    """Write one tenant to a file, as this transaction sees it; the only tenant, if none is named."""
     tenants = {name: id_ for id_, name in list_tenants(db)}
     name = next(iter(tenants)) if tenant is None and len(tenants) == 1 else tenant
     if name is None or name not in tenants:
@@ -44,7 +44,7 @@ def export_tenant(db: Connection, file: IO[bytes], tenant: str | None, now: int,
 
 
 def _known_schema(db: Connection) -> str:
-    """The revision of the database. Raises `NotMigrated` if this program does not know it."""
+    """Return the revision of the database. Raises `NotMigrated` if this program does not know it."""
     revision = current_revision(db)
     if revision is None:
         raise NotMigrated("the database has no tables of this program; run `proxima migrate`")
@@ -54,8 +54,8 @@ def _known_schema(db: Connection) -> str:
 
 
 def _write_backup(db: Connection, file: IO[bytes], header: Header, progress: Progress) -> Contents:
-    """Write what the header says, table by table."""
-    # A transaction that is run again begins the file again.
+    """Write the header and the rows it announces, table by table."""
+    # A transaction that is retried writes the file from its beginning.
     file.seek(0)
     file.truncate()
     tables = queries.list_tables(db)
@@ -71,9 +71,9 @@ def _write_backup(db: Connection, file: IO[bytes], header: Header, progress: Pro
 
 
 def restore(db: Connection, path: Path, contents: Contents, progress: Progress) -> None:
-    """Make a database without rows into the one of the file, and bring it to the schema of this program.
+    """Fill an empty database with the rows of the file, and migrate it to the schema of this program.
 
-    All in one transaction, which begins here if there is none: revisions would bring one for each of them.
+    All in one transaction, which begins here if there is none: else each revision would open its own.
     """
     with nullcontext() if db.in_transaction() else db.begin(), open_backup(path) as archive:
         _check_known(archive.header)
@@ -84,7 +84,7 @@ def restore(db: Connection, path: Path, contents: Contents, progress: Progress) 
 
 
 def _make_empty(db: Connection) -> None:
-    """Leave no table of ours. Raises `Conflict` if that would lose a row."""
+    """Drop all of our tables. Raises `Conflict` if that would lose a row."""
     if current_revision(db) is None:
         if queries.list_table_names(db):
             raise Conflict("the database holds tables of something else; restore into an empty one")
@@ -96,7 +96,7 @@ def _make_empty(db: Connection) -> None:
 
 
 def import_tenant(db: Connection, path: Path, contents: Contents, progress: Progress) -> None:
-    """Add the tenant of a file, under its own number: ids, chance and keys derive from it."""
+    """Add the tenant of a file under its own number, from which ids, seeds and keys derive."""
     with open_backup(path) as archive:
         header = archive.header
         if header.tenant_id is None or header.tenant is None:
@@ -117,7 +117,7 @@ def import_tenant(db: Connection, path: Path, contents: Contents, progress: Prog
 
 
 def _check_known(header: Header) -> None:
-    """Raises `InvalidFile` for the file of a newer program."""
+    """Raise `InvalidFile` for the file of a newer program."""
     if header.schema not in revisions() or header.engine > ENGINE:
         raise InvalidFile(
             f"a newer program made the file: {header.version}, schema {header.schema}, engine {header.engine}"
@@ -125,7 +125,7 @@ def _check_known(header: Header) -> None:
 
 
 def _load_rows(db: Connection, archive: BackupReader, contents: Contents, progress: Progress) -> None:
-    """Store all rows of a file, and read them back: what is there then is what the file says."""
+    """Store all rows of a file, and verify them by reading them back."""
     tenant_id = archive.header.tenant_id
     tables = queries.list_tables(db)
     known = {table.name: table for table in tables}
@@ -152,7 +152,7 @@ def _load_rows(db: Connection, archive: BackupReader, contents: Contents, progre
 def _verify_restored(
     db: Connection, tables: Sequence[Table], tenant_id: int | None, contents: Contents, progress: Progress
 ) -> None:
-    """Raises `InvalidFile` unless the database holds, read back, exactly what the file says."""
+    """Raise `InvalidFile` unless the database, read back, holds exactly the rows of the file."""
     tally, done = Tally(), 0
     for table in tables:
         tally.add(table, [])

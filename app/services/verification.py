@@ -1,7 +1,7 @@
-"""Is everything that was stored and sent what the log says? Every learner's log is replayed once more.
+"""Verification: replay every learner's log, and compare the result with everything that was stored and sent.
 
-The entries of a page of learners are taken in the order of their arrival, with the calibration and the catalogue that
-were in force then, by the same functions that took them the first time.
+The entries of a page of learners are processed in the order of arrival, under the calibration and the catalogue that
+were active then, by the same functions that processed them the first time.
 """
 
 from bisect import bisect_right
@@ -73,7 +73,7 @@ class VerificationResult:
     differences: list[str] = field(default_factory=list)
 
     def add(self, part: "VerificationResult") -> None:
-        """Count a part in."""
+        """Add the counts and differences of a part."""
         self.learners += part.learners
         self.responses += part.responses
         self.recommendations += part.recommendations
@@ -96,9 +96,9 @@ class _ReplayedLearners:
 def verify_learners(
     db: Connection, tenant_id: int, course_id: str, after: str, course_models: LruCache[CourseModel]
 ) -> tuple[VerificationResult, str | None]:
-    """Compare a page of learners; the result, and the last learner of the page (none at the end).
+    """Compare a page of learners; return the result, and the last learner of the page (None at the end).
 
-    `course_models` keeps the banks of former versions from page to page.
+    `course_models` caches the course models of former versions from page to page.
     """
     result = VerificationResult()
     rows = page_learners(db, tenant_id, course_id, after, PAGE)
@@ -128,7 +128,7 @@ def verify_learners(
 
 
 def _is_skipped(learner_log: LearnerLog, position: int) -> bool:
-    """Whether the entry at a position is a correction, or a response with an outcome of another version."""
+    """Return whether the entry at a position is a correction, or a response with an outcome of another version."""
     return position in learner_log.corrections or (
         position in learner_log.responses and learner_log.responses[position].outcome_version != OUTCOME_VERSION
     )
@@ -137,7 +137,7 @@ def _is_skipped(learner_log: LearnerLog, position: int) -> bool:
 def _compare_snapshots(
     db: Connection, course: CourseModel, rows: Sequence[LearnerRow], result: VerificationResult
 ) -> None:
-    """Snapshots against the replay of the log; a stale one is never read, only counted."""
+    """Compare snapshots with the replay of the log; a stale one is never read, only counted."""
     current_rows = [row for row in rows if not is_stale(course, row)]
     result.stale += len(rows) - len(current_rows)
     if not current_rows:
@@ -150,7 +150,7 @@ def _compare_snapshots(
 
 
 def _compare_positions(learner_logs: Sequence[LearnerLog], result: VerificationResult) -> None:
-    """Where snapshots say that the log ends against where it does."""
+    """Compare where snapshots say that the log ends with where it does."""
     for learner_log in learner_logs:
         if learner_log.row != learner_log.row_at(learner_log.end):
             result.differences.append(f"learner {learner_log.row.id}: the snapshot is not of the end of the log")
@@ -159,7 +159,7 @@ def _compare_positions(learner_logs: Sequence[LearnerLog], result: VerificationR
 def _compare_checkpoints(
     db: Connection, course: CourseModel, learner_logs: Sequence[LearnerLog], result: VerificationResult
 ) -> None:
-    """Checkpoints against the replay of the log up to them; stale ones are never read."""
+    """Compare checkpoints with the replay of the log up to them; stale ones are never read."""
     stored: dict[str, list[StoredCheckpoint]] = defaultdict(list)
     ids = [learner_log.row.id for learner_log in learner_logs]
     for row in list_checkpoints(db, course.tenant_id, course.course_id, current_version(course), ids):
@@ -180,7 +180,7 @@ def _compare_checkpoints(
 
 
 def _group_by_version(learner_logs: Sequence[LearnerLog], position: int) -> dict[ModelVersion, list[int]]:
-    """The learners who answered at this position, by the version their answer was judged under.
+    """Group the learners who answered at this position by the version their answer was processed under.
 
     An outcome of another version has other words or numbers, so it cannot be compared.
     """
@@ -193,7 +193,7 @@ def _group_by_version(learner_logs: Sequence[LearnerLog], position: int) -> dict
 
 
 def _start_replay(course: CourseModel, learner_logs: Sequence[LearnerLog]) -> _ReplayedLearners:
-    """A page of learners before their first response."""
+    """Return a page of learners before their first response."""
     rows = [learner_log.row_at(0) for learner_log in learner_logs]
     states = initial_states(course.parameters, len(rows))
     return _ReplayedLearners(course, rows, states, np.zeros(len(rows), dtype=np.bool_))
@@ -245,14 +245,14 @@ def _bring_up_to(
 
 
 def _scored_entries(learner_log: LearnerLog, position: int) -> list[Entry]:
-    """The answers of a life that were not voided at a position."""
+    """Return the answers of a learner's log that were not voided at a position."""
     return [entry for entry in learner_log.entries(position) if entry.score is not None]
 
 
 def _compare_recommendations(
     db: Connection, decision: Decision, imported: set[str], result: VerificationResult
 ) -> None:
-    """What followed an answer against what is kept of it; after imported answers nothing was offered."""
+    """Compare what followed an answer with what is stored; after imported answers nothing was offered."""
     recomputed = {row["id"]: row for row in recommendation_rows(decision) if row["response_id"] not in imported}
     if not recomputed:
         return
@@ -267,7 +267,7 @@ def _compare_recommendations(
 def verify_offers(
     db: Connection, tenant_id: int, course_id: str, after: str, course_models: LruCache[CourseModel]
 ) -> tuple[VerificationResult, str | None]:
-    """Compare a page of the recommendations that were asked for; the result, and the last id (none at the end)."""
+    """Compare a page of offered recommendations; return the result, and the last id (None at the end)."""
     result = VerificationResult()
     offers = page_offers(db, tenant_id, course_id, after, PAGE)
     if not offers:
@@ -289,7 +289,7 @@ def verify_offers(
 
 
 def _same_offer(course: CourseModel, learner_log: LearnerLog, offer: RecommendationRow) -> bool:
-    """Whether the same would be offered again, for the same reasons and with the same chance."""
+    """Return whether the same would be offered again, for the same reasons and with the same propensity."""
     states = replay_entries(course, [learner_log.row.id], learner_log.entries(offer.position)).states
     states_then, options = states_at(course, states, offer.offered_at), options_from_row(offer.options) or NO_OPTIONS
     resolved = resolve_options(
@@ -307,7 +307,7 @@ def _same_offer(course: CourseModel, learner_log: LearnerLog, offer: Recommendat
 def verify_sessions(
     db: Connection, tenant_id: int, course_id: str, after: str, _: LruCache[CourseModel]
 ) -> tuple[VerificationResult, str | None]:
-    """Hold a page of the adaptive tests once more; the result, and the last id (none at the end)."""
+    """Replay a page of adaptive tests; return the result, and the last id (None at the end)."""
     result = VerificationResult()
     sessions = page_sessions(db, tenant_id, course_id, after, PAGE)
     if not sessions:

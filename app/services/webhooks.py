@@ -1,9 +1,9 @@
-"""Webhooks: who wants to hear of what, and the outbox through which it is told.
+"""Webhooks: which events a caller subscribes to, and the outbox through which they are delivered.
 
-What happened is written into the outbox by the transaction in which it happens, so it is told if and only if that
-commits (docs/decisions/0018). `app.jobs.webhook_delivery` makes the calls: it claims some that are due, which nobody
-else then takes for a while, and settles them. Only what was taken is forgotten: everything else is tried again. `now`
-is a moment by the database's clock, which all processes share.
+An event is written into the outbox by the transaction in which it happens, so it is delivered if and only if that
+commits (docs/decisions/0018). `app.jobs.webhook_delivery` makes the calls: it claims some that are due, which no other
+process then takes for a while, and settles them. Only accepted calls are deleted: all others are tried again. `now` is
+a moment by the database's clock, which all processes share.
 """
 
 import base64
@@ -32,12 +32,12 @@ SKILL_MASTERED, CALIBRATION_FINISHED, RESPONSE_CORRECTED = EVENTS = (
     "response.corrected",
 )
 SECOND_US = 1_000_000
-# Whatever clock says so.
+# Due by any clock.
 DUE_AT_ONCE = 0
 # How long a process that claimed calls may be silent before others try them: far longer than one call may last.
 LEASE_US = 60 * SECOND_US
 CLAIMED_AT_ONCE = 16
-# 10 s, 40 s, 160 s … and then every 12 hours: a call is given up after about three days.
+# 10 s, 40 s, 160 s … and then every 12 hours: a call fails after about three days.
 FIRST_PAUSE_US = 10 * SECOND_US
 PAUSE_GROWTH = 4
 LONGEST_PAUSE_US = DAY_US // 2
@@ -48,7 +48,7 @@ CHANCE = secrets.SystemRandom()
 
 @dataclass(frozen=True, slots=True)
 class WebhookEvent:
-    """Something that happened in a course at a moment (µs), as it is told; `learner` is whom it is about."""
+    """An event in a course at a moment (µs), as it is sent; `learner` is whom it is about."""
 
     type: str
     learner: str | None
@@ -58,7 +58,7 @@ class WebhookEvent:
 
 @dataclass(frozen=True, slots=True)
 class WebhookCall:
-    """One call of a webhook that is to be made now. `id` is the same at every attempt, and so is the body."""
+    """One call of a webhook that is to be made now. `id` and body are the same at every attempt."""
 
     tenant_id: int
     webhook_id: str
@@ -70,7 +70,7 @@ class WebhookCall:
 
 
 def publish_events(db: Connection, tenant_id: int, course_id: str, events: Sequence[WebhookEvent]) -> None:
-    """Write events into the outbox, for each webhook that wants to hear of them. In the transaction of the change."""
+    """Write events into the outbox for each subscribed webhook, in the transaction of the change."""
     if not events:
         return
     listeners = rows.find_listeners(db, tenant_id, course_id)
@@ -96,7 +96,7 @@ def publish_events(db: Connection, tenant_id: int, course_id: str, events: Seque
 
 
 def _event_body(course_id: str, event: WebhookEvent) -> str:
-    """An event as the body of a call."""
+    """Return an event as the body of a call."""
     about = {} if event.learner is None else {"learner": event.learner}
     data = {"course": course_id, **about, **event.data}
     return to_json({"type": event.type, "timestamp": to_text(event.at), "data": data}).decode()
@@ -105,10 +105,10 @@ def _event_body(course_id: str, event: WebhookEvent) -> str:
 def mastery_events(
     course: CourseModel, before: States, after: States, offers: Sequence[RecommendationOffer]
 ) -> list[WebhookEvent]:
-    """An event for every skill that became mastered with an answer: one answer each of B learners.
+    """Return an event for every skill that became mastered with an answer, one answer each of B learners.
 
-    `before` and `after` are the learners at the moment of telling, without the answer and with it; `offers` follow the
-    answers.
+    `before` and `after` are the learners at the moment of the event, without the answer and with it; `offers` follow
+    the answers.
     """
     mastered_before, mastered_after = (is_mastered(states.mastery, states.responses) for states in (before, after))
     events = []
@@ -127,7 +127,7 @@ def mastery_events(
 def create_webhook(
     db: Connection, tenant_id: int, url: str, events: Sequence[str], course_id: str | None, now: int
 ) -> dict[str, Any]:
-    """A new webhook, told with its secret, which cannot be had again. Raises `UnknownCourse`."""
+    """Create a webhook and return it with its secret, which cannot be read again. Raises `UnknownCourse`."""
     if course_id is not None:
         need_course(db, tenant_id, course_id)
     row = {
@@ -144,12 +144,12 @@ def create_webhook(
 
 
 def page_of_webhooks(db: Connection, tenant_id: int, after: str | None, limit: int) -> list[dict[str, Any]]:
-    """Webhooks by id, as they are told."""
+    """Return webhooks by id, as replies."""
     return [_to_webhook_reply(row) for row in rows.page_webhooks(db, tenant_id, after, limit)]
 
 
 def _to_webhook_reply(row: rows.WebhookRow) -> dict[str, Any]:
-    """A webhook in the words of the contract."""
+    """Return a webhook as a reply of the interface."""
     return {
         "id": row.id,
         "url": row.url,
@@ -163,13 +163,13 @@ def _to_webhook_reply(row: rows.WebhookRow) -> dict[str, Any]:
 
 
 def remove_webhook(db: Connection, tenant_id: int, webhook_id: str) -> None:
-    """Delete a webhook, and with it what it was still to be told. Raises `UnknownWebhook`."""
+    """Delete a webhook and its pending calls. Raises `UnknownWebhook`."""
     if not rows.delete_webhook(db, tenant_id, webhook_id):
         raise UnknownWebhook("there is no such webhook; GET /v1/webhooks lists those there are")
 
 
 def claim_calls(db: Connection, tenant_id: int, webhook_id: str, now: int) -> list[WebhookCall]:
-    """Some calls of a webhook that are due, to be made at once; if nobody settles them, they are due again later."""
+    """Claim some calls of a webhook that are due, to be made at once; calls that nobody settles are due again later."""
     webhook = rows.find_webhook(db, tenant_id, webhook_id)
     due_calls = rows.lock_due_calls(db, tenant_id, webhook_id, now, CLAIMED_AT_ONCE)
     if webhook is None or not due_calls:
@@ -182,14 +182,14 @@ def claim_calls(db: Connection, tenant_id: int, webhook_id: str, now: int) -> li
 
 
 def return_calls(db: Connection, tenant_id: int, webhook_id: str, calls: Sequence[WebhookCall], now: int) -> None:
-    """Let somebody else make calls that were claimed, as if they had not been."""
+    """Undo the claim of calls, so that another process can make them."""
     rows.reschedule_calls(db, tenant_id, webhook_id, [call.id for call in calls], now, attempts=-1)
 
 
 def settle_calls(
     db: Connection, tenant_id: int, webhook_id: str, outcomes: Sequence[tuple[WebhookCall, str | None]], now: int
 ) -> None:
-    """Forget the calls of a webhook that were taken; the others, each with the reason, are due again or given up."""
+    """Delete the accepted calls of a webhook; the others, each with the reason, are due again or have failed."""
     delivered = [call.id for call, error in outcomes if error is None]
     failures = [
         {"key": call.id, "due_at": next_attempt_at(call.attempt, now), "failed_at": now, "error": error}
@@ -203,7 +203,7 @@ def settle_calls(
 
 
 def next_attempt_at(attempt: int, now: int) -> int | None:
-    """When to try again after the failure of an attempt, within a quarter of the pause by chance; none: give up."""
+    """Return when to try again after a failed attempt, at random within a quarter of the pause; None after the last."""
     if attempt >= MAX_ATTEMPTS:
         return None
     pause: int = min(FIRST_PAUSE_US * PAUSE_GROWTH ** (attempt - 1), LONGEST_PAUSE_US)
@@ -211,5 +211,5 @@ def next_attempt_at(attempt: int, now: int) -> int | None:
 
 
 def delete_failed_calls(db: Connection, now: int) -> None:
-    """Delete what was given up long ago."""
+    """Delete the calls that failed long ago."""
     rows.delete_failed_calls(db, now - FAILED_RETENTION_US)

@@ -1,6 +1,6 @@
 """Grouped commits: the answers that arrive while a transaction is in flight share the next one.
 
-There is no timer: a lone answer waits for nobody, and under load the price of a durable commit is shared.
+There is no timer: a lone answer does not wait, and under load the cost of a durable commit is shared.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ PendingResponse = tuple[NewResponse, "asyncio.Future[RecordResult]"]
 
 
 class GroupCommit:
-    """The door to the log, one in each process."""
+    """Group commits of recorded answers, one in each process."""
 
     def __init__(self, database: Database, limit: int) -> None:
         self._database = database
@@ -32,9 +32,9 @@ class GroupCommit:
         self._worker: asyncio.Task[None] | None = None
 
     async def submit(self, responses: Sequence[NewResponse]) -> list[RecordResult]:
-        """Record answers: one result for each, in order, once they are durable.
+        """Record answers and return one result for each, in order, once they are durable.
 
-        Raises `Overloaded` at once if too many wait already; then none of them was taken.
+        Raises `Overloaded` at once if too many wait already; then none of them is recorded.
         """
         if len(self._pending) + len(responses) > self._limit:
             raise Overloaded("too many answers are waiting; send these again a little later")
@@ -50,7 +50,7 @@ class GroupCommit:
                 future.cancel()
 
     async def close(self) -> None:
-        """Wait until everything that was taken is recorded."""
+        """Wait until every accepted answer is recorded."""
         if self._worker is not None:
             await self._worker
 
@@ -77,7 +77,7 @@ class GroupCommit:
                 log.exception("an answer could not be recorded")
                 _resolve_future(group[0][1], ProximaError("an answer could not be recorded"))
                 return
-            # One of them cannot be stored for a reason nobody foresaw: alone, it fails alone.
+            # One of them cannot be stored, for an unexpected reason: recorded singly, only that one fails.
             for pending in group:
                 await self._record([pending])
             return
@@ -86,6 +86,6 @@ class GroupCommit:
 
 
 def _resolve_future(future: "asyncio.Future[RecordResult]", result: RecordResult) -> None:
-    """Hand a result to the one who waits for it, if anybody still does."""
+    """Give a result to its request, if that still waits."""
     if not future.done():
         future.set_result(result)

@@ -1,4 +1,4 @@
-"""The door of the service: not more requests at once than can be answered soon, and no body that comes too slowly."""
+"""Admission control: no more requests at once than can be answered soon, and no body that comes too slowly."""
 
 import asyncio
 import json
@@ -26,9 +26,9 @@ REFUSED = REQUESTS.labels("other", UNMATCHED, 503)
 
 
 class AdmissionControl:
-    """Refuses what is too much, and lets clients go when the service is about to stop.
+    """Refuses requests beyond capacity, and closes connections when the service is about to stop.
 
-    The probes are always let in: a busy process is alive, and restarting it would help nobody.
+    The probes are always let in: a busy process is alive, and restarting it would not help.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -54,7 +54,7 @@ class AdmissionControl:
 
 
 async def _refuse_overload(send: Send, path: str) -> None:
-    """Tell the sender to come back later. This is counted and not logged: it must cost next to nothing."""
+    """Reply that the sender should come back later: counted and not logged, as it must cost next to nothing."""
     REFUSED.inc()
     request_id = secrets.token_hex(16).encode()
     body, media_type = (IMSX_REFUSAL, ims_status.MEDIA_TYPE) if ims_status.is_cat_path(path) else (REFUSAL, MEDIA_TYPE)
@@ -70,7 +70,7 @@ async def _refuse_overload(send: Send, path: str) -> None:
 
 
 def _close_after_reply(send: Send) -> Send:
-    """Say that the connection ends with this reply, so that the next request goes elsewhere."""
+    """Announce that the connection ends with this reply, so that the next request goes elsewhere."""
 
     async def close(message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -81,7 +81,7 @@ def _close_after_reply(send: Send) -> Send:
 
 
 def _with_deadline(receive: Receive) -> Receive:
-    """Receive a body as long as it keeps coming: ten seconds, more the more has come, thirty in all.
+    """Receive a body while it keeps coming: ten seconds, longer the more has come, thirty in all.
 
     The clock starts when the body is first asked for. Raises `TooSlow`.
     """

@@ -31,19 +31,19 @@ class Caller:
 
 
 class KnownKeys:
-    """Keys found in the database less than five seconds ago, so that a revoked one dies as fast as that."""
+    """A cache of keys found in the database less than five seconds ago, so that a revoked key fails as soon."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
         self._callers: dict[bytes, tuple[float, Caller]] = {}
 
     def get(self, key_hash: bytes) -> Caller | None:
-        """The caller with that key, if it is still fresh."""
+        """Return the caller with that key, if it is still fresh."""
         known = self._callers.get(key_hash)
         return known[1] if known is not None and self.clock() < known[0] + KEY_LIFETIME_S else None
 
     def put(self, key_hash: bytes, caller: Caller, read_at: float) -> None:
-        """Remember a caller; `read_at` is the time before the database was asked."""
+        """Store a caller; `read_at` is the time before the database was asked."""
         self._callers.pop(key_hash, None)
         if len(self._callers) >= KNOWN_KEYS:
             del self._callers[next(iter(self._callers))]
@@ -51,7 +51,7 @@ class KnownKeys:
 
 
 class Permit(SecurityBase):
-    """A dependency that gives the caller, if its key has `scope`; it shows as a bearer key in the OpenAPI document."""
+    """A dependency that returns the caller, if its key has `scope`; the OpenAPI document has it as a bearer key."""
 
     def __init__(self, scope: str) -> None:
         if scope not in SCOPES:
@@ -70,12 +70,12 @@ class Permit(SecurityBase):
 
 
 def require(scope: str) -> Any:
-    """Make a route one for keys with this scope; to stand in `Annotated[Caller, …]`."""
+    """Require a key with this scope; to stand in `Annotated[Caller, …]`."""
     return Depends(Permit(scope))
 
 
 def permits_of(dependant: Dependant) -> Iterator[Permit]:
-    """The permits a route asks for: each names its `scope`."""
+    """Return the permits a route asks for: each names its `scope`."""
     for child in dependant.dependencies:
         if isinstance(child.call, Permit):
             yield child.call
@@ -83,9 +83,9 @@ def permits_of(dependant: Dependant) -> Iterator[Permit]:
 
 
 async def _identify(request: Request) -> Caller:
-    """The caller whose key the request carries, which is charged for one request.
+    """Return the caller whose key the request carries, charged for one request.
 
-    Raises `Unauthenticated`, `RateLimited`; a valid key is never refused for what others from its address did.
+    Raises `Unauthenticated`, `RateLimited`; a valid key is never refused for failures of others from its address.
     """
     return await charge_caller(request, _find_caller(request))
 
@@ -103,7 +103,7 @@ async def charge_caller(request: Request, lookup: Awaitable[Caller]) -> Caller:
 
 
 async def _find_caller(request: Request) -> Caller:
-    """The caller whose key, or token, the request carries. Raises `Unauthenticated` if there is none."""
+    """Return the caller whose key, or token, the request carries. Raises `Unauthenticated` if there is none."""
     scheme, _, text = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer":
         raise Unauthenticated("send the key in the header Authorization: Bearer prx_…")
@@ -117,7 +117,7 @@ async def _find_caller(request: Request) -> Caller:
 
 
 async def caller_of_key(request: Request, tenant_id: int, key_hash: bytes) -> Caller:
-    """The caller with a key. Raises `Unauthenticated`."""
+    """Return the caller with a key. Raises `Unauthenticated`."""
     known: KnownKeys = request.app.state.known_keys
     caller = known.get(key_hash)
     if caller is None:
@@ -131,7 +131,7 @@ async def caller_of_key(request: Request, tenant_id: int, key_hash: bytes) -> Ca
 
 
 async def _caller_of_token(request: Request, tenant_id: int, token_hash: bytes) -> Caller:
-    """The caller with a token: its key, with the scopes of the token. Raises `Unauthenticated`."""
+    """Return the caller with a token: its key, with the scopes of the token. Raises `Unauthenticated`."""
     known: KnownKeys = request.app.state.known_keys
     caller = known.get(token_hash)
     if caller is None:

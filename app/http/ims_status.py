@@ -1,6 +1,6 @@
-"""Errors as 1EdTech tells them: `imsx_StatusInfo`, for every address of CAT 1.0.
+"""Errors in the form of 1EdTech: `imsx_StatusInfo`, for every address of CAT 1.0.
 
-Made from the problem that the same error is elsewhere, so there is one place that decides what an error says.
+Built from the problem of the same error, so only one module decides what an error says.
 """
 
 from collections.abc import Mapping
@@ -29,17 +29,17 @@ ALL_BAD = frozenset({HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY})
 
 
 def is_cat_path(path: str) -> bool:
-    """Whether errors of this address are told in this form."""
+    """Return whether errors of this address have this form."""
     return path == PREFIX or path.startswith(f"{PREFIX}/")
 
 
 def to_imsx_status(status: int) -> int:
-    """The status of a problem as CAT has it."""
+    """Return the HTTP status that CAT has for that of a problem."""
     return HTTPStatus.BAD_REQUEST if status in ALL_BAD else status
 
 
 def to_status_info(problem: Mapping[str, Any]) -> dict[str, Any]:
-    """What a problem is in 1EdTech's words: its places too, as there is no list for them."""
+    """Return a problem in the form of 1EdTech; its pointers are in the description, as there is no list for them."""
     status = problem["status"]
     title = "Unknown Object" if status == HTTPStatus.NOT_FOUND else problem["title"]
     locations = [f"{fault['pointer']} {fault['detail']}" for fault in problem["errors"][:MOST_FAULTS]]
@@ -53,7 +53,7 @@ def to_status_info(problem: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def documented_errors() -> dict[int | str, dict[str, Any]]:
-    """For `responses=` of a route of CAT."""
+    """Return the errors for `responses=` of a route of CAT."""
     descriptions: dict[int | str, str] = {
         400: "`invaliddata`: malformed or not acceptable, or a `sessionState` that is not the last one",
         401: "`unauthorisedrequest`: no valid key or token",

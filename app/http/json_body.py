@@ -1,7 +1,7 @@
-"""The one way a request body becomes data: strict JSON, bounded in size while it is read.
+"""Strict JSON: the only way from a request body to data, bounded in size while it is read.
 
 Everything that two JSON parsers could understand differently, that a database could store differently or that
-could exhaust this process is refused here, so that nothing behind this module has to think of it again.
+could exhaust this process is refused here, so that no later code has to check for it.
 """
 
 import json
@@ -31,7 +31,7 @@ _TOKEN = re.compile(
 
 
 class StrictRoute(APIRoute):
-    """A route that knows its caller before it reads the body, and reads the body strictly."""
+    """A route that authenticates its caller before it reads the body, and reads the body strictly."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -62,7 +62,7 @@ class StrictRequest(Request):
 
 
 async def _read_body(request: Request) -> bytes:
-    """The body, if it is plain `application/json` and not longer than `max_body_bytes`."""
+    """Return the body, if it is plain `application/json` and not longer than `max_body_bytes`."""
     headers = request.headers
     if headers.get("content-encoding", "identity").lower() != "identity":
         raise UnsupportedMediaType("send the body as it is, without Content-Encoding")
@@ -78,7 +78,7 @@ async def _read_body(request: Request) -> bytes:
 
 
 async def receive_body(request: Request, limit: int) -> bytes:
-    """The bytes of a body, whatever they are. Raises `TooLarge` as soon as they are more than `limit`."""
+    """Return the bytes of a body. Raises `TooLarge` as soon as they are more than `limit`."""
     if _declared_length(request) > limit:
         _refuse_size(limit)
     chunks: list[bytes] = []
@@ -109,7 +109,7 @@ def _refuse_size(limit: int) -> NoReturn:
 
 
 class _RefusedError(ValueError):
-    """A hook of the decoder met something it refuses: this token, or (none) a key given twice."""
+    """A hook of the decoder met something it refuses: this token, or (None) a key given twice."""
 
     def __init__(self, reason: str, token: str | None = None) -> None:
         super().__init__(reason)
@@ -118,7 +118,7 @@ class _RefusedError(ValueError):
 
 
 def parse_json(body: bytes) -> Any:
-    """The value of a strict JSON text; `Malformed` says where it is not one."""
+    """Return the value of a strict JSON text. Raises `Malformed` with the position of what is wrong."""
     try:
         text = body.decode()
     except UnicodeDecodeError as error:
@@ -200,7 +200,7 @@ def _check_strings(value: Any, pointer: str) -> None:
 
 
 def pointer_part(key: object) -> str:
-    """One step of a JSON pointer."""
+    """Return one step of a JSON pointer."""
     return str(key).replace("~", "~0").replace("/", "~1")
 
 
@@ -219,7 +219,7 @@ def _reason(error: json.JSONDecodeError) -> str:
 
 
 def _position(text: str, refused: str | None) -> int:
-    """Where the refused token stands, or (none) the first key that its object has already."""
+    """Return where the refused token stands, or (None) the first key that its object has already."""
     seen: list[set[str] | None] = []
     for match in _TOKEN.finditer(text):
         part = match[0]

@@ -1,4 +1,4 @@
-"""What the routes share: ids in paths, pages, and replies that are JSON already."""
+"""Ids in paths, pages of lists, and replies that are JSON already."""
 
 import base64
 import binascii
@@ -27,7 +27,7 @@ LINK: dict[str, Any] = {
 
 
 def _restore_slashes(segment: object) -> object:
-    """The id as the caller wrote it."""
+    """Return the id as the caller wrote it."""
     return segment.replace(SLASH, "/") if isinstance(segment, str) else segment
 
 
@@ -40,7 +40,7 @@ PathId = Annotated[
 
 
 async def _refuse_parameters(request: Request) -> None:
-    """An address without query parameters takes none, rather than letting a mistyped one pass."""
+    """Refuse query parameters at an address that has none, rather than letting a mistyped one pass."""
     if request.query_params:
         faults = [Fault(f"?{name}", "is not a known parameter; leave it out") for name in request.query_params]
         raise Invalid("this address takes no query parameters", faults)
@@ -64,12 +64,12 @@ Paging = Annotated[PageQuery, Query()]
 
 
 def write_cursor(*position: str | int) -> str:
-    """A place in a list as an opaque text."""
+    """Encode a position in a list as an opaque text."""
     return base64.urlsafe_b64encode(json.dumps(position).encode()).decode().rstrip("=")
 
 
 def read_cursor(cursor: str | None, kinds: tuple[type, ...]) -> tuple[Any, ...] | None:
-    """The place that `write_cursor` wrote. Raises `InvalidCursor` for anything else."""
+    """Return the position that `write_cursor` encoded. Raises `InvalidCursor` for anything else."""
     if cursor is None:
         return None
     try:
@@ -85,7 +85,7 @@ def read_cursor(cursor: str | None, kinds: tuple[type, ...]) -> tuple[Any, ...] 
 
 
 def _is_comparable(part: Any) -> bool:
-    """Whether a part of a cursor is something both databases can compare with."""
+    """Return whether both databases can compare with a part of a cursor."""
     if isinstance(part, int):
         return 0 <= part < 2**31
     return len(part) <= LONGEST_ID and not any(
@@ -94,13 +94,13 @@ def _is_comparable(part: Any) -> bool:
 
 
 def sorted_page_reply(request: Request, data: list[dict[str, Any]], limit: int, *sort_fields: str) -> Response:
-    """A page of a list, with the way to the next one if this one is full; `sort_fields` name its order."""
+    """Return a page of a list, with a cursor to the next one if this one is full; `sort_fields` name its order."""
     cursor = write_cursor(*(data[-1][field] for field in sort_fields)) if len(data) == limit else None
     return page_reply(request, data, cursor)
 
 
 def page_reply(request: Request, data: list[dict[str, Any]], cursor: str | None) -> Response:
-    """A page with its cursor, in the body and as a `Link` header (RFC 8288)."""
+    """Return a page with its cursor, in the body and as a `Link` header (RFC 8288)."""
     headers = {}
     if cursor is not None:
         query = urlencode({**request.query_params, "cursor": cursor})
@@ -109,10 +109,10 @@ def page_reply(request: Request, data: list[dict[str, Any]], cursor: str | None)
 
 
 def reply(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """JSON, without a second look at what was built here."""
+    """Return a JSON reply without validating what was built here."""
     return raw_reply(to_json(body), status, headers)
 
 
 def raw_reply(body: bytes, status: int, headers: dict[str, str] | None = None) -> Response:
-    """JSON that is ready."""
+    """Return a reply of JSON that is encoded already."""
     return Response(body, status, {"X-Content-Type-Options": "nosniff", **(headers or {})}, "application/json")

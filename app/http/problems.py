@@ -1,8 +1,8 @@
-"""Errors as RFC 9457 tells them: `application/problem+json` with a stable code and what to do.
+"""Errors in the form of RFC 9457: `application/problem+json` with a stable code and what to do.
 
-Below the address of 1EdTech CAT they are told in its form instead: app/http/ims_status.py.
+Below the address of 1EdTech CAT they have its form instead: app/http/ims_status.py.
 
-Nothing of the input is repeated but the names of fields: a reply, or a log of replies, must not hold learner data.
+Of the input, only names of fields are repeated: a reply, or a log of replies, must not hold learner data.
 """
 
 import json
@@ -82,9 +82,9 @@ log = structlog.get_logger()
 
 
 def install_problems(app: FastAPI) -> None:
-    """Make every error of the app a problem, in the replies and in the OpenAPI document.
+    """Turn every error of the app into a problem, in the replies and in the OpenAPI document.
 
-    To be called before other middleware is added, so that these see the reply to an unexpected error too.
+    Call it before adding other middleware, which then sees the reply to an unexpected error too.
     """
     app.exception_handler(ProximaError)(handle_problem)
     app.exception_handler(RequestValidationError)(_invalid)
@@ -103,7 +103,7 @@ def install_problems(app: FastAPI) -> None:
 
 
 def responses_for(*codes: str) -> dict[int | str, dict[str, Any]]:
-    """For `responses=` of a route: these codes, and those that every route with a key can answer."""
+    """Return `responses=` of a route: these codes, and those that every route with a key can answer."""
     classes = classes_by_code()
     by_status: dict[int | str, dict[str, Any]] = {}
     for error in sorted((classes[code] for code in {*ALWAYS, *codes}), key=lambda kind: (status_of(kind), kind.code)):
@@ -118,7 +118,7 @@ def responses_for(*codes: str) -> dict[int | str, dict[str, Any]]:
 
 
 def classes_by_code() -> dict[str, type[ProximaError]]:
-    """Every error, by its code."""
+    """Return every error, by its code."""
 
     def below(error: type[ProximaError]) -> Iterator[type[ProximaError]]:
         yield error
@@ -129,12 +129,12 @@ def classes_by_code() -> dict[str, type[ProximaError]]:
 
 
 def status_of(error: type[ProximaError]) -> int:
-    """The HTTP status of the nearest branch of the error tree."""
+    """Return the HTTP status of the nearest branch of the error tree."""
     return next(STATUS[branch] for branch in error.__mro__ if branch in STATUS)
 
 
 def problem_body(error: ProximaError, request_id: str) -> dict[str, Any]:
-    """The problem as data; an error that is ours tells no more than that it is."""
+    """Return the problem as data; an internal error says nothing more than that."""
     status = status_of(type(error))
     shown = error if status != HTTPStatus.INTERNAL_SERVER_ERROR else ProximaError(OUR_FAULT)
     return {
@@ -149,7 +149,7 @@ def problem_body(error: ProximaError, request_id: str) -> dict[str, Any]:
 
 
 def _problem_response(request: Request, error: ProximaError, headers: Mapping[str, str] | None = None) -> Response:
-    """The reply to an error."""
+    """Return the reply to an error."""
     body, media_type = problem_body(error, getattr(request.state, "request_id", "")), MEDIA_TYPE
     status = body["status"]
     if ims_status.is_cat_path(request.scope["path"]):
@@ -167,13 +167,13 @@ def _problem_response(request: Request, error: ProximaError, headers: Mapping[st
 
 
 def headers_of(error: ProximaError) -> dict[str, str]:
-    """The headers that the reply to an error has."""
+    """Return the headers of the reply to an error."""
     headers = HEADERS.get(status_of(type(error)), {})
     return {**headers, "Retry-After": str(error.retry_after)} if isinstance(error, RateLimited) else headers
 
 
 async def handle_problem(request: Request, error: ProximaError) -> Response:
-    """The reply to an error, which is logged if it is ours."""
+    """Return the reply to an error, which is logged if it is internal."""
     if status_of(type(error)) == HTTPStatus.INTERNAL_SERVER_ERROR:
         _log_unexpected(request, error)
     return _problem_response(request, error)
@@ -185,7 +185,7 @@ async def _invalid(request: Request, error: RequestValidationError) -> Response:
 
 
 async def _http(request: Request, error: HTTPException) -> Response:
-    """What the framework itself refuses."""
+    """Return the reply to what the framework itself refuses."""
     match error.status_code:
         case 404:
             return _problem_response(request, NotFound(NO_SUCH_ADDRESS))
@@ -202,7 +202,7 @@ async def _http(request: Request, error: HTTPException) -> Response:
 
 
 def _allowed_methods(request: Request) -> list[str]:
-    """The framework names the methods of one route; the address may have several."""
+    """Return all methods of an address: the framework names those of one route."""
     path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
     return sorted(
         method
@@ -213,7 +213,7 @@ def _allowed_methods(request: Request) -> list[str]:
 
 
 class _LastResort:
-    """Whatever else is raised becomes a 500 that says nothing but its request id, and is logged."""
+    """A middleware that logs any other exception and replies with a 500 that says nothing but its request id."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -244,13 +244,13 @@ def _log_unexpected(request: Request, error: Exception) -> None:
 
 
 def faults_in(error: ValidationError, body: object) -> list[Fault]:
-    """The places that are wrong in a body that was validated by hand."""
+    """Return what is wrong in a body that was validated by hand."""
     errors = [{**fault, "loc": ("body", *fault["loc"])} for fault in error.errors(include_url=False)]
     return list(faults_of(errors, body))
 
 
 def faults_of(errors: Sequence[Mapping[str, Any]], body: object) -> Iterator[Fault]:
-    """The places that are wrong, from pydantic's errors about `body` and the parameters."""
+    """Yield what is wrong, from pydantic's errors about `body` and the parameters."""
     for error in errors[:MAX_FAULTS]:
         where, *path = error["loc"] or ("body",)
         match where:
@@ -266,7 +266,7 @@ def faults_of(errors: Sequence[Mapping[str, Any]], body: object) -> Iterator[Fau
 
 
 def _pointer(path: Sequence[str | int], body: object, *, missing: bool) -> str:
-    """The JSON pointer of pydantic's path, without the names of union members, which are not in the body."""
+    """Return the JSON pointer of pydantic's path, without the names of union members, which are not in the body."""
     parts: list[str | int] = []
     node = body
     for index, part in enumerate(path):
@@ -279,7 +279,7 @@ def _pointer(path: Sequence[str | int], body: object, *, missing: bool) -> str:
 
 
 def _sentence(error: Mapping[str, Any]) -> str:
-    """What to do. Pydantic's own messages are used where they cannot hold the input."""
+    """Return what to do. Pydantic's own messages are used where they cannot hold the input."""
     context = error.get("ctx", {})
     kind = error["type"]
     if kind in {"value_error", "assertion_error"}:

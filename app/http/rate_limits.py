@@ -1,7 +1,7 @@
-"""Rate limits: how often a key may call, and how often an address may fail to show one.
+"""Rate limits: how often a key may call, and how often an address may fail to authenticate.
 
-What a request costs is taken from memory; the counter in the database is asked a few times in a window, ahead of need
-where a caller calls often. So no request waits for a write, but the first ones of a quota that is small or nearly used.
+Requests are charged in memory; the counter in the database is asked a few times in a window, ahead of need where a
+caller calls often. So no request waits for a write, but the first ones of a quota that is small or nearly used.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ IPV6_NETWORK = 64
 
 
 class Limits:
-    """What this worker knows of all quotas, one in each process."""
+    """The state of all quotas that this worker knows, one in each process."""
 
     def __init__(self, database: Database, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
         self.requests = sliced_policy("requests", settings.requests_per_minute, MINUTE_S)
@@ -41,7 +41,7 @@ class Limits:
         self._fetching: dict[Bucket, asyncio.Task[None]] = {}
 
     def bucket(self, policy: Policy, tenant_id: int, subject: str) -> Bucket:
-        """What is known of a quota; the oldest is forgotten if there are too many, and asked for again if needed."""
+        """Return the state of a quota; the oldest is dropped if there are too many, and fetched again if needed."""
         key = (policy.name, tenant_id, subject)
         bucket = self._buckets.get(key)
         if bucket is None:
@@ -51,13 +51,13 @@ class Limits:
         return bucket
 
     async def spend(self, bucket: Bucket, cost: int) -> None:
-        """Let through what costs so much; more than a whole quota costs the whole quota. Raises `RateLimited`."""
+        """Charge a cost; more than a whole quota costs the whole quota. Raises `RateLimited`."""
         cost = min(cost, bucket.policy.quota)
         while not bucket.spend(cost, self.clock()):
             if bucket.exhausted:
                 quota = f"{bucket.policy.quota:,} {bucket.policy.name} in {bucket.policy.window_s:,} seconds"
                 raise RateLimited(f"the quota of {quota} is used up", bucket.seconds_left(self.clock()))
-            # Shielded: others may wait for the same reply, and one who goes away must not take it from them.
+            # Shielded: other requests may wait for the same reply, and cancelling one must not cancel it for them.
             await asyncio.shield(self._fetch(bucket, cost))
         if bucket.runs_low:
             self._fetch(bucket, 1)
@@ -80,18 +80,18 @@ class Limits:
             del self._fetching[bucket]
 
     async def close(self) -> None:
-        """Wait for what was asked."""
+        """Wait for the fetches in flight."""
         await asyncio.gather(*self._fetching.values(), return_exceptions=True)
 
 
 def _ignore_unavailable(task: asyncio.Task[None]) -> None:
-    """A database that does not answer is nothing to tell where nobody waits: it is asked again."""
+    """Ignore an unavailable database where no caller waits: it is asked again."""
     with suppress(asyncio.CancelledError, Unavailable):
         task.result()
 
 
 async def charge(request: Request, policy: Policy, tenant_id: int, subject: str, cost: int = 1) -> None:
-    """Let a request through that costs so much; its reply will say what is left. Raises `RateLimited`."""
+    """Charge a request; its reply will say what is left. Raises `RateLimited`."""
     limits: Limits = request.app.state.limits
     bucket = limits.bucket(policy, tenant_id, subject)
     request.scope["state"].setdefault("buckets", {})[policy.name] = bucket
@@ -99,9 +99,9 @@ async def charge(request: Request, policy: Policy, tenant_id: int, subject: str,
 
 
 async def charge_failure(request: Request) -> None:
-    """Count that no valid key was shown. Raises `TooManyFailures`.
+    """Count a failure to authenticate. Raises `TooManyFailures`.
 
-    Where the database does not answer nothing is counted: the caller hears of the key as always.
+    If the database does not answer, nothing is counted; the caller gets the usual reply about the key.
     """
     limits: Limits = request.app.state.limits
     host = request.client.host if request.client else ""
@@ -114,7 +114,7 @@ async def charge_failure(request: Request) -> None:
 
 
 def address_subject(host: str) -> str:
-    """An address as it is counted and stored: a hash, of the network for IPv6."""
+    """Return an address as it is counted and stored: a hash, of the network for IPv6."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
@@ -126,7 +126,7 @@ def address_subject(host: str) -> str:
 
 
 def _limit_headers(scope: Scope, now: float) -> list[tuple[bytes, bytes]]:
-    """The headers of a reply about the quotas that its request was charged to; none if there were none."""
+    """Return the headers about the quotas that a request was charged to; none if there were none."""
     buckets: dict[str, Bucket] = scope.get("state", {}).get("buckets", {})
     if not buckets:
         return []

@@ -1,7 +1,7 @@
-"""How the service meets the network: uvicorn, with deadlines for slow clients and a stop that nobody notices.
+"""The HTTP server: uvicorn, with deadlines for slow clients and a graceful stop.
 
-uvicorn by itself waits for ever for the head of a request and for a client to take its reply. A proxy in front can
-protect it; this protects those who have none. The time a body may take is bounded in `app.http.admission`.
+uvicorn by itself waits for ever for the head of a request and for a client to receive its reply. A proxy in front can
+protect it; this module protects a server without one. The time a body may take is bounded in `app.http.admission`.
 """
 
 import asyncio
@@ -37,8 +37,8 @@ BACKLOG = 2048
 class Deadlines:
     """How long the server waits, in seconds.
 
-    For the head of a request; on an idle connection; for a client to take its reply; on a connection that may bring
-    one more request when it stops; for what was begun by then; and for a worker to stop, and to start.
+    For the head of a request; on an idle connection; for a client to receive its reply; on a connection that may bring
+    one more request when the server stops; for requests begun by then; and for a worker to stop, and to start.
     """
 
     head_s: float = 10.0
@@ -58,7 +58,7 @@ class _DeadlineProtocol(HttpToolsProtocol):
     def __init__(self, deadlines: Deadlines, **given: Any) -> None:
         super().__init__(**given)
         self.deadlines = deadlines
-        # The clocks that run: no whole head yet, and a reply nobody takes.
+        # The timers that run: no whole head yet, and a reply that is not received.
         self._head: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
 
@@ -71,7 +71,7 @@ class _DeadlineProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        # This was not a whole head. uvicorn has just stopped the clock of an idle connection, so another one must run.
+        # This was not a whole head. uvicorn has just stopped the timer of an idle connection, so another one must run.
         if self._head is None and self._is_between_requests():
             self._head = self.loop.call_later(self.deadlines.head_s, self._give_up)
 
@@ -121,7 +121,7 @@ class _DeadlineProtocol(HttpToolsProtocol):
 
 @cache
 def _max_connections() -> int:
-    """How many connections a worker holds; the other half of its files is for the database and the rest."""
+    """Return how many connections a worker holds; the other half of its files is for the database and the rest."""
     if sys.platform == "win32":
         return MOST_CONNECTIONS
     return min(MOST_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
@@ -152,7 +152,7 @@ class _Supervisor(Multiprocess):
         super().terminate_all()
 
     def join_all(self) -> None:
-        """Wait for all workers, and kill what does not stop: uvicorn would wait for ever."""
+        """Wait for all workers, and kill those that do not stop: uvicorn would wait for ever."""
         deadline = time.monotonic() + self.stop_s
         for process in self.processes:
             process.process.join(max(0.0, deadline - time.monotonic()))
@@ -161,12 +161,12 @@ class _Supervisor(Multiprocess):
         super().join_all()
 
     def has_failed(self) -> bool:
-        """Whether it stopped because a worker could not start."""
+        """Return whether it stopped because a worker could not start."""
         return any(process.exitcode == STARTUP_FAILURE for process in self.processes)
 
 
 def open_listener(host: str, port: int) -> socket.socket:
-    """A socket at the address; raises `OSError` if it cannot be had."""
+    """Open a socket at the address. Raises `OSError` if it cannot be had."""
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -181,7 +181,7 @@ def open_listener(host: str, port: int) -> socket.socket:
 def run_uvicorn(
     application: Callable[[], Any] | str, listener: socket.socket, workers: int, drain_s: float, deadlines: Deadlines
 ) -> bool:
-    """Serve until told to stop; what was begun is finished first. False if it could not start."""
+    """Serve until a signal to stop; finish what was begun first. Returns False if it could not start."""
     _raise_file_limit()
     # Once everything is finished the server raises the signal that stopped it once more: then all is well.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -215,7 +215,7 @@ def run_uvicorn(
 
 
 def _raise_file_limit() -> None:
-    """Take as many open files as the system allows: a connection is one, and the usual limit is a thousand."""
+    """Raise the limit of open files to what the system allows: each connection is one, the usual limit a thousand."""
     if sys.platform != "win32":
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         needed = 2 * MOST_CONNECTIONS
@@ -225,10 +225,10 @@ def _raise_file_limit() -> None:
 
 @contextmanager
 def drain_on_signal(on_stop: Callable[[], None], drain_s: float) -> Iterator[None]:
-    """While this lasts, the signal to stop calls `on_stop`, and the server stops `drain_s` seconds later.
+    """Call `on_stop` on the signal to stop while this lasts, and stop the server `drain_s` seconds later.
 
-    So who sends the requests has time to see that this process is not ready any more. Where there are several workers,
-    their supervisor waits instead of them, and tells them with SIGUSR1.
+    So the sender of requests has time to see that this process is not ready any more. With several workers, their
+    supervisor waits instead, and signals them with SIGUSR1.
     """
     previous_handler = signal.getsignal(signal.SIGTERM)
     if not callable(previous_handler) or threading.current_thread() is not threading.main_thread():

@@ -1,6 +1,6 @@
 """1EdTech CAT 1.0 (REST binding of 2021): sections, sessions, results.
 
-Only how its messages become ours is here. What is Base64 in them is read as strictly as a body once it is decoded.
+This module only translates messages. What is Base64 in them is parsed as strictly as a body.
 """
 
 import base64
@@ -117,7 +117,7 @@ async def submit_results(
 
 
 def parse_section(body: CatSection) -> services.NewSection:
-    """What a section is to be made of. Raises `Invalid`, `Malformed`."""
+    """Return what a section is to be made of. Raises `Invalid`, `Malformed`."""
     posted = to_json(body.model_dump(exclude_none=True)).decode()
     configuration = _decode_base64(body.sectionConfiguration, CONFIGURATION)
     usage = read_statistics(_decode_base64(body.qtiUsagedata, USAGE)) if body.qtiUsagedata else []
@@ -146,7 +146,7 @@ def parse_section(body: CatSection) -> services.NewSection:
 def _build_section(
     posted: str, configuration: bytes, settings: SectionConfiguration, usage: Sequence[Any]
 ) -> services.NewSection:
-    """A section of ours; the usage data counts where neither a pool nor items are named."""
+    """Build a section of ours; the usage data counts if neither a pool nor items are named."""
     items = settings.items
     if settings.pool is None and items is None:
         scale = UsageScale(settings.usage.context, settings.usage.slope, settings.usage.intercept, settings.usage.d)
@@ -163,7 +163,7 @@ def _build_section(
 
 
 def _decode_base64(text: str, pointer: str) -> bytes:
-    """Base64 in either alphabet, with or without padding and line breaks. Raises `Invalid`."""
+    """Decode Base64 in either alphabet, with or without padding and line breaks. Raises `Invalid`."""
     bare = NOT_BASE64.sub("", text).translate(URL_SAFE)
     try:
         return base64.b64decode(bare + "=" * (-len(bare) % 4), validate=True)
@@ -172,7 +172,7 @@ def _decode_base64(text: str, pointer: str) -> bytes:
 
 
 def _parse_configuration(configuration: bytes) -> Any:
-    """What a configuration says: an object or a list of JSON, or a text that may be the id of a course.
+    """Parse a configuration: an object or a list of JSON, or a text that may be the id of a course.
 
     Raises `Malformed` for what looks like JSON and is none.
     """
@@ -189,7 +189,7 @@ def _parse_configuration(configuration: bytes) -> Any:
 
 
 def _validate_part(model: type[Model], content: object) -> Model:
-    """A part of a configuration as a model. Raises `Invalid` with the places that are wrong in it."""
+    """Validate a part of a configuration as a model. Raises `Invalid` with the pointers to what is wrong in it."""
     try:
         return model.model_validate(content)
     except ValidationError as error:
@@ -198,7 +198,7 @@ def _validate_part(model: type[Model], content: object) -> Model:
 
 
 def _to_catalogue_items(items: Sequence[ConfiguredItem], model: str | None) -> list[dict[str, Any]]:
-    """Items as a catalogue has them. Raises `Invalid` with the places that are wrong."""
+    """Return items as a catalogue has them. Raises `Invalid` with the pointers to what is wrong."""
     catalogue_items: list[dict[str, Any]] = []
     for index, item in enumerate(items):
         pointer = f"{CONFIGURATION}/items/{index}"
@@ -215,7 +215,7 @@ def _to_catalogue_items(items: Sequence[ConfiguredItem], model: str | None) -> l
 
 
 def _parse_prior(body: CatSession) -> services.NewSession:
-    """What is known of the learner beforehand, by the keys that we know. Raises `Invalid`."""
+    """Return the prior of the learner, from the keys that we know. Raises `Invalid`."""
     pairs = {pair.key: pair.value for pair in body.priorData or () if pair.value != ""}
     try:
         known = PriorData.model_validate(pairs)
@@ -232,7 +232,7 @@ def _parse_prior(body: CatSession) -> services.NewSession:
 
 
 def _parse_results(item_results: Sequence[ItemResult]) -> list[services.SubmittedResult]:
-    """The results of items that are done: of several attempts at one the last. Raises `Invalid`."""
+    """Return the results of completed items: of several attempts at one the last. Raises `Invalid`."""
     last: dict[str, services.SubmittedResult] = {}
     for index, item_result in enumerate(item_results):
         if item_result.sessionStatus != "final":

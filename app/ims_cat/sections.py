@@ -1,8 +1,8 @@
 """1EdTech CAT 1.0 over the sessions of this service: sections, their sessions, results.
 
-A section is a pool of items, which is a course or a part of one, and what all its sessions agree on. What a platform
-was told in each turn is kept with the version of the session, which its `sessionState` names: the same results sent
-again are answered by the same bytes. The row of the session is locked before anything is read.
+A section is a pool of items, which is a course or a part of one, and what all its sessions agree on. The reply
+of each exchange is stored with the version of the session, which its `sessionState` names: the same results sent again
+get the same bytes. The row of the session is locked before anything is read.
 """
 
 import hashlib
@@ -58,7 +58,7 @@ class NewSection:
 
 @dataclass(frozen=True)
 class NewSession:
-    """What is known of the learner. An `estimate` counts only where neither `mean` nor the section's own prior is."""
+    """The prior of a learner. An `estimate` counts only if there is neither a `mean` nor a prior of the section."""
 
     learner: str | None = None
     mean: float | None = None
@@ -69,7 +69,7 @@ class NewSession:
 
 @dataclass(frozen=True, slots=True)
 class SubmittedResult:
-    """What came of an item that is done: its SCORE, if there is one, and the ends of its scale, if they came."""
+    """The result of a completed item: its SCORE and the ends of its scale, if they were sent."""
 
     item: str
     occurred_at: int
@@ -79,7 +79,7 @@ class SubmittedResult:
 
 
 def create_section(db: Connection, tenant_id: int, new: NewSection, now: int) -> str:
-    """The id of a section; the same content is the same section. Raises `Invalid` for what no session could follow."""
+    """Create a section and return its id; equal content is one section. Raises `Invalid` if no session can use it."""
     course_id = _resolve_item_course(db, tenant_id, new, now)
     _check_section(db, tenant_id, course_id, new.settings)
     digest = hashlib.sha256(f"{new.posted}\0{course_id}".encode()).hexdigest()
@@ -103,12 +103,12 @@ def create_section(db: Connection, tenant_id: int, new: NewSection, now: int) ->
 
 
 def _content_digest(content: bytes) -> str:
-    """What stands for a content."""
+    """Return the SHA-256 of some content, in hexadecimal."""
     return hashlib.sha256(content).hexdigest()
 
 
 def _resolve_item_course(db: Connection, tenant_id: int, new: NewSection, now: int) -> str:
-    """The course that has the items. Raises `Invalid` where there are none."""
+    """Return the course that has the items. Raises `Invalid` if there are none."""
     if new.course is not None and find_course(db, tenant_id, new.course) is not None:
         return new.course
     if new.course is not None and new.must_exist:
@@ -125,7 +125,7 @@ def _resolve_item_course(db: Connection, tenant_id: int, new: NewSection, now: i
 
 
 def _store_items(db: Connection, tenant_id: int, items: list[Json], now: int) -> str:
-    """The course of items that came with a section, named by what they are."""
+    """Store the items that came with a section in a course named by their content; return it."""
     skills = sorted({skill for item in items for skill in item["skills"]})
     body = {"skills": [{"id": skill} for skill in skills], "items": items}
     course_id = RESERVED_PREFIX + _content_digest(to_json(body))[:40]
@@ -135,7 +135,7 @@ def _store_items(db: Connection, tenant_id: int, items: list[Json], now: int) ->
 
 
 def _check_section(db: Connection, tenant_id: int, course_id: str, settings: Json) -> None:
-    """Raise `Invalid`, by the members of the configuration, for what no session could be begun with."""
+    """Raise `Invalid`, by the members of the configuration, if no session could start with it."""
     agreement = _make_agreement(settings, 0)
     pool = _read_current_pool(db, tenant_id, course_id, agreement)
     try:
@@ -147,7 +147,7 @@ def _check_section(db: Connection, tenant_id: int, course_id: str, settings: Jso
 
 
 def _to_configuration_fault(settings: Json, fault: Fault) -> Fault:
-    """A fault of an agreement by the member of the configuration that it comes from."""
+    """Return a fault of an agreement with the member of the configuration that it comes from."""
     if settings["forms"]:
         return Fault(f"{CONFIGURATION}/forms", fault.detail)
     _, part, *rest = fault.pointer.split("/")
@@ -155,12 +155,12 @@ def _to_configuration_fault(settings: Json, fault: Fault) -> Fault:
 
 
 def _read_current_pool(db: Connection, tenant_id: int, course_id: str, agreement: SessionAgreement) -> ItemPool:
-    """The items of an agreement as the course has them now."""
+    """Return the items of an agreement as the course has them now."""
     return read_pool(db, tenant_id, course_id, need_course(db, tenant_id, course_id).revision, agreement)
 
 
 def _make_agreement(settings: Json, seed: int) -> SessionAgreement:
-    """What a session agrees on; of several fixed forms the seed chooses one."""
+    """Return what a session agrees on; of several fixed forms the seed chooses one."""
     agreement = decode_agreement(settings["plan"])
     forms = settings["forms"]
     if not forms:
@@ -175,7 +175,7 @@ def _make_agreement(settings: Json, seed: int) -> SessionAgreement:
 
 
 def read_section(db: Connection, tenant_id: int, section_id: str) -> bytes:
-    """The section as it was posted, and the items it draws on, as JSON. Raises `UnknownSection`."""
+    """Return the section as it was posted, and the items it draws on, as JSON. Raises `UnknownSection`."""
     section = need_section(db, tenant_id, section_id)
     forms = section.settings["forms"]
     items: Sequence[str] = list(dict.fromkeys(item for form in forms for item in form))
@@ -196,7 +196,7 @@ def _unknown_section() -> UnknownSection:
 
 
 def need_section(db: Connection, tenant_id: int, section_id: str) -> rows.SectionRow:
-    """The section in force. Raises `UnknownSection`."""
+    """Return a section that has not ended. Raises `UnknownSection`."""
     section = rows.find_section(db, tenant_id, section_id)
     if section is None:
         raise _unknown_section()
@@ -206,7 +206,7 @@ def need_section(db: Connection, tenant_id: int, section_id: str) -> rows.Sectio
 def _need_cat_session(
     db: Connection, tenant_id: int, section_id: str, session_id: str
 ) -> tuple[rows.SectionRow, session_rows.SessionRow]:
-    """A section and a session of it, whose row is locked. Raises `UnknownSection`."""
+    """Return a section and a session of it, whose row is locked. Raises `UnknownSection`."""
     section = need_section(db, tenant_id, section_id)
     session = session_rows.find_session(db, tenant_id, session_id, lock=True)
     if session is None or rows.find_section_session(db, tenant_id, section_id, session_id) is None:
@@ -215,7 +215,7 @@ def _need_cat_session(
 
 
 def start_cat_session(db: Connection, tenant_id: int, section_id: str, new: NewSession, now: int) -> bytes:
-    """Begin a session and offer its first items, as JSON. Raises `UnknownSection`."""
+    """Start a session and offer its first items, as JSON. Raises `UnknownSection`."""
     section = need_section(db, tenant_id, section_id)
     seed = secrets.randbits(53) if new.seed is None else new.seed
     agreement = _make_agreement(section.settings, seed)
@@ -231,13 +231,13 @@ def start_cat_session(db: Connection, tenant_id: int, section_id: str, new: NewS
 
 
 def _choose_prior(prior: AgreedPrior, new: NewSession, *, has_own: bool) -> AgreedPrior:
-    """The prior of a session: what is known of the learner, or that of the section, which `has_own` if it was given."""
+    """Return the prior of a session: the learner's, or that of the section, which `has_own` if it was given."""
     mean = new.estimate if new.mean is None and not has_own else new.mean
     return AgreedPrior(prior.mean if mean is None else mean, prior.sd if new.sd is None else new.sd)
 
 
 def end_cat_session(db: Connection, tenant_id: int, section_id: str, session_id: str, now: int) -> None:
-    """End a session; what it measured is kept. Raises `UnknownSection`."""
+    """End a session; its results stay stored. Raises `UnknownSection`."""
     _need_cat_session(db, tenant_id, section_id, session_id)
     sessions.end_session(db, tenant_id, session_id, now)
     rows.end_section_session(db, tenant_id, session_id, now)
@@ -252,9 +252,9 @@ def submit_results(
     results: Sequence[SubmittedResult],
     now: int,
 ) -> bytes:
-    """Take results, and tell what comes next and what is known, as JSON.
+    """Record results, and return the next items and the test result, as JSON.
 
-    Without a state they are for what was told last. Raises `UnknownSection`; `Invalid` for a state that was left;
+    Without a state they are for the last reply. Raises `UnknownSection`; `Invalid` for a state that was left;
     `NotOffered`; `InvalidScore`.
     """
     section, session = _need_cat_session(db, tenant_id, section_id, session_id)
@@ -278,17 +278,17 @@ def submit_results(
 
 
 def _stale_state() -> Invalid:
-    """For a state that the session has left, or never had."""
+    """Return the error for a state that the session has left, or never had."""
     return Invalid("this sessionState is not the last one of this session", [Fault("/sessionState", "is stale")])
 
 
 def _encode_session_state(session_id: str, version: int) -> str:
-    """What stands for a session after so many turns."""
+    """Encode the state of a session after so many exchanges."""
     return f"v1.{version}.{hashlib.blake2b(f'{session_id} {version}'.encode(), digest_size=8).hexdigest()}"
 
 
 def _decode_session_state(session_id: str, state: str) -> int:
-    """The turn that a state stands for. Raises `Invalid` for one that is not of this session."""
+    """Return the exchange that a state stands for. Raises `Invalid` for one that is not of this session."""
     match = STATE.fullmatch(state)
     if match is None or _encode_session_state(session_id, int(match[1])) != state:
         raise _stale_state()
@@ -298,9 +298,9 @@ def _decode_session_state(session_id: str, state: str) -> int:
 def _select_new_results(
     db: Connection, session: session_rows.SessionRow, offered: Sequence[str], results: Sequence[SubmittedResult]
 ) -> list[tuple[SubmittedResult, float]]:
-    """The results that are new, with their scores, in the order in which the items were offered.
+    """Return the results that are new, with their scores, in the order in which the items were offered.
 
-    Those that were taken before are passed over, as some platforms send all they have; `Invalid` if they differ. Raises
+    Those that were recorded before are skipped, as some platforms send all they have; `Invalid` if they differ. Raises
     `NotOffered` unless the others are the first of what was offered and not yet answered; `InvalidScore`.
     """
     test = sessions.read_test(db, session)
@@ -322,7 +322,7 @@ def _select_new_results(
 
 
 def _rescale_score(pool: ItemPool, result: SubmittedResult) -> float:
-    """A SCORE on our item's scale: the category it is nearest to, the higher one half-way; none and below 0 are 0.
+    """Map a SCORE to our item's scale: the nearest category, the higher one half-way; none and below 0 are 0.
 
     Raises `InvalidScore` for more than the highest, `NotOffered` for an item that the pool does not have.
     """
@@ -349,7 +349,7 @@ def _record_results(
     offered: Sequence[str],
     now: int,
 ) -> int:
-    """Answer one after the other, and how many counted: what comes after the end of the test does not."""
+    """Record results one after the other, and return how many counted: those after the end of the test do not."""
     for position, (result, score) in enumerate(fresh):
         response = sessions.NewSessionResponse(
             # An item is given once, so it names its answer.
@@ -373,7 +373,7 @@ def _record_results(
 def _store_exchange(
     db: Connection, section: rows.SectionRow, session_id: str, version: int, digest: str, now: int
 ) -> bytes:
-    """What is told after new results, kept."""
+    """Store the reply to new results, and return it."""
     offered = _list_offered_items(db, section, sessions.need_session(db, section.tenant_id, session_id))
     reply = to_json(_build_reply(db, section, session_id, version, now, offered))
     rows.insert_exchange(db, rows.ExchangeRow(section.tenant_id, session_id, version, digest, offered, reply.decode()))
@@ -381,7 +381,7 @@ def _store_exchange(
 
 
 def _list_offered_items(db: Connection, section: rows.SectionRow, session: session_rows.SessionRow) -> list[str]:
-    """The item to present, and those to go on with if we cannot be reached, best first; all that are left of a form."""
+    """Return the item to present, and those to go on with offline, best first; all that are left of a form."""
     if session.offer is None:
         return []
     count = (
@@ -397,14 +397,14 @@ def _list_offered_items(db: Connection, section: rows.SectionRow, session: sessi
 def _build_reply(
     db: Connection, section: rows.SectionRow, session_id: str, version: int, now: int, offered: Sequence[str]
 ) -> Json:
-    """What comes next, and what is known of the learner."""
+    """Return the next items and the test result."""
     known = sessions.describe_session(db, section.tenant_id, session_id, now)
     result = {"identifier": section.id, "datestamp": to_text(now), "outcomeVariables": _outcome_variables(known)}
     return {**_describe_next_items(section, session_id, version, offered), "assessmentResult": {"testResult": result}}
 
 
 def _describe_next_items(section: rows.SectionRow, session_id: str, version: int, offered: Sequence[str]) -> Json:
-    """What comes next, and the state to send with its results."""
+    """Return the next items, and the state to send with their results."""
     state = {"sessionState": _encode_session_state(session_id, version)}
     if not offered and section.settings["endOfTest"] == "omit":
         return state
@@ -413,7 +413,7 @@ def _describe_next_items(section: rows.SectionRow, session_id: str, version: int
 
 
 def _outcome_variables(known: Json) -> list[Json]:
-    """θ and its standard error, for each scale where there are several; why the test ended; the mastery of skills."""
+    """Return θ and its standard error, for each of several scales; why the test ended; the mastery of skills."""
     scales = known.get("abilities") or [known["ability"]]
     entries = [
         _outcome_variable(
@@ -432,12 +432,12 @@ def _outcome_variables(known: Json) -> list[Json]:
 
 
 def _outcome_variable(name: str, base_type: str, value: str) -> Json:
-    """An outcome variable. Its type is in the value too: some platforms look for it only there."""
+    """Return an outcome variable. Its type is in the value too: some platforms look for it only there."""
     values = [{"baseType": base_type, "value": value}]
     return {"identifier": name, "cardinality": "single", "baseType": base_type, "value": values}
 
 
 def _to_qti_identifier(name: str) -> str:
-    """A name as an identifier of QTI can have it; one that had to be altered has a digest, so that no two are alike."""
+    """Return a name as a QTI identifier; one that had to be altered has a digest, so that no two are alike."""
     plain = NOT_IN_NAMES.sub("_", name)
     return plain if plain == name else f"{plain}_{_content_digest(name.encode())[:6]}"

@@ -1,7 +1,7 @@
-"""QTI usage data (versions 2.1 to 3.0): item parameters out of the statistics of a bank, on whatever scale they are.
+"""QTI usage data (versions 2.1 to 3.0): item parameters from the statistics of an item bank, on any scale.
 
-A document type declaration is refused, so there are no entities to expand and nothing to fetch. Nothing is nested here,
-and no tree is built: what is not a statistic is passed over.
+A document type declaration is refused, so there are no entities to expand and nothing to fetch. Elements are read in
+one pass without a tree, and all but statistics are skipped.
 """
 
 import math
@@ -35,7 +35,7 @@ POINTER = "/qtiUsagedata"
 
 @dataclass
 class _Statistic:
-    """One statistic: its name and context, the items it is about, its value and its categories."""
+    """One statistic: its name and context, its items, its value and its categories."""
 
     name: str
     context: str
@@ -55,7 +55,7 @@ class UsageScale:
 
 
 def read_statistics(xml: bytes) -> list[_Statistic]:
-    """All statistics of a document. Raises `Invalid` for what is not usage data."""
+    """Return all statistics of a document. Raises `Invalid` for what is not usage data."""
     statistics: list[_Statistic] = []
     text: list[str] = []
     path: list[str] = []
@@ -96,7 +96,7 @@ def _reject_usage_data(reason: str) -> NoReturn:
 
 
 def extract_items(statistics: Sequence[_Statistic], scale: UsageScale) -> list[dict[str, Any]]:
-    """The items whose difficulty is told, with a, b, c and thresholds in logits, in the order they are first named.
+    """Return the items with a known difficulty: a, b, c and thresholds in logits, in the order of first mention.
 
     Raises `Invalid` where it is not clear which context is meant, or an item has two values of one kind.
     """
@@ -123,13 +123,13 @@ def extract_items(statistics: Sequence[_Statistic], scale: UsageScale) -> list[d
 
 
 def _parameter_kind(statistic: _Statistic) -> str:
-    """`a`, `b`, `c` or `thresholds`; empty for any other statistic."""
+    """Return `a`, `b`, `c` or `thresholds`; an empty text for any other statistic."""
     kind = ALIASES.get("".join(character for character in statistic.name.lower() if character.isalpha()), "")
     return kind if (kind == "thresholds") == bool(statistic.categories) else ""
 
 
 def _convert_value(kind: str, statistic: _Statistic, scale: UsageScale) -> float | list[float] | None:
-    """The value on the logistic scale of θ; none if it is no number."""
+    """Return the value on the logistic scale of θ; None if it is no number."""
     if kind == "thresholds":
         steps = [_as_number(value) for _, value in sorted(statistic.categories, key=_category_order)]
         classified = [(step - scale.intercept) / scale.slope for step in steps if step is not None]
@@ -141,13 +141,13 @@ def _convert_value(kind: str, statistic: _Statistic, scale: UsageScale) -> float
 
 
 def _category_order(category: tuple[str, str]) -> tuple[int, str]:
-    """Categories in the order of the number in their key: d2 before d10."""
+    """Return a sort key that orders categories by the number in their name: d2 before d10."""
     digits = "".join(character for character in category[0] if character in "0123456789")
     return (int(digits[:9] or "0"), category[0])
 
 
 def _as_number(text: str) -> float | None:
-    """A finite number; none for anything else, as some statistics are words."""
+    """Return a finite number; None for anything else, as some statistics are words."""
     try:
         number = float(text)
     except ValueError:
@@ -156,12 +156,12 @@ def _as_number(text: str) -> float | None:
 
 
 def _build_item(id_: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """An item with the parameters that belong together; where there are thresholds, they say what b would."""
+    """Return an item with the parameters that belong together; thresholds, if there are any, take the place of b."""
     names = ("a", "thresholds") if "thresholds" in parameters else ("a", "b", "c")
     item = {"id": id_, **{name: parameters[name] for name in names if name in parameters}}
     return {**item, "model": _polytomous_model(item["thresholds"])} if "thresholds" in item else item
 
 
 def _polytomous_model(thresholds: Sequence[float]) -> str:
-    """The model that thresholds are of: boundaries between categories increase, the difficulties of steps need not."""
+    """Return the model of thresholds: boundaries between categories increase, the difficulties of steps need not."""
     return "graded" if all(low < high for low, high in pairwise(thresholds)) else "GPCM"

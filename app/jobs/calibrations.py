@@ -37,7 +37,7 @@ from app.services.calibrations import (
 HEARTBEAT_S = 5.0
 FIT = "from app.jobs.calibrations import run_fit_process; run_fit_process()"
 LONGEST_STATEMENT_S = 600.0
-# The share of a calibration's time that is left when the fit is done: who would cross the line of mastery.
+# The share of a calibration's time that the fit takes; the rest compares who would cross the threshold of mastery.
 FIT_SHARE = 0.95
 
 log = structlog.get_logger("proxima.calibrations")
@@ -48,8 +48,8 @@ async def run_calibration(
 ) -> None:
     """Make one attempt at a calibration in a process of its own, so that answers are served meanwhile.
 
-    That process reads, fits and writes; this one renews the lease while it lives. If it dies, or this one is stopped,
-    somebody else can go on at once; if this one dies it ends itself, and the lease lapses.
+    The child reads, fits and writes; this process renews the lease while the child lives. If the child dies, or this
+    process is stopped, another process can go on at once; if this process dies, the child ends and the lease lapses.
     """
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", FIT, stdin=PIPE, stdout=PIPE)
     renewal = asyncio.create_task(_renew_periodically(database, claim, process))
@@ -70,7 +70,7 @@ async def run_calibration(
 
 
 async def _follow_progress(process: Process, request: object, progress: Progress) -> int:
-    """Tell a process what to do and pass on how far it is; how it ended."""
+    """Send a process its request and report its progress; return its exit code."""
     stdin, stdout = cast("StreamWriter", process.stdin), cast("StreamReader", process.stdout)
     with suppress(BrokenPipeError, ConnectionResetError):
         stdin.write(json.dumps(request).encode() + b"\n")
@@ -100,7 +100,7 @@ async def _renew_periodically(database: Database, claim: Claim, process: Process
 
 
 def run_fit_process() -> None:
-    """What the process of its own does: one line of standard input says what to fit, standard output how far it is."""
+    """Run the fit process: one line of standard input says what to fit, standard output reports progress."""
     request = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_die_with_parent, daemon=True).start()
     if hasattr(os, "nice"):
@@ -119,7 +119,7 @@ def run_fit_process() -> None:
             await database.close()
 
     asyncio.run(work())
-    # All is written: taking the interpreter apart would take longer than a small fit.
+    # All is written: shutting the interpreter down would take longer than a small fit.
     os._exit(0)
 
 
@@ -131,9 +131,9 @@ def _die_with_parent() -> None:
 
 
 async def fit_claimed(database: Database, claim: Claim, progress: Progress) -> None:
-    """Fit a calibration and keep the result, or why there is none.
+    """Fit a calibration and store the result, or why there is none.
 
-    Only a database that does not answer is worth another attempt: everything else would go wrong again.
+    Only a database that does not answer is worth another attempt: any other failure would recur.
     """
     try:
         job = await database.read(read_calibration_job, claim)
@@ -149,7 +149,7 @@ async def fit_claimed(database: Database, claim: Claim, progress: Progress) -> N
 
 
 def _fit_job(job: CalibrationJob, progress: Progress = ignore_progress) -> CalibrationFit:
-    """The fit itself; the seed is the number, so that every attempt comes to the same result."""
+    """Fit a job; the seed is the number, so that every attempt comes to the same result."""
     return calibrate_parameters(job.before, job.log, job.course.known, job.held_out, job.number, progress)
 
 
@@ -169,7 +169,7 @@ async def finish_calibration(
 
 
 async def take_over_lapsed(database: Database, database_url: str) -> None:
-    """Go on, one after the other, with the calibrations that nobody works at any more."""
+    """Take over, one after the other, the calibrations that have no live attempt."""
     for tenant_id, course_id, number in await database.read(call_at_database_time, list_lapsed):
         claim = await database.write(call_at_database_time, take_over, tenant_id, course_id, number)
         if claim is not None:

@@ -1,4 +1,4 @@
-"""Files of answers, loaded in chunks."""
+"""Imports of answers from files, in chunks."""
 
 import asyncio
 import gc
@@ -29,7 +29,7 @@ GC_THRESHOLD = (200_000, 50, 50)
 
 @dataclass
 class ImportTotals:
-    """How an import stands."""
+    """The progress of an import."""
 
     created: int = 0
     repeated: int = 0
@@ -44,9 +44,9 @@ async def import_responses(
     rejected: Callable[[Sequence[Rejection]], None],
     progress: Callable[[str, int, int], None],
 ) -> ImportTotals:
-    """Load a file of answers in chunks, each one transaction.
+    """Import a file of answers in chunks, each in one transaction.
 
-    After a kill the next run begins with the window where that one was, and finds what is stored of it. Skills and
+    After a kill the next run begins with the window where that one was, and skips what is stored of it. Skills and
     items that the course lacks are added first. `rejected` takes rows that cannot be loaded, `progress` the name of
     the phase, the bytes read and the size of the file.
     """
@@ -92,7 +92,7 @@ async def import_responses(
 
 
 async def _run_together(works: Sequence[Coroutine[Any, Any, None]]) -> None:
-    """Do some works at once; if one of them fails, the others are called off before it is told."""
+    """Run coroutines at once; if one of them fails, cancel the others before raising."""
     tasks = [asyncio.create_task(work) for work in works]
     try:
         await asyncio.gather(*tasks)
@@ -103,7 +103,7 @@ async def _run_together(works: Sequence[Coroutine[Any, Any, None]]) -> None:
 
 
 def _split_into_chunks(answers: Sequence[ResponseRecord], *, apart: bool) -> list[list[ResponseRecord]]:
-    """Answers in the order of their learners, in parts of a transaction each; `apart`: nobody's are in two of them.
+    """Sort answers by learner and split them into transactions; `apart`: each learner's are in one of them.
 
     Of those with one `response_id` the first of the file stays the first.
     """
@@ -124,7 +124,7 @@ def _split_into_chunks(answers: Sequence[ResponseRecord], *, apart: bool) -> lis
 
 @contextmanager
 def _rare_garbage_collection() -> Iterator[None]:
-    """Rows come and go by the thousand and make no cycles: looking through them for cycles took a quarter of a load."""
+    """Collect garbage rarely: rows make no cycles, and looking for these took a quarter of an import."""
     before = gc.get_threshold()
     gc.set_threshold(*GC_THRESHOLD)
     try:
@@ -146,7 +146,7 @@ async def _add_missing_items(
 
 
 def check_file(path: Path) -> tuple[int, list[Rejection]]:
-    """How many rows of a file could be loaded, and those that could not: a dry run."""
+    """Count the rows of a file that could be loaded, and return the others: a dry run."""
     good, rejections = 0, []
     for row in read_responses(path):
         if isinstance(row, Rejection):

@@ -1,4 +1,4 @@
-"""What a process that serves does on the side."""
+"""The background work of a serving process."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -10,7 +10,7 @@ from app.core.errors import Unavailable
 from app.jobs.calibrations import take_over_lapsed
 from app.jobs.replay_stale import rebuild_courses
 
-# How often to look for calibrations that nobody works at any more, and for snapshots that were left stale.
+# How often to look for calibrations without a live attempt, and for snapshots that were left stale.
 POLL_S = 5.0
 SWEEP_S = 600.0
 
@@ -18,7 +18,7 @@ log = structlog.get_logger("proxima.jobs")
 
 
 async def run_background_work(database: Database, database_url: str) -> None:
-    """What a process that serves does on the side, until it is cancelled."""
+    """Take over lapsed calibrations and rebuild stale snapshots, until cancelled."""
     await asyncio.gather(
         repeat_forever(lambda: take_over_lapsed(database, database_url), POLL_S),
         repeat_forever(lambda: rebuild_courses(database), SWEEP_S),
@@ -26,7 +26,7 @@ async def run_background_work(database: Database, database_url: str) -> None:
 
 
 async def repeat_forever(work: Callable[[], Awaitable[object]], pause_s: float) -> None:
-    """Do something for ever, with pauses; one failure does not end it."""
+    """Repeat some work for ever, with pauses; one failure does not end it."""
     while True:
         try:
             await work()

@@ -1,4 +1,4 @@
-"""Snapshots that a new calibration, catalogue or engine has made stale, rebuilt from the log."""
+"""Stale snapshots, of an older calibration, catalogue or engine, rebuilt from the log."""
 
 import asyncio
 import time
@@ -8,21 +8,21 @@ from app.services.calibrations import list_stale_courses
 from app.services.replay import rebuild_stale
 
 MAX_REBUILT_AT_ONCE = 200
-# Longer than this nobody should wait for a transaction that rebuilds snapshots.
+# The longest that a request should wait for a transaction that rebuilds snapshots.
 MAX_REBUILD_S = 0.05
 
 
 async def rebuild_courses(database: Database) -> None:
-    """Go on with the snapshots that an activation, or an upgrade of the engine, left stale."""
+    """Rebuild the snapshots that an activation, or an upgrade of the engine, left stale."""
     for tenant_id, course_id in await database.read(list_stale_courses):
         await rebuild_course(database, tenant_id, course_id)
 
 
 async def rebuild_course(database: Database, tenant_id: int, course_id: str) -> int:
-    """Rebuild the stale snapshots of a course; how many there were.
+    """Rebuild the stale snapshots of a course; return how many there were.
 
-    Nobody waits for it: a stale snapshot is rebuilt whenever it is read. So it takes few learners at a time, fewer
-    where their logs are long, and rests as long as it works.
+    No request waits for it: a stale snapshot is rebuilt whenever it is read. So it takes few learners at a time, fewer
+    if their logs are long, and pauses as long as it works.
     """
     total, at_once = 0, 8
     while True:

@@ -1,4 +1,4 @@
-"""A course recomputed from its log, and compared with what is stored of it."""
+"""Verification of a course: everything recomputed from its log and compared with what is stored."""
 
 from collections.abc import Callable
 

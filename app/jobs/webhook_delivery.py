@@ -35,18 +35,18 @@ from app.services.webhooks import WebhookCall, claim_calls, delete_failed_calls,
 # How often to look for calls that are due, and where there is no webhook at all.
 POLL_S = 1.0
 IDLE_S = 5.0
-# Webhooks, in each process: those that hang for as long as they may must leave room for others.
+# Webhooks called at once, in each process: those that hang as long as they may must leave room for others.
 MAX_CONCURRENT = 32
 FORGET_S = 3600.0
 CONNECT_S = 3.0
 LONGEST_CALL_S = 10.0
-# What of an answer is read, so that the connection can be used again; only its status counts.
+# Bytes of an answer that are read, so that the connection can be reused; only its status counts.
 LONGEST_ANSWER = 1 << 16
 LONGEST_URL = 2000
 CHANCE = SystemRandom()
 LAST_PORT = 65535
 SECRET_PREFIX = "whsec_"  # noqa: S105 (the name of a format)
-# The only part of IPv6 that is given out, but for 6to4, which leads on to any IPv4 address.
+# The only part of IPv6 that is allocated, but for 6to4, which leads on to any IPv4 address.
 PUBLIC_V6 = ipaddress.IPv6Network("2000::/3")
 SIX_TO_FOUR = ipaddress.IPv6Network("2002::/16")
 
@@ -68,7 +68,7 @@ class Target:
 
 
 async def deliver(database: Database, hosts: str) -> None:
-    """What a process that serves does on the side, until it is cancelled: make the calls that are due."""
+    """Make the calls that are due, until cancelled."""
     running: Running = {}
     try:
         await asyncio.gather(
@@ -83,7 +83,7 @@ async def deliver(database: Database, hosts: str) -> None:
 
 
 async def _start_due_calls(database: Database, hosts: str, running: Running) -> None:
-    """Begin with every webhook that has calls due, each by itself, in no order: none holds up another."""
+    """Start a task for every webhook that has calls due, in random order: none holds up another."""
     webhooks = await database.read(call_at_database_time, list_webhooks)
     due = [(tenant_id, webhook_id) for tenant_id, webhook_id, is_due in webhooks if is_due]
     idle = [webhook for webhook in due if webhook not in running]
@@ -96,7 +96,7 @@ async def _start_due_calls(database: Database, hosts: str, running: Running) -> 
 
 
 async def _make_calls(database: Database, hosts: str, tenant_id: int, webhook_id: str) -> None:
-    """Make the calls of a webhook that are due, some at a time, until none is left or one is not taken."""
+    """Make the calls of a webhook that are due, some at a time, until none is left or one is not accepted."""
     errors: list[str | None] = []
     try:
         async with httpx.AsyncHTTPTransport(verify=tls()) as transport:
@@ -118,12 +118,12 @@ async def _make_calls(database: Database, hosts: str, tenant_id: int, webhook_id
 
 @cache
 def tls() -> SSLContext:
-    """Whom to trust, read once: it takes longer than many calls."""
+    """Return the trusted certificates, read once: it takes longer than many calls."""
     return httpx.create_ssl_context()
 
 
 async def make_call(transport: httpx.AsyncBaseTransport, hosts: str, call: WebhookCall) -> str | None:
-    """Make one call: why it failed, none if it was taken."""
+    """Make one call; return why it failed, None if it was accepted."""
     try:
         async with asyncio.timeout(LONGEST_CALL_S):
             error = await _send(transport, read_target(call.url, hosts), call)
@@ -142,7 +142,7 @@ async def make_call(transport: httpx.AsyncBaseTransport, hosts: str, call: Webho
 
 
 async def _send(transport: httpx.AsyncBaseTransport, target: Target, call: WebhookCall) -> str | None:
-    """Send to the first address of the target that takes connections: why it failed, none if it was taken."""
+    """Send to the first address of the target that takes connections; return why it failed, None if it was accepted."""
     timeout = httpx.Timeout(LONGEST_CALL_S, connect=CONNECT_S).as_dict()
     for address in await find_addresses(target):
         request = httpx.Request(
@@ -160,7 +160,7 @@ async def _send(transport: httpx.AsyncBaseTransport, target: Target, call: Webho
 
 
 async def _drain_response(response: httpx.Response) -> None:
-    """Read an answer that is short to its end, and no more than the beginning of a long one."""
+    """Read a short answer to its end, and only the beginning of a long one."""
     read = 0
     try:
         async for part in response.aiter_raw():
@@ -172,7 +172,7 @@ async def _drain_response(response: httpx.Response) -> None:
 
 
 def _call_headers(call: WebhookCall, host: str, timestamp: int) -> dict[str, str]:
-    """The headers of a call that is made now (s)."""
+    """Return the headers of a call that is made now (s)."""
     return {
         "Host": host,
         "Content-Type": "application/json",
@@ -184,14 +184,14 @@ def _call_headers(call: WebhookCall, host: str, timestamp: int) -> dict[str, str
 
 
 def sign(secret: str, call_id: str, timestamp: int, body: bytes) -> str:
-    """The signature that Standard Webhooks 1.0 defines: HMAC-SHA256 of `id.timestamp.body`."""
+    """Return the signature that Standard Webhooks 1.0 defines: HMAC-SHA256 of `id.timestamp.body`."""
     key = base64.b64decode(secret.removeprefix(SECRET_PREFIX))
     signed = f"{call_id}.{timestamp}.".encode() + body
     return f"v1,{base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode()}"
 
 
 def read_target(url: str, hosts: str) -> Target:
-    """Where a URL leads, if webhooks may: https, by name or to a public address, without a user.
+    """Return where a URL leads, if webhooks may: https, by name or to a public address, without a user.
 
     `hosts` are exceptions, `host` or `host:port`, separated by commas. Raises `Invalid`.
     """
@@ -216,12 +216,12 @@ def read_target(url: str, hosts: str) -> Target:
 
 
 def _refuse_url(reason: str) -> NoReturn:
-    """Refuse the URL of a webhook."""
+    """Raise `Invalid` for the URL of a webhook."""
     raise Invalid(f"the url {reason}", [Fault("/url", reason)])
 
 
 async def find_addresses(target: Target) -> Collection[str]:
-    """The addresses of a target, the preferred one first. Raises `Invalid` if one of them is not public."""
+    """Return the addresses of a target, the preferred one first. Raises `Invalid` if one of them is not public."""
     try:
         infos = await asyncio.get_running_loop().getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
@@ -233,7 +233,7 @@ async def find_addresses(target: Target) -> Collection[str]:
 
 
 def _is_address(host: str) -> bool:
-    """Whether a host is an address rather than a name."""
+    """Return whether a host is an address rather than a name."""
     with suppress(ValueError):
         ipaddress.ip_address(host)
         return True
@@ -241,7 +241,7 @@ def _is_address(host: str) -> bool:
 
 
 def _is_public(text: str) -> bool:
-    """Whether anybody can call an address: nothing private, of this machine, of many, or with another one inside."""
+    """Return whether an address is public: not private, loopback or multicast, and without another one inside."""
     address = ipaddress.ip_address(text)
     if isinstance(address, ipaddress.IPv6Address) and (address not in PUBLIC_V6 or address in SIX_TO_FOUR):
         return False

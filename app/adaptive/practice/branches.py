@@ -1,4 +1,4 @@
-"""The ways to the next item that options open, and which of them is taken."""
+"""The branches to the next item that the options open, and which of them is taken."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -26,18 +26,18 @@ CODES = (
 
 PRACTISE, STRENGTHEN, NO_SKILL, ALL_MASTERED, NOTHING_ELIGIBLE, REVIEW, EXPLORE, GOAL_REACHED = range(len(CODES))
 
-# Numbers that no item has: which way to find an exercise, and which one of all.
+# Numbers that no item has: the draw of the branch, and that of one item among all.
 WHICH_BRANCH, WHICH_ITEM = np.array([-1]), np.array([-2])
 
 
 @dataclass(frozen=True)
 class SelectionCriteria:
-    """What the next exercise of one learner is to be aimed at; by default at nothing in particular.
+    """The criteria for the next exercise of one learner; by default none.
 
-    Only `skills` (S,) are practised, with `items` (I,); none: all. `goal` lists skills to bring to `target`: then only
-    these, and what they build on, as far as still needed. `resting` skills are passed over while there is another.
-    With the chance `explore` any exercise that may be offered is drawn; else with the chance `review` a skill that has
-    decayed comes first, if there is one.
+    Only `skills` (S,) are practised, with `items` (I,); None: all. `goal` lists skills to bring to `target`: then only
+    these and their prerequisites, as far as still needed. `resting` skills are skipped while there is another. With the
+    probability `explore` any eligible exercise is drawn; else with the probability `review` a decayed skill comes
+    first, if there is one.
     """
 
     skills: Booleans | None = None
@@ -51,9 +51,9 @@ class SelectionCriteria:
 
 @dataclass(frozen=True)
 class _Branch:
-    """A way to find an exercise, which is gone with the chance `share`: one of `items`, to practise `skill`.
+    """A way to choose an exercise, taken with the probability `share`: one of `items`, to practise `skill`.
 
-    Where any of the items is drawn, the skill (-1) is told by the item.
+    If any of the items may be drawn, `skill` is -1 and the item determines it.
     """
 
     code: int
@@ -64,7 +64,7 @@ class _Branch:
 
 @dataclass(frozen=True)
 class Branches:
-    """The ways there are for one learner; without any, `code` says why. `eligible` (S,) are the skills in question."""
+    """The branches of one learner; if there are none, `code` says why. `eligible` (S,) are the skills in question."""
 
     code: int
     branches: tuple[_Branch, ...]
@@ -74,7 +74,7 @@ class Branches:
 def plan_branches(
     parameters: Parameters, states: States, skill_status: SkillStatus, avoid: Integers, criteria: SelectionCriteria
 ) -> Branches:
-    """What may be offered to one learner, and with which chance in which way; O(items)."""
+    """List the branches of one learner with their probabilities; O(items)."""
     allowed = np.ones(parameters.items.count, dtype=np.bool_) if criteria.items is None else criteria.items
     offered = allowed.copy()
     offered[avoid] = False
@@ -111,7 +111,7 @@ def plan_branches(
 def open_skills(
     parameters: Parameters, states: States, skill_status: SkillStatus, criteria: SelectionCriteria
 ) -> tuple[Booleans, Booleans]:
-    """Which skills of one learner may be practised first, and which are not finished, as far as wanted; both (S,)."""
+    """Return which skills of one learner may be practised first, and which are unfinished, as requested; both (S,)."""
     doable, unfinished = skill_status.open[0], ~skill_status.mastered[0]
     if criteria.goal is not None:
         lacking, needed = goal_skills(parameters, states, criteria.goal, criteria.target)
@@ -123,7 +123,7 @@ def open_skills(
 
 
 def _without_resting(skills: Booleans, criteria: SelectionCriteria) -> Booleans:
-    """The skills but for those that are to rest, unless there is no other."""
+    """Return the skills but for the resting ones, unless there is no other."""
     if criteria.resting is None:
         return skills
     others = skills.copy()
@@ -132,13 +132,13 @@ def _without_resting(skills: Booleans, criteria: SelectionCriteria) -> Booleans:
 
 
 def _items_per_skill(parameters: Parameters, offered: Booleans) -> Integers:
-    """How many of the offered items (I,) ask for each skill; (S,)."""
+    """Count the offered items (I,) that ask for each skill; (S,)."""
     asked = parameters.items.skills[offered]
     return np.bincount(asked[asked >= 0], minlength=parameters.skills.count)
 
 
 def _best_branch(parameters: Parameters, offered: Booleans, code: int, skills: Booleans, value: Floats) -> _Branch:
-    """To practise the most valuable of some skills with an item that is offered."""
+    """Return the branch that practises the most valuable of some skills with an offered item."""
     skill = int(np.argmax(np.where(skills, value, -np.inf)))
     starts, members = parameters.items.by_skill
     items = members[starts[skill] : starts[skill + 1]]
@@ -146,13 +146,13 @@ def _best_branch(parameters: Parameters, offered: Booleans, code: int, skills: B
 
 
 def _items_for_skills(parameters: Parameters, offered: Booleans, skills: Booleans) -> Integers:
-    """The offered items that ask for one of some skills."""
+    """Return the offered items that ask for one of some skills."""
     asked = parameters.items.skills
     return np.flatnonzero(offered & (skills[asked] & (asked >= 0)).any(axis=1))
 
 
 def _assign_shares(criteria: SelectionCriteria, branches: Sequence[_Branch], items: Integers) -> tuple[_Branch, ...]:
-    """The ways with their chances: to explore `items`, then to review if that is the first of two, then the usual."""
+    """Assign the probabilities: to explore `items`, then to review if that is the first of two, then to the usual."""
     left, result = 1.0, []
     if criteria.explore:
         result.append(_Branch(EXPLORE, criteria.explore, -1, items))
@@ -167,7 +167,7 @@ def _assign_shares(criteria: SelectionCriteria, branches: Sequence[_Branch], ite
 def _reason_for_nothing(
     parameters: Parameters, states: States, skill_status: SkillStatus, allowed: Booleans, criteria: SelectionCriteria
 ) -> int:
-    """The code for a learner to whom nothing can be offered."""
+    """Return the code for a learner to whom nothing can be offered."""
     if criteria.goal is not None:
         reached = criteria.goal.size and not goal_skills(parameters, states, criteria.goal, criteria.target)[0].any()
         return GOAL_REACHED if reached else NOTHING_ELIGIBLE
@@ -179,13 +179,13 @@ def _reason_for_nothing(
 
 
 def draw_branch(branches: Sequence[_Branch], seeds: Seeds) -> int:
-    """The place of the way that the randomness of one learner takes."""
+    """Return the index of the branch that the seed of one learner selects."""
     ends = np.cumsum([branch.share for branch in branches])
     return min(int(np.searchsorted(ends, uniform(seeds, WHICH_BRANCH)[0], side="right")), len(branches) - 1)
 
 
 def draw_item(parameters: Parameters, states: States, seeds: Seeds, branch: _Branch) -> int:
-    """The item that one learner gets in a way: any of them, or the one that suits best."""
+    """Return the item that one learner gets in a branch: any of them, or the best."""
     if branch.code == EXPLORE:
         return int(branch.items[int(uniform(seeds, WHICH_ITEM)[0] * len(branch.items))])
     learners = np.zeros(len(branch.items), dtype=np.int64)
@@ -194,7 +194,7 @@ def draw_item(parameters: Parameters, states: States, seeds: Seeds, branch: _Bra
 
 
 def item_propensity(parameters: Parameters, states: States, branches: Sequence[_Branch], item: int) -> float:
-    """The chance that one learner gets an item, in whichever way."""
+    """Return the probability that one learner gets an item, over all branches."""
     total = 0.0
     for branch in branches:
         index = np.flatnonzero(branch.items == item)
@@ -210,7 +210,7 @@ def item_propensity(parameters: Parameters, states: States, branches: Sequence[_
 
 
 def most_valuable_skill(parameters: Parameters, skill_status: SkillStatus, eligible: Booleans, item: int) -> int:
-    """The most valuable of the wanted skills that an item asks for; -1 if it asks for none."""
+    """Return the most valuable of the requested skills that an item asks for; -1 if it asks for none."""
     asked = parameters.items.skills[item]
     asked = asked[asked >= 0]
     asked = asked[eligible[asked]]

@@ -60,7 +60,7 @@ class Choice(NamedTuple):
 class Choices:
     """One exercise for each of B learners; `item` and `skill` are -1 where there is none, `code` says why.
 
-    `propensity` is the chance this item had, whichever way it was found. The other arrays are the terms of the reason.
+    `propensity` is the probability of this item over all branches. The other arrays are the terms of the reason.
     """
 
     code: Integers
@@ -76,11 +76,11 @@ class Choices:
     prerequisites: Floats
 
     def __getitem__(self, rows: slice | Integers) -> "Choices":
-        """Those of the chosen learners."""
+        """Return those of the chosen learners."""
         return Choices(**{name: getattr(self, name)[rows] for name in self.__dataclass_fields__})
 
     def each(self) -> list[Choice]:
-        """One after the other."""
+        """Yield the choices one after the other."""
         return [*map(Choice._make, zip(*(getattr(self, name).tolist() for name in Choice._fields), strict=True))]
 
 
@@ -91,11 +91,11 @@ def choose_items(
     avoid: Sequence[Integers] | None = None,
     all_criteria: Sequence[SelectionCriteria | None] | None = None,
 ) -> Choices:
-    """The next exercise of each of B learners.
+    """Choose the next exercise of each of B learners.
 
     `states` are those of the moment (see `fade_states`). `seeds` (B,) are the randomness: a seed gives one choice.
     `avoid` lists, for each learner, items not to offer; the last item is avoided too, unless nothing else is left.
-    `all_criteria` says for each learner what is wanted, none for nothing in particular.
+    `all_criteria` are those of each learner, None without any.
     """
     excluded = np.empty((2, 0), dtype=np.int64) if avoid is None else _avoided_pairs(avoid)
     all_criteria = [None] * states.count if all_criteria is None else all_criteria
@@ -112,14 +112,14 @@ def choose_items(
 
 
 def _avoided_pairs(avoid: Sequence[Integers]) -> Integers:
-    """Pairs of learner and avoided item, each once and in order; (2, M)."""
+    """Return pairs of learner and avoided item, each once and in order; (2, M)."""
     learners = np.repeat(np.arange(len(avoid)), [len(items) for items in avoid])
     items = np.concatenate(avoid) if learners.size else learners
     return np.asarray(np.unique(np.array([learners, items], dtype=np.int64), axis=1))
 
 
 def _select_pairs(pairs: Integers, rows: Integers) -> Integers:
-    """The pairs of some learners, in order, who are counted anew; (2, M')."""
+    """Return the pairs of some learners, in order, with the learners renumbered; (2, M')."""
     index = np.searchsorted(rows, pairs[0])
     held = rows[np.minimum(index, len(rows) - 1)] == pairs[0] if len(rows) else np.zeros(len(index), dtype=np.bool_)
     return np.array([index[held], pairs[1, held]])
@@ -138,7 +138,7 @@ def _choose_items_once(
     avoid: Integers,
     all_criteria: Sequence[SelectionCriteria | None],
 ) -> Choices:
-    """`choose_items` with nothing avoided but the pairs `avoid`: all without an aim at once, and each of the others."""
+    """Choose with only the pairs `avoid` avoided: learners without criteria in one batch, the others one by one."""
     with_criteria = [row for row, criteria in enumerate(all_criteria) if criteria is not None]
     if not with_criteria:
         return _choose_without_criteria(parameters, states, seeds, avoid)
@@ -157,7 +157,7 @@ def _choose_items_once(
 
 
 def _choose_without_criteria(parameters: Parameters, states: States, seeds: Seeds, avoid: Integers) -> Choices:
-    """The skill that is most worth it, and the item that suits best, for each of B learners."""
+    """Choose the skill of greatest value, and the item of least score, for each of B learners."""
     skill_status = judge_skills(parameters, states)
     available = _count_available(parameters, states.count, avoid)
     skill, code = _choose_skill(parameters, states, skill_status, available > 0)
@@ -188,7 +188,7 @@ def build_choices(
     item_scores: ItemScores,
     propensity: Floats,
 ) -> Choices:
-    """The choices with their terms. `chosen` are code, skill and item of each learner, -1 where there is none.
+    """Build the choices with their terms. `chosen` are code, skill and item of each learner, -1 where there is none.
 
     `item_scores` and `propensity` are those of the learners who have an item.
     """
@@ -224,7 +224,7 @@ def build_choices(
 def _choose_with_criteria(
     parameters: Parameters, states: States, seeds: Seeds, avoid: Integers, criteria: SelectionCriteria
 ) -> Choices:
-    """The next exercise of one learner, as it is wanted."""
+    """Choose the next exercise of one learner under its criteria."""
     skill_status = judge_skills(parameters, states)
     plan = plan_branches(parameters, states, skill_status, avoid, criteria)
     code, skill, item = np.array([plan.code]), np.array([-1]), np.array([-1])
@@ -241,7 +241,7 @@ def _choose_with_criteria(
 
 
 def _count_available(parameters: Parameters, learners: int, avoid: Integers) -> Integers:
-    """The number of items of each skill that each learner does not avoid; (B, S). `avoid` are pairs, (2, M)."""
+    """Count the items of each skill that each learner does not avoid; (B, S). `avoid` are pairs, (2, M)."""
     available = np.broadcast_to(parameters.item_counts, (learners, parameters.skills.count)).copy()
     rows, skills = avoid[0], parameters.items.skills[avoid[1]]
     for index in range(skills.shape[1]):
@@ -253,7 +253,7 @@ def _count_available(parameters: Parameters, learners: int, avoid: Integers) -> 
 def _choose_skill(
     parameters: Parameters, states: States, skill_status: SkillStatus, available: Booleans
 ) -> tuple[Integers, Integers]:
-    """The skill of each learner and the code of the reason; both (B,)."""
+    """Return the skill of each learner and the code of the reason; both (B,)."""
     count = states.count
     if not len(parameters.items.by_skill[1]):
         return np.full(count, -1), np.full(count, NO_SKILL)
@@ -274,7 +274,7 @@ def _choose_skill(
 def _list_candidates(
     parameters: Parameters, skill: Integers, code: Integers, avoid: Integers
 ) -> tuple[Integers, Integers]:
-    """All items of the chosen skills but the avoided pairs, as `(learner, item)` pairs sorted by learner."""
+    """Return all items of the chosen skills but the avoided pairs, as `(learner, item)` pairs sorted by learner."""
     starts, members = parameters.items.by_skill
     if (code == NO_SKILL).all():
         sizes = np.full(len(skill), parameters.items.count)

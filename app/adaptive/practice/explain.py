@@ -1,4 +1,4 @@
-"""Why an exercise was not the one chosen: what held it back first, and its own terms beside those of the choice."""
+"""Why an exercise was not chosen: the first obstacle, and its own terms beside those of the choice."""
 
 from dataclasses import dataclass
 
@@ -50,9 +50,9 @@ EXPLANATION_CODES = (
 
 @dataclass(frozen=True)
 class Explanation:
-    """What speaks against an item: a code, and the item with its terms as if it had been chosen.
+    """Why an item was not chosen: a code, and the item with its terms as if it had been chosen.
 
-    `rank` is its place, or that of its skill, among `of` others and itself, where that is what decided; else 0.
+    `rank` is its rank, or that of its skill, among `of` candidates with itself, if that decided; else 0.
     `missing` are the direct prerequisites of its skill that are not secured.
     """
 
@@ -72,7 +72,7 @@ def explain(
     choices: Choices,
     item: int,
 ) -> Explanation:
-    """Why `choices`, made of the same arguments for one learner, are not `item`, which nothing of them excludes."""
+    """Return why `choices`, made of the same arguments for one learner, are not `item`, which no argument excludes."""
     chosen, last = int(choices.item[0]), int(states.last_item[0])
     spared = last if chosen >= 0 and last != chosen else -1
     skill_status = judge_skills(parameters, states)
@@ -103,7 +103,7 @@ def explain(
 
 
 def _skills_asked(parameters: Parameters, criteria: SelectionCriteria, item: int) -> Booleans:
-    """The skills that an item asks for, of those in question; (S,)."""
+    """Return the skills that an item asks for, of those in question; (S,)."""
     asked = np.zeros(parameters.skills.count, dtype=np.bool_)
     skills = parameters.items.skills[item]
     asked[skills[skills >= 0]] = True
@@ -118,7 +118,7 @@ def _find_obstacle(
     asked: Booleans,
     choices: Choices,
 ) -> tuple[int, Booleans]:
-    """What held back an item that asks for these skills, and the skills of which that is said."""
+    """Return the code of what held back an item that asks for these skills, and the skills it is about."""
     if not len(parameters.items.by_skill[1]):
         return (NOT_DRAWN if int(choices.code[0]) == EXPLORE else ITEM_RANKS_LOWER), asked
     if not asked.any():
@@ -139,7 +139,7 @@ def _find_obstacle(
 def _find_preferred(
     skill_status: SkillStatus, criteria: SelectionCriteria, in_question: Booleans, rivalling: Booleans, choices: Choices
 ) -> tuple[int, Booleans]:
-    """What went before an item that asks for these skills, and the skills of which that is said."""
+    """Return the code of what was preferred to an item that asks for these skills, and the skills it is about."""
     skill = int(choices.skill[0])
     if int(choices.code[0]) == EXPLORE:
         return NOT_DRAWN, in_question
@@ -153,7 +153,7 @@ def _find_preferred(
 def _rival_skills(
     parameters: Parameters, states: States, skill_status: SkillStatus, criteria: SelectionCriteria, choices: Choices
 ) -> Booleans:
-    """The skills among which the one of a choice was the most valuable; (S,)."""
+    """Return the skills among which the one of a choice was the most valuable; (S,)."""
     doable, unfinished = open_skills(parameters, states, skill_status, criteria)
     return doable if int(choices.code[0]) == PRACTISE else unfinished
 
@@ -161,7 +161,7 @@ def _rival_skills(
 def _find_outranking(
     skill_status: SkillStatus, criteria: SelectionCriteria, rivalling: Booleans, in_question: Booleans
 ) -> tuple[int, Booleans]:
-    """Why none of some skills was practised, and those of which that is said."""
+    """Return why none of some skills was practised, and the skills that is about."""
     if rivalling.any():
         rested = rivalling.copy()
         rested[[] if criteria.resting is None else criteria.resting] = False
@@ -173,7 +173,7 @@ def _find_outranking(
 def _rank_of_item(
     parameters: Parameters, states: States, seeds: Seeds, plan: Branches, choices: Choices, item: int
 ) -> tuple[int, int]:
-    """The place of an item among all of the way in which another was chosen, and how many these are."""
+    """Return the rank of an item among all of the branch in which another was chosen, and how many these are."""
     branch = next(branch for branch in plan.branches if branch.code == int(choices.code[0]))
     learners = np.zeros(len(branch.items), dtype=np.int64)
     score = add_jitter(score_items(parameters, states, learners, branch.items).score, seeds[learners], branch.items)
@@ -183,13 +183,13 @@ def _rank_of_item(
 
 
 def _rank_of_skill(value: Floats, among: Booleans, skill: int) -> tuple[int, int]:
-    """The place of a skill among some, the most valuable first, and how many these are."""
+    """Return the rank of a skill among some, the most valuable first, and how many these are."""
     ahead = among & ((value > value[skill]) | ((value == value[skill]) & (np.arange(len(value)) < skill)))
     return int(ahead.sum()) + 1, int(among.sum())
 
 
 def _missing_prerequisites(parameters: Parameters, skill_status: SkillStatus, skill: int) -> Integers:
-    """The direct prerequisites of a skill that hold it up."""
+    """Return the direct prerequisites of a skill that hold it up."""
     named = parameters.skills.prerequisites[skill]
     named = named[named >= 0]
     return np.asarray(named[~skill_status.secured[0, named] & (parameters.item_counts[named] > 0)])

@@ -154,7 +154,7 @@ def _locate_on_grid(q: Floats) -> tuple[Integers, Floats]:
 
 
 def _scatter(mass: Floats, location: tuple[Integers, Floats]) -> Floats:
-    """What is at such places between two points of the grid (rows, …), shared out to them; (rows, STEPS)."""
+    """Share out the mass at such positions to the two grid points around each (rows, …); (rows, STEPS)."""
     cell, share = location
     flat = (np.arange(len(mass))[:, None] * STEPS + cell).ravel()
     size = len(mass) * STEPS

@@ -1,4 +1,4 @@
-"""How items suit learners, and the chance that each is chosen (docs/models.md)."""
+"""The scores of items for learners, and the probability that each item is chosen (docs/models.md)."""
 
 from dataclasses import dataclass
 
@@ -24,7 +24,7 @@ NODES, WEIGHTS = ((NODES + 1) / 2) ** 3, 3 * ((NODES + 1) / 2) ** 2 * WEIGHTS / 
 
 @dataclass(frozen=True)
 class ItemScores:
-    """How items suit learners, all (N,): `score`, the least is best.
+    """The scores of items for learners, all (N,): the least `score` is best.
 
     `distance` of the chance of success from the one aimed at, in logits; `diagnosticity`: by how much those who know
     the skills are expected to score more than those who do not.
@@ -35,27 +35,27 @@ class ItemScores:
 
     @property
     def score(self) -> Floats:
-        """What decides, but for chance."""
+        """The score without the random term."""
         return self.distance - DIAGNOSTICITY_WEIGHT * self.diagnosticity
 
     def __getitem__(self, rows: Integers) -> "ItemScores":
-        """Some of the pairs."""
+        """Return some of the pairs."""
         return ItemScores(self.distance[rows], self.diagnosticity[rows])
 
 
 def score_items(parameters: Parameters, states: States, learners: Integers, items: Integers) -> ItemScores:
-    """How each of N items suits a learner; all (N,)."""
+    """Score each of N items for its learner; all (N,)."""
     p, diagnosticity = predict_score_and_gap(parameters, states, learners, items)
     return ItemScores(np.abs(logit(p) - logit(np.array(TARGET))), diagnosticity)
 
 
 def add_jitter(score: Floats, seeds: Seeds, items: Integers) -> Floats:
-    """The score with the luck of each item: the least one is chosen."""
+    """Return the scores with the random term of each item: the least one is chosen."""
     return score - JITTER * uniform(seeds, items)
 
 
 def smallest_by_learner(score: Floats, learners: Integers, count: int) -> Integers:
-    """For each learner the place of its smallest score in the flat array, -1 if it has none; (B,).
+    """Return for each learner the index of its smallest score in the flat array, -1 if it has none; (B,).
 
     `learners` is sorted; of equal scores the first one counts.
     """
@@ -70,7 +70,7 @@ def smallest_by_learner(score: Floats, learners: Integers, count: int) -> Intege
 
 
 def propensities(score: Floats, learners: Integers, picked: Integers) -> Floats:
-    """The chance each picked item had among its learner's candidates, over the uniform numbers U.
+    """Return the probability each picked item had among its learner's candidates, over the uniform numbers U.
 
     Item i wins if s_i - .2 U_i is the least: ∫ Π_j P(U_j < u + (s_j - s_i) / .2) du, over the u where no factor is
     zero. Items more than .2 above the picked one multiply by 1 and are left out.
@@ -95,7 +95,7 @@ def propensities(score: Floats, learners: Integers, picked: Integers) -> Floats:
 
 
 def clipped_products(base: Floats, gap: Floats, starts: Integers) -> Floats:
-    """Π over the candidates j of each learner of (base + gap_j), within 0..1, at every node; (learners, nodes).
+    """Return Π over the candidates j of each learner of (base + gap_j), within 0..1, at every node; (learners, nodes).
 
     Always from left to right, in pieces that fit the cache: an uncalibrated course has thousands of equal candidates.
     A product falls from node to node; where it has come to 0 it stays.

@@ -1,4 +1,4 @@
-"""How every skill stands for every learner: mastered, secured, ready, in need of practice."""
+"""The status of every skill of every learner: mastered, secured, ready, in need of practice."""
 
 from dataclasses import dataclass
 
@@ -23,7 +23,7 @@ LEAST = 1e-9
 
 @dataclass(frozen=True)
 class SkillStatus:
-    """How every skill stands for every learner, each (B, S)."""
+    """The status of every skill of every learner, each (B, S)."""
 
     unlocks: Floats
     need: Floats
@@ -35,9 +35,9 @@ class SkillStatus:
 
 
 def goal_skills(parameters: Parameters, states: States, goal: Integers, target: float) -> tuple[Booleans, Booleans]:
-    """Which skills of a goal one learner has not reached, and what these build on, directly or not; both (S,).
+    """Return which skills of a goal one learner has not reached, and their prerequisites, direct or not; both (S,).
 
-    Reached is a mastery of at least the target on enough answers, as it is told.
+    Reached is a mastery of at least the target on enough answers, as in replies.
     """
     lacking = np.zeros(parameters.skills.count, dtype=np.bool_)
     lacking[goal] = True
@@ -51,7 +51,7 @@ def goal_skills(parameters: Parameters, states: States, goal: Integers, target: 
 
 
 def judge_skills(parameters: Parameters, states: States) -> SkillStatus:
-    """Judge every skill of every learner."""
+    """Return the status of every skill of every learner."""
     skills = parameters.skills
     discounted_mastery = clip(states.mastery, 0.0, 1.0) * practice_discount(parameters, states.responses)
     idle = np.where(states.responses > 0, states.total_responses[:, None] - states.practised, 0)
@@ -63,7 +63,7 @@ def judge_skills(parameters: Parameters, states: States) -> SkillStatus:
         unlocks[:, opening] += np.add.reduceat(1 - discounted_mastery[:, opened], starts[opening], axis=1)
     secured = discounted_mastery >= secured_threshold(parameters)
     ready = _ready_share(parameters, secured)
-    # A level weighs more than all that a skill can open up, staying with a skill more than all levels.
+    # A level outweighs all that a skill can unlock; staying with a skill outweighs all levels.
     apart = skills.count + 1
     value = unlocks + apart * (STAY * apart * skills_of_last_item(parameters, states) - skills.depth)
     mastered = is_mastered(states.mastery, states.responses)
@@ -71,13 +71,13 @@ def judge_skills(parameters: Parameters, states: States) -> SkillStatus:
 
 
 def practice_discount(parameters: Parameters, responses: Integers) -> Floats:
-    """The share of its mastery with which each skill (S) counts after so many responses on it (…, S)."""
+    """Return the share of its mastery with which each skill (S) counts after so many responses on it (…, S)."""
     practice = responses * np.maximum(parameters.skills.p_learn, LEAST_PACE)
     return np.asarray(1 - UNPRACTISED * (expm1(-practice) + 1))
 
 
 def secured_threshold(parameters: Parameters) -> Floats:
-    """The discounted mastery from which each skill is secured; (S,).
+    """Return the discounted mastery from which each skill is secured; (S,).
 
     Right responses alone lift a mastery to at least T / (T + F), so the threshold stays below that.
     """
@@ -86,7 +86,7 @@ def secured_threshold(parameters: Parameters) -> Floats:
 
 
 def _ready_share(parameters: Parameters, secured: Booleans) -> Floats:
-    """The share of each skill's direct prerequisites that are secured; one that no item asks for cannot hold it up."""
+    """Return the share of secured direct prerequisites of each skill; one that no item asks for counts as secured."""
     prerequisites = parameters.skills.prerequisites
     satisfied = secured | (parameters.item_counts == 0)
     met, total = np.zeros(secured.shape), np.maximum((prerequisites >= 0).sum(axis=1), 1)
@@ -96,7 +96,7 @@ def _ready_share(parameters: Parameters, secured: Booleans) -> Floats:
 
 
 def skills_of_last_item(parameters: Parameters, states: States) -> Booleans:
-    """Which skills the last item asked for; (B, S)."""
+    """Return which skills the last item asked for; (B, S)."""
     result = np.zeros(states.mastery.shape, dtype=np.bool_)
     last = parameters.items.skills[states.last_item] if parameters.items.count else np.empty((states.count, 0), int)
     for index in range(last.shape[1]):

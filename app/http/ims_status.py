@@ -67,10 +67,10 @@ def documented_errors() -> dict[int | str, dict[str, Any]]:
         503: "`server_busy`: wait as long as `Retry-After` says",
         "default": "any other error",
     }
-    return {status: {"model": _StatusInfo, "description": text} for status, text in descriptions.items()}
+    return {status: {"model": StatusInfo, "description": text} for status, text in descriptions.items()}
 
 
-class _MinorField(Reply):
+class MinorField(Reply):
     """Which system tells what."""
 
     imsx_codeMinorFieldName: Literal["TargetEndSystem"]
@@ -79,16 +79,16 @@ class _MinorField(Reply):
     ]
 
 
-class _CodeMinor(Reply):
+class CodeMinor(Reply):
     """What is wrong, in a word."""
 
-    imsx_codeMinorField: Annotated[list[_MinorField], Field(min_length=1)]
+    imsx_codeMinorField: Annotated[list[MinorField], Field(min_length=1)]
 
 
-class _StatusInfo(Reply):
+class StatusInfo(Reply):
     """An error (imsx_StatusInfo)."""
 
     imsx_codeMajor: Literal["failure"]
     imsx_severity: Literal["error"]
     imsx_description: str
-    imsx_codeMinor: _CodeMinor
+    imsx_codeMinor: CodeMinor

@@ -13,7 +13,7 @@ FOLDERS = ("app", "benchmarks", "migrations", "tests")
 # Functions and classes that are registered by what decorates them have their use there; these decorators register none.
 PLAIN = {"dataclass", "contextmanager", "asynccontextmanager", "cache", "lru_cache"}
 # Tables, bodies of requests and replies, and errors are the interface, used here or not.
-INTERFACE = ("app/models/", "app/schemas/", "app/ims_cat/schemas.py", "app/core/errors.py")
+INTERFACE = ("app/models/", "app/schemas/", "app/ims_cat/schemas.py", "app/http/ims_status.py", "app/core/errors.py")
 MENTION = re.compile(r"\b(app(?:\.\w+)+)[.:](\w+)|from (app(?:\.\w+)*) import \(?([\w,\s]+)")
 
 Name = tuple[str, str]

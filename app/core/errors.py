@@ -9,7 +9,7 @@
     ├── Invalid              well-formed, but not acceptable
     ├── RateLimited          too often
     ├── Unavailable          try again later
-    └── InvalidSetting, NotMigrated        the operator's errors, told on the command line
+    └── InvalidSetting, NotMigrated        the operator's errors, shown on the command line
 
 `docs/errors.md` has an entry for every code. The HTTP status of each branch is decided in
 `app.http.problems`; nothing here knows HTTP.

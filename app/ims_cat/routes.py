@@ -89,7 +89,7 @@ async def create_session(sectionIdentifier: PathId, body: CatSession, caller: Se
 async def end_session(
     sectionIdentifier: PathId, sessionIdentifier: PathId, caller: Sender, request: Request
 ) -> Response:
-    """End a session; what it measured is kept."""
+    """End a session; its results stay stored."""
     await request.app.state.database.write(
         services.end_cat_session, caller.tenant_id, sectionIdentifier, sessionIdentifier, now()
     )
@@ -102,7 +102,7 @@ async def end_session(
 async def submit_results(
     sectionIdentifier: PathId, sessionIdentifier: PathId, body: CatResults, caller: Sender, request: Request
 ) -> Response:
-    """Send results: the items that come next, and what is known of the learner."""
+    """Send results; the reply has the next items and the test result."""
     results = _parse_results(body.assessmentResult.itemResult or ())
     encoded = await request.app.state.database.write(
         services.submit_results,

@@ -1,7 +1,7 @@
-"""1EdTech CAT 1.0: what is taken leniently, what is told strictly, and what a section is configured by.
+"""1EdTech CAT 1.0: requests, parsed leniently, replies, written strictly, and the configuration of a section.
 
-Requests: unknown members are passed over, `null` is absent, words count in any case, numbers may be texts and the
-other way round. Replies have no member that the standard does not have, and no `null`.
+Requests: unknown members are ignored, `null` is absent, words count in any case, numbers may be texts and the other
+way round. Replies have only members of the standard, and no `null`.
 """
 
 import math
@@ -56,24 +56,24 @@ class CatMessage(BaseModel):
 
 
 def example(**given: JsonValue) -> ConfigDict:
-    """For the `model_config` of a message: an example that the tests send."""
+    """Return the `model_config` of a message with an example that the tests send."""
     return ConfigDict(json_schema_extra={"examples": [given]})
 
 
 def to_lower(value: object) -> object:
-    """A word in any case."""
+    """Return a word in small letters."""
     return value.lower() if isinstance(value, str) else value
 
 
 def as_text(value: object) -> object:
-    """A number, or true and false, as the text that it should have been."""
+    """Return a number, or true and false, as text."""
     if isinstance(value, bool):
         return "true" if value else "false"
     return repr(value) if isinstance(value, (int, float)) else value
 
 
 def as_moment(value: object) -> object:
-    """A time as microseconds since 1970; without an offset it is UTC."""
+    """Return a time as microseconds since 1970; without an offset it is UTC."""
     try:
         return to_moment(value)
     except ValueError:
@@ -117,7 +117,7 @@ class KeyValuePair(CatMessage):
 
 
 class CatSession(CatMessage):
-    """A session: `personalNeedsAndPreferences` and `demographics` are not looked at."""
+    """A session: `personalNeedsAndPreferences` and `demographics` are ignored."""
 
     model_config = example(priorData=[{"key": "initialEstimatedAbility", "value": "0.0"}])
 
@@ -135,7 +135,7 @@ class PriorData(CatMessage):
 
 
 class OutcomeVariable(CatMessage):
-    """An outcome variable; only SCORE is looked at."""
+    """An outcome variable; all but SCORE are ignored."""
 
     identifier: Text
     normalMaximum: Any = None
@@ -179,7 +179,7 @@ class ItemResult(CatMessage):
 
 
 class AssessmentResult(CatMessage):
-    """The results of a test; only those of items are looked at."""
+    """The results of a test; all but those of items are ignored."""
 
     itemResult: Annotated[list[ItemResult], Field(max_length=MOST_RESULTS)] | None = None
 

@@ -15,13 +15,13 @@ router = APIRouter(include_in_schema=False)
 
 @router.get("/livez")
 async def livez() -> dict[str, str]:
-    """The process answers; nothing else is looked at, so that a dead database does not get it restarted."""
+    """Answer while the process runs; not checking the database, as its failure must not restart the process."""
     return {"status": "ok"}
 
 
 @router.get("/readyz")
 async def readyz(request: Request) -> dict[str, str]:
-    """The database answers and has the tables this program was written for, and nobody has told it to stop."""
+    """Answer if the database has the tables this program was written for, and the process is not stopping."""
     if getattr(request.app.state, "stopping", False):
         raise Stopping("this process was told to stop; send requests elsewhere")
     try:

@@ -63,7 +63,7 @@ async def get_quality(
 async def _collect_outcomes(
     database: Database, sample: LearnerSample, criteria: QualityFilter
 ) -> tuple[LearnerSample, list[ScoredPredictions]]:
-    """The learners that are looked at, and their answers: piece by piece, as other requests want their turn too."""
+    """Draw the learners and read their answers in pieces, between which other requests run."""
     while not sample.complete:
         sample = await database.read(draw_learners, sample, criteria)
     return sample, [

@@ -60,7 +60,7 @@ async def list_webhooks(query: Paging, caller: Admin, request: Request) -> Respo
 
 @router.delete("/{webhook}", status_code=204, responses=REMOVE, dependencies=NO_PARAMETERS)
 async def delete_webhook(webhook: WebhookId, caller: Admin, request: Request) -> Response:
-    """Call an address no more, also not with what was still to be told."""
+    """Delete a webhook and its pending calls."""
     await request.app.state.database.write(services.remove_webhook, caller.tenant_id, webhook)
     return Response(status_code=204, headers={"X-Content-Type-Options": "nosniff"})
 

@@ -1,4 +1,4 @@
-"""Calibrations as they are told."""
+"""Calibrations: their replies."""
 
 from typing import Annotated, Any, Literal
 

@@ -1,4 +1,4 @@
-"""Courses, skills and items as they are sent and told."""
+"""Courses, skills and items: their requests and replies."""
 
 from collections.abc import Hashable, Iterable, Sequence
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""What is known of learners, as it is told."""
+"""Mastery of learners: its replies."""
 
 from pydantic import Field
 

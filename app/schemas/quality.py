@@ -1,4 +1,4 @@
-"""The quality of predictions, as it is told."""
+"""Quality of predictions: its replies."""
 
 from typing import Annotated
 
@@ -33,7 +33,7 @@ class QualityOut(Reply):
 
     responses: int
     learners: int
-    sample: Probability = Field(description="the share of the learners looked at: 1, unless there are too many answers")
+    sample: Probability = Field(description="the share of the learners measured: 1, unless there are too many answers")
     predicted: Probability | None = Field(description="mean prediction")
     observed: Probability | None = Field(description="mean score, as a fraction")
     log_loss: float | None

@@ -1,4 +1,4 @@
-"""Adaptive tests as they are asked for, answered and told."""
+"""Adaptive tests: their requests and replies."""
 
 from typing import Annotated, Literal, Self
 
@@ -130,7 +130,7 @@ class Selection(Request):
         default=None, description="target shares, in any unit"
     )
     constraints: Annotated[list[Constraint], Field(min_length=1, max_length=MOST_GROUPS)] | None = Field(
-        default=None, description="hard bounds, kept by shadow tests; the test then has max_items items"
+        default=None, description="hard bounds, met by shadow tests; the test then has max_items items"
     )
     enemies: Annotated[list[Annotated[Items, Field(min_length=2)]], Field(max_length=MOST_ITEMS)] | None = Field(
         default=None, description="sets of items of which a test has one at most"
@@ -147,8 +147,8 @@ class ClassificationRule(Request):
     cuts: Annotated[list[Theta], AfterValidator(check_unique), Field(min_length=1, max_length=10)]
     method: Literal["interval", "sprt"] = "interval"
     confidence: Annotated[float, Field(ge=0.5, le=0.999)] = Field(default=0.95, description="of the interval")
-    alpha: Risk = Field(default=0.05, description="sprt: the chance to place somebody too high")
-    beta: Risk = Field(default=0.05, description="sprt: the chance to place somebody too low")
+    alpha: Risk = Field(default=0.05, description="sprt: the probability of placing a learner too high")
+    beta: Risk = Field(default=0.05, description="sprt: the probability of placing a learner too low")
     delta: Annotated[float, Field(gt=0, le=2)] = Field(default=0.2, description="sprt: half the indifference region")
 
 
@@ -234,7 +234,7 @@ class ScaleAbility(Ability):
 
 
 class SelectionReason(ReasonOut):
-    """Why an item was chosen, and what of the plan could not be kept."""
+    """Why an item was chosen, and which parts of the plan could not be met."""
 
     relaxed: list[Literal["max_exposure", "content_shares", "bounds"]] | Absent = None
 

@@ -24,7 +24,7 @@ class WebhookIn(Request):
 
 
 class WebhookBase(Reply):
-    """What is told of a webhook whenever it is told of."""
+    """The fields of every reply about a webhook."""
 
     id: str
     url: str
@@ -50,7 +50,7 @@ class WebhookOut(WebhookBase):
     """A webhook, and how its calls fare."""
 
     pending: int = Field(description="calls that are still to be made, or made again")
-    failed: int = Field(description="calls that were tried for three days and not accepted; kept for 30 days")
+    failed: int = Field(description="calls that were tried for three days and not accepted; stored for 30 days")
     last_failure: Failure | None = Field(description="the last attempt that failed, of the calls not yet taken")
 
 

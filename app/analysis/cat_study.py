@@ -74,7 +74,7 @@ class _CatStudyResult:
     `items` of a test; `bias` and `rmse` of θ; the `standard_error` it claims; how often the 90 % interval `covered` the
     truth; the greatest rate of `exposure` of an item; `overlap`: what share of a test two learners have in common;
     `unused` items, a share of the bank. `broken` constraints a test and `wrong` levels, where there are any. `relaxed`:
-    turns a test in which something that was asked for was given up.
+    steps of a test in which a constraint had to be relaxed.
     """
 
     items: Figure

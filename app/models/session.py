@@ -1,4 +1,4 @@
-"""Adaptive tests: what was agreed at the start, and every answer with what was told after it."""
+"""Adaptive tests: what was agreed at the start, and every answer with its outcome."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Who wants to hear of what happens, and what is still to be told."""
+"""Webhooks, the events they subscribe to, and their pending calls."""
 
 from sqlalchemy import BigInteger, ForeignKeyConstraint, Index, Integer, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
@@ -29,7 +29,7 @@ class Webhook(Base):
 
 
 class Outbox(Base):
-    """A call that is to be made, written in the transaction of the change it tells of; deleted once it was taken.
+    """A call that is to be made, written in the transaction of the change it reports; deleted once it was accepted.
 
     `due_at` is when it is tried next: the process that tries it moves it ahead, so that no other does meanwhile. It is
     empty where the call was given up. `attempt` counts the tries, `failed_at` and `error` tell of the last failure.

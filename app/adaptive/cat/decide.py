@@ -1,4 +1,4 @@
-"""One turn of a test: the next item, the chance it had and why, or the end."""
+"""The next item of a test, the probability it had and why, or the end of the test."""
 
 from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple
@@ -45,7 +45,7 @@ def next_item(
     elapsed_seconds: float = 0.0,
     exposure_rates: Floats | None = None,
 ) -> NextItem:
-    """The next item of a test, or its end. The same arguments give the same turn.
+    """Return the next item of a test, or its end. The same arguments give the same item.
 
     `seed` (0 to 2⁶⁴ - 1) is the chance of the whole test. `exposure_rates` (I,) are the shares of earlier tests in
     which each item was given; they count where the plan has a `max_exposure`.
@@ -57,7 +57,7 @@ def next_item(
 
 
 def _end_of_test(stop: Stop) -> NextItem:
-    """The turn of a test that is over."""
+    """Return the decision that ends a test."""
     return NextItem(-1, stop, "end", -1, 0.0, (), {})
 
 
@@ -69,7 +69,7 @@ def look_ahead(
     count: int,
     exposure_rates: Floats | None = None,
 ) -> tuple[int, ...]:
-    """The next `count` items as they would come if no answer said anything, the first one that of `next_item`.
+    """Return the next `count` items as if no answer changed the estimate, the first one that of `next_item`.
 
     For clients that may lose the connection; fewer where the test would be at its longest, or no item is left.
     """
@@ -87,7 +87,7 @@ def look_ahead(
 
 
 def _select_item(pool: Pool, plan: Plan, state: ExamineeState, seed: int, exposure_rates: Floats | None) -> NextItem:
-    """The next item, wherever the test would end."""
+    """Select the next item, whether or not the test would end."""
     free = open_items(pool, state.items)
     for item in plan.first:
         if free[item]:
@@ -104,7 +104,7 @@ def _select_item(pool: Pool, plan: Plan, state: ExamineeState, seed: int, exposu
 
 
 def _is_pilot_due(plan: Plan, state: ExamineeState) -> bool:
-    """Whether more pilot items should have been given by now than were."""
+    """Return whether more pilot items should have been given by now than were."""
     if not plan.pilots:
         return False
     due = sum(position <= len(state.items) for position in plan.pilot_positions)
@@ -112,7 +112,7 @@ def _is_pilot_due(plan: Plan, state: ExamineeState) -> bool:
 
 
 def _as_next_item(pool: Pool, state: ExamineeState, item: int, kind: Kind, propensity: float) -> NextItem:
-    """The turn of an item that no rule has weighed."""
+    """Return the decision for an item that no rule has weighed."""
     scale = int(pool.scale[item])
     ability, error = state.ability[scale], state.standard_error[scale]
     terms = {"ability": ability, "standard_error": error, "information": _item_information(pool, item, ability)}
@@ -120,7 +120,7 @@ def _as_next_item(pool: Pool, state: ExamineeState, item: int, kind: Kind, prope
 
 
 def _item_information(pool: Pool, item: int, ability: float) -> float:
-    """The Fisher information of one item."""
+    """Return the Fisher information of one item."""
     return float(information_at(pool, np.array([item]), ability)[0])
 
 
@@ -132,7 +132,7 @@ def select_by_rule(
     free: Booleans,
     exposure_rates: Floats | None,
 ) -> NextItem:
-    """One of the free items by the rule; `seed_and_step` is seed and turn."""
+    """Select one of the free items by the rule; `seed_and_step` is the seed and the step of the test."""
     relaxed: tuple[Relaxed, ...] = ()
     eligible = filter_by_exposure(plan, free, exposure_rates)
     scale = _scale_to_measure(pool, plan, state, eligible)
@@ -168,7 +168,7 @@ def select_by_rule(
 
 
 def _scale_to_measure(pool: Pool, plan: Plan, state: ExamineeState, free: Booleans) -> int:
-    """The scale with the greatest standard error of those that need an item and have one, -1 if none has."""
+    """Return the scale with the greatest standard error of those that need an item and have one, -1 if none has."""
     if pool.scales == 1:
         return 0 if np.count_nonzero(free) else -1
     scales = range(pool.scales)
@@ -179,7 +179,7 @@ def _scale_to_measure(pool: Pool, plan: Plan, state: ExamineeState, free: Boolea
 
 
 def _least_precise_scale(pool: Pool, state: ExamineeState, scales: Iterable[int], free: Booleans) -> int:
-    """Of some scales that with the greatest standard error that has a free item, -1 if none has."""
+    """Return, of some scales, that with the greatest standard error that has a free item, -1 if none has."""
     available = (scale for scale in scales if free[pool.members[scale]].any())
     return max(available, key=lambda scale: (state.standard_error[scale], -scale), default=-1)
 
@@ -187,7 +187,7 @@ def _least_precise_scale(pool: Pool, state: ExamineeState, scales: Iterable[int]
 def _limit_to_content(
     pool: Pool, plan: Plan, state: ExamineeState, scale: int, free: Booleans
 ) -> tuple[Booleans, tuple[Relaxed, ...]]:
-    """The free items of the group of content that is farthest below its share; all if no group with a share has any."""
+    """Return the free items of the content group farthest below its share; all if no group with a share has any."""
     groups = pool.content[[item for item in state.items if item not in plan.unscored]]
     administered = np.bincount(groups[groups >= 0], minlength=len(plan.content_shares))[: len(plan.content_shares)]
     shares = np.array(plan.content_shares)
@@ -202,10 +202,10 @@ def _limit_to_content(
 def _limit_to_shadow_test(
     pool: Pool, plan: Plan, state: ExamineeState, masks: tuple[Booleans, Booleans], scale: int
 ) -> tuple[Booleans, int, tuple[Relaxed, ...]]:
-    """The free items of the best test that keeps the bounds, and the scale to measure with them.
+    """Return the free items of the best test that keeps the bounds, and the scale to measure with them.
 
-    `masks` are the items that were not given too often, and all. Where no test keeps the bounds with the first, the
-    rate is given up, and then the bounds.
+    `masks` are the items that were not given too often, and all. If no test keeps the bounds with the first, the
+    rate is relaxed, and then the bounds.
     """
     eligible, free = masks
     attempts: tuple[tuple[Booleans, tuple[Relaxed, ...]], ...] = ((eligible, ()), (free, ("max_exposure",)))

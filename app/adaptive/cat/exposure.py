@@ -1,10 +1,10 @@
-"""Which of the best items is given, and with what chance.
+"""Exposure control: which of the best items is given, and with what probability.
 
 Randomesque (Kingsbury & Zara 1989): each of the n best alike. Sympson & Hetter (1985): going down from the best, item i
 is given with the chance k_i, its exposure parameter, else the next is asked; if none takes it, the best is given.
 
-Chance is that of the seed and the turn, so an item that was passed over may be given later; the chance of every choice
-is exact. The parameters are calibrated under this very rule.
+Each draw depends on the seed and the step, so an item that was passed over may be given later; the probability of
+every choice is exact. The parameters are calibrated under this very rule.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from app.adaptive.cat.pool import Pool
 from app.adaptive.cat.selection import Ranked
 from app.adaptive.hashing import hash_keys, uniform
 
-# Purposes of chance, so that no two uses of a seed and a turn share their numbers.
+# Purposes of draws, so that no two uses of a seed and a step share their numbers.
 RANDOMESQUE, EXPOSURE_CONTROL = 1, 2
 # So many of the best are asked at first whether they take it.
 FIRST_CANDIDATES = 16
@@ -32,7 +32,7 @@ class _Drawn(NamedTuple):
 
 
 def draw_item(pool: Pool, plan: Plan, ranking: Callable[[int], Ranked], seed: int, step: int) -> tuple[Ranked, _Drawn]:
-    """One of the best items; `ranking` gives as many as asked for, or all there are, best first."""
+    """Draw one of the best items; `ranking` gives as many as asked for, or all there are, best first."""
     if plan.sympson_hetter:
         return _draw_with_exposure_control(pool, ranking, seed, step)
     ranked = ranking(plan.randomesque)
@@ -41,7 +41,7 @@ def draw_item(pool: Pool, plan: Plan, ranking: Callable[[int], Ranked], seed: in
 
 
 def draw_evenly(count: int, seed: int, step: int) -> _Drawn:
-    """One of so many, all alike."""
+    """Draw one of so many with equal probability."""
     if count == 1:
         return _Drawn(0, 1.0)
     return _Drawn(
@@ -52,7 +52,7 @@ def draw_evenly(count: int, seed: int, step: int) -> _Drawn:
 def _draw_with_exposure_control(
     pool: Pool, ranking: Callable[[int], Ranked], seed: int, step: int
 ) -> tuple[Ranked, _Drawn]:
-    """The first item that does not pass."""
+    """Draw the first item that is not passed over."""
     count, previous_count, key = FIRST_CANDIDATES, -1, _step_seed(seed, step, EXPOSURE_CONTROL)
     while True:
         ranked = ranking(count)
@@ -70,7 +70,7 @@ def _draw_with_exposure_control(
 
 
 def selection_probabilities(exposure: Floats) -> Floats:
-    """The chance of each of the candidates, best first, to be given; they sum to 1."""
+    """Return the probability of each of the candidates, best first, to be given; they sum to 1."""
     passed = np.multiply.accumulate(1 - exposure)
     result = exposure * np.concatenate([[1.0], passed[:-1]])
     result[0] += passed[-1]
@@ -78,12 +78,12 @@ def selection_probabilities(exposure: Floats) -> Floats:
 
 
 def _step_seed(seed: int, step: int, purpose: int) -> Seeds:
-    """(1,): the seed of one turn of one test for one purpose."""
+    """Return the seed of one step of one test for one purpose; (1,)."""
     return hash_keys(purpose, np.array([seed], dtype=np.uint64).astype(np.int64), np.array([step]))
 
 
 def filter_by_exposure(plan: Plan, free: Booleans, rates: Floats | None) -> Booleans:
-    """The free items that were not given too often so far; the same array if no rate counts."""
+    """Return the free items that were not given too often so far; the same array if no rate counts."""
     if plan.max_exposure is None or rates is None:
         return free
     return free & (rates < plan.max_exposure)

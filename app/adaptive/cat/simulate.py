@@ -28,8 +28,8 @@ CountProgress = Callable[[float, float], None]
 class Records:
     """N whole tests: `truth`, `ability`, `standard_error` and `level` are (N, C), the others (N,) or one for each.
 
-    `length` counts scored items, `items` lists all that were given, `relaxed` the turns in which something had to be
-    given up.
+    `length` counts scored items, `items` lists all that were given, `relaxed` the steps in which a constraint had to be
+    relaxed.
     """
 
     truth: Floats

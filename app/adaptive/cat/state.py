@@ -1,4 +1,4 @@
-"""A test under way: what was given, what was answered, and the posterior of each ability."""
+"""The state of a running test: items given, responses, and the posterior of each ability."""
 
 from typing import NamedTuple, TypeVar
 
@@ -48,7 +48,7 @@ class ExamineeState(NamedTuple):
 
 
 def start_test(pool: Pool, plan: Plan) -> ExamineeState:
-    """Before the first answer. Raises ValueError for a plan that this pool cannot follow."""
+    """Return the state before the first answer. Raises ValueError for a plan that this pool cannot follow."""
     check_plan(pool, plan)
     mean, spread = np.array(plan.prior_mean)[:, None], np.array(plan.prior_sd)[:, None]
     log_prior = -0.5 * ((NODES - mean) / spread) ** 2
@@ -72,7 +72,7 @@ def start_test(pool: Pool, plan: Plan) -> ExamineeState:
 
 
 def update_state(pool: Pool, plan: Plan, state: ExamineeState, item: int, category: int) -> ExamineeState:
-    """After one more answer: `category` from 0 to the item's grade. A pilot item moves nothing.
+    """Return the state after one more answer: `category` from 0 to the item's highest. A pilot item moves no estimate.
 
     Raises ValueError for an item that does not exist or was given before, or a category that it does not have.
     """
@@ -108,24 +108,24 @@ def update_state(pool: Pool, plan: Plan, state: ExamineeState, item: int, catego
 
 
 def add_unscored(state: ExamineeState, item: int, category: int = 0) -> ExamineeState:
-    """The same, but for an item that was given and says nothing."""
+    """Return the state after an item that was given and is not scored."""
     return state._replace(items=(*state.items, item), categories=(*state.categories, category))
 
 
 def _with_value(values: tuple[T, ...], index: int, value: T) -> tuple[T, ...]:
-    """The values with another one at a place."""
+    """Return the values with another one at an index."""
     return (value,) if len(values) == 1 else (*values[:index], value, *values[index + 1 :])
 
 
 def _moments_of(log_posterior: Floats, prior_sd: float) -> tuple[float, float]:
-    """Mean and standard deviation of one posterior; sums run from node to node."""
+    """Return mean and standard deviation of one posterior; sums run from node to node."""
     total, first, second = np.add.accumulate((expm1(log_posterior) + 1) * POWERS, axis=1)[:, -1].tolist()
     ability = first / total
     return ability, min(max(second / total - ability * ability, 0.0) ** 0.5, prior_sd)
 
 
 def posterior(log_posterior: Floats) -> Floats:
-    """(Q,): the weights of the nodes, which sum to 1; `log_posterior` is 0 at its greatest."""
+    """Return the weights of the nodes, (Q,), which sum to 1; `log_posterior` is 0 at its greatest."""
     weights = expm1(log_posterior) + 1
     return np.asarray(weights / np.add.accumulate(weights)[-1])
 
@@ -133,7 +133,7 @@ def posterior(log_posterior: Floats) -> Floats:
 def _ratios_after(
     pool: Pool, plan: Plan, state: ExamineeState, item: int, category: int
 ) -> tuple[tuple[float, ...], ...]:
-    """The log likelihood ratios of cut + delta to cut - delta, with one more answer."""
+    """Return the log likelihood ratios of cut + delta to cut - delta, with one more answer."""
     rule, scale = plan.classification, int(pool.scale[item])
     if rule is None or rule.method != "sprt" or not rule.cuts[scale]:
         return state.ratios

@@ -1,4 +1,4 @@
-"""When a test ends, and what it has decided."""
+"""Stopping rules of a test, and its classification."""
 
 from typing import Literal
 
@@ -11,9 +11,9 @@ Stop = Literal["max_items", "max_seconds", "standard_error", "standard_error_cha
 
 
 def stop_reason(plan: Plan, state: ExamineeState, elapsed_seconds: float) -> Stop | None:
-    """Why the test ends here, None if it goes on; with several scales, why the last one needs no more.
+    """Return why the test ends here, None if it goes on; with several scales, why the last one needs no more.
 
-    That no item is left is found by the choice.
+    The selection finds that no item is left.
     """
     if plan.max_items is not None and state.length >= plan.max_items:
         return "max_items"
@@ -26,7 +26,7 @@ def stop_reason(plan: Plan, state: ExamineeState, elapsed_seconds: float) -> Sto
 
 
 def done_by(plan: Plan, state: ExamineeState, scale: int) -> Stop | None:
-    """Why a scale needs no further item, None if it does."""
+    """Return why a scale needs no further item, None if it does."""
     if _is_precise(plan, state, scale):
         return "standard_error"
     if _is_flat(plan, state, scale):
@@ -45,24 +45,24 @@ def _is_extreme(state: ExamineeState, scale: int) -> bool:
 
 
 def _is_precise(plan: Plan, state: ExamineeState, scale: int) -> bool:
-    """Whether the standard error is what was asked for."""
+    """Return whether the standard error is what was asked for."""
     limit = plan.standard_error
     return limit is not None and state.standard_error[scale] <= limit and not _is_extreme(state, scale)
 
 
 def _is_flat(plan: Plan, state: ExamineeState, scale: int) -> bool:
-    """Whether the last answer hardly lowered the standard error."""
+    """Return whether the last answer hardly lowered the standard error."""
     limit, change = plan.standard_error_change, state.change[scale]
     return limit is not None and change is not None and abs(change) < limit and not _is_extreme(state, scale)
 
 
 def _is_decided(rule: Classification, state: ExamineeState, scale: int) -> bool:
-    """Whether it is clear on which side of every cut the ability lies."""
+    """Return whether it is clear on which side of every cut the ability lies."""
     return all(side is not None for side in decide_cuts(rule, state, scale))
 
 
 def decide_cuts(rule: Classification, state: ExamineeState, scale: int) -> list[bool | None]:
-    """For each cut of a scale: above, below, or None while that is open."""
+    """Return for each cut of a scale: above, below, or None while that is open."""
     if rule.method == "interval":
         ability, reach = state.ability[scale], float(ndtri((1 + rule.confidence) / 2)) * state.standard_error[scale]
         return [None if abs(ability - cut) <= reach else ability > cut for cut in rule.cuts[scale]]
@@ -72,7 +72,7 @@ def decide_cuts(rule: Classification, state: ExamineeState, scale: int) -> list[
 
 
 def cut_levels(plan: Plan, state: ExamineeState) -> tuple[int, ...]:
-    """The level of each scale: how many of its cuts the ability is above; by the EAP where nothing is decided."""
+    """Return the level of each scale: how many of its cuts the ability is above; by the EAP where undecided."""
     rule = plan.classification
     if rule is None:
         return (0,) * len(state.ability)

@@ -85,6 +85,11 @@ def split_source(path: str, text: str) -> tuple[list[str], list[str]]:
 
 def count_uses(path: str, text: str, words: list[Word]) -> dict[str, int]:
     """How often each word that is not used stands in a file; only those that do."""
+    flat = text + split_capitals(text)
+    # Most words stand in no file: only for the others is a file taken apart.
+    present = [word for word in words if word.text in flat]
+    if not present:
+        return {}
     names, prose = split_source(path, text)
     searched = {"names": names, "prose": prose, "everywhere": [*names, *prose]}
     uses = {
@@ -93,7 +98,7 @@ def count_uses(path: str, text: str, words: list[Word]) -> dict[str, int]:
             for line in searched[word.where]
             if word.exception is None or not word.exception.search(f"{path}:{line}")
         )
-        for word in words
+        for word in present
     }
     return {word: count for word, count in uses.items() if count}
 

@@ -15,6 +15,16 @@ from app.adaptive.hashing import Keys, hash_keys
 from app.adaptive.numerics import ragged
 
 
+def to_difficulty(intercept: Floats, discrimination: Floats) -> Floats:
+    """Turn intercepts d into difficulties b = −d / a (Lord 1980), in logits; `discrimination` a > 0 broadcasts."""
+    return -intercept / discrimination
+
+
+def to_intercept(difficulty: Floats, discrimination: Floats) -> Floats:
+    """Turn difficulties b into intercepts d = −a b, in logits; `discrimination` a broadcasts."""
+    return -discrimination * difficulty
+
+
 @dataclass(frozen=True)
 class Population:
     """What all learners of a course share; the defaults were fitted on public data (docs/models.md).
@@ -107,6 +117,11 @@ class Items:
     def count(self) -> int:
         """I."""
         return len(self.intercept)
+
+    @property
+    def difficulty(self) -> Floats:
+        """(I,): b."""
+        return to_difficulty(self.intercept, self.discrimination)
 
     @cached_property
     def weights(self) -> Floats:

@@ -8,7 +8,7 @@ import numpy as np
 from app.adaptive.arrays import Booleans, Floats, Integers
 from app.adaptive.calibration.fit import select_learners
 from app.adaptive.calibration.linking import ItemCurves, Link, mean_shift, steady_anchors
-from app.adaptive.parameters import Parameters
+from app.adaptive.parameters import Parameters, to_difficulty
 from app.adaptive.response_log import Log
 from app.adaptive.tracing.mastery import is_mastered
 from app.adaptive.tracing.replay import replay
@@ -48,6 +48,8 @@ def item_changes(
     changed = (np.abs(logits) > ITEM_CHANGE_THRESHOLD) & (response_counts > 0) & (moved != 0)
     largest = np.argsort(-np.abs(logits), kind="stable")
     shown = largest[changed[largest]][:MAX_LISTED].tolist()
+    difficulty_before, difficulty_after = before.items.difficulty, after.items.difficulty
+    change = to_difficulty(logits, before.items.discrimination)
     drifted = largest[(anchors & ~stable)[largest]]
     report: Json = {
         "items_changed": int(changed.sum()),
@@ -55,9 +57,9 @@ def item_changes(
         "most_changed_items": [
             {
                 "item": item_ids[item],
-                "difficulty_before": _to_difficulty(before.items.intercept[item], before.items.discrimination[item]),
-                "difficulty_after": _to_difficulty(after.items.intercept[item], after.items.discrimination[item]),
-                "change": _to_difficulty(logits[item], before.items.discrimination[item]),
+                "difficulty_before": _round_difficulty(difficulty_before[item]),
+                "difficulty_after": _round_difficulty(difficulty_after[item]),
+                "change": _round_difficulty(change[item]),
                 "responses": int(response_counts[item]),
             }
             for item in shown
@@ -74,9 +76,9 @@ def item_changes(
     return report
 
 
-def _to_difficulty(intercept: "np.float64", discrimination: "np.float64") -> float:
-    """Return the difficulty b = −d/a of an item, rounded; never −0."""
-    return round(float(-intercept / discrimination), DIGITS) + 0.0
+def _round_difficulty(difficulty: "np.float64") -> float:
+    """Return a difficulty as a person reads it: rounded, never −0."""
+    return round(float(difficulty), DIGITS) + 0.0
 
 
 def find_link(before: Parameters, after: Parameters, anchors: Booleans) -> tuple[Link, Booleans]:

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from app.adaptive.arrays import Booleans, Floats, Integers
 from app.adaptive.calibration.fit import default_rates
 from app.adaptive.irt.item_models import ITEM_MODELS
-from app.adaptive.parameters import Items, Parameters, Population, Skills
+from app.adaptive.parameters import Items, Parameters, Population, Skills, to_intercept
 from app.queries.calibrations import find_parameters
 from app.services.calibration_codec import CalibratedValues, decode_calibration
 from app.services.catalogue import Catalogue, catalogue_at, need_course, read_catalogue
@@ -196,7 +196,7 @@ def build_items(catalogue: Catalogue, values: CalibratedValues | None) -> tuple[
         fmean(p["thresholds"]) if steps else p.get("b") or 0.0
         for p, steps in zip(item_parameters, has_steps, strict=True)
     ]
-    intercept = -discrimination * np.array(difficulty)
+    intercept = to_intercept(np.array(difficulty), discrimination)
     if values is not None:
         count = min(len(values.intercept), len(records))
         fitted = np.zeros(len(records), dtype=np.bool_)

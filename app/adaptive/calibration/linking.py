@@ -15,6 +15,7 @@ import numpy as np
 from scipy.special import expm1
 
 from app.adaptive.arrays import Booleans, Floats
+from app.adaptive.parameters import to_difficulty
 
 # Beyond so many robust standard deviations from the median an anchor has drifted: 3 in 1,000 by chance.
 DRIFTED = 3.0
@@ -44,8 +45,8 @@ class ItemCurves:
 
     @property
     def difficulty(self) -> Floats:
-        """Where the curve crosses one half, b = −intercept / discrimination; (I,)."""
-        return -self.intercept / self.discrimination
+        """Where the curve crosses one half, b; (I,)."""
+        return to_difficulty(self.intercept, self.discrimination)
 
     def __getitem__(self, chosen: Booleans) -> "ItemCurves":
         """The chosen items."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from app.adaptive.arrays import Floats, Integers
 from app.adaptive.irt.item_models import BINARY, MODELS, Model
+from app.adaptive.parameters import to_intercept
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class ItemBank:
     @property
     def intercept(self) -> Floats:
         """(I, M): -a·b."""
-        return -self.discrimination[:, None] * self.difficulty
+        return to_intercept(self.difficulty, self.discrimination[:, None])
 
     def __getitem__(self, items: Integers) -> "ItemBank":
         """The chosen items, in the order they are named."""

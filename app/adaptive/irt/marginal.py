@@ -17,6 +17,7 @@ from app.adaptive.irt.design import ResponseMatrices, expected_counts
 from app.adaptive.irt.item_models import ASYMPTOTIC
 from app.adaptive.irt.items import ItemBank
 from app.adaptive.irt.parameters import Layout, ParameterPrior, asymptotes, free_curves, intercepts
+from app.adaptive.parameters import to_difficulty
 
 # Values that the curves of one block of items may hold.
 LARGEST_BLOCK = 1 << 22
@@ -70,9 +71,8 @@ def free_log_curves(problem: LikelihoodProblem, free: Floats) -> Floats:
     """(I, K, Q)."""
     shape = problem.shape
     a = np.exp(free[:, 0])
-    item_bank = ItemBank(
-        shape.model, shape.max_category, a, -intercepts(shape, free)[0] / a[:, None], *asymptotes(shape, free)
-    )
+    difficulty = to_difficulty(intercepts(shape, free)[0], a[:, None])
+    item_bank = ItemBank(shape.model, shape.max_category, a, difficulty, *asymptotes(shape, free))
     return log_probabilities(item_bank, problem.grid.nodes)
 
 

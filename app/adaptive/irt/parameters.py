@@ -15,6 +15,7 @@ from app.adaptive.irt.curves import CategoryCurves, asymptotic_curves, graded_cu
 from app.adaptive.irt.item_models import ASYMPTOTIC, COMMON_SLOPE, Model
 from app.adaptive.irt.items import ItemBank
 from app.adaptive.numerics import logit
+from app.adaptive.parameters import to_difficulty
 
 # Bounds of what is reported: the interface takes no parameters beyond them.
 DISCRIMINATION = (0.01, 6.0)
@@ -231,7 +232,7 @@ def asymptotes(shape: Layout, free: Floats) -> tuple[Floats, Floats]:
 def to_item_bank(shape: Layout, free: Floats) -> ItemBank:
     """The public parameters, difficulty without a bound; a common slope is 1, and the spread of ability varies."""
     a = np.exp(free[:, 0])
-    difficulty = -intercepts(shape, free)[0] / (1.0 if shape.common else a[:, None])
-    c, d = asymptotes(shape, free)
     slope = np.ones_like(a) if shape.common else a
+    difficulty = to_difficulty(intercepts(shape, free)[0], slope[:, None])
+    c, d = asymptotes(shape, free)
     return ItemBank(shape.model, shape.max_category, slope, difficulty, c, d)

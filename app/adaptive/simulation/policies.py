@@ -167,8 +167,7 @@ def _alosi(view: PolicyView) -> PolicyOffer:
         readiness += np.where(prerequisite >= 0, short[:, prerequisite], 0.0)
     of_skill = READINESS * readiness - REMEDIATION * short
     of_skill += CONTINUITY * skills_of_last_item(parameters, view.states)
-    difficulty = -items.intercept / items.discrimination
-    score = of_skill[:, asked] - DIFFICULTY * np.abs(odds[:, asked] - difficulty)
+    score = of_skill[:, asked] - DIFFICULTY * np.abs(odds[:, asked] - items.difficulty)
     return PolicyOffer(_best_item(view, score), _all_above(view))
 
 

@@ -13,7 +13,7 @@ from scipy.special import exp2, expit, expm1, ndtri
 from app.adaptive.arrays import Booleans, Floats, Integers, Seeds
 from app.adaptive.hashing import GOLDEN, finalise
 from app.adaptive.numerics import clip
-from app.adaptive.parameters import Items, Parameters, Population, Skills
+from app.adaptive.parameters import Items, Parameters, Population, Skills, to_intercept
 
 LAYERS, OF_LAYER, ITEMS_OF_SKILL = 4, 4, 20
 SKILLS = LAYERS * OF_LAYER
@@ -143,7 +143,7 @@ def create_course(world: World, seed: int, number: int) -> SimulatedCourse:
     count = SKILLS * ITEMS_OF_SKILL
     slope = np.exp(rng.normal(0, SLOPE_SD, count))
     items = Items(
-        intercept=-slope * rng.normal(0, DIFFICULTY_SD, count),
+        intercept=to_intercept(rng.normal(0, DIFFICULTY_SD, count), slope),
         discrimination=slope,
         guessing=np.resize(np.array(world.guessing), count),
         upper=np.ones(count),

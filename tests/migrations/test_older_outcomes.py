@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import ValidationError
 from sqlalchemy import Connection, select, text, update
 
 from app.adaptive.tracing.state_codec import ENGINE
@@ -156,7 +157,7 @@ async def test_a_session_whose_plan_was_not_renamed_cannot_go_on(empty_database_
     async with restored(empty_database_url) as client:
         database = app_of(client).state.database
         await database.write(lambda db: db.execute(update(Session).values(plan=session["plan"])))
-        with pytest.raises(KeyError, match="positions"):
+        with pytest.raises(ValidationError, match="positions"):
             await database.write(record_session_response, 1, session["id"], next_response(session))
 
 

@@ -28,7 +28,7 @@ from app.services.options import RecommendationOptions
 from app.services.recommendations import offer_recommendations
 from app.services.responses import RecordedResponse, record
 from tests import postgres
-from tests.adaptive.worlds import random_head
+from tests.adaptive.worlds import random_behaviour_model
 from tests.client import CATALOGUE, MINUTE_US, NEW_YEAR_US, make_response
 
 T = TypeVar("T")
@@ -164,7 +164,7 @@ async def add_calibration(database: Database, tenant_id: int, course: str, seed:
         intercept=np.where(job.course.known, parameters.items.intercept, rng.normal(0, 1, parameters.items.count)),
     )
     skills = replace(parameters.skills, prior=rng.uniform(0.1, 0.6, parameters.skills.count))
-    behaviour_model = random_head(rng, parameters.items.count)
+    behaviour_model = random_behaviour_model(rng, parameters.items.count)
     fitted = replace(
         parameters, population=Population(ability_variance=1.1), skills=skills, items=items, behaviour=behaviour_model
     )

@@ -22,9 +22,9 @@ from app.adaptive.tracing.uncertainty import standard_error
 from tests.adaptive.reference import chance
 from tests.adaptive.worlds import (
     arrays,
-    bank,
     course,
     log_of,
+    make_items,
     random_log,
     random_scores,
     random_states,
@@ -118,7 +118,7 @@ def answers_move_the_right_way(parameters: Parameters, seed: int) -> None:
     assert (right.ability > wrong.ability)[usual].all()
 
 
-def waiting_teaches_nothing(parameters: Parameters, states: States, first: Floats, second: Floats) -> None:
+def fading_raises_nothing(parameters: Parameters, states: States, first: Floats, second: Floats) -> None:
     """With time no mastery rises, none falls below its prior, no ability gets surer; the rest stays. All is finite."""
     sooner = engine.fade_states(parameters, states, np.minimum(first, second))
     later = engine.fade_states(parameters, states, np.maximum(first, second))
@@ -144,7 +144,7 @@ def waiting_teaches_nothing(parameters: Parameters, states: States, first: Float
     assert same(engine.fade_states(parameters, later, np.maximum(first, second)), later)
 
 
-def a_sitting_is_no_pause(parameters: Parameters, log: Log) -> None:
+def an_hour_is_no_pause(parameters: Parameters, log: Log) -> None:
     """Answers within an hour, at every other moment unknown, or with a clock that goes back: not a bit moves."""
     unknown = np.zeros(len(log.items))
     _, expected = replay(parameters, replace(log, times=unknown))
@@ -159,7 +159,7 @@ def a_sitting_is_no_pause(parameters: Parameters, log: Log) -> None:
 def prerequisites_are_informed() -> None:
     """An answer on a skill speaks of its direct prerequisites, the same way, and of nothing else."""
     # 0 → 1 → 2, and 3 apart. Items: 0 asks for 1; 1 asks for 1 and for 0 itself; 2 asks for 2.
-    parameters = course(tree([[], [0], [1], []]), bank([[1], [1, 0], [2]]))
+    parameters = course(tree([[], [0], [1], []]), make_items([[1], [1, 0], [2]]))
     nobody = engine.initial_states(parameters, 1)
     q = nobody.mastery[0]
     for score in (0.0, 1.0):
@@ -187,7 +187,7 @@ def one_skill_is_bkt() -> None:
     """
     parameters = course(
         tree([[]], prior=[0.5], p_learn=[0.1], p_forget=[0.0]),
-        bank([[0]]),
+        make_items([[0]]),
         ability_variance=1e-12,
         daily_effect_variance=1e-12,
         skill_drift=0.0,
@@ -202,7 +202,7 @@ def one_skill_is_bkt() -> None:
 
 def chance_is_what_happens(seeds: int = 20_000) -> None:
     """The propensity is how often the item is chosen."""
-    parameters = course(tree([[]]), bank([[0]] * 5, intercept=[0.0, 0.03, 0.1, -0.08, 2.0]))
+    parameters = course(tree([[]]), make_items([[0]] * 5, intercept=[0.0, 0.03, 0.1, -0.08, 2.0]))
     choices = choose.choose_items(
         parameters,
         engine.initial_states(parameters, seeds),
@@ -228,26 +228,26 @@ def chances_sum_to_one(distance: Floats) -> None:
 
 def each_term_orders_alone() -> None:
     """With all else equal, the skill goes by the one term that differs, and the item by its distance to the target."""
-    apart = bank([[0], [1]])
+    apart = make_items([[0], [1]])
 
     def chosen(parameters: Parameters, **changes: list[Any]) -> int:
         states = replace(engine.initial_states(parameters, 1), **{k: np.array(v) for k, v in changes.items()})  # type: ignore[arg-type]
         return int(choose.choose_items(parameters, states, np.array([5], dtype=np.uint64)).skill[0])
 
     # What it opens up: skill 2 needs one of the two.
-    three = bank([[0], [1], [2]])
+    three = make_items([[0], [1], [2]])
     assert chosen(course(tree([[], [], [1]]), three)) == 1
     assert chosen(course(tree([[], [], [0]]), three)) == 0
     # The lower level first, whatever a skill opens up: skill 0 is settled, 1 stands alone, and 3 and 4 need 2.
-    layers = course(tree([[], [], [0], [2], [2]]), bank([[0], [1], [2], [3], [4]]))
+    layers = course(tree([[], [], [0], [2], [2]]), make_items([[0], [1], [2], [3], [4]]))
     known: dict[str, list[Any]] = {"mastery": [[0.99, 0.4, 0.4, 0.4, 0.4]], "responses": [[9, 0, 0, 0, 0]]}
     assert chosen(layers, **known) == 1
     # Staying with the skill of the last item, also on a higher level.
-    two_each = course(tree([[], []]), bank([[0], [0], [1], [1]]))
+    two_each = course(tree([[], []]), make_items([[0], [0], [1], [1]]))
     for item, skill in ((0, 0), (2, 1)):
         states = replace(engine.initial_states(two_each, 1), last_item=np.array([item]))
         assert choose.choose_items(two_each, states, np.array([5], dtype=np.uint64)).skill[0] == skill
-    again = replace(layers, items=bank([[0], [1], [2], [2], [3], [4]]))
+    again = replace(layers, items=make_items([[0], [1], [2], [2], [3], [4]]))
     assert chosen(again, **known, last_item=[2]) == 2
     # What is mastered on few answers is practised on, and what is learnt more slowly for longer.
     equal = course(tree([[], []]), apart)
@@ -263,12 +263,14 @@ def each_term_orders_alone() -> None:
     assert chosen(equal, **long_ago, practised=[[199, 0]]) == 1
     # Challenge: the item whose chance is nearest .62, whatever its place.
     for intercept in ([3.0, 0.4, -3.0], [-3.0, 3.0, 0.4], [0.4, -3.0, 3.0]):
-        one = course(tree([[]]), bank([[0]] * 3, intercept=intercept))
+        one = course(tree([[]]), make_items([[0]] * 3, intercept=intercept))
         choices = choose.choose_items(one, engine.initial_states(one, 1), np.array([5], dtype=np.uint64))
         assert choices.item[0] == intercept.index(0.4)
     # What it tells: with the same chance of success, the item on which those who know and who do not are further apart.
     for guessing in ([0.5, 0.1], [0.1, 0.5]):
-        one = course(tree([[]], prior=[0.5]), bank([[0]] * 2, guessing=guessing, intercept=intercept_for(guessing)))
+        one = course(
+            tree([[]], prior=[0.5]), make_items([[0]] * 2, guessing=guessing, intercept=intercept_for(guessing))
+        )
         choices = choose.choose_items(one, engine.initial_states(one, 1), np.array([5], dtype=np.uint64))
         assert choices.difficulty_match[0] > 0.999
         assert choices.item[0] == guessing.index(0.1)
@@ -278,7 +280,7 @@ def intercept_for(guessing: list[float]) -> list[float]:
     """With these chances to guess, the easiness at which a new learner of a single skill succeeds with .62."""
 
     def missed(intercept: float, c: float) -> float:
-        one = course(tree([[]], prior=[0.5]), bank([[0]], guessing=[c], intercept=[intercept]))
+        one = course(tree([[]], prior=[0.5]), make_items([[0]], guessing=[c], intercept=[intercept]))
         return (
             float(engine.predict_score(one, engine.initial_states(one, 1), np.array([0]), np.array([0]))[0])
             - item_scores.TARGET
@@ -287,12 +289,12 @@ def intercept_for(guessing: list[float]) -> list[float]:
     return [float(brentq(missed, -9.0, 9.0, args=(c,))) for c in guessing]
 
 
-def hidden_paths_are_counted() -> None:
+def expected_counts_enumerate_all_hidden_paths() -> None:
     """`count_expected` equals an enumeration of every hidden path."""
     rng = np.random.default_rng(3)
     skills = tree([[], []], prior=[0.3, 0.7], p_learn=[0.2, 0.4], p_forget=[0.05, 0.02])
-    log = random_log(course(skills, bank([[0], [1], [0, 1]])), 8, learners=6, longest=6)
-    chains = link_skill_chains(bank([[0], [1], [0, 1]]).skills, log)
+    log = random_log(course(skills, make_items([[0], [1], [0, 1]])), 8, learners=6, longest=6)
+    chains = link_skill_chains(make_items([[0], [1], [0, 1]]).skills, log)
     known, unknown = rng.uniform(0.1, 0.9, (2, len(chains.answer)))
     taught = rng.integers(0, 2, len(chains.answer)).astype(float)
     found = fit.count_expected(skills, chains, known, unknown, taught)
@@ -327,9 +329,9 @@ def hidden_paths_are_counted() -> None:
         np.testing.assert_allclose(fast, counts / total, atol=1e-10)
 
 
-def no_answer_judges_itself() -> None:
+def intercepts_of_a_fold_ignore_its_answers() -> None:
     """The easiness a fold of learners meets does not depend on that fold's answers."""
-    parameters = course(tree([[], []]), bank([[0], [1], [0, 1], []], intercept=[0.2, -0.4, 0.0, 0.5]))
+    parameters = course(tree([[], []]), make_items([[0], [1], [0, 1], []], intercept=[0.2, -0.4, 0.0, 0.5]))
     log = simulate_first(parameters)
     fold = np.repeat(np.arange(log.learners) % 3, np.diff(log.starts))
     intercept = np.tile(parameters.items.intercept, (3, 1))
@@ -367,7 +369,7 @@ def extreme_world() -> tuple[Parameters, int]:
     skill, a, b, c = (np.array(column) for column in zip(*grid, strict=True))
     prior, p_learn, p_forget = (list(column) for column in zip(*rates, strict=True))
     skills = tree([[], [0], [1], [4, 5], [], [4]], prior=prior, p_learn=p_learn, p_forget=p_forget)
-    items = bank([[int(s)] for s in skill], intercept=-a * b, discrimination=a, guessing=c)
+    items = make_items([[int(s)] for s in skill], intercept=-a * b, discrimination=a, guessing=c)
     return course(skills, items), len(grid)
 
 

@@ -31,7 +31,7 @@ from app.adaptive.baselines import (
     with_null_skill,
 )
 from app.adaptive.response_log import Log
-from tests.adaptive.worlds import bank, log_of, random_course, random_log
+from tests.adaptive.worlds import log_of, make_items, random_course, random_log
 from tests.gate.examples import examples
 
 # Fits of whole logs: minutes, and a function of the files they read.
@@ -70,13 +70,13 @@ def never_looks_ahead(model: Model, seed: int) -> None:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_no_model_looks_ahead(model: Model) -> None:
+def test_baselines_do_not_look_ahead(model: Model) -> None:
     for seed in range(4):
         never_looks_ahead(model, seed)
 
 
 @pytest.mark.controls
-def test_looking_ahead_is_noticed() -> None:
+def test_law_of_baselines_notices_a_model_that_looks_ahead() -> None:
     def peeks(skills: Integers, training: Log, unseen: Log) -> Floats:
         return item_only(skills, training, unseen) * 0.9 + 0.05 * unseen.scores
 
@@ -111,9 +111,9 @@ WORLDS: dict[str, tuple[list[list[int]], list[list[tuple[int, float]]]]] = {
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("world", WORLDS)
-def test_every_log_is_survived(model: Model, world: str) -> None:
+def test_baselines_are_sound_on_every_log(model: Model, world: str) -> None:
     asked, rows = WORLDS[world]
-    skills, training = bank(asked).skills, log_of(rows)
+    skills, training = make_items(asked).skills, log_of(rows)
     for unseen in (training, log_of([[(0, 0.0)] * 3, [(1, 1.0)]]), log_of([[], [(2, 1.0)]]), log_of([])):
         stays_sound(model, skills, training, unseen)
 
@@ -121,14 +121,14 @@ def test_every_log_is_survived(model: Model, world: str) -> None:
 @pytest.mark.parametrize("model", MODELS)
 def test_unseen_items_and_skills_are_predicted(model: Model) -> None:
     """Item 3 and skill 2 are never trained on; item 4 has a known skill."""
-    skills = bank([[0], [0], [1], [2], [1]]).skills
+    skills = make_items([[0], [0], [1], [2], [1]]).skills
     training = log_of([[(0, 1.0), (1, 1.0), (2, 0.0)] * 4] * 8)
     stays_sound(model, skills, training, log_of([[(3, 1.0), (4, 0.0), (3, 0.0)]]))
 
 
 @examples(15)
 @given(st.integers(0, 10_000))
-def test_counts_are_those_of_the_answers_before(seed: int) -> None:
+def test_counts_are_those_of_earlier_answers(seed: int) -> None:
     parameters = random_course(seed, kinds="plain")
     log = random_log(parameters, seed)
     tags = skill_matrix(parameters.items.skills)[log.items]
@@ -142,16 +142,16 @@ def test_counts_are_those_of_the_answers_before(seed: int) -> None:
         assert fails[entry] == pytest.approx((1 - log.scores[before]).sum())
 
 
-def test_items_without_skills_share_one() -> None:
-    assert with_null_skill(bank([[1], [], [0, 1]]).skills).tolist() == [[1, -1], [2, -1], [0, 1]]
-    assert with_null_skill(bank([[], []]).skills).tolist() == [[0], [0]]
-    assert skill_matrix(bank([[1], [], [0, 1]]).skills).toarray().tolist() == [[0, 1, 0], [0, 0, 1], [1, 1, 0]]
+def test_items_without_skills_share_one_skill() -> None:
+    assert with_null_skill(make_items([[1], [], [0, 1]]).skills).tolist() == [[1, -1], [2, -1], [0, 1]]
+    assert with_null_skill(make_items([[], []]).skills).tolist() == [[0], [0]]
+    assert skill_matrix(make_items([[1], [], [0, 1]]).skills).toarray().tolist() == [[0, 1, 0], [0, 0, 1], [1, 1, 0]]
 
 
-def test_the_features_of_best_lr() -> None:
+def test_features_of_best_lr_equal_those_by_hand() -> None:
     """The third answer of a learner: to item 1 on skills 0 and 1, after a win on skill 0 and a fail on both."""
     log = log_of([[(0, 1.0), (1, 0.0), (1, 1.0)]])
-    rows = best_lr_features(bank([[0], [0, 1]]).skills, log).toarray()
+    rows = best_lr_features(make_items([[0], [0, 1]]).skills, log).toarray()
     one, two = np.log(2), np.log(3)
     intercept, item, skills = [1], [0, 1], [1, 1]
     total, wins, fails = [one, one], [one, 0], [one, one]
@@ -171,7 +171,7 @@ def newton(rows: Floats, scores: Floats, penalty: Floats) -> Floats:
 
 
 @pytest.mark.parametrize("ridge", [0.03, 1.0, 30.0])
-def test_the_regression_converges(ridge: float) -> None:
+def test_logistic_regression_converges(ridge: float) -> None:
     rng = np.random.default_rng(3)
     rows = np.column_stack([np.ones(300), rng.random((300, 6)) < 0.3, np.log1p(rng.integers(0, 400, (300, 3)))])
     scores = np.where(rng.random(300) < 0.2, rng.random(300), (rng.random(300) < 0.6).astype(np.float64))
@@ -180,14 +180,14 @@ def test_the_regression_converges(ridge: float) -> None:
     assert fit_logistic(csr_array(rows), scores, ridge, rng.normal(0, 3, 10)) == pytest.approx(expected, abs=1e-3)
 
 
-def test_the_choice_is_the_one_before_the_loss_rises() -> None:
+def test_ridge_penalty_is_the_last_before_the_loss_rises() -> None:
     asked = iter([(8.0, 3.0), (4.0, 2.0), (2.0, 2.5), (1.0, 0.0)])
     assert best_choice(asked) == 4.0
     assert next(asked) == (1.0, 0.0)
     assert best_choice(iter([(8.0, 3.0)])) == 8.0
 
 
-def test_choices_are_made_on_a_fifth_of_the_learners() -> None:
+def test_ridge_penalty_is_chosen_on_a_fifth_of_the_learners() -> None:
     log = log_of([[(0, 1.0)] * (n + 1) for n in range(10)])
     fitted, aside = split(log)
     assert (fitted.learners, aside.learners) == (8, 2)
@@ -199,13 +199,13 @@ def test_choices_are_made_on_a_fifth_of_the_learners() -> None:
 def test_rasch_is_that_of_the_literature() -> None:
     """LSAT 6: discrimination .755, difficulties of R's ltm 1.2 (Rizopoulos 2006), here as easiness."""
     rows = [[(item, float(kind[item])) for item in range(5)] for kind, count in LSAT6.items() for _ in range(count)]
-    curves = fit_rasch(skill_matrix(bank([[]] * 5).skills), log_of(rows), 1e6, RaschCurves(np.zeros(5), 1.0))
+    curves = fit_rasch(skill_matrix(make_items([[]] * 5).skills), log_of(rows), 1e6, RaschCurves(np.zeros(5), 1.0))
     assert curves.discrimination == pytest.approx(0.755, abs=0.01)
     difficulty = [-3.6153, -1.3224, -0.3176, -1.7301, -2.7802]
     assert curves.intercept == pytest.approx(-0.7551 * np.array(difficulty), abs=0.01)
 
 
-def test_ability_is_the_posterior_of_the_answers_before() -> None:
+def test_ability_is_the_posterior_after_earlier_answers() -> None:
     curves = RaschCurves(np.array([0.5, -1.0]), 1.3)
     log = log_of([[], [(0, 1.0), (1, 0.0), (0, 0.4)], [(1, 1.0)]])
     nodes = np.linspace(-6, 6, 601)
@@ -221,16 +221,16 @@ def test_ability_is_the_posterior_of_the_answers_before() -> None:
     assert predict_irt(curves, log) == pytest.approx(expected, abs=1e-4)
 
 
-def test_blocks_hold_every_learner_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_of_learners_hold_each_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(baselines, "BLOCK_ANSWERS", 5)
     starts = np.array([0, 0, 3, 3, 9, 10, 12, 12])
     assert list(learner_blocks(starts)) == [(0, 3), (3, 4), (4, 7)]
     assert list(learner_blocks(np.array([0]))) == []
 
 
-def test_an_unseen_item_is_as_easy_as_its_skill() -> None:
+def test_unseen_item_is_predicted_by_its_skill() -> None:
     """Skill 0 is easy and skill 1 is hard; items 2 and 3 are new."""
-    skills = bank([[0], [1], [0], [1]]).skills
+    skills = make_items([[0], [1], [0], [1]]).skills
     training = log_of([[(0, 1.0), (1, 0.0)] * 6 + [(0, 0.0), (1, 1.0)]] * 40)
     for model in (irt, bkt, pfa, best_lr):
         easy, hard = (model(skills, training, log_of([[(item, 1.0)]]))[0] for item in (2, 3))

@@ -127,7 +127,7 @@ def slow(skills: Integers, classes: Integers, log: Log, rates: Rates) -> tuple[F
 
 @examples(25, deadline=None)
 @given(SEEDS, st.booleans(), st.booleans(), st.booleans())
-def test_equals_plain_baum_welch(seed: int, forgets: bool, per_item: bool, fractions: bool) -> None:
+def test_bkt_equals_plain_baum_welch(seed: int, forgets: bool, per_item: bool, fractions: bool) -> None:
     log = any_log(seed, fractions=fractions)
     classes = np.where(SKILLS >= 0, np.arange(SKILLS.size).reshape(SKILLS.shape), -1) if per_item else SKILLS
     owner = SKILLS.reshape(-1) if per_item else np.arange(3)
@@ -179,7 +179,7 @@ PYBKT_PREDICTED = [
 
 
 @pytest.mark.parametrize(("forget", "steps"), PYBKT)
-def test_equals_pybkt(forget: float, steps: int) -> None:
+def test_bkt_fit_equals_that_of_pybkt(forget: float, steps: int) -> None:
     log, setup = world(1, forget), replace(PLAIN, forgets=forget > 0)
     if steps == 1:
         chains = link_skill_chains(ONE_SKILL, log)
@@ -195,14 +195,14 @@ def test_equals_pybkt(forget: float, steps: int) -> None:
     np.testing.assert_allclose(ours, PYBKT[forget, steps], atol=tolerance)
 
 
-def test_predicts_as_pybkt() -> None:
+def test_bkt_predicts_as_pybkt() -> None:
     log = world(1)
     np.testing.assert_allclose(predict_bkt(fitted(ONE_SKILL, log, PLAIN), log)[:6], PYBKT_PREDICTED, atol=2e-6)
 
 
 @examples(15, deadline=None)
 @given(SEEDS, st.booleans(), st.sampled_from([0.0, 2.0]))
-def test_a_step_never_lowers_the_posterior(seed: int, forgets: bool, pseudo: float) -> None:
+def test_em_step_of_bkt_never_lowers_the_posterior(seed: int, forgets: bool, pseudo: float) -> None:
     log, setup = any_log(seed, learners=30), replace(PLAIN, forgets=forgets, pseudo=pseudo)
     chains = link_skill_chains(SKILLS, log)
     codes, code = encode_responses(SKILLS, SKILLS, log, chains)
@@ -217,7 +217,7 @@ def test_a_step_never_lowers_the_posterior(seed: int, forgets: bool, pseudo: flo
 
 @examples(20, deadline=None)
 @given(SEEDS, st.booleans())
-def test_expected_counts_are_those_of_the_pass_that_calibrations_take(seed: int, forgets: bool) -> None:
+def test_expected_counts_of_bkt_equal_those_of_calibrations(seed: int, forgets: bool) -> None:
     """Odds over merged beginnings here, probabilities of each learner there: the same up to rounding."""
     log, rates = any_log(seed, learners=20), any_rates(seed, 3, forgets=forgets)
     chains = link_skill_chains(SKILLS, log)
@@ -235,7 +235,7 @@ def test_expected_counts_are_those_of_the_pass_that_calibrations_take(seed: int,
 
 
 @pytest.mark.statistics
-def test_leaps_reach_what_plain_steps_reach() -> None:
+def test_accelerated_steps_of_bkt_end_where_plain_steps_end() -> None:
     log = world(2, 0.05)
     setup = replace(PLAIN, forgets=True)
     found = fitted(ONE_SKILL, log, setup)
@@ -253,7 +253,7 @@ def test_leaps_reach_what_plain_steps_reach() -> None:
 
 @examples(10, deadline=None)
 @given(SEEDS, st.booleans())
-def test_a_skill_is_fitted_the_same_alone(seed: int, per_item: bool) -> None:
+def test_skill_is_fitted_with_the_same_bits_alone(seed: int, per_item: bool) -> None:
     """Bit for bit, also when skills are dropped as they converge."""
     log = any_log(seed, learners=150, longest=20)
     setup = Setup(per_item=per_item, forgets=True)
@@ -269,7 +269,7 @@ def test_a_skill_is_fitted_the_same_alone(seed: int, per_item: bool) -> None:
 
 @examples(10, deadline=None)
 @given(SEEDS)
-def test_an_answer_is_predicted_before_it_is_used(seed: int) -> None:
+def test_bkt_predicts_an_answer_before_it_is_used(seed: int) -> None:
     """What comes later, and who else is there, changes no bit of it."""
     rng = np.random.default_rng(seed)
     found = fitted(SKILLS, any_log(seed, learners=60), Setup())
@@ -289,7 +289,7 @@ def test_an_answer_is_predicted_before_it_is_used(seed: int) -> None:
 
 @examples(25, deadline=None)
 @given(SEEDS, st.booleans(), st.booleans(), st.booleans())
-def test_stays_within_its_limits(seed: int, forgets: bool, per_item: bool, fractions: bool) -> None:
+def test_bkt_rates_stay_within_their_limits(seed: int, forgets: bool, per_item: bool, fractions: bool) -> None:
     setup = Setup(forgets=forgets, per_item=per_item, pseudo=0.0, item_pseudo=0.0)
     log = any_log(seed, learners=40, longest=6, fractions=fractions)
     check(fitted(SKILLS, log, setup), log, setup)
@@ -311,7 +311,7 @@ def test_stays_within_its_limits(seed: int, forgets: bool, per_item: bool, fract
     ],
     ids=["nobody", "no answers", "one", "all right", "all wrong", "wrong, then right", "right, then wrong", "half"],
 )
-def test_survives_degenerate_logs(log: Log, pseudo: float, forgets: bool) -> None:
+def test_bkt_can_be_fitted_to_degenerate_logs(log: Log, pseudo: float, forgets: bool) -> None:
     for per_item in (False, True):
         setup = Setup(forgets=forgets, per_item=per_item, pseudo=pseudo, item_pseudo=pseudo)
         check(fitted(SKILLS, log, setup), log, setup)
@@ -337,13 +337,13 @@ def check(found: BktFit, log: Log, setup: Setup) -> None:
     assert ((p > 0) & (p < 1)).all()
 
 
-def test_without_skills_the_share_is_expected() -> None:
+def test_bkt_without_skills_predicts_the_share_of_right_answers() -> None:
     log = log_of([[(0, 1.0), (0, 1.0), (0, 0.0)]])
     found = fitted(np.full((1, 1), -1), log, Setup())
     assert predict_bkt(found, log).tolist() == [2.5 / 4] * 3
 
 
-def test_recovers_what_was_simulated() -> None:
+def test_bkt_recovers_simulated_rates() -> None:
     """4,000 learners; errors measured: P(L0) .006, P(T) .003, guess .019 and slip .003 at most."""
     found = fitted(ONE_SKILL, world(3, learners=4000), Setup(per_item=True))
     assert found.identified.all()
@@ -353,13 +353,13 @@ def test_recovers_what_was_simulated() -> None:
     np.testing.assert_allclose(found.rates.slip, [0.15, 0.05, 0.1], atol=0.03)
 
 
-def test_recovers_forgetting() -> None:
+def test_bkt_recovers_forgetting() -> None:
     found = fitted(ONE_SKILL, world(4, 0.1, learners=4000, longest=30), Setup(forgets=True))
     assert abs(found.rates.forget[0] - 0.1) < 0.02
     assert abs(found.rates.learn[0] - 0.2) < 0.03
 
 
-def test_items_of_their_own_predict_better() -> None:
+def test_bkt_with_rates_per_item_predicts_better() -> None:
     """On fresh learners, where items differ; what fails if classes are mixed up."""
     log, fresh = world(5, learners=1000), world(6, learners=1000)
     loss = {}
@@ -369,7 +369,7 @@ def test_items_of_their_own_predict_better() -> None:
     assert loss[True] < loss[False] - 0.005
 
 
-def test_what_is_not_identified_keeps_its_prior() -> None:
+def test_bkt_rates_that_are_not_identified_stay_at_their_prior() -> None:
     """Skill 1 has learners enough but is a coin without memory; skill 2 has three learners."""
     log = world(7)
     rng = np.random.default_rng(7)
@@ -385,7 +385,7 @@ def test_what_is_not_identified_keeps_its_prior() -> None:
     assert kept == [setup.prior, setup.learn, 0.0, setup.guess, setup.slip]
 
 
-def test_an_unseen_item_has_the_guess_and_slip_of_its_skill() -> None:
+def test_unseen_item_has_the_guess_and_slip_of_its_skill() -> None:
     log = world(8)
     skills = np.zeros((4, 1), dtype=np.int64)
     shared = fitted(skills, log, Setup())
@@ -395,14 +395,14 @@ def test_an_unseen_item_has_the_guess_and_slip_of_its_skill() -> None:
 
 
 @pytest.mark.statistics
-def test_further_starts_are_never_worse_and_repeat() -> None:
+def test_further_starts_of_bkt_are_never_worse_and_repeatable() -> None:
     log = any_log(9, learners=200, longest=15)
     once, more = fitted(SKILLS, log, PLAIN), fitted(SKILLS, log, replace(PLAIN, starts=4))
     assert (more.log_likelihood >= once.log_likelihood).all()
     assert same(more, fitted(SKILLS, log, replace(PLAIN, starts=4)))
 
 
-def test_leaves_its_inputs_alone() -> None:
+def test_bkt_does_not_change_its_arguments() -> None:
     log, skills = frozen(any_log(10, learners=50)), SKILLS.copy()
     skills.setflags(write=False)
     found = fitted(skills, log, Setup(per_item=True))
@@ -411,7 +411,7 @@ def test_leaves_its_inputs_alone() -> None:
 
 @examples(20, deadline=None)
 @given(SEEDS)
-def test_merging_is_exact_and_pruning_takes_whole_skills(seed: int) -> None:
+def test_tree_of_sequences_merges_exactly_and_prunes_whole_skills(seed: int) -> None:
     log = any_log(seed, learners=30)
     chains = link_skill_chains(SKILLS, log)
     codes, code = encode_responses(SKILLS, SKILLS, log, chains)
@@ -429,7 +429,7 @@ def test_merging_is_exact_and_pruning_takes_whole_skills(seed: int) -> None:
     assert pruned.log_likelihood[1] == 0
 
 
-def test_scores_may_be_of_any_number_of_kinds() -> None:
+def test_bkt_encodes_any_number_of_different_scores() -> None:
     """More kinds than a table has room for are sorted: the same codes."""
     rng = np.random.default_rng(0)
     log = Log(np.array([0, 40]), rng.integers(0, 400, 40), rng.random(40), np.zeros(40))

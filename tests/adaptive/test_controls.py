@@ -97,7 +97,7 @@ def forget_to_learn(patch: Patch) -> None:
     patch.setattr(engine, "update_mastery", without)
 
 
-def inform_what_was_asked(patch: Patch) -> None:
+def inform_the_skills_of_the_item(patch: Patch) -> None:
     """Without the exception for items that ask for the prerequisite themselves: counted twice."""
     original = engine.update_prerequisites
 
@@ -137,7 +137,7 @@ def lose_the_stay(patch: Patch) -> None:
     patch.setattr(skills, "STAY", -0.5)
 
 
-def aim_elsewhere(patch: Patch) -> None:
+def move_the_target(patch: Patch) -> None:
     patch.setattr(items, "TARGET", 0.9)
 
 
@@ -190,22 +190,24 @@ CONTROLS = [
     (lose_the_bounds, finite),
     (lose_the_floor, finite),
     (let_the_variance_grow, finite),
-    (inform_what_was_asked, laws.prerequisites_are_informed),
+    (inform_the_skills_of_the_item, laws.prerequisites_are_informed),
     (inform_backwards, laws.prerequisites_are_informed),
     (swap_the_weights, laws.each_term_orders_alone),
     (lose_the_stay, laws.each_term_orders_alone),
-    (aim_elsewhere, laws.each_term_orders_alone),
+    (move_the_target, laws.each_term_orders_alone),
     (state_equal_chances, sums_to_one),
     (state_equal_chances, laws.chance_is_what_happens),
     (spread_the_chances, laws.chance_is_what_happens),
     (widen_the_jitter, sums_to_one),
-    (shift_the_counts, laws.hidden_paths_are_counted),
-    (fit_on_everything, laws.no_answer_judges_itself),
+    (shift_the_counts, laws.expected_counts_enumerate_all_hidden_paths),
+    (fit_on_everything, laws.intercepts_of_a_fold_ignore_its_answers),
 ]
 
 
 @pytest.mark.parametrize(("mutant", "law"), CONTROLS, ids=[mutant.__name__ for mutant, _ in CONTROLS])
-def test_the_law_notices(mutant: Callable[[Patch], None], law: Callable[[], None], monkeypatch: Patch) -> None:
+def test_law_of_the_engine_notices_its_planted_fault(
+    mutant: Callable[[Patch], None], law: Callable[[], None], monkeypatch: Patch
+) -> None:
     law()
     mutant(monkeypatch)
     with pytest.raises((AssertionError, FloatingPointError)):
@@ -219,7 +221,7 @@ def test_a_warning_of_numpy_is_an_error() -> None:
         np.array([1e300]) * np.array([1e300])
 
 
-def test_the_line_of_mastery_is_a_line(monkeypatch: Patch) -> None:
+def test_status_follows_the_constant_of_the_mastery_line(monkeypatch: Patch) -> None:
     """The status follows the constant it names."""
     args = np.array([0.85]), np.array([5]), np.array([False])
     assert mastery.STATUSES[mastery.mastery_status(*args)[0]] == "developing"

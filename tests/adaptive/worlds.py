@@ -18,7 +18,7 @@ from app.adaptive.tracing.replay import replay
 NOBODY = -1
 
 
-def bank(skills: list[list[int]], **given: Any) -> Items:
+def make_items(skills: list[list[int]], **given: Any) -> Items:
     """Items that ask for the given skills, plain and of middle difficulty but for what is given."""
     count, width = len(skills), max((len(row) for row in skills), default=0)
     padded = np.full((count, width), NOBODY, dtype=np.int64)
@@ -60,7 +60,7 @@ def random_course(seed: int, skills: int = 5, items: int = 12, kinds: str = "mix
     rng = np.random.default_rng(seed)
     edges = [[int(p) for p in rng.permutation(s)[: rng.integers(0, 3)]] for s in range(skills)]
     asked = [[int(s) for s in rng.permutation(skills)[: rng.integers(0, 4)]] for _ in range(items)]
-    chosen = bank(asked, intercept=rng.normal(0, 1.2, items), discrimination=np.exp(rng.normal(0, 0.4, items)))
+    chosen = make_items(asked, intercept=rng.normal(0, 1.2, items), discrimination=np.exp(rng.normal(0, 0.4, items)))
     if kinds == "mixed":
         kind = rng.integers(0, 3, items)
         thresholds = np.full((items, 3), np.inf)
@@ -82,7 +82,7 @@ def random_course(seed: int, skills: int = 5, items: int = 12, kinds: str = "mix
     return course(rates, chosen, skill_variance=float(rng.choice([0.0, 0.3])))
 
 
-def random_head(rng: np.random.Generator, items: int, factors: int = 2) -> BehaviourModel:
+def random_behaviour_model(rng: np.random.Generator, items: int, factors: int = 2) -> BehaviourModel:
     """A head that has a say in everything: in the first answer to each item, and after each result."""
     first = hash_item_contexts(np.arange(items), np.zeros(items, dtype=np.int64))
     pairs = [hash_keys(PAIR_OF_ITEMS, 3 * np.full(items, i) + 2, np.arange(items)) for i in range(items)]

@@ -42,7 +42,7 @@ from app.services.mastery import mastery_report
 from app.services.present import DIGITS
 from app.services.replay import replay_entries
 from app.services.responses import decide
-from tests.adaptive.worlds import random_head
+from tests.adaptive.worlds import random_behaviour_model
 from tests.client import CATALOGUE, MINUTE_US, NEW_YEAR_US, client_of, make_key, minute_text, served, verify
 from tests.gate.examples import scaled
 
@@ -419,7 +419,7 @@ def made_up(job: calibrations.CalibrationJob, seed: int) -> CalibrationFit:
     skills = replace(parameters.skills, prior=rng.uniform(0.1, 0.6, parameters.skills.count))
     intercept = np.where(job.course.known, parameters.items.intercept, rng.normal(0, 1, parameters.items.count))
     items = replace(parameters.items, intercept=intercept)
-    behaviour_model = random_head(rng, parameters.items.count) if seed % 2 else None
+    behaviour_model = random_behaviour_model(rng, parameters.items.count) if seed % 2 else None
     fitted = replace(
         parameters, population=Population(ability_variance=1.1), skills=skills, items=items, behaviour=behaviour_model
     )

@@ -36,7 +36,7 @@ def slow_auc(p: Floats, score: Floats) -> float:
 
 
 @given(answers)
-def test_the_figures_are_their_definitions(rows: Answers) -> None:
+def test_metrics_equal_their_definitions(rows: Answers) -> None:
     p, score, _ = columns(rows)
     found = compute_metrics(p, score)
     assert tuple(found) == METRICS
@@ -55,7 +55,7 @@ def test_the_figures_are_their_definitions(rows: Answers) -> None:
 
 
 @given(answers, st.integers(0, 1000))
-def test_a_weighted_learner_counts_as_so_many(rows: Answers, seed: int) -> None:
+def test_weighted_learner_counts_as_that_many(rows: Answers, seed: int) -> None:
     """What a row of weights gives is what the answers give, written down so many times."""
     p, score, learner = columns(rows)
     weights = np.random.default_rng(seed).integers(0, 4, (3, 4)).astype(np.float64)
@@ -69,14 +69,14 @@ def test_a_weighted_learner_counts_as_so_many(rows: Answers, seed: int) -> None:
 
 
 @given(st.integers(1, 30), st.integers(0, 1000))
-def test_a_resample_has_as_many_learners(learners: int, seed: int) -> None:
+def test_resample_has_as_many_learners_as_the_sample(learners: int, seed: int) -> None:
     drawn = draw_resamples(learners, 5, np.random.default_rng(seed))
     assert drawn.shape == (5, learners)
     assert (drawn.sum(axis=1) == learners).all()
     assert (drawn == draw_resamples(learners, 5, np.random.default_rng(seed))).all()
 
 
-def test_no_answers_are_a_coin() -> None:
+def test_metrics_without_answers_are_those_of_a_coin() -> None:
     nothing = np.zeros(0)
     assert auc(nothing, nothing) == 0.5
     assert total_loss(nothing, nothing) == 0
@@ -86,7 +86,7 @@ def test_no_answers_are_a_coin() -> None:
 
 
 @pytest.mark.parametrize("score", [0.0, 1.0])
-def test_one_kind_of_answers_has_no_interval_for_auc(score: float) -> None:
+def test_auc_has_no_interval_if_all_answers_have_one_score(score: float) -> None:
     p, scored, learner = np.linspace(0.1, 0.9, 12), np.full(12, score), np.arange(12) % 4
     found = resample_metrics(p, scored, learner, draw_resamples(4, 50, np.random.default_rng(0)))
     assert compute_metrics(p, scored)["auc"] == 0.5
@@ -95,7 +95,7 @@ def test_one_kind_of_answers_has_no_interval_for_auc(score: float) -> None:
     assert all(replicate_intervals(found)[name] is not None for name in METRICS if name != "auc")
 
 
-def test_without_resamples_there_are_no_intervals() -> None:
+def test_metrics_without_resamples_have_no_intervals() -> None:
     p, score = np.array([0.2, 0.7]), np.array([0.0, 1.0])
     found = resample_metrics(p, score, np.zeros(2, dtype=np.int64), np.zeros((0, 1)))
     assert replicate_intervals(found) == dict.fromkeys(METRICS)
@@ -134,7 +134,7 @@ def test_intervals_cover_because_learners_are_resampled() -> None:
     assert covered(learner_of=0) < 0.85
 
 
-def test_a_paired_difference_is_surer_than_two_intervals() -> None:
+def test_interval_of_a_paired_difference_is_narrower_than_two_intervals() -> None:
     p, score, learner = world(1, 60)
     weights = draw_resamples(60, 200, np.random.default_rng(0))
     one, other = (resample_metrics(q, score, learner, weights) for q in (p, np.clip(p + 0.01, 0.01, 0.99)))

@@ -50,7 +50,7 @@ def numbers(quality: Quality) -> Floats:
     return np.array(flat)
 
 
-def test_golden_numbers() -> None:
+def test_quality_equals_the_golden_numbers() -> None:
     """scikit-learn 1.9.1 (roc_auc_score, log_loss, brier_score_loss, calibration_curve with ten uniform bins), and
     statsmodels 0.15.0 (OLS on a constant, cov_type="cluster", use_t)."""
     k = np.arange(60)
@@ -70,7 +70,7 @@ def test_golden_numbers() -> None:
 
 
 @given(seeds, sizes)
-def test_the_figures_are_those_of_an_evaluation(seed: int, size: int) -> None:
+def test_quality_figures_equal_those_of_an_evaluation(seed: int, size: int) -> None:
     p, score, learner = answers(seed, size)
     p = np.clip(p, 1e-6, 1 - 1e-6)
     found, known = measure_quality(p, score, learner), compute_metrics(p, score)
@@ -81,7 +81,7 @@ def test_the_figures_are_those_of_an_evaluation(seed: int, size: int) -> None:
 
 
 @given(seeds, sizes)
-def test_everything_is_finite_and_within_its_bounds(seed: int, size: int) -> None:
+def test_quality_is_finite_and_within_its_bounds(seed: int, size: int) -> None:
     given_answers = answers(seed, size)
     copies = tuple(values.copy() for values in given_answers)
     found = measure_quality(*given_answers)
@@ -97,7 +97,7 @@ def test_everything_is_finite_and_within_its_bounds(seed: int, size: int) -> Non
 
 
 @given(seeds, sizes)
-def test_neither_order_nor_names_matter(seed: int, size: int) -> None:
+def test_quality_does_not_depend_on_order_and_names(seed: int, size: int) -> None:
     p, score, learner = answers(seed, size)
     order = np.random.default_rng(seed).permutation(size)
     found = numbers(measure_quality(p, score, learner))
@@ -105,7 +105,7 @@ def test_neither_order_nor_names_matter(seed: int, size: int) -> None:
 
 
 @given(seeds, sizes)
-def test_the_same_answers_twice_are_no_more_evidence(seed: int, size: int) -> None:
+def test_quality_intervals_do_not_shrink_by_repeated_answers(seed: int, size: int) -> None:
     p, score, learner = answers(seed, size)
     once, twice = (
         measure_quality(p, score, learner),
@@ -121,7 +121,7 @@ def test_the_same_answers_twice_are_no_more_evidence(seed: int, size: int) -> No
 
 
 @given(seeds, sizes)
-def test_groups_are_measured_as_if_alone(seed: int, size: int) -> None:
+def test_quality_of_a_group_is_measured_as_if_alone(seed: int, size: int) -> None:
     p, score, learner = answers(seed, size)
     group = np.random.default_rng(seed).integers(0, 4, size)
     for number, found in enumerate(measure_quality_by_group(p, score, learner, group, np.arange(5))):
@@ -129,12 +129,12 @@ def test_groups_are_measured_as_if_alone(seed: int, size: int) -> None:
         assert numbers(found) == pytest.approx(numbers(alone), abs=1e-12)
 
 
-def test_no_answers_say_nothing() -> None:
+def test_quality_without_answers_is_empty() -> None:
     empty = np.empty(0)
     assert measure_quality(empty, empty, np.empty(0, dtype=np.int64)) == Quality(0, 0)
 
 
-def test_what_is_certain_and_right_is_perfect() -> None:
+def test_quality_of_certain_and_right_predictions_is_perfect() -> None:
     score = np.array([0.0, 1.0, 1.0, 0.0, 1.0])
     found = measure_quality(score, score, np.arange(5))
     assert (found.auc, found.auc_interval) == (1.0, None)
@@ -144,7 +144,7 @@ def test_what_is_certain_and_right_is_perfect() -> None:
 
 
 @pytest.mark.parametrize("kind", [0.0, 1.0])
-def test_one_kind_of_answers_leaves_auc_open(kind: float) -> None:
+def test_auc_is_missing_if_all_answers_have_one_score(kind: float) -> None:
     found = measure_quality(np.full(6, 0.7), np.full(6, kind), np.arange(6) // 2)
     assert (found.auc, found.auc_interval) == (None, None)
     [point] = found.curve
@@ -153,13 +153,13 @@ def test_one_kind_of_answers_leaves_auc_open(kind: float) -> None:
     assert np.ptp(point.interval) > 0.5
 
 
-def test_one_learner_has_no_interval() -> None:
+def test_quality_of_one_learner_has_no_interval() -> None:
     found = measure_quality(np.array([0.3, 0.6, 0.61]), np.array([0.0, 1.0, 0.0]), np.zeros(3, dtype=np.int64))
     assert (found.log_loss_interval, found.auc_interval, found.brier_interval) == (None, None, None)
     assert [point.interval for point in found.curve] == [None, None]
 
 
-def test_a_learner_each_is_the_textbook() -> None:
+def test_intervals_of_one_answer_a_learner_are_those_of_the_textbook() -> None:
     """The standard error of a mean, and Wilson's interval: its ends are where the score test is just rejected."""
     rng = np.random.default_rng(1)
     p, score = rng.uniform(0.3, 0.4, 40), (rng.uniform(size=40) < 0.35).astype(np.float64)
@@ -198,14 +198,14 @@ def coverage(name: str, truth: float, *, clustered: bool) -> float:
 
 @pytest.mark.statistics
 @pytest.mark.parametrize("name", ["log_loss", "auc"])
-def test_intervals_cover_when_answers_hang_together(name: str) -> None:
+def test_intervals_cover_when_answers_of_a_learner_are_dependent(name: str) -> None:
     p, score, learner = dependent(np.random.default_rng(1000), learners=40_000)
     truth = getattr(measure_quality(p, score, learner), name)
     assert 0.92 <= coverage(name, truth, clustered=True) <= 0.98
     assert coverage(name, truth, clustered=False) < 0.9
 
 
-def test_a_bin_covers_when_answers_hang_together() -> None:
+def test_interval_of_a_bin_covers_when_answers_of_a_learner_are_dependent() -> None:
     p, score, learner = dependent(np.random.default_rng(1000), learners=40_000)
     truth = {int(point.predicted * BINS): point.observed for point in calibration_curve(p, score, learner)}
     hits = []

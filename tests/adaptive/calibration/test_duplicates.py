@@ -57,7 +57,7 @@ def partition(groups: Integers, names: Integers | None = None) -> set[frozenset[
     return {frozenset(named[groups == group].tolist()) for group in np.unique(groups)}
 
 
-def slow_twins(log: Log) -> set[frozenset[int]]:
+def slow_duplicates(log: Log) -> set[frozenset[int]]:
     """The rule of the docstring with dictionaries, pair by pair."""
     whose, items, right = collect_first_responses(log)
     telling = WORTH * surprisal(whose, items, right) + np.log(1 - SLIP)
@@ -84,14 +84,14 @@ def slow_twins(log: Log) -> set[frozenset[int]]:
 
 
 @pytest.mark.parametrize(("shortest", "longest", "items"), [(15, 40, 100), (60, 60, 60), (5, 25, 25)])
-def test_independent_learners_have_no_twins(shortest: int, longest: int, items: int) -> None:
+def test_duplicates_are_not_found_among_independent_learners(shortest: int, longest: int, items: int) -> None:
     """Also where everybody answers the same items, and where knowledge of a skill decides several answers at once."""
     for seed in range(3):
         log = log_of(strangers(np.random.default_rng(seed), 600, shortest, longest, items, spread=2.0))
         assert find_duplicates(log).tolist() == list(range(600))
 
 
-def test_agreement_alone_makes_no_twins() -> None:
+def test_duplicates_are_found_falsely_if_chance_agreement_is_ignored() -> None:
     """The control of the test above: short logs agree by chance, so that without the chance they would be twins."""
     log = log_of(strangers(np.random.default_rng(0), 600, 15, 25, 25, spread=2.0))
     with pytest.MonkeyPatch.context() as patch:
@@ -100,7 +100,7 @@ def test_agreement_alone_makes_no_twins() -> None:
 
 
 @pytest.mark.parametrize("part", [slice(None), slice(0, 250), slice(150, None), slice(20, 280)])
-def test_planted_twins_are_found(part: slice) -> None:
+def test_duplicates_that_were_planted_are_found(part: slice) -> None:
     """Whole copies and parts of the log, with slips; and the copy may go on elsewhere."""
     rng = np.random.default_rng(3)
     learners = strangers(rng, 120, 400, 400, 420)
@@ -116,7 +116,7 @@ def test_planted_twins_are_found(part: slice) -> None:
     assert len(found) >= 18
 
 
-def test_three_copies_are_one_group_numbered_by_first_appearance() -> None:
+def test_duplicates_of_three_copies_are_one_group_numbered_by_first_appearance() -> None:
     rng = np.random.default_rng(4)
     a, b, c = strangers(rng, 3, 400, 400, 410)
     others = strangers(rng, 30, 400, 400, 410)
@@ -124,7 +124,7 @@ def test_three_copies_are_one_group_numbered_by_first_appearance() -> None:
     assert groups.tolist() == [0, 1, 0, *range(2, 33), 0, 1]
 
 
-def test_opposite_answers_are_no_copy() -> None:
+def test_duplicates_are_not_found_in_opposite_answers() -> None:
     rng = np.random.default_rng(5)
     learners = strangers(rng, 50, 100, 100)
     opposite = [[(item, 1 - score) for item, score in learner] for learner in learners[:10]]
@@ -132,12 +132,12 @@ def test_opposite_answers_are_no_copy() -> None:
 
 
 @given(seeds)
-def test_as_the_slow_reference_and_whatever_the_order(seed: int) -> None:
+def test_duplicates_equal_those_of_the_slow_reference_in_any_order(seed: int) -> None:
     rng = np.random.default_rng(seed)
     learners = strangers(rng, 12, 10, 100)
     learners += [copy_of(rng, learners[n][: int(rng.integers(10, 100))], 0.01) for n in range(4)]
     found = partition(find_duplicates(log_of(learners)))
-    assert found == slow_twins(log_of(learners))
+    assert found == slow_duplicates(log_of(learners))
     order, renamed = rng.permutation(len(learners)), rng.permutation(100)
     mixed: list[Learner] = [
         [
@@ -150,7 +150,7 @@ def test_as_the_slow_reference_and_whatever_the_order(seed: int) -> None:
 
 
 @given(seeds, st.integers(1, 5000))
-def test_blocks_change_nothing(seed: int, block: int) -> None:
+def test_duplicates_are_the_same_in_any_blocks(seed: int, block: int) -> None:
     rng = np.random.default_rng(seed)
     learners = strangers(rng, 15, 20, 80)
     log = log_of([*learners, *(copy_of(rng, learner) for learner in learners[:5])])
@@ -173,7 +173,7 @@ def test_blocks_change_nothing(seed: int, block: int) -> None:
         [[(item, 0.0) for item in range(5000)]] * 2,
     ],
 )
-def test_logs_that_say_nothing_make_no_twins(learners: list[Learner]) -> None:
+def test_duplicates_are_not_found_in_logs_without_information(learners: list[Learner]) -> None:
     """Nobody, nothing, or everybody always right: that many agree is to be expected."""
     groups = find_duplicates(log_of(learners))
     assert groups.dtype == np.int64

@@ -23,7 +23,18 @@ from app.adaptive.calibration.fit import (
 from app.adaptive.parameters import Parameters, Population
 from app.adaptive.response_log import Log
 from tests.adaptive import laws
-from tests.adaptive.worlds import arrays, bank, course, frozen, log_of, random_course, random_log, same, simulate, tree
+from tests.adaptive.worlds import (
+    arrays,
+    course,
+    frozen,
+    log_of,
+    make_items,
+    random_course,
+    random_log,
+    same,
+    simulate,
+    tree,
+)
 from tests.gate.examples import examples
 
 # Fits of whole logs: minutes, and a function of the files they read.
@@ -32,7 +43,7 @@ pytestmark = pytest.mark.statistics
 SKILLS, ITEMS = 4, 24
 TRUTH = course(
     tree([[]] * SKILLS, prior=[0.2, 0.4, 0.6, 0.5], p_learn=[0.1, 0.3, 0.5, 0.4], p_forget=[0.01] * SKILLS),
-    bank([[i % SKILLS] for i in range(ITEMS)], intercept=np.random.default_rng(0).normal(0, 1, ITEMS)),
+    make_items([[i % SKILLS] for i in range(ITEMS)], intercept=np.random.default_rng(0).normal(0, 1, ITEMS)),
     ability_variance=1.36,
     daily_effect_variance=0.1,
 )
@@ -67,7 +78,7 @@ def found() -> CalibrationFit:
 
 
 @pytest.mark.statistics
-def test_easiness_is_recovered(found: CalibrationFit) -> None:
+def test_calibration_recovers_intercepts(found: CalibrationFit) -> None:
     """Within a skill to .1 (measured .08 to .13). The level of a skill is less sure, see below."""
     error = found.parameters.items.intercept - TRUTH.items.intercept
     for skill in range(SKILLS):
@@ -76,7 +87,7 @@ def test_easiness_is_recovered(found: CalibrationFit) -> None:
     assert np.corrcoef(found.parameters.items.intercept, TRUTH.items.intercept)[0, 1] > 0.9
 
 
-def test_rates_are_ordered_but_shrunk(found: CalibrationFit) -> None:
+def test_calibration_orders_learning_rates_but_shrinks_them(found: CalibrationFit) -> None:
     """How fast a skill is learnt is told apart; few who know it and hard items look the same (measured off by .23)."""
     p_learn = found.parameters.skills.p_learn
     assert p_learn[0] < p_learn[1]
@@ -85,7 +96,7 @@ def test_rates_are_ordered_but_shrunk(found: CalibrationFit) -> None:
     assert (np.abs(found.parameters.skills.prior - TRUTH.skills.prior) < 0.3).all()
 
 
-def test_population_is_near(found: CalibrationFit) -> None:
+def test_calibration_recovers_the_population(found: CalibrationFit) -> None:
     """The spread of abilities 1.36 (measured 1.0 to 1.3), the two shifts (measured within .12)."""
     population = found.parameters.population
     assert 0.8 < population.ability_variance < 1.9
@@ -94,7 +105,7 @@ def test_population_is_near(found: CalibrationFit) -> None:
     assert abs(population.unknown_shift - TRUTH.population.unknown_shift) < 0.3
 
 
-def test_new_learners_are_predicted_as_well_as_by_the_truth(found: CalibrationFit) -> None:
+def test_calibration_predicts_new_learners_as_well_as_the_truth(found: CalibrationFit) -> None:
     """Log loss on 300 fresh learners: within .003 of the truth (measured .001), .04 better than before."""
     fresh = simulate(TRUTH, 99, 300, 30)
     before, after, truth = (measure_predictions(p, fresh) for p in (untouched(TRUTH), found.parameters, TRUTH))
@@ -103,35 +114,35 @@ def test_new_learners_are_predicted_as_well_as_by_the_truth(found: CalibrationFi
     assert after[1] > truth[1] - 0.003
 
 
-def test_the_report_is_of_held_out_learners(found: CalibrationFit) -> None:
+def test_calibration_report_is_of_held_out_learners(found: CalibrationFit) -> None:
     assert found.held_out_responses == 80 * 30
     assert found.log_loss_after < found.log_loss_before
     assert found.auc_after > found.auc_before
 
 
-def test_asymptotes_that_are_known_are_minded() -> None:
+def test_calibration_uses_known_guessing_parameters() -> None:
     """With c = .25 the easiness is not that of the raw success: measured off by -.22, and by .76 if c is ignored."""
-    parameters = course(tree([]), bank([[]] * 12, intercept=np.linspace(-2, 1, 12), guessing=np.full(12, 0.25)))
+    parameters = course(tree([]), make_items([[]] * 12, intercept=np.linspace(-2, 1, 12), guessing=np.full(12, 0.25)))
     fit = fitted(untouched(parameters), simulate(parameters, 2, 500, 15), SEED)
     assert abs((fit.parameters.items.intercept - parameters.items.intercept).mean()) < 0.4
 
 
-def test_hidden_paths_are_counted() -> None:
-    laws.hidden_paths_are_counted()
+def test_expected_counts_equal_an_enumeration_of_all_hidden_paths() -> None:
+    laws.expected_counts_enumerate_all_hidden_paths()
 
 
-def test_no_answer_judges_itself() -> None:
-    laws.no_answer_judges_itself()
+def test_intercepts_for_a_fold_do_not_depend_on_its_answers() -> None:
+    laws.intercepts_of_a_fold_ignore_its_answers()
 
 
 @given(st.lists(st.tuples(st.sampled_from([0.1, 0.2, 0.2, 0.5, 0.9]), st.booleans()), max_size=30))
-def test_auc_is_the_share_of_pairs_in_order(answers: list[tuple[float, bool]]) -> None:
+def test_auc_is_the_share_of_pairs_in_the_right_order(answers: list[tuple[float, bool]]) -> None:
     p, y = np.array([a for a, _ in answers]), np.array([float(b) for _, b in answers])
     pairs = [np.sign(a - b) / 2 + 0.5 for a in p[y == 1] for b in p[y == 0]]
     assert abs(auc(p, y) - (np.mean(pairs) if pairs else 0.5)) < 1e-12
 
 
-def test_log_loss_by_hand() -> None:
+def test_log_loss_equals_a_calculation_by_hand() -> None:
     """-(log .8 + log .6), and a half score in between."""
     assert abs(total_loss(np.array([0.8, 0.4]), np.array([1.0, 0.0])) - 0.7339691751) < 1e-9
     assert abs(total_loss(np.array([0.5]), np.array([0.5])) - np.log(2)) < 1e-12
@@ -174,9 +185,9 @@ HABITS: dict[str, list[list[tuple[int, float]]]] = {
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("habit", HABITS)
-def test_degenerate_logs_are_survived(habit: str) -> None:
+def test_calibration_of_degenerate_logs_stays_near_the_prior(habit: str) -> None:
     """Item 3 is never answered, and nor is skill 2: they keep a value near their prior."""
-    parameters = course(tree([[], [0], []]), bank([[0], [1], [0, 1], [2]]))
+    parameters = course(tree([[], [0], []]), make_items([[0], [1], [0, 1], [2]]))
     fit = fitted(parameters, log_of(HABITS[habit]), SEED)
     is_safe(fit)
     items, skills = fit.parameters.items.intercept, fit.parameters.skills
@@ -193,21 +204,21 @@ def test_degenerate_logs_are_survived(habit: str) -> None:
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("width", [0, 1])
 @pytest.mark.parametrize("skills", [0, 2])
-def test_a_course_without_items(skills: int, width: int) -> None:
-    parameters = course(tree([[]] * skills), replace(bank([]), skills=np.full((0, width), -1)))
+def test_calibration_of_a_course_without_items_is_possible(skills: int, width: int) -> None:
+    parameters = course(tree([[]] * skills), replace(make_items([]), skills=np.full((0, width), -1)))
     is_safe(fitted(parameters, log_of([[], []]), SEED))
 
 
 @pytest.mark.usefixtures("quick")
 @given(st.integers(0, 2**32 - 1), st.integers(0, 6))
 @examples(25)
-def test_random_banks_are_survived(seed: int, learners: int) -> None:
+def test_calibration_of_random_courses_is_safe(seed: int, learners: int) -> None:
     parameters = random_course(seed)
     is_safe(fitted(parameters, random_log(parameters, seed, learners, longest=6), seed))
 
 
 @pytest.mark.usefixtures("quick")
-def test_the_same_seed_gives_the_same_fit_and_nothing_is_changed() -> None:
+def test_calibration_is_repeatable_by_its_seed_and_changes_no_argument() -> None:
     parameters, log = frozen(random_course(2)), frozen(random_log(random_course(2), 2, learners=12))
     fits = [fitted(parameters, log, seed) for seed in (5, 5, 6)]
     assert same(fits[0].parameters, fits[1].parameters)
@@ -216,9 +227,9 @@ def test_the_same_seed_gives_the_same_fit_and_nothing_is_changed() -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_fixed_items_stay_and_are_what_the_others_are_measured_by() -> None:
+def test_fixed_items_stay_and_anchor_the_others() -> None:
     """Also outside the bounds of what is fitted. What a fixed item would have been does not move its neighbours."""
-    parameters = course(tree([[]]), bank([[0]] * 3, intercept=[-9.0, 2.0, 0.0]))
+    parameters = course(tree([[]]), make_items([[0]] * 3, intercept=[-9.0, 2.0, 0.0]))
     fixed = np.array([True, True, False])
     log = log_of([[(1, 0.0)]] * 200)
     fit = calibrate_parameters(parameters, log, fixed, aside(log), SEED)
@@ -229,7 +240,7 @@ def test_fixed_items_stay_and_are_what_the_others_are_measured_by() -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_progress_goes_from_the_beginning_to_the_end() -> None:
+def test_calibration_progress_goes_from_0_to_1() -> None:
     told: list[tuple[str, float]] = []
     parameters = random_course(1)
     log = random_log(parameters, 1)
@@ -242,16 +253,16 @@ def test_progress_goes_from_the_beginning_to_the_end() -> None:
     assert list(dict.fromkeys(stage for stage, _ in told)) == ["fit", "refit", "behaviour"]
 
 
-def test_an_item_with_one_answer_stays_near_its_skill() -> None:
+def test_item_with_one_answer_stays_near_the_mean_of_its_skill() -> None:
     """One surprising answer moves it by less than half a logit from the mean of its skill."""
-    parameters = course(tree([[]]), bank([[0]] * 5))
+    parameters = course(tree([[]]), make_items([[0]] * 5))
     rows = [[(i, float((i + n) % 3 > 0)) for i in range(4)] for n in range(60)]
     rows[0].append((4, 0.0))
     intercept = fitted(parameters, log_of(rows), SEED).parameters.items.intercept
     assert -0.6 < intercept[4] - intercept[:4].mean() < 0
 
 
-def test_learners_are_taken_whole() -> None:
+def test_selected_learners_have_all_their_answers() -> None:
     log = random_log(random_course(1), 1, learners=6)
     mask = np.array([True, False, True, True, False, True])
     for taken in (select_learners(log, mask), select_learners(log, np.flatnonzero(mask))):
@@ -272,7 +283,7 @@ def test_learners_are_taken_whole() -> None:
     st.floats(-2.5, -0.1),
     st.none() | st.floats(0.02, 0.9),
 )
-def test_free_scales_are_inverted(
+def test_free_parameters_are_inverted_to_the_same_population(
     ability: float, drift: float, daily_effect: float, keep: float, unknown: float, fading: float | None
 ) -> None:
     population = Population(
@@ -290,14 +301,14 @@ def test_free_scales_are_inverted(
 
 
 @given(st.lists(st.floats(-100, 100), min_size=6, max_size=7))
-def test_whatever_the_search_tries_can_be_borne(values: list[float]) -> None:
+def test_population_of_any_free_parameters_stays_finite(values: list[float]) -> None:
     population = from_free(np.array(values))
     parameters = replace(random_course(3), population=population)
     laws.stays_finite(parameters, random_log(parameters, 3))
     assert population.known_shift > population.unknown_shift
 
 
-def test_a_replay_of_the_folds_is_that_of_the_bank() -> None:
+def test_replay_of_stacked_folds_equals_that_of_the_course() -> None:
     """With the same easiness in all copies the crossed log gives the same predictions."""
     parameters = random_course(6)
     log = random_log(parameters, 6)
@@ -307,7 +318,7 @@ def test_a_replay_of_the_folds_is_that_of_the_bank() -> None:
     assert isinstance(crossed_log, Log)
 
 
-def test_fading_is_searched_only_where_somebody_came_back() -> None:
+def test_fading_is_fitted_only_if_a_learner_came_back() -> None:
     """Between learners no time passes, and within an hour none that counts."""
     log = log_of([[(0, 1.0), (1, 0.0)], [], [(1, 1.0), (0, 1.0)], [(0, 0.0)]])
     for times, expected in (
@@ -319,18 +330,18 @@ def test_fading_is_searched_only_where_somebody_came_back() -> None:
     ):
         timed = replace(log, times=np.array(times, dtype=np.float64))
         assert calibration.has_pauses(timed) == expected
-        sample = course(tree([[]]), bank([[0], [0]]))
+        sample = course(tree([[]]), make_items([[0], [0]]))
         found = calibration.search_population(sample, timed, np.random.default_rng(0))
         assert (found.fading != Population.fading) == expected
     assert not calibration.has_pauses(log_of([]))
 
 
-def test_forgetting_is_found_in_a_log() -> None:
+def test_calibration_finds_forgetting() -> None:
     """Whoever comes back after a month and fails where nothing failed before has forgotten."""
     rows = [[(0, 1.0)] * 6 + [(0, share)] * 4 for share in (0.0, 1.0) * 60]
     log = log_of(rows)
     days = np.where(np.arange(len(log.items)) % 10 < 6, 20_000.0, 20_030.0)
-    parameters = course(tree([[]]), bank([[0]]))
+    parameters = course(tree([[]]), make_items([[0]]))
     forgetful = calibration.search_population(parameters, replace(log, times=days), np.random.default_rng(0))
     steady = replace(log, times=days, scores=np.ones(len(log.items)))
     assert forgetful.fading > calibration.search_population(parameters, steady, np.random.default_rng(0)).fading

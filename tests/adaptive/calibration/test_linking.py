@@ -22,7 +22,7 @@ slopes = st.integers(40, 250).map(lambda hundredths: hundredths / 100)
 intercepts = st.integers(-200, 200).map(lambda hundredths: hundredths / 100)
 
 
-def bank(seed: int) -> ItemCurves:
+def random_curves(seed: int) -> ItemCurves:
     rng = np.random.default_rng(seed)
     slope = rng.lognormal(0, 0.3, ITEMS)
     return ItemCurves(-slope * rng.normal(0, 1, ITEMS), slope)
@@ -42,14 +42,14 @@ def close(found: Link, wanted: Link, tolerance: float = 1e-6) -> bool:
 
 
 @given(seed=seeds, intercept=intercepts)
-def test_a_shifted_copy_gives_the_shift_back(seed: int, intercept: float) -> None:
-    old, link = bank(seed), Link(1.0, intercept)
+def test_linking_recovers_the_shift_of_a_shifted_copy(seed: int, intercept: float) -> None:
+    old, link = random_curves(seed), Link(1.0, intercept)
     assert close(mean_shift(old, on_another_scale(old, link), everything()), link, 1e-9)
 
 
 @given(seed=seeds, slope=slopes, intercept=intercepts)
-def test_anchors_are_found_on_any_scale(seed: int, slope: float, intercept: float) -> None:
-    old, link = bank(seed), Link(slope, intercept)
+def test_linking_finds_anchors_on_any_scale(seed: int, slope: float, intercept: float) -> None:
+    old, link = random_curves(seed), Link(slope, intercept)
     assert steady_anchors(old, on_another_scale(old, link), everything()).all()
     new, chosen = drifted(old, link, seed)
     assert (steady_anchors(old, new, everything()) == ~chosen).all()
@@ -57,7 +57,7 @@ def test_anchors_are_found_on_any_scale(seed: int, slope: float, intercept: floa
 
 @given(seed=seeds, slope=slopes, intercept=intercepts)
 def test_linked_items_have_the_curves_of_the_old_scale(seed: int, slope: float, intercept: float) -> None:
-    old, link = bank(seed), Link(slope, intercept)
+    old, link = random_curves(seed), Link(slope, intercept)
     linked = transform(link, on_another_scale(old, link))
     assert linked.intercept == pytest.approx(old.intercept, abs=1e-9)
     assert linked.discrimination == pytest.approx(old.discrimination, abs=1e-9)
@@ -75,8 +75,8 @@ def drifted(old: ItemCurves, link: Link, seed: int) -> tuple[ItemCurves, Boolean
 
 
 @given(seed=seeds, intercept=intercepts)
-def test_drifted_anchors_do_not_bend_the_shift(seed: int, intercept: float) -> None:
-    old, link = bank(seed), Link(1.0, intercept)
+def test_linking_is_not_biased_by_drifted_anchors(seed: int, intercept: float) -> None:
+    old, link = random_curves(seed), Link(1.0, intercept)
     new, chosen = drifted(old, link, seed)
     anchors = steady_anchors(old, new, everything())
     assert (anchors == ~chosen).all()
@@ -84,22 +84,22 @@ def test_drifted_anchors_do_not_bend_the_shift(seed: int, intercept: float) -> N
 
 
 @pytest.mark.controls
-def test_without_the_choice_of_anchors_drift_does_bend_it() -> None:
+def test_linking_without_choice_of_anchors_is_biased_by_drift() -> None:
     """The control of the tests above."""
-    old, link = bank(7), Link(1.0, 0.4)
+    old, link = random_curves(7), Link(1.0, 0.4)
     new, _ = drifted(old, link, 7)
     assert not close(mean_shift(old, new, everything()), link, 0.05)
 
 
-def test_an_anchor_whose_discrimination_changed_is_dropped() -> None:
-    old = bank(3)
+def test_linking_drops_an_anchor_whose_discrimination_changed() -> None:
+    old = random_curves(3)
     slope = old.discrimination.copy()
     slope[5] *= 3
     assert np.flatnonzero(~steady_anchors(old, ItemCurves(old.intercept, slope), everything())).tolist() == [5]
 
 
-def test_only_candidates_become_anchors() -> None:
-    old = bank(4)
+def test_linking_takes_anchors_from_the_candidates_only() -> None:
+    old = random_curves(4)
     candidates = everything()
     candidates[::2] = False
     assert (steady_anchors(old, old, candidates) == candidates).all()
@@ -108,10 +108,10 @@ def test_only_candidates_become_anchors() -> None:
 
 
 @given(seed=seeds)
-def test_errors_of_estimation_leave_an_error_of_their_mean(seed: int) -> None:
+def test_linking_error_is_that_of_the_mean_of_the_item_errors(seed: int) -> None:
     """.1 logits an item, 24 items: the mean of the errors is off by .02, five times that is far outside."""
     rng = np.random.default_rng(seed)
-    old = bank(seed)
+    old = random_curves(seed)
     new = on_another_scale(old, Link(1.0, 0.5))
     noisy = ItemCurves(new.intercept + rng.normal(0, 0.1, ITEMS), new.discrimination)
     assert abs(mean_shift(old, noisy, steady_anchors(old, noisy, everything())).intercept - 0.5) < 0.1
@@ -119,7 +119,7 @@ def test_errors_of_estimation_leave_an_error_of_their_mean(seed: int) -> None:
 
 @pytest.mark.parametrize("slope", [0.01, 1.0, 6.0])
 @pytest.mark.parametrize("count", [0, 1, 2])
-def test_few_and_extreme_items_give_finite_links(slope: float, count: int) -> None:
+def test_linking_of_few_and_extreme_items_is_finite(slope: float, count: int) -> None:
     old = ItemCurves(np.array([-8.0, 8.0])[:count], np.full(count, slope))
     new = ItemCurves(np.array([8.0, 8.0])[:count], np.full(count, slope))
     anchors = steady_anchors(old, new, everything(count))
@@ -131,22 +131,22 @@ def test_few_and_extreme_items_give_finite_links(slope: float, count: int) -> No
         assert mean_shift(old, new, anchors) == SAME
 
 
-def test_equal_calibrations_are_linked_by_nothing() -> None:
-    assert close(mean_shift(bank(2), bank(2), everything()), SAME, 1e-9)
+def test_linking_of_equal_calibrations_is_the_identity() -> None:
+    assert close(mean_shift(random_curves(2), random_curves(2), everything()), SAME, 1e-9)
 
 
-def test_the_arguments_are_not_changed() -> None:
-    old, new, candidates = bank(1), bank(2), everything()
+def test_linking_does_not_change_its_arguments() -> None:
+    old, new, candidates = random_curves(1), random_curves(2), everything()
     steady_anchors(old, new, candidates)
     mean_shift(old, new, candidates)
-    assert (old.intercept == bank(1).intercept).all()
-    assert (new.discrimination == bank(2).discrimination).all()
+    assert (old.intercept == random_curves(1).intercept).all()
+    assert (new.discrimination == random_curves(2).discrimination).all()
     assert candidates.all()
 
 
 @pytest.mark.controls
-def test_the_test_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_law_of_drifted_anchors_notices_anchors_that_are_never_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the drifted kept, the laws above would not hold."""
     monkeypatch.setattr(linking, "DRIFTED", np.inf)
     with pytest.raises((AssertionError, ExceptionGroup)):
-        test_drifted_anchors_do_not_bend_the_shift()
+        test_linking_is_not_biased_by_drifted_anchors()

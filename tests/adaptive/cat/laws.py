@@ -159,7 +159,7 @@ def resumes_at_the_same_item(pool: Pool, plan: Plan, seed: int) -> None:
         assert next_item(pool, plan, replayed, seed) == decision
 
 
-def changes_nothing_it_was_given(pool: Pool, plan: Plan, seed: int) -> None:
+def changes_no_argument(pool: Pool, plan: Plan, seed: int) -> None:
     """Pool, rates and sitting have the same bits after a turn and an answer."""
     rates = np.random.default_rng(seed).random(pool.count)
     before = {each.name: np.copy(getattr(pool, each.name)) for each in fields(Pool) if each.type == "Floats"}

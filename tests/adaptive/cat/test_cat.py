@@ -50,7 +50,7 @@ rules = st.sampled_from(RULES)
 
 @FEW
 @given(seeds, st.integers(1, 2))
-def test_a_test_keeps_its_plan(seed: int, scales: int) -> None:
+def test_adaptive_test_follows_its_plan(seed: int, scales: int) -> None:
     pool = laws.mixed_pool(seed, scales=scales)
     laws.keeps_its_plan(pool, laws.random_plan(pool, seed), seed)
 
@@ -58,21 +58,21 @@ def test_a_test_keeps_its_plan(seed: int, scales: int) -> None:
 @FEW
 @example(201, 3)  # the bounds ask for items of a scale that is measured well enough
 @given(seeds, st.integers(1, 3))
-def test_a_test_resumes_at_the_same_item(seed: int, scales: int) -> None:
+def test_adaptive_test_resumes_at_the_same_item(seed: int, scales: int) -> None:
     pool = laws.mixed_pool(seed, scales=scales)
     laws.resumes_at_the_same_item(pool, laws.random_plan(pool, seed), seed)
 
 
 @FEW
 @given(seeds)
-def test_nothing_that_is_given_changes(seed: int) -> None:
+def test_adaptive_test_does_not_change_its_arguments(seed: int) -> None:
     pool = laws.mixed_pool(seed)
-    laws.changes_nothing_it_was_given(pool, laws.random_plan(pool, seed), seed)
+    laws.changes_no_argument(pool, laws.random_plan(pool, seed), seed)
 
 
 @FEW
 @given(seeds)
-def test_a_wrong_answer_never_raises_an_ability(seed: int) -> None:
+def test_wrong_answer_never_raises_an_ability(seed: int) -> None:
     laws.answers_move_the_right_way(laws.mixed_pool(seed), seed)
 
 
@@ -84,19 +84,19 @@ def test_ability_and_error_are_those_of_the_posterior(seed: int) -> None:
 
 @FEW
 @given(seeds, st.booleans())
-def test_extreme_patterns_never_stop_a_test_early(seed: int, right: bool) -> None:
+def test_extreme_response_patterns_never_stop_a_test_early(seed: int, right: bool) -> None:
     laws.extreme_patterns_go_on(laws.mixed_pool(seed), right)
 
 
 @FEW
 @given(seeds, rules, st.sampled_from([1, 3, 40]))
-def test_the_choice_is_that_of_looking_at_every_item(seed: int, rule: Rule, wanted: int) -> None:
+def test_selected_item_is_the_best_of_all_items(seed: int, rule: Rule, wanted: int) -> None:
     if rule != "random":
         laws.finds_the_best(laws.mixed_pool(seed, 60), Plan(rule=rule), seed, wanted)
 
 
 @pytest.mark.parametrize("guessing", [0.0, 0.25])
-def test_the_choice_is_exact_in_a_large_pool(guessing: float) -> None:
+def test_selected_item_is_the_best_in_a_large_pool(guessing: float) -> None:
     """More items than a shelf holds."""
     pool = laws.plain_pool(5000, guessing=guessing)
     for seed in range(40):
@@ -105,7 +105,7 @@ def test_the_choice_is_exact_in_a_large_pool(guessing: float) -> None:
 
 @FEW
 @given(seeds)
-def test_no_information_is_above_its_bound(seed: int) -> None:
+def test_information_is_never_above_its_bound(seed: int) -> None:
     laws.bounds_hold(laws.mixed_pool(seed), seed)
 
 
@@ -122,7 +122,7 @@ def test_no_information_is_above_its_bound(seed: int) -> None:
     ],
     ids=["randomesque", "sympson_hetter", "random", "with kl", "in a shadow", "within content"],
 )
-def test_chances_agree_with_frequencies(plan: Plan) -> None:
+def test_propensities_agree_with_frequencies(plan: Plan) -> None:
     pool = laws.mixed_pool(5, 20)
     many = 300 if plan.bounds else 3000
     fixed = replace(plan, max_items=8) if plan.bounds else plan
@@ -130,13 +130,13 @@ def test_chances_agree_with_frequencies(plan: Plan) -> None:
 
 
 @given(st.lists(st.floats(0.01, 1), min_size=1, max_size=30))
-def test_chances_of_passing_sum_to_one(exposure: list[float]) -> None:
+def test_probabilities_of_passing_the_exposure_control_sum_to_one(exposure: list[float]) -> None:
     laws.passing_sums_to_one(np.array(exposure))
 
 
 @examples(10, deadline=None)
 @given(seeds)
-def test_shadow_tests_keep_every_bound(seed: int) -> None:
+def test_shadow_tests_respect_every_bound(seed: int) -> None:
     rng = np.random.default_rng(seed)
     pool = replace(laws.plain_pool(40, seed), groups=tuple(np.flatnonzero(rng.random(40) < 0.4) for _ in range(3)))
     bounds = (Bound(0, 2, 4), Bound(1, 3, 5), Bound(2, 0, 4))
@@ -153,7 +153,7 @@ def test_shadow_tests_keep_every_bound(seed: int) -> None:
 
 @FEW
 @given(st.sampled_from(MODELS), seeds)
-def test_the_estimate_is_that_of_a_whole_pattern(model: Model, seed: int) -> None:
+def test_estimate_equals_that_of_the_whole_response_pattern(model: Model, seed: int) -> None:
     """The one for many learners at once has another grid."""
     rng = np.random.default_rng(seed)
     bank = random_bank(model, 12, rng)
@@ -182,7 +182,7 @@ def test_information_is_the_expected_square_of_the_slope(model: Model, seed: int
 
 @FEW
 @given(seeds)
-def test_criteria_are_those_of_their_definitions(seed: int) -> None:
+def test_selection_criteria_equal_their_definitions(seed: int) -> None:
     """Item by item and category by category, as the papers write them."""
     pool = laws.mixed_pool(seed, 12)
     *_, (state, _) = laws.steps(pool, Plan(max_items=3), laws.random_answers(pool, seed), seed)
@@ -208,7 +208,7 @@ def expected_variance(pool: Pool, state: ExamineeState, item: int) -> float:
     return whole
 
 
-def test_the_expected_score_is_that_of_the_curve() -> None:
+def test_expected_score_is_that_of_the_curve() -> None:
     steps, max_category, guessing = np.array([[0.0, 0], [-1, 1]]), np.array([1, 2]), np.array([0.25, 0])
     pool = make_pool(["3pl", "gpcm"], np.ones(2), steps, max_category=max_category, guessing=guessing)
     assert expected_score(pool, 0, 0.0) == pytest.approx(0.25 + 0.75 / 2)
@@ -218,7 +218,7 @@ def test_the_expected_score_is_that_of_the_curve() -> None:
 # What is asked for, and the end
 
 
-def test_the_standard_error_comes_from_what_the_items_say() -> None:
+def test_standard_error_comes_from_the_information_of_the_items() -> None:
     """Items that say nothing leave it, however many they are; seven right answers are no .4."""
     dull = make_pool(["2pl"] * 50, np.full(50, 0.01), np.zeros(50))
     state = played(dull, Plan(max_items=50), 1)
@@ -233,7 +233,7 @@ def played(pool: Pool, plan: Plan, category: int) -> ExamineeState:
     return state
 
 
-def test_a_test_ends_for_the_reason_that_is_met_first() -> None:
+def test_adaptive_test_ends_for_the_reason_that_is_met_first() -> None:
     pool = laws.plain_pool(60)
     answers = np.arange(60) % 2
     ends = {
@@ -254,7 +254,7 @@ def test_a_test_ends_for_the_reason_that_is_met_first() -> None:
     assert next_item(pool, Plan(max_seconds=60.0), start_test(pool, Plan()), 1, 59.9).stop is None
 
 
-def test_the_standard_error_that_was_asked_for_is_reached_and_not_earlier() -> None:
+def test_adaptive_test_ends_when_the_standard_error_is_reached_and_not_earlier() -> None:
     pool = laws.plain_pool(200)
     records = simulate_tests(pool, Plan(standard_error=0.35), draw_abilities(Plan(), 40, 3), 3)
     assert set(records.stops) == {"standard_error"}
@@ -263,7 +263,7 @@ def test_the_standard_error_that_was_asked_for_is_reached_and_not_earlier() -> N
         assert len(items) > 5, truth
 
 
-def test_first_items_and_pilots_come_in_their_places() -> None:
+def test_first_items_and_pilot_items_come_at_their_positions() -> None:
     pool = laws.plain_pool(20)
     plan = Plan(first=(7, 3), pilots=(5, 6), pilot_positions=(2, 4), max_items=4)
     *whole, (state, _) = laws.steps(pool, plan, np.zeros(20, dtype=np.int64), 8)
@@ -275,7 +275,7 @@ def test_first_items_and_pilots_come_in_their_places() -> None:
         assert (before.ability == after.ability) == (decision.kind == "pilot")
 
 
-def test_content_is_balanced_by_its_shares() -> None:
+def test_content_is_balanced_by_the_shares_of_the_plan() -> None:
     pool = replace(laws.plain_pool(90), content=np.arange(90) % 3)
     *_, (state, _) = laws.steps(pool, Plan(max_items=20, content_shares=(0.5, 0.3, 0.2)), np.arange(90) % 2, 1)
     assert np.bincount(pool.content[list(state.items)]).tolist() == [10, 6, 4]
@@ -284,7 +284,7 @@ def test_content_is_balanced_by_its_shares() -> None:
     assert decision.relaxed == ("content_shares",)
 
 
-def test_items_given_too_often_wait() -> None:
+def test_overexposed_items_are_selected_only_if_no_other_is_left() -> None:
     pool = laws.plain_pool(10)
     best = next_item(pool, Plan(), start_test(pool, Plan()), 1).item
     rates = np.zeros(10)
@@ -295,7 +295,7 @@ def test_items_given_too_often_wait() -> None:
     assert (everybody.item, everybody.relaxed) == (best, ("max_exposure",))
 
 
-def test_bounds_that_cannot_be_kept_are_given_up_aloud() -> None:
+def test_constraints_that_cannot_be_met_are_relaxed_and_reported() -> None:
     pool = replace(laws.plain_pool(12), groups=(np.arange(3),))
     plan = Plan(max_items=6, bounds=(Bound(0, 5, 6),))
     decision = next_item(pool, plan, start_test(pool, plan), 1)
@@ -306,7 +306,7 @@ def test_bounds_that_cannot_be_kept_are_given_up_aloud() -> None:
     assert next_item(pool, kept, start_test(pool, kept), 1, 0.0, rates).relaxed == ("max_exposure",)
 
 
-def test_the_scale_that_is_least_sure_comes_next() -> None:
+def test_scale_with_the_largest_standard_error_comes_next() -> None:
     pool = replace(laws.plain_pool(80), scale=np.arange(80) % 2)
     plan = Plan(prior_mean=(0.0, 0.0), prior_sd=(1.0, 0.7), standard_error=0.45)
     *whole, (state, end) = laws.steps(pool, plan, np.arange(80) // 2 % 2, 1)
@@ -321,7 +321,7 @@ def test_the_scale_that_is_least_sure_comes_next() -> None:
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_looking_ahead_begins_with_the_next_item(rule: Rule) -> None:
+def test_look_ahead_begins_with_the_next_item(rule: Rule) -> None:
     pool = laws.mixed_pool(4, 20)
     plan = Plan(rule=rule, max_items=6, pilots=(1,), pilot_positions=(2,))
     state = update_state(pool, plan, start_test(pool, plan), 0, 1)
@@ -333,7 +333,7 @@ def test_looking_ahead_begins_with_the_next_item(rule: Rule) -> None:
     assert 0 not in scored
 
 
-def test_looking_ahead_keeps_the_bounds() -> None:
+def test_look_ahead_respects_the_constraints() -> None:
     pool = replace(laws.plain_pool(30), groups=(np.arange(10),))
     plan = Plan(max_items=8, bounds=(Bound(0, 3, 4),))
     ahead = look_ahead(pool, plan, start_test(pool, plan), 1, 8)
@@ -345,7 +345,7 @@ def test_looking_ahead_keeps_the_bounds() -> None:
 
 @pytest.mark.statistics
 @pytest.mark.parametrize("method", ["interval", "sprt"])
-def test_errors_of_classification_are_near_their_rates(method: str) -> None:
+def test_classification_errors_are_near_their_nominal_rates(method: str) -> None:
     """True abilities at cut ± delta, where an SPRT errs most; items that are best at the cut."""
     pool = make_pool(["2pl"] * 300, np.full(300, 1.2), np.linspace(-0.5, 0.5, 300))
     rule = Classification(((0.0,),), "sprt" if method == "sprt" else "interval", alpha=0.1, beta=0.1, delta=0.4)
@@ -360,7 +360,7 @@ def test_errors_of_classification_are_near_their_rates(method: str) -> None:
         assert records.length.mean() < 150
 
 
-def test_levels_count_the_cuts_below() -> None:
+def test_level_is_the_number_of_cut_scores_below() -> None:
     pool = laws.plain_pool(40)
     plan = Plan(classification=Classification(((-1.0, 1.0),)), max_items=40)
     assert cut_levels(plan, played(pool, plan, 1)) == (2,)
@@ -373,7 +373,7 @@ def test_levels_count_the_cuts_below() -> None:
 
 
 @pytest.mark.statistics
-def test_calibrated_exposure_keeps_the_target() -> None:
+def test_calibrated_exposure_control_stays_below_the_target() -> None:
     pool = laws.plain_pool(80, seed=2)
     plan, target = Plan(max_items=8), 0.3
     free = simulate_tests(pool, plan, draw_abilities(plan, 300, 1), 1)
@@ -396,14 +396,14 @@ def rates(pool: Pool, tests: tuple[tuple[int, ...], ...]) -> Floats:
 # Degenerate cases
 
 
-def test_an_empty_pool_ends_at_once() -> None:
+def test_adaptive_test_of_an_empty_pool_ends_at_once() -> None:
     pool = make_pool([], np.zeros(0), np.zeros(0))
     for rule in RULES:
         assert next_item(pool, Plan(rule=rule), start_test(pool, Plan(rule=rule)), 1).stop == "no_items"
     assert look_ahead(pool, Plan(), start_test(pool, Plan()), 1, 3) == ()
 
 
-def test_one_item_is_given_and_then_nothing_is_left() -> None:
+def test_adaptive_test_of_one_item_ends_after_it() -> None:
     pool = make_pool(["2pl"], np.ones(1), np.zeros(1))
     for rule in RULES:
         *whole, (_, end) = laws.steps(pool, Plan(rule=rule, max_items=5), np.ones(1, dtype=np.int64), 1)
@@ -415,7 +415,7 @@ def test_one_item_is_given_and_then_nothing_is_left() -> None:
 @pytest.mark.parametrize("a", [0.01, 1.0, 6.0])
 @pytest.mark.parametrize("b", [-10.0, 0.0, 10.0])
 @pytest.mark.parametrize("c", [0.0, 0.5])
-def test_extreme_items_stay_finite(a: float, b: float, c: float) -> None:
+def test_adaptive_test_of_extreme_items_stays_finite(a: float, b: float, c: float) -> None:
     pool = make_pool(["3pl"] * 12, np.full(12, a), np.full(12, b), guessing=np.full(12, c))
     for rule in RULES:
         for right in (0, 1):
@@ -425,7 +425,7 @@ def test_extreme_items_stay_finite(a: float, b: float, c: float) -> None:
             assert 0 <= state.standard_error[0] <= 1
 
 
-def test_an_ability_at_the_end_of_the_grid_is_said_to_be_a_limit() -> None:
+def test_ability_at_the_end_of_the_grid_is_reported_as_a_limit() -> None:
     pool = make_pool(["2pl"] * 300, np.full(300, 3.0), np.full(300, 8.0))
     assert played(pool, Plan(), 1).at_bound == (True,)
     assert start_test(pool, Plan()).at_bound == (False,)
@@ -456,13 +456,13 @@ def test_an_ability_at_the_end_of_the_grid_is_said_to_be_a_limit() -> None:
         ({"classification": Classification(((1.0,),), method="guess")}, "classification.method must be one of"),  # type: ignore[arg-type]
     ],
 )
-def test_plans_that_cannot_be_followed_say_why(changes: dict[str, object], said: str) -> None:
+def test_impossible_plan_is_refused_with_its_reason(changes: dict[str, object], said: str) -> None:
     pool = laws.plain_pool(5)
     with pytest.raises(ValueError, match=said):
         check_plan(pool, replace(Plan(), **changes))  # type: ignore[arg-type]
 
 
-def test_all_faults_of_a_plan_are_found_at_once() -> None:
+def test_plan_is_refused_with_all_its_faults_at_once() -> None:
     pool = laws.plain_pool(5)
     plan = Plan(rule="random", sympson_hetter=True, bounds=(Bound(0, 2, 1),), max_items=2, min_items=3)
     assert {fault.path for fault in find_plan_faults(pool, plan)} == {
@@ -471,7 +471,7 @@ def test_all_faults_of_a_plan_are_found_at_once() -> None:
     assert find_plan_faults(pool, Plan()) == []
 
 
-def test_items_that_are_none_are_refused() -> None:
+def test_pool_refuses_invalid_items() -> None:
     one = np.ones(1)
     with pytest.raises(ValueError, match="unknown model"):
         make_pool(["5pl"], one, one)
@@ -499,7 +499,7 @@ def test_items_that_are_none_are_refused() -> None:
         make_pool(["2pl"], one, one, scale=np.array([-1]))
 
 
-def test_answers_that_do_not_fit_are_refused() -> None:
+def test_adaptive_test_refuses_invalid_answers() -> None:
     pool = laws.plain_pool(3)
     state = update_state(pool, Plan(), start_test(pool, Plan()), 1, 1)
     for item, category, said in ((1, 0, "before"), (3, 0, "exist"), (-1, 0, "exist"), (0, 2, "category")):

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.controls
 Patch = pytest.MonkeyPatch
 
 
-def forget_what_was_given(patch: Patch) -> None:
+def forget_the_administered_items(patch: Patch) -> None:
     patch.setattr(decide, "open_items", lambda bank, _: np.ones(bank.count, dtype=np.bool_))
 
 
@@ -33,7 +33,7 @@ def choose_by_the_length(patch: Patch) -> None:
     patch.setattr(decide, "select_by_rule", by_the_call)
 
 
-def turn_an_answer_round(patch: Patch) -> None:
+def reverse_an_answer(patch: Patch) -> None:
     log_row = pool.log_row
     patch.setattr(state, "log_row", lambda bank, item: log_row(bank, item)[: bank.max_category[item] + 1][::-1])
 
@@ -57,7 +57,7 @@ def bound_by_the_left_edge(patch: Patch) -> None:
     patch.setattr(information_index, "_grown", lambda exponent: np.ones(exponent.shape))
 
 
-def tell_half_the_chance(patch: Patch) -> None:
+def report_half_the_propensity(patch: Patch) -> None:
     patch.setattr(exposure, "selection_probabilities", lambda given: np.full(len(given), 0.5))
 
 
@@ -120,22 +120,22 @@ def shadows() -> None:
 
 
 CONTROLS: list[tuple[Callable[[Patch], None], Callable[[], None]]] = [
-    (forget_what_was_given, over(laws.keeps_its_plan)),
+    (forget_the_administered_items, over(laws.keeps_its_plan)),
     (forget_the_enemies, over(laws.keeps_its_plan)),
     (choose_by_the_length, over(laws.resumes_at_the_same_item)),
-    (turn_an_answer_round, directions),
+    (reverse_an_answer, directions),
     (count_answers, posteriors),
     (believe_extremes, extremes),
     (trust_the_first_few, best_ones),
     (bound_by_the_left_edge, bounds_of_cells),
-    (tell_half_the_chance, frequencies),
-    (tell_half_the_chance, sums),
+    (report_half_the_propensity, frequencies),
+    (report_half_the_propensity, sums),
     (lose_a_bound, shadows),
 ]
 
 
 @pytest.mark.parametrize(("fault", "law"), CONTROLS, ids=[fault.__name__ for fault, _ in CONTROLS])
-def test_a_broken_test_breaks_its_law(
+def test_law_of_adaptive_tests_notices_its_planted_fault(
     monkeypatch: Patch, fault: Callable[[Patch], None], law: Callable[[], None]
 ) -> None:
     law()
@@ -144,7 +144,7 @@ def test_a_broken_test_breaks_its_law(
         law()
 
 
-def test_what_was_given_stays_so() -> None:
+def test_posterior_of_an_examinee_state_is_read_only() -> None:
     """A take that writes into the posterior it was given is refused by the array itself."""
     bank = laws.plain_pool(3)
     with pytest.raises(ValueError, match="read-only"):

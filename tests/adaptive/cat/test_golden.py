@@ -86,7 +86,7 @@ def test_information_and_choices_are_those_of_catsim(ability: float) -> None:
         state = add_unscored(state, item)
 
 
-def test_eap_and_standard_error_of_catr() -> None:
+def test_eap_and_standard_error_are_those_of_catr() -> None:
     """catR's `eapEst` and `semTheta` of three items, as the tests of the R package caMST expect them.
 
     `eapEst` has 33 nodes from -4 to 4. `semTheta` is that of the Bayes mode, (I(θ) + 1)^-1/2 at θ = .1307695.
@@ -113,7 +113,7 @@ def best(pool: Pool, plan: Plan, state: ExamineeState) -> int:
     return next_item(pool, plan, state, 1).item + 1
 
 
-def test_most_informative_items_of_catr() -> None:
+def test_maximum_information_choices_are_those_of_catr() -> None:
     """The examples of `nextItem` in catR's manual (Magis & Raîche 2012): θ = 0, then without 63, then without 10."""
     pool = tcals().pool
     state = start_test(pool, Plan())
@@ -123,7 +123,7 @@ def test_most_informative_items_of_catr() -> None:
 
 
 @pytest.mark.parametrize(("rule", "item"), [("min_expected_posterior_variance", 19), ("kullback_leibler", 44)])
-def test_bayesian_choices_of_catr(rule: Rule, item: int) -> None:
+def test_bayesian_choices_are_those_of_catr(rule: Rule, item: int) -> None:
     """The same, after a wrong answer to item 63: criteria MEPV and KLP.
 
     They weigh alike; P of the next answer is catR's at an estimate by weighted likelihood, here under the posterior.
@@ -132,7 +132,7 @@ def test_bayesian_choices_of_catr(rule: Rule, item: int) -> None:
     assert best(pool, plan, update_state(pool, plan, start_test(pool, plan), 62, 0)) == item
 
 
-def test_the_balanced_choice_of_catr() -> None:
+def test_content_balanced_choice_is_that_of_catr() -> None:
     """The same with shares of content, after items 12, 33, 46 and 63 at θ = 0."""
     bank = tcals()
     names = sorted(set(bank.attributes["group"]))

@@ -27,7 +27,7 @@ def same(one: Abilities, other: Abilities) -> bool:
 
 @FEW
 @given(models, seeds)
-def test_a_learner_has_the_same_bits_alone_and_in_a_batch(model: Model, seed: int) -> None:
+def test_ability_has_the_same_bits_alone_and_in_a_batch(model: Model, seed: int) -> None:
     rng = np.random.default_rng(seed)
     bank = random_bank(model, 6, rng)
     answers = sample(bank, 5, rng, 0.6)
@@ -59,7 +59,7 @@ def test_the_posterior_is_that_of_bayes(model: Model, seed: int) -> None:
 
 @FEW
 @given(models, seeds)
-def test_a_better_answer_never_lowers_ability(model: Model, seed: int) -> None:
+def test_better_answer_never_lowers_the_ability(model: Model, seed: int) -> None:
     rng = np.random.default_rng(seed)
     bank = random_bank(model, 6, rng)
     matrix = rng.integers(0, bank.max_category + 1, (8, 6))
@@ -73,7 +73,7 @@ def test_a_better_answer_never_lowers_ability(model: Model, seed: int) -> None:
 
 @FEW
 @given(models, st.floats(0.01, 6), st.floats(-10, 10), st.sampled_from([0, 1, 5, 2000]), st.booleans())
-def test_extremes_stay_finite(model: Model, a: float, b: float, length: int, right: bool) -> None:
+def test_ability_is_finite_for_extreme_answers(model: Model, a: float, b: float, length: int, right: bool) -> None:
     bank = one_item(model, a, round(b, 9))
     answers = ItemResponses(np.array([0, length]), np.zeros(length, np.int64), np.full(length, int(right)))
     found = estimate(bank, answers)
@@ -82,7 +82,7 @@ def test_extremes_stay_finite(model: Model, a: float, b: float, length: int, rig
     assert ((found.standard_error >= 0) & (found.standard_error <= 1)).all()
 
 
-def test_without_answers_the_prior_is_returned() -> None:
+def test_ability_without_answers_is_the_prior() -> None:
     bank = one_item("2pl", 1.0, 0.0)
     nothing = np.zeros(0, np.int64)
     found = estimate(bank, ItemResponses(np.zeros(3, np.int64), nothing, nothing), 0.5, 1.44)
@@ -92,7 +92,7 @@ def test_without_answers_the_prior_is_returned() -> None:
     assert len(estimate(bank, ItemResponses(np.zeros(1, np.int64), nothing, nothing)).ability) == 0
 
 
-def test_beyond_the_grid_is_said_to_be_a_limit() -> None:
+def test_ability_beyond_the_grid_is_reported_as_a_limit() -> None:
     """A thousand right answers to an item of difficulty 8."""
     long = np.zeros(1000, np.int64)
     found = estimate(one_item("2pl", 2.0, 8.0), ItemResponses(np.array([0, 1000]), long, long + 1))
@@ -114,7 +114,7 @@ def test_intervals_cover_the_ability() -> None:
     assert 0.885 < covered.mean() < 0.915
 
 
-def test_answers_that_do_not_fit_are_refused() -> None:
+def test_ability_refuses_invalid_answers() -> None:
     with pytest.raises(ValueError, match="does not exist"):
         estimate(one_item("2pl", 1.0, 0.0), long_form(np.ones((1, 2), dtype=np.int64)))
 

@@ -58,7 +58,7 @@ def slope_of(problem: marginal.LikelihoodProblem, vector: Floats) -> Floats:
 
 @FEW
 @given(models, seeds, st.sampled_from([1.0, 0.4]))
-def test_likelihood_is_that_of_the_textbook(model: Model, seed: int, share: float) -> None:
+def test_likelihood_equals_that_of_the_textbook(model: Model, seed: int, share: float) -> None:
     rng = np.random.default_rng(seed)
     bank = random_bank(model, 4, rng)
     responses = sample(bank, 12, rng, share)
@@ -109,7 +109,7 @@ def test_information_is_the_curvature_of_the_likelihood(model: Model, seed: int,
 
 @FEW
 @given(models, seeds)
-def test_dense_and_sparse_say_the_same(model: Model, seed: int) -> None:
+def test_fit_of_dense_and_of_sparse_responses_is_the_same(model: Model, seed: int) -> None:
     rng = np.random.default_rng(seed)
     bank = random_bank(model, 5, rng)
     responses = sample(bank, 40, rng, 0.6)
@@ -123,7 +123,7 @@ def test_dense_and_sparse_say_the_same(model: Model, seed: int) -> None:
 
 @FEW
 @given(models, seeds)
-def test_the_order_of_learners_and_items_does_not_matter(model: Model, seed: int) -> None:
+def test_fit_does_not_depend_on_the_order_of_learners_and_items(model: Model, seed: int) -> None:
     rng = np.random.default_rng(seed)
     bank = random_bank(model, 5, rng)
     matrix = matrix_of(sample(bank, 40, rng, 0.7), 5)
@@ -137,7 +137,7 @@ def test_the_order_of_learners_and_items_does_not_matter(model: Model, seed: int
 
 @examples(200)
 @given(models, seeds)
-def test_whatever_comes_the_numbers_are_finite_and_bounded(model: Model, seed: int) -> None:
+def test_fit_of_random_and_degenerate_banks_is_finite_and_bounded(model: Model, seed: int) -> None:
     """R-21: random banks, with items nobody answered, everybody or nobody got right, one answer, one learner."""
     rng = np.random.default_rng(seed)
     items, learners = int(rng.integers(1, 8)), int(rng.integers(0, 80))
@@ -175,7 +175,7 @@ def sound(found: ItemCalibration, responses: ItemResponses, max_category: Intege
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("priors", [None, FLAT])
-def test_an_item_with_one_answer_keeps_its_prior(model: Model, priors: Priors | None) -> None:
+def test_item_with_one_answer_is_not_calibrated_and_has_its_prior(model: Model, priors: Priors | None) -> None:
     rng = np.random.default_rng(3)
     bank = random_bank(model, 10, rng)
     matrix = matrix_of(sample(bank, 400, rng), 10)
@@ -190,7 +190,7 @@ def test_an_item_with_one_answer_keeps_its_prior(model: Model, priors: Priors | 
         assert 1.5 < found.standard_errors.difficulty[7, 0] < 2.5
 
 
-def test_no_answers_at_all() -> None:
+def test_fit_without_answers_converges_and_calibrates_nothing() -> None:
     nothing = np.zeros(0, dtype=np.int64)
     for model in MODELS:
         found = calibrate_items(
@@ -204,7 +204,7 @@ def test_no_answers_at_all() -> None:
         assert none.item_bank.count == 0
 
 
-def test_answers_that_do_not_fit_are_refused() -> None:
+def test_fit_refuses_invalid_answers() -> None:
     one = np.ones(1, dtype=np.int64)
     good = ItemResponses(np.array([0, 1]), 0 * one, one)
     calibrate_items(good, one, "2pl")
@@ -253,7 +253,7 @@ def test_intervals_cover_the_truth(model: Model) -> None:
 
 
 @pytest.mark.controls
-def test_complete_data_errors_would_be_too_small() -> None:
+def test_complete_data_errors_are_noticed_as_too_small() -> None:
     """A control: what the E-step alone claims to know is more than is known."""
     rng = np.random.default_rng(5)
     bank = random_bank("2pl", 6, rng)
@@ -266,7 +266,7 @@ def test_complete_data_errors_would_be_too_small() -> None:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_item_by_item_errors_are_close_to_those_with_all_covariances(
+def test_errors_item_by_item_are_close_to_those_with_all_covariances(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rng = np.random.default_rng(6)
@@ -281,7 +281,7 @@ def test_item_by_item_errors_are_close_to_those_with_all_covariances(
     assert local.ability_variance_error == pytest.approx(whole.ability_variance_error, rel=0.06)
 
 
-def test_a_search_that_is_cut_short_says_so() -> None:
+def test_search_that_is_cut_short_reports_no_convergence() -> None:
     rng = np.random.default_rng(7)
     bank = random_bank("3pl", 10, rng)
     assert not calibrate_items(sample(bank, 500, rng), bank.max_category, "3pl", most=2).converged

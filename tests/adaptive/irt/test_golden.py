@@ -51,7 +51,7 @@ def as_mirt(found: ItemCalibration, responses: ItemResponses, name: str) -> None
         ("lsat7", "3pl", "LSAT7_3PL"),
     ],
 )
-def test_lsat(section: str, model: Model, name: str) -> None:
+def test_fits_of_lsat_equal_those_of_mirt(section: str, model: Model, name: str) -> None:
     responses = lsat(section)
     as_mirt(fitted(responses, model), responses, name)
 
@@ -59,7 +59,7 @@ def test_lsat(section: str, model: Model, name: str) -> None:
 @pytest.mark.parametrize(
     ("model", "name"), [("graded", "Science_graded"), ("gpcm", "Science_gpcm"), ("pcm", "Science_Rasch_PCM")]
 )
-def test_science(model: Model, name: str) -> None:
+def test_fits_of_science_equal_those_of_mirt(model: Model, name: str) -> None:
     responses = science()
     as_mirt(fitted(responses, model), responses, name)
 
@@ -67,7 +67,7 @@ def test_science(model: Model, name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "model"), [("2pl_1000x50_r0", "2pl"), ("rasch_1000x50_r0", "rasch"), ("grm_1000x20_r0", "graded")]
 )
-def test_simulated(name: str, model: Model) -> None:
+def test_fits_of_simulated_responses_equal_those_of_mirt(name: str, model: Model) -> None:
     responses, truth = simulated(name)
     found = fitted(responses, model)
     as_mirt(found, responses, name)
@@ -103,14 +103,14 @@ def test_3pl_with_a_prior_recovers_more_than_mirt() -> None:
     assert (ours < theirs).all()
 
 
-def test_published_standard_errors_of_lsat6() -> None:
+def test_standard_errors_of_lsat6_are_those_published_for_ltm() -> None:
     """Those of R's ltm (Rizopoulos 2006) for the 2PL, from the observed information."""
     errors = fitted(lsat("lsat6"), "2pl").standard_errors
     np.testing.assert_allclose(errors.discrimination, [0.2581, 0.1867, 0.2326, 0.1852, 0.2099], atol=0.0005)
     np.testing.assert_allclose(errors.difficulty[:, 0], [0.8669, 0.3073, 0.0997, 0.4341, 0.8700], atol=0.003)
 
 
-def test_sum_scores_of_lsat7() -> None:
+def test_eap_of_the_sum_scores_of_lsat7_is_that_of_mirt() -> None:
     """EAP of the sum scores 0 to 5 (mirt): the patterns' EAP, weighted with how likely each pattern is."""
     bank = fitted(lsat("lsat7"), "2pl").item_bank
     patterns = np.array([[number >> item & 1 for item in range(5)] for number in range(32)])

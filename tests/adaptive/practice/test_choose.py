@@ -21,7 +21,7 @@ from app.adaptive.tracing.filter import initial_states, predict_score, update_st
 from app.adaptive.tracing.replay import replay
 from tests.adaptive import laws
 from tests.adaptive.reference import Policy, learner_of
-from tests.adaptive.worlds import bank, course, frozen, log_of, random_course, random_states, same, tree
+from tests.adaptive.worlds import course, frozen, log_of, make_items, random_course, random_states, same, tree
 from tests.gate.examples import examples
 
 seeds = st.integers(0, 2**32 - 1)
@@ -36,13 +36,13 @@ def numbers(many: int, seed: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]]
     return np.random.default_rng(seed).integers(0, 2**64, many, dtype=np.uint64)
 
 
-def test_each_term_orders_alone() -> None:
+def test_each_term_alone_decides_the_order() -> None:
     laws.each_term_orders_alone()
 
 
 @given(seeds, st.sampled_from([0, 0, 4, 10]))
 @examples(150)
-def test_the_policy_equals_its_reference(seed: int, avoided: int) -> None:
+def test_policy_equals_its_reference(seed: int, avoided: int) -> None:
     parameters = random_course(seed, skills=5, items=12)
     states = random_states(parameters, seed, learners=5, longest=25)
     rng = np.random.default_rng(seed)
@@ -66,7 +66,7 @@ def test_the_policy_equals_its_reference(seed: int, avoided: int) -> None:
 
 
 @given(seeds)
-def test_every_skill_stands_as_in_the_reference(seed: int) -> None:
+def test_skill_statuses_equal_those_of_the_reference(seed: int) -> None:
     parameters = random_course(seed, skills=7)
     states = random_states(parameters, seed, learners=3, longest=25)
     found = judge_skills(parameters, states)
@@ -81,7 +81,7 @@ def test_every_skill_stands_as_in_the_reference(seed: int) -> None:
 
 
 @given(seeds)
-def test_the_batch_does_not_matter(seed: int) -> None:
+def test_choice_has_the_same_bits_alone_and_in_a_batch(seed: int) -> None:
     parameters = random_course(seed, skills=20, items=40)
     states, random = random_states(parameters, seed, learners=6), numbers(6, seed)
     rng = np.random.default_rng(seed)
@@ -100,7 +100,7 @@ def test_the_batch_does_not_matter(seed: int) -> None:
 
 @given(seeds)
 @examples(20)
-def test_the_same_seed_gives_the_same_choice_and_changes_nothing(seed: int) -> None:
+def test_choice_is_repeatable_by_its_seed_and_changes_no_argument(seed: int) -> None:
     parameters = frozen(random_course(seed))
     states, random = frozen(random_states(parameters, seed)), numbers(4, seed)
     random.setflags(write=False)
@@ -109,8 +109,8 @@ def test_the_same_seed_gives_the_same_choice_and_changes_nothing(seed: int) -> N
     assert avoid[0].tolist() == [1, 2, 2]
 
 
-def test_other_seeds_give_other_choices() -> None:
-    parameters = course(tree([[]]), bank([[0]] * 4))
+def test_choice_varies_with_the_seed() -> None:
+    parameters = course(tree([[]]), make_items([[0]] * 4))
     choices = choose_items(parameters, initial_states(parameters, 400), np.arange(400, dtype=np.uint64))
     assert (np.bincount(choices.item, minlength=4) > 60).all()
 
@@ -136,7 +136,7 @@ def test_uniform_is_splitmix64() -> None:
 
 @given(seeds, st.integers(1, 12))
 @examples(100)
-def test_never_an_avoided_item(seed: int, avoided: int) -> None:
+def test_avoided_item_is_never_chosen(seed: int, avoided: int) -> None:
     parameters = random_course(seed, kinds="plain")
     states = random_states(parameters, seed)
     rng = np.random.default_rng(seed)
@@ -147,7 +147,7 @@ def test_never_an_avoided_item(seed: int, avoided: int) -> None:
 
 
 @given(seeds)
-def test_the_last_item_is_avoided_while_there_is_another(seed: int) -> None:
+def test_last_item_is_avoided_while_there_is_another(seed: int) -> None:
     parameters = random_course(seed, kinds="plain")
     states = random_states(parameters, seed)
     tagged = np.flatnonzero(parameters.items.has_skills)
@@ -160,43 +160,43 @@ def test_the_last_item_is_avoided_while_there_is_another(seed: int) -> None:
         assert not unmastered or choices.item[row] != states.last_item[row]
 
 
-def test_what_is_avoided_twice_is_counted_once() -> None:
+def test_item_that_is_avoided_twice_is_counted_once() -> None:
     """The last item is often among the avoided ones too; a skill with an item left is still there."""
-    parameters = course(tree([[], []], p_learn=[0.5, 0.1]), bank([[0], [0], [0], [1]]))
+    parameters = course(tree([[], []], p_learn=[0.5, 0.1]), make_items([[0], [0], [0], [1]]))
     states = replace(initial_states(parameters, 1), last_item=np.array([1]))
     for avoid in ([0, 1], [0, 0, 1, 1, 1]):
         choices = choose_items(parameters, states, ONE_SEED, [np.array(avoid)])
         assert (choices.skill[0], choices.item[0]) == (0, 2)
 
 
-def test_the_chance_is_what_happens() -> None:
+def test_propensity_agrees_with_frequencies() -> None:
     laws.chance_is_what_happens()
 
 
 @given(st.lists(st.integers(0, 500), min_size=1, max_size=12))
 @examples(40)
-def test_chances_sum_to_one(thousandths: list[int]) -> None:
+def test_propensities_sum_to_one(thousandths: list[int]) -> None:
     laws.chances_sum_to_one(np.array(thousandths) / 1000)
 
 
 @pytest.mark.statistics
 @pytest.mark.parametrize("many", [100, 1000, 3000])
-def test_chances_sum_to_one_among_very_many(many: int) -> None:
+def test_propensities_sum_to_one_among_very_many_items(many: int) -> None:
     rng = np.random.default_rng(many)
     for distance in (np.full(many, 0.3), rng.uniform(0, 0.4, many)):
         laws.chances_sum_to_one(distance)
 
 
-def test_the_chance_of_a_distant_item_is_small_but_right() -> None:
+def test_propensity_of_a_distant_item_is_small_but_right() -> None:
     """Two items .19 apart: the further wins on the last twentieth, ∫ (u - .95) du = .00125."""
     for gap, expected in ((0.19, 0.00125), (0.1, 0.125), (0.0, 0.5)):
         found = [propensities(np.array([0.0, gap]), np.array([0, 0]), np.array([i]))[0] for i in (0, 1)]
         np.testing.assert_allclose(found, [1 - expected, expected], rtol=1e-3)
 
 
-def test_the_target_is_a_success_in_62_of_100() -> None:
+def test_target_probability_of_success_is_62_of_100() -> None:
     intercept = np.linspace(-4, 4, 81)
-    parameters = course(tree([[]]), bank([[0]] * 81, intercept=intercept))
+    parameters = course(tree([[]]), make_items([[0]] * 81, intercept=intercept))
     nobody = initial_states(parameters, 1)
     p = predict_score(parameters, nobody, np.zeros(81, dtype=np.int64), np.arange(81))
     for seed in range(50):
@@ -208,8 +208,8 @@ def test_the_target_is_a_success_in_62_of_100() -> None:
 
 @pytest.mark.parametrize("width", [0, 1])
 @pytest.mark.parametrize("skills", [0, 2])
-def test_no_items(skills: int, width: int) -> None:
-    empty = replace(bank([]), skills=np.full((0, width), -1))
+def test_course_without_items_has_nothing_eligible(skills: int, width: int) -> None:
+    empty = replace(make_items([]), skills=np.full((0, width), -1))
     parameters = course(tree([[]] * skills), empty)
     choices = choose_items(parameters, initial_states(parameters, 2), numbers(2, 0), [np.empty(0, dtype=np.int64)] * 2)
     assert code_of(choices) == "nothing_eligible"
@@ -218,9 +218,9 @@ def test_no_items(skills: int, width: int) -> None:
 
 @pytest.mark.parametrize("width", [0, 1])
 @pytest.mark.parametrize("skills", [0, 2])
-def test_no_skills(skills: int, width: int) -> None:
+def test_course_without_skills_offers_the_item_nearest_the_target(skills: int, width: int) -> None:
     """A plain IRT course: the item nearest the target, and a step works too."""
-    items = replace(bank([[], [], []], intercept=[3.0, 0.5, -3.0]), skills=np.full((3, width), -1))
+    items = replace(make_items([[], [], []], intercept=[3.0, 0.5, -3.0]), skills=np.full((3, width), -1))
     parameters = course(tree([[]] * skills), items)
     states, _ = update_states(parameters, initial_states(parameters, 1), np.array([0]), np.array([1.0]), np.zeros(1))
     choices = choose_items(parameters, states, ONE_SEED)
@@ -230,14 +230,14 @@ def test_no_skills(skills: int, width: int) -> None:
     assert (code_of(choices), choices.item[0]) == ("nothing_eligible", -1)
 
 
-def test_no_learners() -> None:
+def test_choice_for_no_learners_is_empty() -> None:
     parameters = random_course(1)
     choices = choose_items(parameters, initial_states(parameters, 0), numbers(0, 0))
     assert choices.item.shape == (0,)
 
 
-def test_one_item_is_given_again() -> None:
-    parameters = course(tree([[]]), bank([[0]]))
+def test_only_item_of_a_course_is_chosen_again() -> None:
+    parameters = course(tree([[]]), make_items([[0]]))
     states, _ = update_states(parameters, initial_states(parameters, 1), np.array([0]), np.array([0.0]), np.zeros(1))
     choices = choose_items(parameters, states, ONE_SEED)
     assert (code_of(choices), choices.item[0], choices.propensity[0]) == ("practice_skill", 0, 1.0)
@@ -250,17 +250,17 @@ def mastered(parameters: Parameters) -> States:
     return replace(nobody, mastery=np.full_like(nobody.mastery, 0.99), responses=np.full_like(nobody.responses, 9))
 
 
-def test_everything_mastered() -> None:
-    parameters = course(tree([[], [0]]), bank([[0], [1]]))
+def test_course_that_is_mastered_is_reported_as_all_mastered() -> None:
+    parameters = course(tree([[], [0]]), make_items([[0], [1]]))
     choices = choose_items(parameters, mastered(parameters), ONE_SEED)
     assert (code_of(choices), choices.skill[0], choices.item[0]) == ("all_mastered", -1, -1)
     # Also when nothing could have been offered.
     assert code_of(choose_items(parameters, mastered(parameters), ONE_SEED, [np.arange(2)])) == "all_mastered"
 
 
-def test_a_skill_without_items_holds_nothing_up() -> None:
+def test_skill_without_items_delays_no_other_skill() -> None:
     """Neither as a prerequisite nor when all the others are mastered."""
-    parameters = course(tree([[], [0], []], prior=[0.1, 0.4, 0.4]), bank([[1]]))
+    parameters = course(tree([[], [0], []], prior=[0.1, 0.4, 0.4]), make_items([[1]]))
     choices = choose_items(parameters, initial_states(parameters, 1), ONE_SEED)
     assert (code_of(choices), choices.skill[0], choices.prerequisites[0]) == ("practice_skill", 1, 1.0)
     known = mastered(parameters)
@@ -268,40 +268,40 @@ def test_a_skill_without_items_holds_nothing_up() -> None:
     assert code_of(choose_items(parameters, unknown, ONE_SEED)) == "all_mastered"
 
 
-def test_a_skill_waits_for_its_prerequisite() -> None:
-    parameters = course(tree([[], [0]], p_learn=[0.05, 0.6]), bank([[0], [1]]))
+def test_skill_is_not_chosen_before_its_prerequisite() -> None:
+    parameters = course(tree([[], [0]], p_learn=[0.05, 0.6]), make_items([[0], [1]]))
     doubtful = replace(initial_states(parameters, 1), mastery=np.array([[0.1, 0.1]]))
     assert choose_items(parameters, doubtful, ONE_SEED).skill[0] == 0
     settled = replace(doubtful, mastery=np.array([[0.97, 0.1]]), responses=np.array([[5, 0]]))
     assert choose_items(parameters, settled, ONE_SEED).skill[0] == 1
 
 
-def test_nothing_open_strengthens_what_is_most_doubtful() -> None:
+def test_skill_with_the_greatest_need_is_strengthened_if_none_is_open() -> None:
     """Settled but not mastered: both skills are trusted, and below the line of mastery."""
-    parameters = course(tree([[], []]), bank([[0], [1]]))
+    parameters = course(tree([[], []]), make_items([[0], [1]]))
     states = replace(initial_states(parameters, 1), mastery=np.array([[0.87, 0.84]]), responses=np.array([[20, 20]]))
     choices = choose_items(parameters, states, ONE_SEED)
     assert (code_of(choices), choices.skill[0]) == ("strengthen_skill", 1)
 
 
-def test_guessing_does_not_poison_an_item() -> None:
+def test_item_with_guessing_is_chosen_by_its_probability_of_success() -> None:
     """A true/false item is judged by its chance of success, as any other."""
-    parameters = course(tree([[]]), bank([[0]] * 2, intercept=[-1.75, 6.0], guessing=[0.5, 0.0]))
+    parameters = course(tree([[]]), make_items([[0]] * 2, intercept=[-1.75, 6.0], guessing=[0.5, 0.0]))
     choices = choose_items(parameters, initial_states(parameters, 1), ONE_SEED)
     assert choices.item[0] == 0
     assert abs(choices.p[0] - TARGET) < 0.1
 
 
-def test_the_longer_problem_is_not_served_for_its_length() -> None:
+def test_item_of_several_skills_is_chosen_as_often_as_one_of_a_single_skill() -> None:
     """An item of three skills has the same chance as one of one skill where all masteries are equal."""
-    parameters = course(tree([[], [], []], prior=[0.5] * 3), bank([[0], [0, 1, 2]]))
+    parameters = course(tree([[], [], []], prior=[0.5] * 3), make_items([[0], [0, 1, 2]]))
     p = predict_score(parameters, initial_states(parameters, 1), np.zeros(2, dtype=np.int64), np.arange(2))
     assert abs(p[0] - p[1]) < 1e-12
 
 
-def test_practice_ends_in_mastery() -> None:
+def test_practice_of_a_learner_who_is_always_right_masters_every_skill() -> None:
     """Somebody who always answers right masters everything, in the order of the prerequisites."""
-    parameters = course(tree([[], [0], [1]]), bank([[0]] * 3 + [[1]] * 3 + [[2]] * 3))
+    parameters = course(tree([[], [0], [1]]), make_items([[0]] * 3 + [[1]] * 3 + [[2]] * 3))
     states, turns = initial_states(parameters, 1), count()
     order: list[int] = []
     choices = choose_items(parameters, states, ONE_SEED)
@@ -317,12 +317,12 @@ def test_practice_ends_in_mastery() -> None:
 
 @given(st.floats(0.05, 0.6), st.floats(0.02, 1.0), st.integers(1, 12))
 @examples(15, deadline=None)
-def test_nobody_who_is_right_is_kept_at_a_skill(p_learn: float, share: float, waiting: int) -> None:
+def test_practice_leaves_a_skill_after_enough_right_answers(p_learn: float, share: float, waiting: int) -> None:
     """Whatever a calibration may find of P(T) and P(F), and however many skills wait for the first."""
     edges: list[list[int]] = [[], *[[0]] * waiting]
     many = [1 + waiting]
     rates = {"p_learn": np.full(many, p_learn), "p_forget": np.full(many, share * p_learn / 12)}
-    parameters = course(tree(edges, **rates), bank([[s] for s in range(1 + waiting)] * 2))
+    parameters = course(tree(edges, **rates), make_items([[s] for s in range(1 + waiting)] * 2))
     states, given_to = initial_states(parameters, 1), []
     for turn in range(40 * (1 + waiting)):
         choices = choose_items(parameters, states, np.array([turn], dtype=np.uint64))
@@ -335,7 +335,7 @@ def test_nobody_who_is_right_is_kept_at_a_skill(p_learn: float, share: float, wa
 
 
 @given(seeds, st.integers(1, 9))
-def test_products_are_the_same_in_any_pieces(seed: int, piece: int) -> None:
+def test_propensity_products_have_the_same_bits_in_any_pieces(seed: int, piece: int) -> None:
     """Bit for bit what one sweep over all factors gives, however many candidates are equal."""
     rng = np.random.default_rng(seed)
     sizes = rng.integers(1, 30, rng.integers(1, 5))
@@ -350,9 +350,11 @@ def test_products_are_the_same_in_any_pieces(seed: int, piece: int) -> None:
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.02])
-def test_thousands_of_candidates_in_pieces(spread: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_choice_among_thousands_of_items_is_the_same_in_any_pieces(
+    spread: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     intercept = np.random.default_rng(1).normal(0, spread, 3000) if spread else np.zeros(3000)
-    parameters = course(tree([[], []]), bank([[i % 2] for i in range(3000)], intercept=intercept))
+    parameters = course(tree([[], []]), make_items([[i % 2] for i in range(3000)], intercept=intercept))
     states = random_states(parameters, 3, learners=6, longest=25)
     found = choose_items(parameters, states, numbers(6, 3))
     monkeypatch.setattr(item_scores, "PIECE", 10**6)
@@ -360,6 +362,6 @@ def test_thousands_of_candidates_in_pieces(spread: float, monkeypatch: pytest.Mo
     assert 0 < found.propensity.min() < 0.05
 
 
-def test_of_equal_scores_the_first_is_chosen() -> None:
+def test_first_of_items_with_equal_scores_is_chosen() -> None:
     score = np.array([2.0, 1.0, 1.0, -0.0, 0.0, 3.0])
     assert item_scores.smallest_by_learner(score, np.array([0, 0, 0, 2, 2, 3]), 5).tolist() == [1, -1, 3, 5, -1]

@@ -16,7 +16,7 @@ from app.adaptive.practice.skills import goal_skills, judge_skills
 from app.adaptive.state import States
 from app.adaptive.tracing.filter import initial_states
 from app.adaptive.tracing.mastery import is_mastered
-from tests.adaptive.worlds import bank, course, random_course, random_states, tree
+from tests.adaptive.worlds import course, make_items, random_course, random_states, tree
 from tests.gate.examples import examples
 
 seeds = st.integers(0, 2**32 - 1)
@@ -24,7 +24,7 @@ NONE = np.empty(0, dtype=np.int64)
 ONE_SEED = np.array([7], dtype=np.uint64)
 
 
-def random_aim(rng: np.random.Generator, parameters: Parameters) -> SelectionCriteria:
+def random_criteria(rng: np.random.Generator, parameters: Parameters) -> SelectionCriteria:
     """Each wish with the chance ½."""
     skills, items = parameters.skills.count, parameters.items.count
     some = rng.random(7) < 0.5
@@ -60,7 +60,7 @@ def plan_of(parameters: Parameters, states: States, avoid: Integers, aim: Select
 
 @given(seeds)
 @examples(60)
-def test_to_want_nothing_in_particular_changes_no_bit(seed: int) -> None:
+def test_empty_criteria_change_no_bit_of_a_choice(seed: int) -> None:
     rng = np.random.default_rng(seed)
     parameters = random_course(seed, skills=int(rng.integers(1, 8)), items=int(rng.integers(1, 25)))
     states, random = random_states(parameters, seed, learners=5, longest=30), numbers(5, seed)
@@ -72,11 +72,11 @@ def test_to_want_nothing_in_particular_changes_no_bit(seed: int) -> None:
 
 
 @given(seeds)
-def test_whoever_else_wants_what_does_not_matter(seed: int) -> None:
+def test_criteria_of_other_learners_change_no_bit_of_a_choice(seed: int) -> None:
     parameters = random_course(seed, skills=6, items=20)
     states, random = random_states(parameters, seed, learners=6, longest=20), numbers(6, seed)
     rng = np.random.default_rng(seed)
-    aims = [random_aim(rng, parameters) if rng.random() < 0.6 else None for _ in range(6)]
+    aims = [random_criteria(rng, parameters) if rng.random() < 0.6 else None for _ in range(6)]
     avoid = [rng.integers(0, 20, int(rng.integers(0, 9))) for _ in range(6)]
     whole = choose_items(parameters, states, random, avoid, aims)
     for row in range(6):
@@ -87,11 +87,11 @@ def test_whoever_else_wants_what_does_not_matter(seed: int) -> None:
 
 @given(seeds)
 @examples(60)
-def test_a_filter_never_offers_what_it_excludes(seed: int) -> None:
+def test_excluded_items_are_never_chosen(seed: int) -> None:
     rng = np.random.default_rng(seed)
     parameters = random_course(seed, skills=6, items=20)
     states = random_states(parameters, seed, learners=1, longest=30)
-    aim, avoid = random_aim(rng, parameters), rng.integers(0, 20, int(rng.integers(0, 9)))
+    aim, avoid = random_criteria(rng, parameters), rng.integers(0, 20, int(rng.integers(0, 9)))
     found = choose_items(parameters, states, numbers(1, seed), [avoid], [aim])
     item, skill = int(found.item[0]), int(found.skill[0])
     if item < 0:
@@ -109,12 +109,12 @@ def test_a_filter_never_offers_what_it_excludes(seed: int) -> None:
 
 @given(seeds)
 @examples(100)
-def test_nothing_is_refused_that_could_be_offered(seed: int) -> None:
+def test_choice_is_made_wherever_an_unfinished_skill_has_an_eligible_item(seed: int) -> None:
     """Wherever a wanted skill is not finished and has an item left, there is an exercise."""
     rng = np.random.default_rng(seed)
     parameters = random_course(seed, skills=5, items=12)
     states = random_states(parameters, seed, learners=1, longest=20)
-    aim, avoid = random_aim(rng, parameters), rng.integers(0, 12, int(rng.integers(0, 9)))
+    aim, avoid = random_criteria(rng, parameters), rng.integers(0, 12, int(rng.integers(0, 9)))
     found = choose_items(parameters, states, numbers(1, seed), [avoid], [aim])
     offered = np.ones(12, dtype=np.bool_) if aim.items is None else aim.items.copy()
     offered[avoid] = False
@@ -134,11 +134,11 @@ def test_nothing_is_refused_that_could_be_offered(seed: int) -> None:
 
 @given(seeds)
 @examples(100)
-def test_the_chances_of_all_candidates_sum_to_one(seed: int) -> None:
+def test_propensities_of_all_candidates_sum_to_one(seed: int) -> None:
     rng = np.random.default_rng(seed)
     parameters = random_course(seed, skills=4, items=15)
     states = random_states(parameters, seed, learners=1, longest=30)
-    aim, avoid = random_aim(rng, parameters), rng.integers(0, 15, int(rng.integers(0, 5)))
+    aim, avoid = random_criteria(rng, parameters), rng.integers(0, 15, int(rng.integers(0, 5)))
     found = choose_items(parameters, states, numbers(1, seed), [avoid], [aim])
     assume(found.item[0] >= 0)
     plan = plan_of(parameters, states, avoid, aim, int(found.item[0]))
@@ -147,11 +147,11 @@ def test_the_chances_of_all_candidates_sum_to_one(seed: int) -> None:
     assert found.propensity[0] == chance[int(found.item[0])]
 
 
-def a_class_of_one() -> tuple[Parameters, States]:
+def one_learner_with_a_decayed_skill() -> tuple[Parameters, States]:
     """Two open skills and one that has decayed; eight items near the target and some far from it."""
     parameters = course(
         tree([[], [], []], p_learn=[0.3, 0.2, 0.2]),
-        bank(
+        make_items(
             [[0]] * 4 + [[1]] * 3 + [[2], [2], [0, 2]], intercept=[0.3, 0.35, 0.4, 2.0, 0.1, 0.3, 3.0, -0.5, -0.45, 0.5]
         ),
     )
@@ -170,9 +170,9 @@ def a_class_of_one() -> tuple[Parameters, States]:
 @pytest.mark.parametrize(
     ("explore", "review"), [(0.0, 0.0), (0.3, 0.0), (0.0, 0.4), (0.25, 0.5), (1.0, 0.0), (0.1, 1.0)]
 )
-def test_the_chance_is_what_happens_whichever_way_was_taken(explore: float, review: float) -> None:
+def test_propensity_agrees_with_frequencies_in_every_branch(explore: float, review: float) -> None:
     """3,000 draws: each item as often as its chance says, within five standard errors."""
-    parameters, states = a_class_of_one()
+    parameters, states = one_learner_with_a_decayed_skill()
     aim, many = SelectionCriteria(explore=explore, review=review), 3000
     crowd = states[np.zeros(many, dtype=np.int64)]
     found = choose_items(parameters, crowd, numbers(many, 5), None, [aim] * many)
@@ -186,8 +186,8 @@ def test_the_chance_is_what_happens_whichever_way_was_taken(explore: float, revi
     assert abs(explored - explore) < 5 * np.sqrt(0.25 / many)
 
 
-def test_to_explore_is_to_draw_any_exercise_that_may_be_offered_alike() -> None:
-    parameters, states = a_class_of_one()
+def test_exploration_draws_all_eligible_items_with_equal_probability() -> None:
+    parameters, states = one_learner_with_a_decayed_skill()
     crowd = states[np.zeros(3000, dtype=np.int64)]
     found = choose_items(parameters, crowd, numbers(3000, 1), None, [SelectionCriteria(explore=1.0)] * 3000)
     share = np.bincount(found.item, minlength=10) / 3000
@@ -200,7 +200,7 @@ def test_to_explore_is_to_draw_any_exercise_that_may_be_offered_alike() -> None:
 
 
 def test_a_decayed_skill_comes_first_when_asked() -> None:
-    parameters, states = a_class_of_one()
+    parameters, states = one_learner_with_a_decayed_skill()
     found = choose_items(parameters, states, ONE_SEED, None, [SelectionCriteria(review=1.0)])
     assert (code_of(found), found.skill[0]) == ("review_skill", 2)
     assert choose_items(parameters, states, ONE_SEED).skill[0] != 2
@@ -211,7 +211,7 @@ def test_a_decayed_skill_comes_first_when_asked() -> None:
 
 
 @given(seeds, st.floats(0.05, 1))
-def test_only_what_has_decayed_is_reviewed(seed: int, review: float) -> None:
+def test_review_chooses_decayed_skills_only(seed: int, review: float) -> None:
     parameters = random_course(seed, skills=5, items=20)
     states = random_states(parameters, seed, learners=6, longest=60)
     found = choose_items(parameters, states, numbers(6, seed), None, [SelectionCriteria(review=review)] * 6)
@@ -220,8 +220,8 @@ def test_only_what_has_decayed_is_reviewed(seed: int, review: float) -> None:
         assert decayed[row, found.skill[row]]
 
 
-def test_a_skill_that_rests_lets_another_one_come_but_is_better_than_nothing() -> None:
-    parameters, states = a_class_of_one()
+def test_resting_skill_is_chosen_only_if_no_other_is_left() -> None:
+    parameters, states = one_learner_with_a_decayed_skill()
     first = int(choose_items(parameters, states, ONE_SEED).skill[0])
     then = int(
         choose_items(parameters, states, ONE_SEED, None, [SelectionCriteria(resting=np.array([first]))]).skill[0]
@@ -236,7 +236,7 @@ def test_a_skill_that_rests_lets_another_one_come_but_is_better_than_nothing() -
 
 def chain(mastery: list[float], responses: list[int]) -> tuple[Parameters, States]:
     """Three skills that build on each other, and one apart."""
-    parameters = course(tree([[], [0], [1], []]), bank([[0]] * 2 + [[1]] * 2 + [[2]] * 2 + [[3]] * 2))
+    parameters = course(tree([[], [0], [1], []]), make_items([[0]] * 2 + [[1]] * 2 + [[2]] * 2 + [[3]] * 2))
     states = initial_states(parameters, 1)
     return parameters, replace(states, mastery=np.array([mastery]), responses=np.array([responses]))
 
@@ -253,7 +253,7 @@ def chain(mastery: list[float], responses: list[int]) -> tuple[Parameters, State
         ([0.99, 0.99, 0.99, 0.1], [2, 3], 0.9, 3),
     ],
 )
-def test_a_goal_is_practised_with_what_it_builds_on(
+def test_goal_is_practised_with_its_prerequisites(
     mastery: list[float], goal: list[int], target: float, skill: int
 ) -> None:
     parameters, states = chain(mastery, [5] * 4)
@@ -261,7 +261,7 @@ def test_a_goal_is_practised_with_what_it_builds_on(
     assert (found.skill[0], code_of(found)) == (skill, "practice_skill" if skill >= 0 else "goal_reached")
 
 
-def test_a_goal_of_nothing_known_is_never_reached() -> None:
+def test_goal_without_skills_is_never_reached() -> None:
     parameters, states = chain([0.99] * 4, [5] * 4)
     assert (
         code_of(choose_items(parameters, states, ONE_SEED, None, [SelectionCriteria(goal=NONE)])) == "nothing_eligible"
@@ -273,7 +273,7 @@ def test_a_goal_on_too_few_answers_is_not_reached() -> None:
     assert choose_items(parameters, states, ONE_SEED, None, [SelectionCriteria(goal=np.array([2]))]).skill[0] == 2
 
 
-def test_all_that_the_filters_leave_is_mastered() -> None:
+def test_choice_is_reported_as_all_mastered_if_the_filters_leave_nothing_else() -> None:
     parameters, states = chain([0.99, 0.1, 0.1, 0.99], [5] * 4)
     mastered = np.array([True, False, False, True])
     assert (
@@ -290,15 +290,17 @@ def test_all_that_the_filters_leave_is_mastered() -> None:
 @pytest.mark.parametrize(
     "wanted", [SelectionCriteria(skills=np.zeros(0, dtype=np.bool_)), SelectionCriteria(goal=NONE)]
 )
-def test_without_skills_there_is_nothing_to_pick_by_skill(wanted: SelectionCriteria) -> None:
-    parameters = course(tree([]), replace(bank([[], []]), skills=np.full((2, 0), -1)))
+def test_criteria_by_skill_find_nothing_in_a_course_without_skills(wanted: SelectionCriteria) -> None:
+    parameters = course(tree([]), replace(make_items([[], []]), skills=np.full((2, 0), -1)))
     assert (
         code_of(choose_items(parameters, initial_states(parameters, 1), ONE_SEED, None, [wanted])) == "nothing_eligible"
     )
 
 
-def test_without_skills_any_item_may_be_drawn() -> None:
-    parameters = course(tree([]), replace(bank([[]] * 4, intercept=[0.0, 0.1, 5.0, 6.0]), skills=np.full((4, 0), -1)))
+def test_course_without_skills_allows_exploration_of_any_item() -> None:
+    parameters = course(
+        tree([]), replace(make_items([[]] * 4, intercept=[0.0, 0.1, 5.0, 6.0]), skills=np.full((4, 0), -1))
+    )
     crowd = initial_states(parameters, 1000)
     found = choose_items(parameters, crowd, numbers(1000, 1), None, [SelectionCriteria(explore=0.5)] * 1000)
     assert (np.bincount(found.item, minlength=4) > 100).all()
@@ -309,7 +311,7 @@ def test_without_skills_any_item_may_be_drawn() -> None:
 # Why not
 
 
-def objection(
+def explanation_of(
     parameters: Parameters, states: States, aim: SelectionCriteria, item: int, avoid: Integers = NONE
 ) -> tuple[str, Explanation]:
     found = choose_items(parameters, states, ONE_SEED, [avoid], [aim])
@@ -319,11 +321,11 @@ def objection(
 
 @given(seeds)
 @examples(100)
-def test_what_speaks_against_an_item_is_true(seed: int) -> None:
+def test_explanation_of_an_item_that_was_not_chosen_is_true(seed: int) -> None:
     rng = np.random.default_rng(seed)
     parameters = random_course(seed, skills=5, items=20)
     states, random = random_states(parameters, seed, learners=1, longest=30), numbers(1, seed)
-    aim, avoid = random_aim(rng, parameters), rng.integers(0, 20, int(rng.integers(0, 5)))
+    aim, avoid = random_criteria(rng, parameters), rng.integers(0, 20, int(rng.integers(0, 5)))
     found = choose_items(parameters, states, random, [avoid], [aim])
     chosen, standing = int(found.item[0]), judge_skills(parameters, states)
     for item in range(20):
@@ -355,7 +357,7 @@ def test_what_speaks_against_an_item_is_true(seed: int) -> None:
 
 @given(seeds)
 @examples(100)
-def test_the_second_in_rank_is_first_when_the_first_is_avoided(seed: int) -> None:
+def test_second_item_is_chosen_when_the_first_is_avoided(seed: int) -> None:
     parameters = random_course(seed, skills=3, items=20)
     states, random = random_states(parameters, seed, learners=1, longest=20), numbers(1, seed)
     found = choose_items(parameters, states, random)
@@ -368,41 +370,44 @@ def test_the_second_in_rank_is_first_when_the_first_is_avoided(seed: int) -> Non
         assert getattr(said.item, name)[0] == getattr(without, name)[0]
 
 
-def test_each_objection_by_an_example() -> None:
+def test_explanation_codes_have_an_example_each() -> None:
     parameters, states = chain([0.3, 0.1, 0.1, 0.99], [5] * 4)
-    assert objection(parameters, states, SelectionCriteria(), 6)[0] == "skill_mastered"
-    code, said = objection(parameters, states, SelectionCriteria(), 2)
+    assert explanation_of(parameters, states, SelectionCriteria(), 6)[0] == "skill_mastered"
+    code, said = explanation_of(parameters, states, SelectionCriteria(), 2)
     assert (code, said.missing.tolist()) == ("prerequisites_missing", [0])
-    assert objection(parameters, states, SelectionCriteria(goal=np.array([0])), 2)[0] == "outside_goal"
-    assert objection(parameters, replace(states, last_item=np.array([0])), SelectionCriteria(), 0)[0] == "just_answered"
-    parameters, states = a_class_of_one()
-    assert objection(parameters, states, SelectionCriteria(), 6)[0] in {"skill_ranks_lower", "item_ranks_lower"}
-    assert objection(parameters, states, SelectionCriteria(review=1.0), 4)[0] == "review_first"
+    assert explanation_of(parameters, states, SelectionCriteria(goal=np.array([0])), 2)[0] == "outside_goal"
+    assert (
+        explanation_of(parameters, replace(states, last_item=np.array([0])), SelectionCriteria(), 0)[0]
+        == "just_answered"
+    )
+    parameters, states = one_learner_with_a_decayed_skill()
+    assert explanation_of(parameters, states, SelectionCriteria(), 6)[0] in {"skill_ranks_lower", "item_ranks_lower"}
+    assert explanation_of(parameters, states, SelectionCriteria(review=1.0), 4)[0] == "review_first"
     explored = int(choose_items(parameters, states, ONE_SEED, None, [SelectionCriteria(explore=1.0)]).item[0])
     other = 4 if explored != 4 else 5
-    assert objection(parameters, states, SelectionCriteria(explore=1.0), other)[0] == "not_drawn"
+    assert explanation_of(parameters, states, SelectionCriteria(explore=1.0), other)[0] == "not_drawn"
     first = int(choose_items(parameters, states, ONE_SEED).skill[0])
     rests = SelectionCriteria(resting=np.array([first]))
     item = int(np.flatnonzero((parameters.items.skills[:, 0] == first) & (np.arange(10) > 0))[0])
-    assert objection(parameters, states, rests, item)[0] == "skill_rests"
+    assert explanation_of(parameters, states, rests, item)[0] == "skill_rests"
 
 
-def test_an_untagged_item_is_not_practised_for_a_skill() -> None:
-    parameters = course(tree([[]]), bank([[0], []]))
-    assert objection(parameters, initial_states(parameters, 1), SelectionCriteria(), 1)[0] == "asks_for_no_skill"
+def test_item_without_skills_is_explained_as_asking_for_no_skill() -> None:
+    parameters = course(tree([[]]), make_items([[0], []]))
+    assert explanation_of(parameters, initial_states(parameters, 1), SelectionCriteria(), 1)[0] == "asks_for_no_skill"
 
 
-def test_a_secured_skill_is_not_practised_while_another_is_open() -> None:
-    parameters = course(tree([[], []], p_learn=[0.05, 0.6]), bank([[0], [1]]))
+def test_secured_skill_is_not_practised_while_another_is_open() -> None:
+    parameters = course(tree([[], []], p_learn=[0.05, 0.6]), make_items([[0], [1]]))
     states = replace(initial_states(parameters, 1), mastery=np.array([[0.85, 0.1]]), responses=np.array([[9, 9]]))
-    assert objection(parameters, states, SelectionCriteria(), 0)[0] == "skill_secured"
+    assert explanation_of(parameters, states, SelectionCriteria(), 0)[0] == "skill_secured"
 
 
 def mask(size: int, *places: int) -> Booleans:
     return np.isin(np.arange(size), places)
 
 
-def test_a_filter_that_cuts_off_the_prerequisite_still_has_an_answer() -> None:
+def test_filter_that_excludes_the_prerequisite_still_allows_a_choice() -> None:
     """Prerequisites nobody has practised: the skill asked for is strengthened all the same."""
     parameters, states = chain([0.1] * 4, [0] * 4)
     found = choose_items(parameters, states, ONE_SEED, None, [SelectionCriteria(skills=mask(4, 2))])

@@ -11,7 +11,7 @@ from app.adaptive.parameters import Parameters
 from app.adaptive.practice.forecast import forecast, passage_times, secured_lines
 from app.adaptive.practice.skills import goal_skills, judge_skills
 from app.adaptive.tracing.filter import initial_states, predict_score, update_states
-from tests.adaptive.worlds import bank, course, frozen, random_course, random_states, tree
+from tests.adaptive.worlds import course, frozen, make_items, random_course, random_states, tree
 from tests.gate.examples import examples
 
 seeds = st.integers(0, 2**32 - 1)
@@ -21,12 +21,12 @@ def one_skill(prior: float = 0.2, p_learn: float = 0.3, p_forget: float = 0.02) 
     """One skill with one item, of a learner about whom nothing else is in doubt."""
     still = {"ability_variance": 1e-9, "daily_effect_variance": 1e-9, "skill_drift": 0.0}
     return course(
-        tree([[]], prior=[prior], p_learn=[p_learn], p_forget=[p_forget]), bank([[0]], intercept=[0.3]), **still
+        tree([[]], prior=[prior], p_learn=[p_learn], p_forget=[p_forget]), make_items([[0]], intercept=[0.3]), **still
     )
 
 
 @pytest.mark.parametrize(("prior", "p_learn", "p_forget"), [(0.2, 0.3, 0.02), (0.7, 0.1, 0.005), (0.05, 0.5, 0.03)])
-def test_it_is_the_mean_of_what_the_engine_does(prior: float, p_learn: float, p_forget: float) -> None:
+def test_forecast_equals_the_mean_of_simulated_learners(prior: float, p_learn: float, p_forget: float) -> None:
     """4,000 learners who answer as the engine predicts; grid and interpolation cost a few per cent."""
     parameters = one_skill(prior, p_learn, p_forget)
     many = 4000
@@ -47,7 +47,7 @@ def test_it_is_the_mean_of_what_the_engine_does(prior: float, p_learn: float, p_
 
 
 @pytest.mark.parametrize(("prior", "p_learn", "p_forget"), [(0.2, 0.3, 0.02), (0.7, 0.1, 0.005), (0.05, 0.5, 0.03)])
-def test_a_prerequisite_is_practised_until_it_is_settled(prior: float, p_learn: float, p_forget: float) -> None:
+def test_forecast_counts_a_prerequisite_until_it_is_secured(prior: float, p_learn: float, p_forget: float) -> None:
     """Likewise, up to a line that falls while trust is earned."""
     parameters = one_skill(prior, p_learn, p_forget)
     many = 4000
@@ -69,7 +69,7 @@ def test_a_prerequisite_is_practised_until_it_is_settled(prior: float, p_learn: 
 
 @given(seeds, st.integers(0, 40))
 @examples(40)
-def test_the_lines_are_where_the_policy_settles(seed: int, more: int) -> None:
+def test_secured_lines_are_those_of_the_policy(seed: int, more: int) -> None:
     parameters = frozen(random_course(seed, skills=5, items=15))
     states = frozen(random_states(parameters, seed, learners=1, longest=20))
     line = secured_lines(parameters, states)[more]
@@ -80,7 +80,7 @@ def test_the_lines_are_where_the_policy_settles(seed: int, more: int) -> None:
         assert (secured[possible] == found).all()
 
 
-def test_what_is_reached_needs_nothing() -> None:
+def test_forecast_of_a_reached_goal_is_zero() -> None:
     parameters = one_skill()
     states = initial_states(parameters, 1)
     known = replace(states, mastery=np.array([[0.95]]), responses=np.array([[3]]))
@@ -94,16 +94,16 @@ def test_what_is_reached_needs_nothing() -> None:
     assert found.mean == 2.0
 
 
-def test_no_end_is_foreseen_where_there_is_none() -> None:
+def test_forecast_of_a_goal_out_of_reach_is_missing() -> None:
     parameters = one_skill(p_forget=0.05, p_learn=0.2)
     # Always right, mastery settles at .2 / .25.
     assert forecast(parameters, initial_states(parameters, 1), np.array([0]), 0.99) is None
-    without_items = course(tree([[], []]), bank([[0]]))
+    without_items = course(tree([[], []]), make_items([[0]]))
     assert forecast(without_items, initial_states(without_items, 1), np.array([0, 1]), 0.9) is None
 
 
-def test_prerequisites_count() -> None:
-    parameters = course(tree([[], [0]], prior=[0.1, 0.1]), bank([[0], [0], [1], [1]]))
+def test_forecast_includes_prerequisites() -> None:
+    parameters = course(tree([[], [0]], prior=[0.1, 0.1]), make_items([[0], [0], [1], [1]]))
     states = initial_states(parameters, 1)
     first, both = [forecast(parameters, states, np.array([skill]), 0.9) for skill in (0, 1)]
     assert first is not None
@@ -113,7 +113,7 @@ def test_prerequisites_count() -> None:
 
 @given(seeds)
 @examples(40)
-def test_it_is_finite_and_more_is_more(seed: int) -> None:
+def test_forecast_is_finite_and_grows_with_the_goal(seed: int) -> None:
     parameters = frozen(random_course(seed, skills=5, items=15))
     states = frozen(random_states(parameters, seed, learners=1, longest=20))
     rng = np.random.default_rng(seed)

@@ -44,13 +44,13 @@ def batch_does_not_matter(world: World, policy: Policy, seed: int, most: int) ->
 
 
 @pytest.mark.parametrize("name", POLICIES)
-def test_a_learner_does_not_depend_on_the_others(name: str) -> None:
+def test_simulated_learner_does_not_depend_on_the_others(name: str) -> None:
     batch_does_not_matter(BY_NAME["spacing"], POLICIES[name], 5, 30)
     batch_does_not_matter(BY_NAME["wrong_graph"], POLICIES[name], 6, 30)
 
 
 @pytest.mark.controls
-def test_that_law_can_fail() -> None:
+def test_law_of_independent_learners_notices_a_policy_that_depends_on_the_batch() -> None:
     """A policy that goes by the batch."""
 
     def by_number(view: PolicyView) -> PolicyOffer:
@@ -61,7 +61,7 @@ def test_that_law_can_fail() -> None:
         batch_does_not_matter(BY_NAME["binary"], by_number, 5, 30)
 
 
-def test_the_seed_decides() -> None:
+def test_simulation_is_fixed_by_its_seed() -> None:
     world = BY_NAME["growth_forgetting"]
     runs = [
         practise(world, create_course(world, seed, 0), recommend_as_service, learner_seeds(seed, 0, 4), 60).right
@@ -71,7 +71,7 @@ def test_the_seed_decides() -> None:
     assert (runs[0] != runs[2]).any()
 
 
-def test_the_lab_offers_what_the_service_would() -> None:
+def test_simulation_offers_what_the_service_would() -> None:
     world = BY_NAME["binary"]
     course, learners = create_course(world, 3, 0), learner_seeds(3, 0, 6)
     truth, states = start_learners(world, course, learners), initial_states(course.parameters, 6)
@@ -91,7 +91,7 @@ def test_the_lab_offers_what_the_service_would() -> None:
 
 @given(worlds, seeds)
 @examples(15)
-def test_nobody_begins_with_a_skill_whose_prerequisite_is_missing(world: World, seed: int) -> None:
+def test_simulated_learners_begin_with_no_skill_whose_prerequisite_is_missing(world: World, seed: int) -> None:
     truth = start_learners(world, create_course(world, seed, 0), learner_seeds(seed, 0, 50))
     known = truth.strength > 0.5
     for place in range(2):
@@ -101,7 +101,7 @@ def test_nobody_begins_with_a_skill_whose_prerequisite_is_missing(world: World, 
 
 
 @pytest.mark.parametrize("world", WORLDS, ids=lambda world: world.name)
-def test_the_engine_is_wrong_as_much_as_it_is_said(world: World) -> None:
+def test_simulated_truth_differs_from_the_parameters_as_much_as_documented(world: World) -> None:
     course = create_course(world, 1, 0)
     items = course.parameters.items
     truth = start_learners(world, course, learner_seeds(1, 0, 400))
@@ -128,7 +128,7 @@ def nobody(world: World, **changes: float) -> tuple[living.SimulatedCourse, Trut
 
 @pytest.mark.parametrize("world", WORLDS, ids=lambda world: world.name)
 @pytest.mark.parametrize("right", [0.0, 1.0])
-def test_without_a_prerequisite_learning_is_a_fifth(world: World, right: float) -> None:
+def test_learning_without_a_prerequisite_is_a_fifth(world: World, right: float) -> None:
     course, truth = nobody(world, ability=0.0)
     item, score = np.array([8 * 20]), np.array([right])
     ready = strength_gain(world, course, truth, ONE, item, score)
@@ -137,7 +137,7 @@ def test_without_a_prerequisite_learning_is_a_fifth(world: World, right: float) 
     assert ready[0] > 0
 
 
-def test_growth_is_greatest_where_the_chance_is_even() -> None:
+def test_learning_is_fastest_where_success_has_even_odds() -> None:
     world = BY_NAME["growth"]
     course, truth = nobody(world, ability=0.0)
     items = np.arange(8 * 20, 9 * 20)
@@ -172,7 +172,7 @@ def test_strength_halves_and_spacing_slows_it() -> None:
     assert (kept.strength == before).all()
 
 
-def test_what_is_learnt_by_chance_is_learnt_as_often_as_that() -> None:
+def test_skills_are_learnt_as_often_as_their_probability() -> None:
     world = BY_NAME["binary"]
     course = create_course(world, 1, 0)
     truth = start_learners(world, course, learner_seeds(1, 0, 20_000))
@@ -184,7 +184,7 @@ def test_what_is_learnt_by_chance_is_learnt_as_often_as_that() -> None:
     assert set(np.unique(truth.strength)) == {0.0, 1.0}
 
 
-def test_numbers_of_chance_are_uniform_and_apart() -> None:
+def test_random_numbers_of_a_simulation_are_uniform_and_uncorrelated() -> None:
     own = learner_seeds(1, 0, 20_000)
     assert (learner_seeds(1, 0, 7) == own[:7]).all()
     one, other, later = living.draw_uniform(own, 0, 0), living.draw_uniform(own, 1, 0), living.draw_uniform(own, 0, 1)

@@ -15,10 +15,10 @@ from app.adaptive.tracing.replay import replay, replay_marked
 from tests.adaptive import laws
 from tests.adaptive.reference import Learner, learner_of
 from tests.adaptive.worlds import (
-    bank,
     course,
     frozen,
     log_of,
+    make_items,
     random_course,
     random_log,
     random_scores,
@@ -33,19 +33,19 @@ kinds = st.sampled_from(["plain", "mixed"])
 
 
 @given(seeds, kinds)
-def test_the_batch_does_not_matter(seed: int, kind: str) -> None:
+def test_filter_gives_the_same_bits_alone_and_in_a_batch(seed: int, kind: str) -> None:
     laws.batch_does_not_matter(random_course(seed, kinds=kind), seed)
 
 
 @given(seeds, kinds)
 @examples(25)
-def test_a_replay_is_repeated_step(seed: int, kind: str) -> None:
+def test_replay_equals_repeated_steps(seed: int, kind: str) -> None:
     laws.replay_is_repeated_step(random_course(seed, kinds=kind), seed)
 
 
 @given(seeds)
 @examples(25)
-def test_a_replay_goes_on_where_another_ended(seed: int) -> None:
+def test_replay_continues_from_the_states_of_another(seed: int) -> None:
     parameters = random_course(seed)
     log = random_log(parameters, seed)
     whole, predicted = replay(parameters, log)
@@ -65,7 +65,7 @@ def test_a_replay_goes_on_where_another_ended(seed: int) -> None:
 
 @given(seeds, kinds)
 @examples(25)
-def test_a_marked_state_is_that_of_a_shorter_log(seed: int, kind: str) -> None:
+def test_replay_states_at_marks_are_those_of_shorter_logs(seed: int, kind: str) -> None:
     parameters = random_course(seed, kinds=kind)
     log = random_log(parameters, seed)
     marks = np.random.default_rng(seed).random(len(log.items)) < 0.3
@@ -77,7 +77,7 @@ def test_a_marked_state_is_that_of_a_shorter_log(seed: int, kind: str) -> None:
         assert same(kept[number : number + 1], replay(parameters, shorter)[0])
 
 
-def test_blocks_of_learners_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replay_gives_the_same_bits_in_any_blocks_of_learners(monkeypatch: pytest.MonkeyPatch) -> None:
     parameters = random_course(11)
     log = random_log(parameters, 11, learners=9)
     whole = replay(parameters, log)
@@ -95,7 +95,7 @@ def padded(items: Items) -> Items:
 
 
 @given(seeds, kinds)
-def test_what_else_the_course_holds_does_not_matter(seed: int, kind: str) -> None:
+def test_filter_is_not_changed_by_padding_and_unpractised_skills_and_items(seed: int, kind: str) -> None:
     """Padding, a further skill and a further item with guessing change no bit of what was learnt from others."""
     parameters = random_course(seed, kinds=kind)
     skills, items = parameters.skills, padded(parameters.items)
@@ -106,7 +106,7 @@ def test_what_else_the_course_holds_does_not_matter(seed: int, kind: str) -> Non
         p_forget=np.append(skills.p_forget, 0.01),
         prerequisites=np.pad(skills.prerequisites, ((0, 1), (0, 1)), constant_values=-1),
     )
-    extra = bank([[0, 1, 2]], guessing=[0.3], thresholds=np.full((1, items.thresholds.shape[1]), np.inf))
+    extra = make_items([[0, 1, 2]], guessing=[0.3], thresholds=np.full((1, items.thresholds.shape[1]), np.inf))
     extra = replace(extra, skills=np.pad(extra.skills, ((0, 0), (0, items.skills.shape[1] - 3)), constant_values=-1))
     names = Items.__dataclass_fields__
     wider = Items(**{name: np.concatenate([getattr(items, name), getattr(extra, name)]) for name in names})
@@ -122,7 +122,7 @@ def test_what_else_the_course_holds_does_not_matter(seed: int, kind: str) -> Non
 
 @given(seeds)
 @examples(20)
-def test_arguments_are_not_changed(seed: int) -> None:
+def test_filter_does_not_change_its_arguments(seed: int) -> None:
     parameters = frozen(random_course(seed))
     before = frozen(random_states(parameters, seed))
     rng = np.random.default_rng(seed)
@@ -138,7 +138,7 @@ def test_arguments_are_not_changed(seed: int) -> None:
 
 
 @given(seeds, kinds)
-def test_a_prediction_is_that_of_the_step(seed: int, kind: str) -> None:
+def test_prediction_equals_that_of_the_step(seed: int, kind: str) -> None:
     parameters = random_course(seed, kinds=kind)
     states = random_states(parameters, seed, learners=1)
     items = np.arange(parameters.items.count)
@@ -152,14 +152,14 @@ def test_a_prediction_is_that_of_the_step(seed: int, kind: str) -> None:
 
 @pytest.mark.parametrize("deviation", [0.05, 1.17, 10.0])
 @pytest.mark.parametrize("answers", [0, 1, 300])
-def test_numbers_stay_finite(answers: int, deviation: float) -> None:
+def test_filter_stays_finite(answers: int, deviation: float) -> None:
     parameters, _ = laws.extreme_world()
     parameters = laws.with_population(parameters, ability_variance=deviation**2)
     laws.stays_finite(parameters, laws.extreme_log(parameters, answers))
 
 
 @pytest.mark.statistics
-def test_numbers_stay_finite_for_5000_answers() -> None:
+def test_filter_stays_finite_for_5000_answers() -> None:
     parameters, _ = laws.extreme_world()
     laws.stays_finite(parameters, laws.extreme_log(parameters, 5000))
 
@@ -173,7 +173,7 @@ def test_numbers_stay_finite_for_5000_answers() -> None:
     st.just(0.0) | st.floats(1e-6, 0.2),
 )
 @example(0, 0.05, 1e-6, 0.0, 0.0, 0.0)
-def test_numbers_stay_finite_whatever_the_prior(
+def test_filter_stays_finite_with_any_prior(
     seed: int, ability: float, daily_effect: float, retention: float, skill: float, drift: float
 ) -> None:
     parameters = laws.with_population(
@@ -189,13 +189,13 @@ def test_numbers_stay_finite_whatever_the_prior(
 
 
 @given(seeds, kinds)
-def test_answers_move_the_right_way(seed: int, kind: str) -> None:
+def test_answers_move_ability_and_mastery_the_right_way(seed: int, kind: str) -> None:
     laws.answers_move_the_right_way(random_course(seed, kinds=kind), seed)
 
 
-def test_the_first_answer_moves_towards_itself() -> None:
+def test_first_answer_moves_the_ability_towards_its_score() -> None:
     """One wrong answer to a hard item lowers the ability, one right answer to an easy one raises it."""
-    parameters = course(tree([[]]), bank([[0], [0], [], []], intercept=[-4.0, 4.0, -4.0, 4.0]))
+    parameters = course(tree([[]]), make_items([[0], [0], [], []], intercept=[-4.0, 4.0, -4.0, 4.0]))
     nobody = initial_states(parameters, 4)
     wrong, _ = update_states(parameters, nobody, np.arange(4), np.zeros(4), np.zeros(4))
     right, _ = update_states(parameters, nobody, np.arange(4), np.ones(4), np.zeros(4))
@@ -203,23 +203,23 @@ def test_the_first_answer_moves_towards_itself() -> None:
     assert (right.ability > 0).all()
 
 
-def test_thirty_right_answers_to_easy_items_say_little() -> None:
+def test_standard_error_stays_large_after_thirty_right_answers_to_easy_items() -> None:
     """The standard error comes from the items, not from the count of answers."""
-    parameters = course(tree([]), bank([[], []], intercept=[6.0, 0.0]), ability_variance=1.36)
+    parameters = course(tree([]), make_items([[], []], intercept=[6.0, 0.0]), ability_variance=1.36)
     states, _ = replay(parameters, log_of([[(0, 1.0)] * 30, [(1, 1.0), (1, 0.0)] * 15]))
     easy, middle = np.sqrt(states.ability_variance)
     assert easy > 0.9
     assert middle < 0.75
 
 
-def test_prerequisites_are_informed() -> None:
+def test_prerequisites_are_updated_by_answers_to_skills_that_need_them() -> None:
     laws.prerequisites_are_informed()
 
 
 @pytest.mark.statistics
-def test_a_prerequisite_can_always_come_back() -> None:
+def test_mastery_of_a_prerequisite_never_reaches_0_or_1() -> None:
     """However long it was informed of one thing, it never reaches 0 or 1, which nothing could move again."""
-    parameters = course(tree([[], [0]]), bank([[1]]))
+    parameters = course(tree([[], [0]]), make_items([[1]]))
     for score in (0.0, 1.0):
         long, _ = replay(parameters, log_of([[(0, score)] * 2000]))
         assert 0 < long.mastery[0, 0] < 1
@@ -228,7 +228,7 @@ def test_a_prerequisite_can_always_come_back() -> None:
 
 
 @given(seeds, kinds)
-def test_the_filter_equals_its_reference(seed: int, kind: str) -> None:
+def test_filter_equals_its_reference(seed: int, kind: str) -> None:
     parameters = random_course(seed, kinds=kind)
     log = random_log(parameters, seed, learners=2, longest=25)
     states, predicted = replay(parameters, log)
@@ -245,15 +245,15 @@ def test_the_filter_equals_its_reference(seed: int, kind: str) -> None:
             np.testing.assert_allclose(getattr(found, name), getattr(learner, name), rtol=0, atol=1e-9)
 
 
-def test_one_skill_without_doubt_about_the_logit_is_bkt() -> None:
+def test_filter_of_one_skill_with_a_certain_logit_is_bkt() -> None:
     laws.one_skill_is_bkt()
 
 
-def test_a_failure_after_forgetting_by_hand() -> None:
+def test_mastery_after_failure_and_forgetting_equals_a_calculation_by_hand() -> None:
     """P(L0) .5, P(F) .25, P(T) 0, P(G) .2, P(S) .1; one wrong answer: .05 / .45 = 1/9, then 1/9 · .75 = 1/12."""
     parameters = course(
         tree([[]], prior=[0.5], p_learn=[0.0], p_forget=[0.25]),
-        bank([[0]]),
+        make_items([[0]]),
         ability_variance=1e-12,
         daily_effect_variance=1e-12,
         known_shift=float(np.log(9)),
@@ -273,7 +273,7 @@ def test_an_item_without_skills_is_logistic(a: float, b: float, c: float, d: flo
     """1PL to 4PL: c + (d - c) / (1 + exp(-a (θ - b))), easiness -a b."""
     parameters = course(
         tree([]),
-        bank([[]], intercept=[-a * b], discrimination=[a], guessing=[c], upper=[d]),
+        make_items([[]], intercept=[-a * b], discrimination=[a], guessing=[c], upper=[d]),
         ability_variance=1e-10,
         daily_effect_variance=1e-10,
     )
@@ -289,7 +289,7 @@ def test_ability_is_near_the_exact_posterior() -> None:
     Measured over 20 answers: the mean is off by .01 in the median, .17 at θ = -2.2, where the deviation is 13 % short.
     """
     rng = np.random.default_rng(4)
-    items = bank([[]] * 20, intercept=rng.normal(0, 1, 20), discrimination=np.exp(rng.normal(0, 0.3, 20)))
+    items = make_items([[]] * 20, intercept=rng.normal(0, 1, 20), discrimination=np.exp(rng.normal(0, 0.3, 20)))
     parameters = course(tree([]), items, ability_variance=1.36, daily_effect_variance=1e-9)
     theta = np.linspace(-8, 8, 3201)
     errors, ratios = [], []
@@ -312,9 +312,9 @@ def test_ability_is_near_the_exact_posterior() -> None:
     assert 0.85 < min(ratios) <= max(ratios) < 1.02
 
 
-def test_form_fades_and_ability_stays() -> None:
+def test_daily_effect_fades_and_ability_stays() -> None:
     """After many neutral answers the form of a lucky streak is gone, the ability is not."""
-    parameters = course(tree([]), bank([[], []], discrimination=[1.0, 1e-3]))
+    parameters = course(tree([]), make_items([[], []], discrimination=[1.0, 1e-3]))
     states, _ = replay(parameters, log_of([[(0, 1.0)] * 10]))
     later, _ = replay(parameters, log_of([[(1, 0.5)] * 300]), states)
     assert abs(later.daily_effect[0]) < 0.01 * abs(states.daily_effect[0])
@@ -323,30 +323,32 @@ def test_form_fades_and_ability_stays() -> None:
 
 @given(seeds, kinds, st.floats(0, 1e6), st.floats(0, 1e6))
 @examples(40)
-def test_waiting_teaches_nothing(seed: int, kind: str, first: float, second: float) -> None:
+def test_fading_raises_no_mastery_and_no_certainty_of_ability(
+    seed: int, kind: str, first: float, second: float
+) -> None:
     parameters = random_course(seed, kinds=kind)
     states = random_states(parameters, seed)
     latest = max(20_000.0, float(states.practised_at.max(initial=0.0)))
     days = np.full((2, states.count), latest) + np.array([[first], [second]])
-    laws.waiting_teaches_nothing(parameters, states, *days)
+    laws.fading_raises_nothing(parameters, states, *days)
 
 
 @given(seeds, kinds)
 @examples(25)
-def test_a_sitting_is_no_pause(seed: int, kind: str) -> None:
+def test_fading_does_not_start_within_an_hour(seed: int, kind: str) -> None:
     parameters = random_course(seed, kinds=kind)
-    laws.a_sitting_is_no_pause(parameters, random_log(parameters, seed))
+    laws.an_hour_is_no_pause(parameters, random_log(parameters, seed))
 
 
 @given(seeds, st.sampled_from([0.0, 1e-9, 1e-3, 1.0, 1e3, 1e6]))
 @examples(20)
-def test_numbers_stay_finite_whatever_the_pauses(seed: int, days: float) -> None:
+def test_filter_stays_finite_with_any_pauses(seed: int, days: float) -> None:
     parameters = random_course(seed)
     laws.stays_finite(parameters, random_log(parameters, seed, longest=40, days=days))
 
 
 @given(seeds)
-def test_what_is_read_of_a_learner_does_not_depend_on_the_batch(seed: int) -> None:
+def test_fading_gives_the_same_bits_alone_and_in_a_batch(seed: int) -> None:
     parameters = frozen(random_course(seed))
     states = frozen(random_states(parameters, seed, learners=5))
     days = 20_000 + 500 * np.random.default_rng(seed).random(5)
@@ -356,9 +358,9 @@ def test_what_is_read_of_a_learner_does_not_depend_on_the_batch(seed: int) -> No
         assert same(fade_states(parameters, states[only], days[only]), whole[only])
 
 
-def test_forgetting_by_hand() -> None:
+def test_fading_equals_a_calculation_by_hand() -> None:
     """P(L0) .36; q days later: .36 + (q - .36) (1 + Δ)^-.15, the first hour left out; ability: .0005 a day."""
-    parameters = course(tree([[], []], prior=[0.36, 0.36]), bank([[0], [1]]))
+    parameters = course(tree([[], []], prior=[0.36, 0.36]), make_items([[0], [1]]))
     week = replace(log_of([[(0, 1.0)] * 4]), times=np.full(4, 20_000.0))
     states, _ = replay(parameters, week)
     q, v = states.mastery[0, 0], states.ability_variance[0]
@@ -370,15 +372,15 @@ def test_forgetting_by_hand() -> None:
         assert predicted.p[0] == predict_score(parameters, faded, np.array([0]), np.array([0]))[0]
 
 
-def test_a_low_mastery_does_not_rise_by_waiting() -> None:
-    parameters = course(tree([[]]), bank([[0]]))
+def test_fading_does_not_raise_a_low_mastery() -> None:
+    parameters = course(tree([[]]), make_items([[0]]))
     states, _ = replay(parameters, replace(log_of([[(0, 0.0)] * 4]), times=np.full(4, 20_000.0)))
     assert states.mastery[0, 0] < parameters.skills.prior[0]
     assert fade_states(parameters, states, np.array([30_000.0])).mastery[0, 0] == states.mastery[0, 0]
 
 
-def test_what_was_inferred_of_a_prerequisite_fades_too() -> None:
-    parameters = course(tree([[], [0]]), bank([[0], [1]]))
+def test_fading_lowers_the_inferred_mastery_of_a_prerequisite() -> None:
+    parameters = course(tree([[], [0]]), make_items([[0], [1]]))
     states, _ = replay(parameters, replace(log_of([[(1, 1.0)] * 4]), times=np.full(4, 20_000.0)))
     faded = fade_states(parameters, states, np.array([20_400.0]))
     assert parameters.skills.prior[0] < faded.mastery[0, 0] < states.mastery[0, 0] - 0.05

@@ -9,15 +9,15 @@ from app.adaptive.numerics import logit
 from app.adaptive.parameters import Items
 from app.adaptive.tracing.likelihood import expected_score, likelihood, slopes
 from tests.adaptive.reference import Item
-from tests.adaptive.worlds import bank, random_course
+from tests.adaptive.worlds import make_items, random_course
 
 ONE = np.zeros(1, dtype=np.int64)
 
-binary = st.builds(lambda c, d: bank([[]], guessing=[c], upper=[d]), st.floats(0, 0.5), st.floats(0.7, 1.0))
+binary = st.builds(lambda c, d: make_items([[]], guessing=[c], upper=[d]), st.floats(0, 0.5), st.floats(0.7, 1.0))
 graded = st.lists(st.floats(-3, 3), min_size=1, max_size=5, unique_by=lambda t: round(t, 1)).map(
-    lambda thresholds: bank([[]], thresholds=[sorted(thresholds)])
+    lambda thresholds: make_items([[]], thresholds=[sorted(thresholds)])
 )
-plain = st.just(bank([[]]))
+plain = st.just(make_items([[]]))
 logits = st.floats(-6, 6)
 
 
@@ -31,20 +31,20 @@ def numeric(items: Items, x: float, score: float) -> float:
 
 
 @given(st.one_of(plain, binary), logits, st.sampled_from([0.0, 0.3, 0.5, 1.0]))
-def test_the_slope_is_the_derivative(items: Items, x: float, score: float) -> None:
+def test_likelihood_slope_is_the_derivative(items: Items, x: float, score: float) -> None:
     found = slopes(items, ONE, np.array([x]), np.array([score])).gradient[0]
     assert abs(found - numeric(items, x, score)) < 1e-5
 
 
 @given(graded, logits, st.integers(0, 5))
-def test_the_slope_of_a_graded_item_is_the_derivative(items: Items, x: float, category: int) -> None:
+def test_likelihood_slope_of_a_graded_item_is_the_derivative(items: Items, x: float, category: int) -> None:
     score = min(category / items.max_category[0], 1.0)
     found = slopes(items, ONE, np.array([x]), np.array([score])).gradient[0]
     assert abs(found - numeric(items, x, score)) < 1e-4
 
 
 @given(st.one_of(plain, binary, graded), logits)
-def test_the_chances_of_all_scores_are_one(items: Items, x: float) -> None:
+def test_likelihoods_of_all_scores_sum_to_one(items: Items, x: float) -> None:
     max_category = max(int(items.max_category[0]), 1)
     scores = np.arange(max_category + 1) / max_category
     every = np.zeros(max_category + 1, dtype=np.int64)
@@ -54,7 +54,7 @@ def test_the_chances_of_all_scores_are_one(items: Items, x: float) -> None:
 
 
 @given(st.one_of(plain, binary, graded), logits)
-def test_information_is_the_mean_of_the_squared_slope(items: Items, x: float) -> None:
+def test_information_is_the_mean_of_the_squared_slope_over_scores(items: Items, x: float) -> None:
     """Fisher: I = E[(d log p / dx)²] over the scores."""
     max_category = max(int(items.max_category[0]), 1)
     scores = np.arange(max_category + 1) / max_category
@@ -65,23 +65,23 @@ def test_information_is_the_mean_of_the_squared_slope(items: Items, x: float) ->
 
 
 @pytest.mark.parametrize("x", [-3.0, 0.0, 2.5])
-def test_three_parameter_information_by_birnbaum(x: float) -> None:
+def test_information_of_a_3pl_item_is_that_of_birnbaum(x: float) -> None:
     """I = ((p - c) / (1 - c))² (1 - p) / p."""
     c = 0.2
     p = c + (1 - c) / (1 + np.exp(-x))
-    found = slopes(bank([[]], guessing=[c]), ONE, np.array([x]), np.ones(1)).information[0]
+    found = slopes(make_items([[]], guessing=[c]), ONE, np.array([x]), np.ones(1)).information[0]
     assert abs(found - ((p - c) / (1 - c)) ** 2 * (1 - p) / p) < 1e-12
 
 
-def test_graded_chances_by_hand() -> None:
+def test_likelihood_of_a_graded_item_equals_a_calculation_by_hand() -> None:
     """Thresholds -1 and 1 at x = 0: 1 - σ(1), σ(1) - σ(-1), σ(-1) = .268941, .462117, .268941."""
-    items = bank([[]] * 3, thresholds=[[-1.0, 1.0]] * 3)
+    items = make_items([[]] * 3, thresholds=[[-1.0, 1.0]] * 3)
     found = likelihood(items, np.arange(3), np.zeros(3), np.array([0.0, 0.5, 1.0]))
     np.testing.assert_allclose(found, [0.2689414214, 0.4621171573, 0.2689414214], atol=1e-9)
 
 
-def test_one_threshold_is_a_plain_item() -> None:
-    both = bank([[], []], thresholds=[[0.7], [np.inf]], intercept=[0.0, 0.0])
+def test_graded_item_with_one_threshold_equals_a_binary_item() -> None:
+    both = make_items([[], []], thresholds=[[0.7], [np.inf]], intercept=[0.0, 0.0])
     x = np.linspace(-4, 4, 9)
     for score in (0.0, 1.0):
         scores = np.full(9, score)
@@ -92,7 +92,7 @@ def test_one_threshold_is_a_plain_item() -> None:
 
 @pytest.mark.parametrize("x", [-1e4, -800.0, -40.0, 0.0, 40.0, 800.0, 1e4])
 @pytest.mark.parametrize("score", [0.0, 1 / 3, 1.0])
-def test_extreme_logits_stay_finite(x: float, score: float) -> None:
+def test_likelihood_is_finite_at_extreme_logits(x: float, score: float) -> None:
     parameters = random_course(5, items=30)
     chosen, at = np.arange(30), np.full(30, x)
     scores = np.where((parameters.items.max_category > 0) & (score < 1), 0.0, score)
@@ -108,7 +108,7 @@ def test_extreme_logits_stay_finite(x: float, score: float) -> None:
 
 
 @given(st.floats(-6, 6), st.floats(0, 1))
-def test_a_fraction_of_a_success(x: float, score: float) -> None:
+def test_likelihood_of_a_fractional_score_counts_that_share_of_a_success(x: float, score: float) -> None:
     """A fractional score counts as that share of a success: p^y (1 - p)^(1 - y)."""
-    found = likelihood(bank([[]]), ONE, np.array([x]), np.array([score]))[0]
+    found = likelihood(make_items([[]]), ONE, np.array([x]), np.array([score]))[0]
     assert abs(found - Item(0.0, 1.0, 0.0, 1.0, [], []).likelihood(x, score)) < 1e-12

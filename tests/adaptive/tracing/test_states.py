@@ -13,7 +13,7 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 @given(seeds)
-def test_there_and_back(seed: int) -> None:
+def test_states_are_unchanged_by_encoding_and_decoding(seed: int) -> None:
     parameters = frozen(random_course(seed, skills=8))
     states = frozen(random_states(parameters, seed, learners=6, longest=6))
     packed = encode_states(parameters, states)
@@ -22,7 +22,7 @@ def test_there_and_back(seed: int) -> None:
 
 
 @given(seeds)
-def test_each_learner_has_bytes_of_its_own(seed: int) -> None:
+def test_states_of_a_learner_have_the_same_bytes_alone_and_in_a_batch(seed: int) -> None:
     parameters = random_course(seed)
     states = random_states(parameters, seed, learners=5)
     packed = encode_states(parameters, states)
@@ -31,7 +31,7 @@ def test_each_learner_has_bytes_of_its_own(seed: int) -> None:
         assert same(decode_states(parameters, packed[row : row + 1]), states[row : row + 1])
 
 
-def test_nobody_takes_the_room_of_a_head_and_nothing_is_a_new_learner() -> None:
+def test_state_of_a_new_learner_takes_the_fixed_size_and_empty_bytes_decode_to_it() -> None:
     parameters = random_course(3)
     nobody = initial_states(parameters, 3)
     assert [len(data) for data in encode_states(parameters, nobody)] == [FIXED.itemsize] * 3
@@ -41,7 +41,7 @@ def test_nobody_takes_the_room_of_a_head_and_nothing_is_a_new_learner() -> None:
     assert same(decode_states(parameters, [b"", *known])[1:], decode_states(parameters, known))
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_states_that_are_torn_or_have_more_skills_are_refused() -> None:
     parameters = random_course(4, skills=6)
     whole = encode_states(parameters, random_states(parameters, 4, learners=2, longest=30))
     half = SKILL.itemsize // 2
@@ -58,7 +58,7 @@ def test_what_does_not_fit_is_refused() -> None:
         decode_states(random_course(4, skills=1), whole)
 
 
-def test_the_last_bit_is_kept() -> None:
+def test_encoding_of_states_loses_no_bit_of_an_ability() -> None:
     parameters = random_course(5)
     states = random_states(parameters, 5)
     states.ability[:] = np.nextafter(0.1, 1)

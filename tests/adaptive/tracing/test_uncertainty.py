@@ -10,13 +10,13 @@ from app.adaptive.state import States
 from app.adaptive.tracing.filter import initial_states
 from app.adaptive.tracing.mastery import mastery_interval
 from app.adaptive.tracing.uncertainty import autocovariance_sum, disturbance, standard_error
-from tests.adaptive.worlds import bank, course, random_course, random_states, tree
+from tests.adaptive.worlds import course, make_items, random_course, random_states, tree
 
 ENDS = st.sampled_from([0.0, 1.0])
 
 
 @given(st.integers(0, 40), st.integers(0, 1000))
-def test_what_lasts_by_the_double_sum(count: int, thousandths: int) -> None:
+def test_autocovariance_sum_equals_the_double_sum(count: int, thousandths: int) -> None:
     retention = thousandths / 1000
     slow = sum(retention ** abs(i - j) for i in range(count) for j in range(count) if i != j)
     np.testing.assert_allclose(
@@ -24,11 +24,11 @@ def test_what_lasts_by_the_double_sum(count: int, thousandths: int) -> None:
     )
 
 
-def test_the_disturbance_by_the_double_sum() -> None:
+def test_disturbance_equals_the_double_sum() -> None:
     """Of one skill: form, the offset at the start, its drift, and whether the skill is known."""
     parameters = course(
         tree([[]], prior=[0.3], p_learn=[0.2], p_forget=[0.01]),
-        bank([[0]]),
+        make_items([[0]]),
         skill_variance=0.2,
         skill_drift=0.01,
         daily_effect_variance=0.4,
@@ -45,7 +45,7 @@ def test_the_disturbance_by_the_double_sum() -> None:
 
 
 @given(st.integers(0, 2**32 - 1))
-def test_the_error_lies_between_the_filters_and_the_priors(seed: int) -> None:
+def test_standard_error_lies_between_that_of_the_filter_and_that_of_the_prior(seed: int) -> None:
     parameters = random_course(seed)
     states = random_states(parameters, seed, longest=30)
     error = standard_error(parameters, states)
@@ -57,18 +57,18 @@ def test_the_error_lies_between_the_filters_and_the_priors(seed: int) -> None:
 
 
 @pytest.mark.parametrize("skills", [[], [[]], [[], [0]]])
-def test_without_answers_the_error_is_the_priors(skills: list[list[int]]) -> None:
-    parameters = course(tree(skills), bank([[]]))
+def test_standard_error_without_answers_is_that_of_the_prior(skills: list[list[int]]) -> None:
+    parameters = course(tree(skills), make_items([[]]))
     np.testing.assert_array_equal(standard_error(parameters, initial_states(parameters, 2)), [0.76**0.5] * 2)
 
 
 @pytest.mark.parametrize("retention", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("variance", [0.0, 1e-12, 0.76, 100.0])
-def test_the_error_is_finite_at_the_extremes(retention: float, variance: float) -> None:
+def test_standard_error_is_finite_at_the_extremes(retention: float, variance: float) -> None:
     """With 0, 1, 5,000 and a million answers, learning that is certain or impossible, all variances or none."""
     skills = tree([[], []], prior=[0.0, 1.0], p_learn=[0.0, 1.0], p_forget=[0.0, 1.0])
     population = {"ability_variance": variance, "daily_effect_variance": variance, "daily_effect_retention": retention}
-    parameters = course(skills, bank([[0], [1]]), **population)
+    parameters = course(skills, make_items([[0], [1]]), **population)
     states = initial_states(parameters, 4)
     states.total_responses[:] = [0, 1, 5_000, 1_000_000]
     states.responses[:] = np.array([[0, 0], [1, 0], [5_000, 0], [500_000, 500_000]])
@@ -78,9 +78,9 @@ def test_the_error_is_finite_at_the_extremes(retention: float, variance: float) 
     assert (error <= np.sqrt(variance) + 1e-12).all()
 
 
-def test_the_error_falls_with_answers_and_never_to_nothing() -> None:
+def test_standard_error_falls_with_answers_and_never_to_zero() -> None:
     """A long good day is no proof of ability: with a form that stays, the form's share of the doubt stays."""
-    parameters = course(tree([[]]), bank([[]]), daily_effect_variance=0.3, daily_effect_retention=0.999999)
+    parameters = course(tree([[]]), make_items([[]]), daily_effect_variance=0.3, daily_effect_retention=0.999999)
     states = after(parameters, [1, 10, 100, 1000])
     error = standard_error(parameters, states)
     assert (np.diff(error) < 0).all()
@@ -96,7 +96,9 @@ def after(parameters: Parameters, total_responses: list[int]) -> States:
 
 
 @given(st.floats(0, 1) | ENDS, st.integers(0, 5000), ENDS, st.integers(0, 1000))
-def test_the_interval_stays_sane(mastery: float, responses: int, has_prerequisites: float, thousandths: int) -> None:
+def test_mastery_interval_holds_the_mastery_and_stays_within_0_and_1(
+    mastery: float, responses: int, has_prerequisites: float, thousandths: int
+) -> None:
     """It holds the mastery, lies within 0 and 1, is never certain, and follows the mastery."""
     values, counts = np.array([mastery, min(mastery + 0.001, 1.0)]), np.full(2, responses)
     low, high = mastery_interval(values, counts, has_prerequisites, thousandths / 1000)
@@ -109,7 +111,7 @@ def test_the_interval_stays_sane(mastery: float, responses: int, has_prerequisit
     assert (high >= plain[1]).all()
 
 
-def test_what_builds_on_others_may_be_lower_than_told() -> None:
+def test_mastery_interval_of_a_skill_with_prerequisites_widens_towards_0() -> None:
     """Skill 1 builds on 0, and that widens its interval towards 0 only."""
     skills = tree([[], [0], []])
     np.testing.assert_array_equal(skills.has_prerequisites, [0, 1, 0])
@@ -118,14 +120,14 @@ def test_what_builds_on_others_may_be_lower_than_told() -> None:
     assert high[1] == high[0] == high[2]
 
 
-def test_how_far_items_lean_on_other_skills() -> None:
+def test_overlap_of_skills_equals_a_calculation_by_hand() -> None:
     """Skill 0 is asked for alone, with one other and with two; 1 with one and with two; 2 with two; 3 never."""
-    parameters = course(tree([[], [], [], []]), bank([[0], [0, 1], [2, 1, 0], []]))
+    parameters = course(tree([[], [], [], []]), make_items([[0], [0, 1], [2, 1, 0], []]))
     np.testing.assert_allclose(parameters.overlap, [(0 + 1 / 2 + 2 / 3) / 3, (1 / 2 + 2 / 3) / 2, 2 / 3, 0])
-    assert course(tree([]), bank([[]])).overlap.shape == (0,)
+    assert course(tree([]), make_items([[]])).overlap.shape == (0,)
 
 
-def test_the_interval_by_hand() -> None:
+def test_mastery_interval_equals_a_calculation_by_hand() -> None:
     """P(known) = .5 after 10 answers: e^±.855 to one on the odds, .01 added on the far side."""
     low, high = mastery_interval(np.array([0.5]), np.array([10]))
     np.testing.assert_allclose(low, 0.5 / (0.5 + 0.51 * np.exp(0.855)), rtol=1e-6)

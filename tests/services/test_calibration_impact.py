@@ -55,7 +55,7 @@ MANY = np.full(ITEMS, 100)
 
 
 @given(by=st.integers(-30, 30).map(lambda tenth: tenth / 10), level=st.integers(-10, 10).map(lambda tenth: tenth / 10))
-def test_a_change_of_scale_is_no_change_of_items(by: float, level: float) -> None:
+def test_impact_of_a_change_of_scale_changes_no_items(by: float, level: float) -> None:
     """Neither is an intercept that trades its level with the shifts of knowing and not knowing."""
     before = course()
     after = shifted(before, by)
@@ -76,7 +76,7 @@ def test_a_change_of_scale_is_no_change_of_items(by: float, level: float) -> Non
     assert (told["scale"]["anchors"], told["scale"]["drifted_items"]) == (ITEMS, [])
 
 
-def test_items_that_changed_are_told_the_most_changed_first() -> None:
+def test_impact_lists_changed_items_with_the_most_changed_first() -> None:
     before = course()
     drift = np.zeros(ITEMS)
     drift[[3, 17, 21]] = [0.9, -2.0, 1.2]
@@ -89,7 +89,7 @@ def test_items_that_changed_are_told_the_most_changed_first() -> None:
     assert told["scale"] == {"shift": 0.7, "anchors": ITEMS - 3, "drifted": 3, "drifted_items": ["i17", "i21", "i3"]}
 
 
-def test_difficulties_are_those_that_the_catalogue_would_have() -> None:
+def test_impact_reports_difficulties_as_the_catalogue_would() -> None:
     """b = −d/a; without a scale the change is the difference of what is reported."""
     before = course()
     after = replace(before, items=replace(before.items, intercept=before.items.intercept + 0.7))
@@ -103,7 +103,7 @@ def test_difficulties_are_those_that_the_catalogue_would_have() -> None:
         assert row["change"] == pytest.approx(row["difficulty_after"] - row["difficulty_before"], abs=2e-6)
 
 
-def test_too_few_anchors_give_no_scale() -> None:
+def test_impact_with_too_few_anchors_has_no_scale() -> None:
     before = course()
     anchors = np.zeros(ITEMS, dtype=np.bool_)
     anchors[: MIN_ANCHORS - 1] = True
@@ -114,7 +114,7 @@ def test_too_few_anchors_give_no_scale() -> None:
     assert not find_link(before, shifted(before, 0.7), np.zeros(ITEMS, dtype=np.bool_))[1].any()
 
 
-def test_items_nobody_answered_have_not_changed() -> None:
+def test_impact_counts_items_without_responses_as_unchanged() -> None:
     before = course()
     drift = np.zeros(ITEMS)
     drift[3] = 3.0
@@ -142,7 +142,9 @@ def crossed(before: Parameters, after: Parameters, log: Log) -> dict[str, list[i
 
 @pytest.mark.parametrize("block", [1, 5 * SKILLS, 1 << 18])
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_who_crosses_the_line_is_counted_in_any_blocks(seed: int, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_impact_counts_learners_who_cross_the_mastery_line_in_any_blocks(
+    seed: int, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(calibration_impact, "BLOCK", block)
     before, log = course(seed), answers(seed)
     rates = replace(before.skills, prior=np.array([0.9, 0.1, 0.6, 0.2]), p_learn=np.array([0.5, 0.06, 0.4, 0.1]))
@@ -160,12 +162,12 @@ def test_who_crosses_the_line_is_counted_in_any_blocks(seed: int, block: int, mo
         assert (row["gained"], row["lost"]) == (expected["gained"][place], expected["lost"][place])
 
 
-def test_the_same_parameters_move_nobody() -> None:
+def test_impact_of_the_same_parameters_moves_no_learner() -> None:
     told = mastery_changes(course(), course(), answers(), IDS[:LEARNERS], IDS[:SKILLS])
     assert told == {"learners": 0, "gained": 0, "lost": 0, "skills": [], "learner_ids": [], "ability_change": 0.0}
 
 
-def test_an_abler_population_is_seen_in_the_scale_and_in_the_abilities() -> None:
+def test_impact_of_an_abler_population_shows_in_scale_and_abilities() -> None:
     """The prior of abilities stays at 0, so learners stand lower on a scale that was made for abler ones."""
     before, log = course(), answers()
     after = shifted(before, 0.5)
@@ -173,6 +175,6 @@ def test_an_abler_population_is_seen_in_the_scale_and_in_the_abilities() -> None
     assert -0.5 < told["ability_change"] < -0.1
 
 
-def test_nothing_is_folded_of_an_empty_log() -> None:
+def test_impact_on_an_empty_log_counts_no_learners() -> None:
     empty = Log(np.zeros(1, dtype=np.int64), np.empty(0, dtype=np.int64), np.empty(0), np.empty(0))
     assert mastery_changes(course(), course(2), empty, [], IDS[:SKILLS])["learners"] == 0

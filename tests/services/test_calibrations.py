@@ -67,7 +67,7 @@ async def send(database: Database, answers: list[NewResponse]) -> None:
     assert all(isinstance(result, RecordedResponse) for result in told), told
 
 
-def told(db: Connection, number: int = 1) -> dict[str, Any]:
+def calibration_reply(db: Connection, number: int = 1) -> dict[str, Any]:
     return describe_calibration(db, 1, COURSE, number)
 
 
@@ -83,7 +83,7 @@ async def lapsed(database: Database, now: int) -> Claim | None:
     return claim
 
 
-async def test_one_calibration_of_a_course_runs_at_a_time(school: Database) -> None:
+async def test_calibrations_of_a_course_run_one_at_a_time(school: Database) -> None:
     first = await asked(school)
     with pytest.raises(CalibrationRunning):
         await asked(school, T0 + LEASE_US - 1)
@@ -92,7 +92,7 @@ async def test_one_calibration_of_a_course_runs_at_a_time(school: Database) -> N
     assert (await asked(school, T0 + 1)).number == 2
 
 
-async def test_a_renewed_lease_cannot_be_taken(school: Database) -> None:
+async def test_lease_that_was_renewed_cannot_be_taken_over(school: Database) -> None:
     first = await asked(school)
     assert await school.write(renew_lease, first, T0 + LEASE_US // 2)
     assert await lapsed(school, T0 + LEASE_US) is None
@@ -100,7 +100,7 @@ async def test_a_renewed_lease_cannot_be_taken(school: Database) -> None:
     assert await school.read(list_lapsed, T0 + 2 * LEASE_US) == [(1, COURSE, 1)]
 
 
-async def test_whoever_lost_the_lease_writes_nothing(school: Database) -> None:
+async def test_attempt_that_lost_its_lease_writes_nothing(school: Database) -> None:
     first = await asked(school)
     second = await lapsed(school, T0 + LEASE_US)
     assert second == replace(first, attempt=2)
@@ -111,23 +111,23 @@ async def test_whoever_lost_the_lease_writes_nothing(school: Database) -> None:
     assert not await school.write(save_failure, first, "late", T0)
     await school.write(release_lease, first, T0)
     await school.write(return_claim, first, T0)
-    assert (await school.read(told))["status"] == "running"
+    assert (await school.read(calibration_reply))["status"] == "running"
 
     assert await school.write(save_result, second, DONE, T0 + LEASE_US + 1)
-    assert (await school.read(told))["report"] == DONE.report
+    assert (await school.read(calibration_reply))["report"] == DONE.report
 
 
-async def test_a_result_is_never_changed(school: Database) -> None:
+async def test_calibration_result_is_never_changed(school: Database) -> None:
     first = await asked(school)
     assert await school.write(save_result, first, DONE, T0)
     assert not await school.read(is_running, first)
-    before = await school.read(told)
+    before = await school.read(calibration_reply)
     assert not await school.write(save_result, first, CalibrationResult(b"again", {}), T0 + 1)
     assert not await school.write(save_failure, first, "again", T0 + 1)
-    assert await school.read(told) == before
+    assert await school.read(calibration_reply) == before
 
 
-async def test_a_calibration_that_kills_its_process_fails_in_the_end(school: Database) -> None:
+async def test_calibration_that_kills_its_process_fails_in_the_end(school: Database) -> None:
     claim: Claim | None = await asked(school)
     for attempt in range(1, MAX_ATTEMPTS + 1):
         assert claim is not None
@@ -135,13 +135,13 @@ async def test_a_calibration_that_kills_its_process_fails_in_the_end(school: Dat
         await school.write(release_lease, claim, T0)
         claim = await lapsed(school, T0)
     assert claim is None
-    said = await school.read(told)
+    said = await school.read(calibration_reply)
     assert (said["status"], said["finished_at"] is not None) == ("failed", True)
     assert f"died {MAX_ATTEMPTS} times" in said["error"]
     assert await school.read(list_lapsed, T0 + 10 * LEASE_US) == []
 
 
-async def test_a_service_that_stops_hands_its_attempt_back(school: Database) -> None:
+async def test_service_that_stops_returns_its_attempt(school: Database) -> None:
     claim: Claim | None = await asked(school)
     for _ in range(2 * MAX_ATTEMPTS):
         assert claim is not None
@@ -150,12 +150,12 @@ async def test_a_service_that_stops_hands_its_attempt_back(school: Database) -> 
     assert claim is not None
 
 
-async def test_a_run_that_nobody_works_at_makes_room(school: Database) -> None:
+async def test_calibration_without_a_lease_gives_way_to_another_request(school: Database) -> None:
     first = await asked(school)
     second = await asked(school, T0 + LEASE_US)
     assert second.number == 2
     assert not await school.write(save_result, first, DONE, T0 + LEASE_US)
-    assert "another was requested" in (await school.read(told))["error"]
+    assert "another was requested" in (await school.read(calibration_reply))["error"]
 
 
 def same(one: CalibrationJob, other: CalibrationJob) -> bool:
@@ -171,7 +171,7 @@ def same(one: CalibrationJob, other: CalibrationJob) -> bool:
     return one.learners == other.learners and all(np.array_equal(a, b) for a, b in arrays)
 
 
-async def test_every_attempt_sees_what_was_there_at_the_request(school: Database) -> None:
+async def test_calibration_attempts_read_the_log_as_of_the_request(school: Database) -> None:
     """Answers, corrections, items and a switch that come later belong to the next calibration."""
     await school.write(correct_response, 1, COURSE, "r-1-1", 0.25, "misread", "key", T0 - 2)
     first = await asked(school, T0 - 1)
@@ -206,7 +206,7 @@ def moved(job: CalibrationJob, by: float, loss: tuple[float, float] = (0.6, 0.5)
     return CalibrationFit(fitted, fitted, 10, *loss, 0.5, 0.6, 0.6)
 
 
-async def test_the_report_names_items_skills_and_learners(school: Database) -> None:
+async def test_calibration_report_names_items_skills_and_learners(school: Database) -> None:
     await send(school, [make_response(f"x-{who}", f"l{who}", "i1", 900 + who, correct=True) for who in range(10)])
     claim = await asked(school)
     job = await school.read(read_calibration_job, claim)
@@ -214,7 +214,7 @@ async def test_the_report_names_items_skills_and_learners(school: Database) -> N
     fit = moved(job, 0.5)
     fit = replace(fit, parameters=replace(fit.parameters, skills=skills))
     await school.write(save_result, claim, build_result(job, fit), T0)
-    report = (await school.read(told))["report"]
+    report = (await school.read(calibration_reply))["report"]
 
     assert report["compared_with"] is None
     assert report["scale"] is None
@@ -235,7 +235,7 @@ async def test_the_report_names_items_skills_and_learners(school: Database) -> N
     assert crossing["ability_change"] < 0
 
 
-async def test_only_a_better_calibration_is_activated_unless_forced(school: Database) -> None:
+async def test_calibration_is_activated_only_if_better_unless_forced(school: Database) -> None:
     async def calibrated(loss: tuple[float, float]) -> int:
         claim = await asked(school)
         job = await school.read(read_calibration_job, claim)
@@ -247,8 +247,8 @@ async def test_only_a_better_calibration_is_activated_unless_forced(school: Data
         assert (await school.write(activate, 1, COURSE, number, T0))["active"]
     with pytest.raises(CalibrationWorse, match=r"0\.50000 to 0\.51000"):
         await school.write(activate, 1, COURSE, worse, T0)
-    assert (await school.read(told, equal))["active"]
-    assert (await school.read(told, worse))["activated_at"] is None
+    assert (await school.read(calibration_reply, equal))["active"]
+    assert (await school.read(calibration_reply, worse))["activated_at"] is None
 
     def force(db: Connection) -> dict[str, Any]:
         return activate(db, 1, COURSE, worse, T0 + 1, force=True)
@@ -259,7 +259,7 @@ async def test_only_a_better_calibration_is_activated_unless_forced(school: Data
     assert (await school.write(activate, 1, COURSE, worse, T0 + 3))["active"]
 
 
-async def test_what_has_no_result_is_not_activated(school: Database) -> None:
+async def test_calibration_without_a_result_is_not_activated(school: Database) -> None:
     claim = await asked(school)
     with pytest.raises(CalibrationNotReady):
         await school.write(activate, 1, COURSE, 1, T0)
@@ -268,7 +268,7 @@ async def test_what_has_no_result_is_not_activated(school: Database) -> None:
         await school.write(activate, 1, COURSE, 1, T0)
 
 
-async def test_all_voided_is_nothing_to_calibrate(school: Database) -> None:
+async def test_calibration_of_voided_answers_only_is_refused(school: Database) -> None:
     for who in range(10):
         for n in range(6):
             await school.write(correct_response, 1, COURSE, f"r-{who}-{n}", None, "all", "key", T0 - 1)

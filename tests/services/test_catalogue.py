@@ -36,7 +36,7 @@ async def everything(client: httpx.AsyncClient) -> Any:
     return await database_of(client).read(read_catalogue, 1, COURSE)
 
 
-async def test_the_counts_say_what_an_upsert_did(client: httpx.AsyncClient) -> None:
+async def test_upsert_reply_counts_what_was_created_and_changed(client: httpx.AsyncClient) -> None:
     assert (await client.put("catalogue", json=CATALOGUE)).json() == {
         "revision": 2,
         "skills_created": 0,
@@ -62,12 +62,12 @@ async def test_the_counts_say_what_an_upsert_did(client: httpx.AsyncClient) -> N
     }
 
 
-async def test_a_change_of_prerequisites_alone_counts_as_a_change(client: httpx.AsyncClient) -> None:
+async def test_change_of_prerequisites_alone_counts_as_a_change(client: httpx.AsyncClient) -> None:
     counts = (await put(client, skills=[{"id": "add", "title": "Add"}, {"id": "multiply"}])).json()
     assert (counts["skills_created"], counts["skills_changed"]) == (0, 1)
 
 
-async def test_what_is_named_is_replaced_and_the_rest_stays(client: httpx.AsyncClient) -> None:
+async def test_upsert_replaces_what_it_names_and_leaves_the_rest(client: httpx.AsyncClient) -> None:
     whole = {
         "id": "i1",
         "skills": ["subtract", "add"],
@@ -107,7 +107,9 @@ async def test_what_is_named_is_replaced_and_the_rest_stays(client: httpx.AsyncC
         ([{"id": "x", "prerequisites": ["y"]}, {"id": "y", "prerequisites": ["x"]}], ["x", "y"]),
     ],
 )
-async def test_a_cycle_is_refused_and_named(client: httpx.AsyncClient, skills: list[Any], named: list[str]) -> None:
+async def test_cycle_of_prerequisites_is_refused_and_named(
+    client: httpx.AsyncClient, skills: list[Any], named: list[str]
+) -> None:
     before = await everything(client)
     reply = await put(client, title="changed", skills=[{"id": "new"}, *skills], items=[{"id": "n", "skills": ["new"]}])
     assert (reply.status_code, reply.json()["code"]) == (422, "prerequisite_cycle")
@@ -120,7 +122,7 @@ async def test_a_cycle_is_refused_and_named(client: httpx.AsyncClient, skills: l
     assert await everything(client) == before
 
 
-async def test_an_unknown_skill_is_refused_and_named(client: httpx.AsyncClient) -> None:
+async def test_unknown_skill_is_refused_and_named(client: httpx.AsyncClient) -> None:
     before = await everything(client)
     reply = await put(
         client,
@@ -133,14 +135,14 @@ async def test_an_unknown_skill_is_refused_and_named(client: httpx.AsyncClient) 
     assert await everything(client) == before
 
 
-async def test_a_refused_first_catalogue_makes_no_course(client: httpx.AsyncClient) -> None:
+async def test_refused_first_catalogue_creates_no_course(client: httpx.AsyncClient) -> None:
     client.base_url = client.base_url.join("../elsewhere/")
     assert (await put(client, items=[{"id": "i", "skills": ["none"]}])).status_code == 422
     assert (await client.get("items")).json()["code"] == "unknown_course"
 
 
-async def test_every_revision_can_be_read_again(client: httpx.AsyncClient) -> None:
-    def banks_agree(db: Connection) -> bool:
+async def test_catalogue_revisions_can_all_be_read_again(client: httpx.AsyncClient) -> None:
+    def course_models_agree(db: Connection) -> bool:
         now = read_course_model(db, 1, COURSE)
         again = course_model_at(db, 1, COURSE, now.revision, None)
         arrays = [(name, getattr(now.parameters.items, name)) for name in now.parameters.items.__dataclass_fields__]
@@ -159,7 +161,7 @@ async def test_every_revision_can_be_read_again(client: httpx.AsyncClient) -> No
     for revision, change in enumerate(changes, start=2):
         assert (await put(client, **change)).json()["revision"] == revision
         seen[revision] = await everything(client)
-        assert await database_of(client).read(banks_agree)
+        assert await database_of(client).read(course_models_agree)
     for revision, then in seen.items():
         again = await database_of(client).read(catalogue_at, 1, COURSE, revision)
         assert again == then
@@ -167,7 +169,7 @@ async def test_every_revision_can_be_read_again(client: httpx.AsyncClient) -> No
 
 
 @pytest.mark.parametrize("kind", ["skills", "items"])
-async def test_pages_are_stable_while_something_is_added(client: httpx.AsyncClient, kind: str) -> None:
+async def test_catalogue_pages_are_stable_while_items_are_added(client: httpx.AsyncClient, kind: str) -> None:
     ids = ["A", "Z", "a", "m", "z", "ä", "Ω", "💡", "b/c", "d?e&f"]
     records = [{"id": id_} | ({"skills": ["add"]} if kind == "items" else {}) for id_ in ids]
     await put(client, **{kind: records})
@@ -221,7 +223,7 @@ async def test_known_parameters_reach_the_engine(client: httpx.AsyncClient) -> N
     assert parents == expected
 
 
-async def test_the_answers_to_a_graded_item_are_whole_and_bounded(client: httpx.AsyncClient) -> None:
+async def test_answers_to_a_graded_item_are_whole_and_bounded(client: httpx.AsyncClient) -> None:
     async def send(score: float) -> httpx.Response:
         return await client.post("responses", json={"learner": "ann", "item": "i8", "score": score})
 
@@ -241,7 +243,9 @@ async def test_answers_without_times_count_in_the_order_of_their_batch(client: h
 
 
 @pytest.mark.parametrize("highest", [1, 5])
-async def test_a_repetition_is_one_however_the_catalogue_has_changed(client: httpx.AsyncClient, highest: int) -> None:
+async def test_repeated_answer_returns_first_outcome_after_a_change_of_the_catalogue(
+    client: httpx.AsyncClient, highest: int
+) -> None:
     full = {"id": "r-1", "learner": "ann", "item": "i5", "correct": True}
     half = {"id": "r-2", "learner": "ann", "item": "i5", "score": 1.5}
     first = [await client.post("responses", json=body) for body in (full, half)]

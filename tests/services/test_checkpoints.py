@@ -47,7 +47,7 @@ def _many_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def folded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def replayed_counts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many answers each fold of logs went through."""
     counts: list[int] = []
     replay = replay_marked
@@ -93,11 +93,11 @@ def load(db: Connection, many: int) -> None:
     assert import_chunk(db, 1, COURSE, "0" * 64, rows, LATER).created == many
 
 
-def kept(db: Connection) -> int:
+def count_checkpoints(db: Connection) -> int:
     return db.scalar(select(func.count()).select_from(Checkpoint)) or 0
 
 
-def differences(db: Connection) -> list[str]:
+def verification_differences(db: Connection) -> list[str]:
     """What is not as the whole fold says: answers told, snapshots, checkpoints."""
     return verify_learners(db, 1, COURSE, "", LruCache())[0].differences
 
@@ -132,7 +132,7 @@ steps = st.one_of(
 )
 
 
-def live(db: Connection, history: Sequence[Any]) -> None:
+def apply_history(db: Connection, history: Sequence[Any]) -> None:
     given: list[NewResponse] = []
     voided: set[str] = set()
     for number, step in enumerate(history):
@@ -158,12 +158,12 @@ def live(db: Connection, history: Sequence[Any]) -> None:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(history=st.lists(steps, min_size=2, max_size=10), minute=st.integers(-1, 31))
-def test_whatever_happens_checkpoints_change_no_bit(
+def test_checkpoints_change_no_bit_after_any_history(
     course: Callable[[Callable[[Connection], Any]], Any], history: list[Any], minute: int
 ) -> None:
     def work(db: Connection) -> Any:
-        live(db, history)
-        return differences(db), states(db), as_of(db, NEW_YEAR_US + minute * MINUTE_US)
+        apply_history(db, history)
+        return verification_differences(db), states(db), as_of(db, NEW_YEAR_US + minute * MINUTE_US)
 
     found, (snapshots, whole), (told, expected) = course(work)
     assert found == []
@@ -176,18 +176,18 @@ def late_twice(db: Connection) -> bool:
     give_in_order(db, 40)
     give(db, [make_response("x", "ann", "i1", 9, correct=False)])
     give(db, [make_response("y", "ann", "i1", 38, correct=False)])
-    return differences(db) == []
+    return verification_differences(db) == []
 
 
 def void_then_late(db: Connection) -> bool:
     give_in_order(db, 40)
     correct_response(db, 1, COURSE, "r009", None, "misprint", "key", 1)
     give(db, [make_response("y", "ann", "i1", 38, correct=False)])
-    return differences(db) == []
+    return verification_differences(db) == []
 
 
 @pytest.mark.parametrize("history", [late_twice, void_then_late])
-def test_what_a_late_answer_or_a_void_has_made_wrong_is_dropped(
+def test_checkpoints_made_wrong_by_a_late_answer_or_a_void_are_dropped(
     course: Callable[[Callable[[Connection], Any]], Any], history: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert course(history)
@@ -202,14 +202,14 @@ def skip_known(db: Connection, rows: list[dict[str, Any]]) -> None:
     insert_checkpoints(db, [row for row in rows if (row["learner_id"], row["response_id"]) not in places])
 
 
-def test_of_another_version_no_checkpoint_is_used(
+def test_checkpoints_of_another_catalogue_revision_are_not_used(
     course: Callable[[Callable[[Connection], Any]], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stale(db: Connection) -> bool:
         give_in_order(db, 20)
         upsert(db, 1, COURSE, {"items": [{"id": "i1", "skills": ["subtract"]}]}, 1)
         correct_response(db, 1, COURSE, "r018", None, "misprint", "key", 1)
-        return differences(db) == []
+        return verification_differences(db) == []
 
     assert course(stale)
     monkeypatch.setattr(folding, "current_version", lambda course_model: (course_model.calibration, 0, ENGINE))
@@ -224,7 +224,7 @@ def fill_by_import(db: Connection) -> None:
     load(db, 40)
 
 
-def fill_and_refold(db: Connection) -> None:
+def fill_and_rebuild(db: Connection) -> None:
     load(db, 40)
     upsert(db, 1, COURSE, {"items": [{"id": "i1", "skills": ["subtract"]}]}, 1)
     assert folding.rebuild_stale(db, 1, COURSE, 10) == 1
@@ -248,21 +248,21 @@ def asked(db: Connection) -> None:
     learner_mastery(db, 1, COURSE, "ann", NEW_YEAR_US + 38 * MINUTE_US, LATER)
 
 
-@pytest.mark.parametrize("fill", [fill_by_answers, fill_by_import, fill_and_refold, fill_and_answer_after_a_change])
+@pytest.mark.parametrize("fill", [fill_by_answers, fill_by_import, fill_and_rebuild, fill_and_answer_after_a_change])
 @pytest.mark.parametrize("change", [late, voided, asked])
-def test_only_what_comes_after_a_checkpoint_is_folded(
+def test_replay_processes_only_the_answers_after_a_checkpoint(
     course: Callable[[Callable[[Connection], Any]], Any],
     fill: Any,
     change: Any,
-    folded: list[int],
+    replayed_counts: list[int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def most(db: Connection) -> int:
         fill(db)
-        folded.clear()
+        replayed_counts.clear()
         change(db)
-        most = max(folded)
-        assert differences(db) == []
+        most = max(replayed_counts)
+        assert verification_differences(db) == []
         return most
 
     assert course(most) <= EVERY + 6
@@ -270,7 +270,7 @@ def test_only_what_comes_after_a_checkpoint_is_folded(
     assert course(most) >= 36
 
 
-def test_a_group_in_which_nobody_ends_a_round_writes_no_checkpoint(
+def test_checkpoints_are_written_only_by_groups_in_which_one_is_due(
     course: Callable[[Callable[[Connection], Any]], Any],
 ) -> None:
     def statements(db: Connection) -> list[int]:
@@ -282,28 +282,30 @@ def test_a_group_in_which_nobody_ends_a_round_writes_no_checkpoint(
             give(db, [answer(2 * number, number), answer(2 * number + 1, number, "bob")])
             event.remove(db, "before_cursor_execute", listener)
             counts.append(sum("checkpoint" in statement for statement in seen))
-        assert kept(db) == 6
+        assert count_checkpoints(db) == 6
         return counts
 
     assert course(statements) == [int(number % EVERY == EVERY - 1) for number in range(3 * EVERY)]
 
 
-def test_verification_looks_at_checkpoints(course: Callable[[Callable[[Connection], Any]], Any]) -> None:
+def test_verification_finds_checkpoints_that_were_tampered_with(
+    course: Callable[[Callable[[Connection], Any]], Any],
+) -> None:
     def tampered(db: Connection) -> list[str]:
         give_in_order(db, 10)
-        assert differences(db) == []
+        assert verification_differences(db) == []
         [first, second] = db.execute(select(Checkpoint.response_id, Checkpoint.state).order_by(Checkpoint.response_id))
         db.execute(
             update(Checkpoint)
             .where(Checkpoint.tenant_id == 1, Checkpoint.response_id == first.response_id)
             .values(state=second.state)
         )
-        return differences(db)
+        return verification_differences(db)
 
     assert course(tampered) == ["learner ann: a checkpoint is not what the log replays to"]
 
 
-def test_past_banks_are_built_once_in_a_run(
+def test_course_models_of_earlier_revisions_are_built_once_in_a_run(
     course: Callable[[Callable[[Connection], Any]], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     built: list[int] = []
@@ -333,7 +335,7 @@ def test_past_banks_are_built_once_in_a_run(
     assert course(verify) == [2, 3, 2, 3, 2, 3]
 
 
-def test_a_page_of_the_cohort_reads_the_learners_it_needs(
+def test_page_of_the_cohort_reads_only_the_learners_it_needs(
     course: Callable[[Callable[[Connection], Any]], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[int] = []

@@ -28,7 +28,7 @@ law = examples(30, suppress_health_check=[HealthCheck.function_scoped_fixture, H
 
 
 @pytest.fixture
-def trial(database_url: str) -> Iterator[RunAndUndo]:
+def run_and_undo(database_url: str) -> Iterator[RunAndUndo]:
     with rolled_back_runs(database_url) as once:
         yield once
 
@@ -54,33 +54,37 @@ def content(known: Known) -> bytes:
     return pickle.dumps((known.learners, vars(known.states), known.responses, known.recent, known.checkpoint_sets))
 
 
-def check(trial: RunAndUndo, before: list[NewResponse], responses: list[NewResponse]) -> None:
-    known = trial(lambda db: facts(db, before, responses))
+def check(run_and_undo: RunAndUndo, before: list[NewResponse], responses: list[NewResponse]) -> None:
+    known = run_and_undo(lambda db: facts(db, before, responses))
     given_facts = content(known)
     first = build_outcomes(make_decision(known))
     assert content(known) == given_facts
     assert build_outcomes(make_decision(known)) == first
     # And it is what is written.
-    told = trial(lambda db: (record(db, before), record(db, responses))[1])
+    told = run_and_undo(lambda db: (record(db, before), record(db, responses))[1])
     assert [result.outcome for result in told] == [first[response.id] for response in responses]
 
 
 @law
 @given(before=groups, group=groups)
-def test_a_decision_changes_nothing_and_is_what_is_recorded(trial: RunAndUndo, before: Any, group: Any) -> None:
-    check(trial, to_responses("before", before), to_responses("now", group))
+def test_decision_changes_no_argument_and_equals_what_is_recorded(
+    run_and_undo: RunAndUndo, before: Any, group: Any
+) -> None:
+    check(run_and_undo, to_responses("before", before), to_responses("now", group))
 
 
-def test_options_and_late_responses_need_no_database_either(trial: RunAndUndo) -> None:
+def test_decision_on_options_and_late_responses_needs_no_database(run_and_undo: RunAndUndo) -> None:
     options = RecommendationOptions(repeat_after=2, switch_after=2, why_not=("i1",), forecast=True, prefetch=True)
     before = to_responses("before", [("ann", "i1", 5, True), ("ann", "i2", 6, True), ("bob", "i3", 5, False)])
     late = to_responses("late", [("ann", "i4", 1, True), ("bob", "i1", 2, True), ("ann", "i6", 0, False)])
-    check(trial, before, [replace(response, next=options) for response in late])
+    check(run_and_undo, before, [replace(response, next=options) for response in late])
 
 
 @pytest.mark.controls
-def test_a_decision_that_writes_into_its_facts_is_noticed(trial: RunAndUndo, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_law_of_decisions_notices_one_that_changes_its_facts(
+    run_and_undo: RunAndUndo, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(States, "copy", lambda states: states)
     group = to_responses("now", [("ann", "i1", 0, True)])
     with pytest.raises(AssertionError):
-        check(trial, [], group)
+        check(run_and_undo, [], group)

@@ -58,14 +58,14 @@ shares = st.sampled_from([0.0, 0.5, 1.0])
 
 @dataclass
 class Given:
-    """An answer as it was sent; `told` is the outcome, if anybody was told."""
+    """An answer as it was sent; `outcome` is none if nobody got it."""
 
     body: dict[str, Any]
     learner: str
     item: str
     score: float
     occurred_at: int
-    told: bytes | None
+    outcome: bytes | None
 
 
 class History(RuleBasedStateMachine):
@@ -158,8 +158,8 @@ class History(RuleBasedStateMachine):
         _, given = self.pick(place)
         reply = self.call("POST", "responses", json=given.body)
         assert reply.status_code == 200, reply.text
-        assert given.told in {None, reply.content}
-        given.told = reply.content
+        assert given.outcome in {None, reply.content}
+        given.outcome = reply.content
 
     @precondition(answered)
     @rule(place=places, other=st.sampled_from(["learner", "item", "score", "occurred_at", "duration_ms"]))
@@ -200,7 +200,7 @@ class History(RuleBasedStateMachine):
         for (body, score), result in zip(composed, results[2:], strict=False):
             told = {name: value for name, value in result.items() if name != "status"}
             self.take(body, score, self.call("POST", "responses", json=body).content, told)
-            assert parse(self.answers[body["id"]].told) == told
+            assert parse(self.answers[body["id"]].outcome) == told
 
     @precondition(answered)
     @rule(place=places)
@@ -374,7 +374,7 @@ class History(RuleBasedStateMachine):
         assert (found.learners, found.responses) == (len(+self.positions), len(self.answers))
 
     @invariant()
-    def everything_told_is_the_fold(self) -> None:
+    def every_reply_is_that_of_a_replay(self) -> None:
         if not self.answers:
             return
         cohort = []
@@ -456,7 +456,7 @@ def _checkpoints_at_every_second_answer(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.examples
-def test_after_any_history_all_that_is_kept_and_told_is_the_fold_of_the_log(database_url: str) -> None:
+def test_any_history_leaves_a_state_and_replies_that_replay_of_the_log_gives(database_url: str) -> None:
     run_history(database_url, examples=scaled(10), steps=20)
 
 
@@ -495,7 +495,7 @@ def keep_outdated(*_: Any) -> None:
         (recommendations, "states_at", never_later),
     ],
 )
-def test_the_machine_can_fail(
+def test_law_of_histories_notices_its_planted_fault(
     database_url: str, module: Any, name: str, mutant: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, name, mutant)

@@ -63,7 +63,7 @@ def many(learners: int = 12, answers: int = 25) -> list[str]:
     ]
 
 
-async def test_the_sample_is_loaded_whole_once_and_verified(database: Database) -> None:
+async def test_import_loads_the_whole_sample_once_and_verifies(database: Database) -> None:
     await database.write(create_key, "school", ["admin"], 1)
     await database.write(upsert, 1, sample.COURSE, sample.catalogue(), 1)
     totals, rejections = await load(database, sample.responses(), sample.COURSE)
@@ -75,7 +75,7 @@ async def test_the_sample_is_loaded_whole_once_and_verified(database: Database) 
     assert (found.learners, found.responses, found.differences) == (536, 10_720, [])
 
 
-async def test_a_copy_of_the_file_repeats_its_answers(database: Database, tmp_path: Path) -> None:
+async def test_import_of_a_copy_of_a_file_repeats_its_answers(database: Database, tmp_path: Path) -> None:
     await begin(database)
     rows = many()
     await load(database, written(tmp_path / "a.csv", rows))
@@ -89,7 +89,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("before", [True, False])
-async def test_a_killed_import_goes_on_without_loss_or_doubling(
+async def test_import_that_was_killed_continues_without_loss_or_doubling(
     before: bool, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await begin(database)
@@ -123,7 +123,7 @@ async def test_a_killed_import_goes_on_without_loss_or_doubling(
 
 
 @pytest.mark.parametrize(("chunk", "window"), [(7, 20), (7, 1000), (1000, 1000)])
-async def test_the_order_of_the_lines_and_the_chunks_do_not_matter(
+async def test_import_does_not_depend_on_the_order_of_lines_and_the_size_of_chunks(
     chunk: int, window: int, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await begin(database)
@@ -141,7 +141,7 @@ async def test_the_order_of_the_lines_and_the_chunks_do_not_matter(
     assert await find_differences(database) == []
 
 
-async def test_rows_that_cannot_be_loaded_are_named_by_their_lines(database: Database, tmp_path: Path) -> None:
+async def test_import_reports_the_lines_of_rows_that_cannot_be_loaded(database: Database, tmp_path: Path) -> None:
     await begin(database)
     rows = [
         f"ann,i1,,1,,{minute_text(1)},r-1",
@@ -166,7 +166,7 @@ async def test_rows_that_cannot_be_loaded_are_named_by_their_lines(database: Dat
     assert items["fresh"]["skills"] == ["fraction", "add"]
 
 
-async def test_an_imported_answer_can_be_sent_again_and_its_outcome_stays(database_url: str, tmp_path: Path) -> None:
+async def test_imported_answer_can_be_sent_again_and_its_outcome_stays(database_url: str, tmp_path: Path) -> None:
     async with school(database_url) as client:
         database = app_of(client).state.database
         rows = [
@@ -223,7 +223,9 @@ TAMPERED = {
 
 
 @pytest.mark.parametrize("what", TAMPERED)
-async def test_what_was_tampered_with_is_found(what: str, database_url: str, tmp_path: Path) -> None:
+async def test_verification_finds_imported_answers_that_were_tampered_with(
+    what: str, database_url: str, tmp_path: Path
+) -> None:
     async with school(database_url) as client:
         database = app_of(client).state.database
         await load(

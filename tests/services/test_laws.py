@@ -24,7 +24,7 @@ LATER = NEW_YEAR_US + 100 * DAY_US
 
 
 @pytest.fixture
-def trial(database_url: str) -> Iterator[RunAndUndo]:
+def run_and_undo(database_url: str) -> Iterator[RunAndUndo]:
     """Do something with the small course, and undo it."""
     with rolled_back_runs(database_url) as once:
         yield once
@@ -46,7 +46,7 @@ histories = st.lists(rows, min_size=1, max_size=14).map(
 law = examples(60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
-def told(results: Sequence[RecordedResponse | ProximaError]) -> list[bytes]:
+def outcomes_of(results: Sequence[RecordedResponse | ProximaError]) -> list[bytes]:
     assert all(isinstance(result, RecordedResponse) for result in results), results
     return [result.outcome for result in results if isinstance(result, RecordedResponse)]
 
@@ -61,55 +61,57 @@ def states(db: Connection) -> dict[str, bytes]:
 
 @law
 @given(history=histories, data=st.data())
-def test_the_order_of_arrival_does_not_matter(
-    trial: RunAndUndo, history: list[NewResponse], data: st.DataObject
+def test_states_do_not_depend_on_the_order_of_arrival(
+    run_and_undo: RunAndUndo, history: list[NewResponse], data: st.DataObject
 ) -> None:
     shuffled = data.draw(st.permutations(history))
 
     def after(arrivals: Sequence[NewResponse]) -> Callable[[Connection], list[LearnerRow]]:
         def arrive(db: Connection) -> list[LearnerRow]:
             for each in arrivals:
-                told(record(db, [each]))
+                outcomes_of(record(db, [each]))
             return learners(db)
 
         return arrive
 
-    assert trial(after(shuffled)) == trial(after(history))
+    assert run_and_undo(after(shuffled)) == run_and_undo(after(history))
 
 
 @law
 @given(history=histories, cuts=st.lists(st.integers(0, 14)))
-def test_how_answers_are_grouped_changes_neither_state_nor_a_byte_that_is_told(
-    trial: RunAndUndo, history: list[NewResponse], cuts: list[int]
+def test_states_and_outcomes_do_not_depend_on_how_answers_are_grouped(
+    run_and_undo: RunAndUndo, history: list[NewResponse], cuts: list[int]
 ) -> None:
     def after(groups: Sequence[Sequence[NewResponse]]) -> Callable[[Connection], Any]:
-        return lambda db: ([outcome for group in groups for outcome in told(record(db, group))], learners(db))
+        return lambda db: ([outcome for group in groups for outcome in outcomes_of(record(db, group))], learners(db))
 
     places = sorted({0, *(cut for cut in cuts if cut < len(history)), len(history)})
     groups = [history[a:b] for a, b in pairwise(places)]
-    assert trial(after(groups)) == trial(after([[each] for each in history]))
+    assert run_and_undo(after(groups)) == run_and_undo(after([[each] for each in history]))
 
 
 @law
 @given(history=histories, place=st.integers(0, 13), late=st.integers(0, 13))
-def test_a_voided_answer_was_never_given(trial: RunAndUndo, history: list[NewResponse], place: int, late: int) -> None:
+def test_state_after_a_void_is_as_if_the_answer_was_never_given(
+    run_and_undo: RunAndUndo, history: list[NewResponse], place: int, late: int
+) -> None:
     place %= len(history)
     late = max(place + 1, late % (len(history) + 1))
 
     def voided(db: Connection) -> dict[str, bytes]:
-        told(record(db, history[:late]))
+        outcomes_of(record(db, history[:late]))
         correct_response(db, 1, COURSE, history[place].id, None, "misprint", "key", 1)
         if history[late:]:
-            told(record(db, history[late:]))
+            outcomes_of(record(db, history[late:]))
         return states(db)
 
     def never(db: Connection) -> dict[str, bytes]:
         others = [each for each in history if each is not history[place]]
         if others:
-            told(record(db, others))
+            outcomes_of(record(db, others))
         return states(db)
 
-    with_void, without = trial(voided), trial(never)
+    with_void, without = run_and_undo(voided), run_and_undo(never)
     gone = with_void.keys() - without.keys()
     assert {id_: state for id_, state in with_void.items() if id_ not in gone} == without
     assert gone <= {history[place].learner}
@@ -117,8 +119,8 @@ def test_a_voided_answer_was_never_given(trial: RunAndUndo, history: list[NewRes
 
 @law
 @given(history=histories, place=st.integers(0, 13), late=st.integers(0, 13))
-def test_a_regraded_answer_had_always_that_score(
-    trial: RunAndUndo, history: list[NewResponse], place: int, late: int
+def test_state_after_a_regrade_is_as_if_the_answer_always_had_that_score(
+    run_and_undo: RunAndUndo, history: list[NewResponse], place: int, late: int
 ) -> None:
     place %= len(history)
     late = max(place + 1, late % (len(history) + 1))
@@ -126,71 +128,73 @@ def test_a_regraded_answer_had_always_that_score(
     highest = {"i5": 2.0, "i8": 3.0}.get(history[place].item, 1.0)
 
     def regraded(db: Connection) -> dict[str, bytes]:
-        told(record(db, history[:late]))
+        outcomes_of(record(db, history[:late]))
         correct_response(db, 1, COURSE, history[place].id, highest * (not other), "again", "key", 1)
         correct_response(db, 1, COURSE, history[place].id, highest * other, "wrong key", "key", 2)
         if history[late:]:
-            told(record(db, history[late:]))
+            outcomes_of(record(db, history[late:]))
         return states(db)
 
     def always(db: Connection) -> dict[str, bytes]:
-        told(record(db, [*history[:place], replace(history[place], correct=other), *history[place + 1 :]]))
+        outcomes_of(record(db, [*history[:place], replace(history[place], correct=other), *history[place + 1 :]]))
         return states(db)
 
-    assert trial(regraded) == trial(always)
+    assert run_and_undo(regraded) == run_and_undo(always)
 
 
 @law
 @given(history=histories, minute=st.integers(0, 6))
-def test_as_of_counts_only_the_answers_given_until_then(
-    trial: RunAndUndo, history: list[NewResponse], minute: int
+def test_mastery_as_of_a_time_counts_only_the_answers_until_then(
+    run_and_undo: RunAndUndo, history: list[NewResponse], minute: int
 ) -> None:
     moment = NEW_YEAR_US + minute * MINUTE_US
     until = [each for each in history if each.occurred_at <= moment]
 
     def looked_back(db: Connection) -> list[Any]:
-        told(record(db, history))
+        outcomes_of(record(db, history))
         return [learner_mastery(db, 1, COURSE, row.id, moment, LATER) for row in learners(db)]
 
     def at_that_time(db: Connection) -> list[Any]:
         if until:
-            told(record(db, until))
+            outcomes_of(record(db, until))
         return [learner_mastery(db, 1, COURSE, row.id, None, moment) for row in learners(db)]
 
     def known(reports: Sequence[Any]) -> dict[str, Any]:
         met = [report for report in reports if any(row["responses"] for row in report["mastery"])]
         return {report["learner"]: (report["ability"], report["mastery"]) for report in met}
 
-    assert known(trial(looked_back)) == known(trial(at_that_time))
+    assert known(run_and_undo(looked_back)) == known(run_and_undo(at_that_time))
 
 
 @law
 @given(history=histories)
-def test_a_snapshot_is_read_as_it_was_written(trial: RunAndUndo, history: list[NewResponse]) -> None:
+def test_mastery_from_a_snapshot_equals_that_from_a_replay(
+    run_and_undo: RunAndUndo, history: list[NewResponse]
+) -> None:
     def both(db: Connection) -> tuple[list[Any], list[Any]]:
-        told(record(db, history))
+        outcomes_of(record(db, history))
         stored = [learner_mastery(db, 1, COURSE, row.id, None, LATER) for row in learners(db)]
         folded = [learner_mastery(db, 1, COURSE, row.id, LATER, LATER + 1) for row in learners(db)]
         return stored, folded
 
-    stored, folded = trial(both)
+    stored, folded = run_and_undo(both)
     assert stored == folded
 
 
 @law
 @given(history=histories, first=st.integers(0, 10**6), second=st.integers(0, 10**6))
-def test_reading_later_never_tells_of_more(
-    trial: RunAndUndo, history: list[NewResponse], first: int, second: int
+def test_mastery_and_certainty_never_rise_when_read_later(
+    run_and_undo: RunAndUndo, history: list[NewResponse], first: int, second: int
 ) -> None:
     """No mastery is higher, no ability surer, the later it is read; and it can be said again as of then."""
     sooner, later = (LATER + days * DAY_US for days in sorted((first, second)))
 
     def both(db: Connection) -> list[list[Any]]:
-        told(record(db, history))
+        outcomes_of(record(db, history))
         ids = [row.id for row in learners(db)]
         return [[learner_mastery(db, 1, COURSE, id_, None, now) for now in (sooner, later)] for id_ in ids]
 
-    for early, late in trial(both):
+    for early, late in run_and_undo(both):
         assert late["ability"]["standard_error"] >= early["ability"]["standard_error"]
         assert late["ability"]["theta"] == early["ability"]["theta"]
         for before, after in zip(early["mastery"], late["mastery"], strict=True):
@@ -200,7 +204,7 @@ def test_reading_later_never_tells_of_more(
 
 @law
 @given(history=histories, days=st.integers(0, 10**6))
-def test_what_carries_no_time_never_fades(trial: RunAndUndo, history: list[NewResponse], days: int) -> None:
+def test_answers_without_times_never_fade(run_and_undo: RunAndUndo, history: list[NewResponse], days: int) -> None:
     """Imported in an order without times: the same whenever it is read, and as if all had come at once."""
     undated = [
         replace(each, occurred_at=UNDATED_EPOCH_US + place, has_timestamp=False) for place, each in enumerate(history)
@@ -209,10 +213,10 @@ def test_what_carries_no_time_never_fades(trial: RunAndUndo, history: list[NewRe
 
     def read(answers: list[NewResponse], now: int) -> list[Any]:
         def work(db: Connection) -> list[Any]:
-            told(record(db, answers))
+            outcomes_of(record(db, answers))
             return [learner_mastery(db, 1, COURSE, row.id, None, now) for row in learners(db)]
 
-        return list(trial(work))
+        return list(run_and_undo(work))
 
     assert read(undated, LATER + days * DAY_US) == read(undated, UNDATED_EPOCH_US) == read(at_once, NEW_YEAR_US)
 
@@ -229,5 +233,5 @@ def test_what_carries_no_time_never_fades(trial: RunAndUndo, history: list[NewRe
         (NEW_YEAR_US, 20089.0),
     ],
 )
-def test_moments_in_days(moment: int, days: float) -> None:
+def test_times_are_converted_to_days(moment: int, days: float) -> None:
     assert to_days(moment) == days

@@ -93,13 +93,13 @@ def labelled_course(db: Connection) -> None:
 
 
 @pytest.fixture
-def trial(database_url: str) -> Iterator[RunAndUndo]:
+def run_and_undo(database_url: str) -> Iterator[RunAndUndo]:
     """Do something with the small course, whose items have labels, and undo it."""
     with rolled_back_runs(database_url, labelled_course) as once:
         yield once
 
 
-def told(results: Sequence[Any]) -> list[bytes]:
+def outcomes_of(results: Sequence[Any]) -> list[bytes]:
     assert all(isinstance(result, RecordedResponse) for result in results), results
     return [result.outcome for result in results]
 
@@ -113,27 +113,27 @@ def found_by_verification(db: Connection) -> list[str]:
 
 @law
 @given(history=histories, cuts=st.lists(st.integers(0, 8)))
-def test_how_answers_are_grouped_changes_no_byte_whatever_is_wanted(
-    trial: RunAndUndo, history: list[NewResponse], cuts: list[int]
+def test_outcomes_with_any_options_do_not_depend_on_how_answers_are_grouped(
+    run_and_undo: RunAndUndo, history: list[NewResponse], cuts: list[int]
 ) -> None:
     def after(groups: Sequence[Sequence[NewResponse]]) -> Callable[[Connection], Any]:
         return lambda db: (
-            [outcome for group in groups for outcome in told(record(db, group))],
+            [outcome for group in groups for outcome in outcomes_of(record(db, group))],
             page_learners(db, 1, COURSE, None, 100),
         )
 
     places = sorted({0, *(cut for cut in cuts if cut < len(history)), len(history)})
     groups = [history[a:b] for a, b in pairwise(places)]
-    assert trial(after(groups)) == trial(after([[each] for each in history]))
+    assert run_and_undo(after(groups)) == run_and_undo(after([[each] for each in history]))
 
 
 @law
 @given(history=histories, wanted=wishes, void=st.booleans())
-def test_whatever_was_wanted_is_told_and_chosen_again(
-    trial: RunAndUndo, history: list[NewResponse], wanted: RecommendationOptions, void: bool
+def test_verification_chooses_again_what_any_options_chose(
+    run_and_undo: RunAndUndo, history: list[NewResponse], wanted: RecommendationOptions, void: bool
 ) -> None:
     def live(db: Connection) -> None:
-        first = told(record(db, history))
+        first = outcomes_of(record(db, history))
         if void:
             correct_response(db, 1, COURSE, history[0].id, None, "misprint", "key", 1)
         for row in page_learners(db, 1, COURSE, None, 100):
@@ -145,19 +145,19 @@ def test_whatever_was_wanted_is_told_and_chosen_again(
         assert {result.status for result in again if isinstance(result, RecordedResponse)} == {"duplicate"}
         assert found_by_verification(db) == []
 
-    trial(live)
+    run_and_undo(live)
 
 
 @law
 @given(history=histories, wanted=wishes, branch=st.booleans())
-def test_what_was_prefetched_is_what_follows(
-    trial: RunAndUndo, history: list[NewResponse], wanted: RecommendationOptions, branch: bool
+def test_prefetched_recommendation_is_the_one_that_follows(
+    run_and_undo: RunAndUndo, history: list[NewResponse], wanted: RecommendationOptions, branch: bool
 ) -> None:
     """An answer at the moment of the offer, right or wrong: the same exercise for the same reason, to the bit."""
 
     def live(db: Connection) -> None:
         for earlier in history:
-            told(record(db, [replace(earlier, learner="ann")]))
+            outcomes_of(record(db, [replace(earlier, learner="ann")]))
         reply = offer_recommendations(db, 1, COURSE, "ann", 2, replace(wanted, prefetch=True), NOW)
         if not reply["recommendations"]:
             return
@@ -165,7 +165,7 @@ def test_what_was_prefetched_is_what_follows(
         for turn in range(2):
             foretold = offered["if_correct" if branch else "if_wrong"]
             answer = make_response(f"x{turn}", "ann", offered["item"], 100, correct=branch)
-            [outcome] = told(record(db, [replace(answer, recommendation=offered["id"], received_at=NOW)]))
+            [outcome] = outcomes_of(record(db, [replace(answer, recommendation=offered["id"], received_at=NOW)]))
             outcome = from_json(outcome)
             assert outcome["offer"] == {"matches": True, "expired": False}
             offered = outcome["next"]
@@ -174,19 +174,19 @@ def test_what_was_prefetched_is_what_follows(
                 break
         assert found_by_verification(db) == []
 
-    trial(live)
+    run_and_undo(live)
 
 
 @law
 @given(history=histories, wanted=wishes)
-def test_no_filter_offers_what_it_excludes(
-    trial: RunAndUndo, history: list[NewResponse], wanted: RecommendationOptions
+def test_filters_exclude_items_from_recommendations(
+    run_and_undo: RunAndUndo, history: list[NewResponse], wanted: RecommendationOptions
 ) -> None:
     history = [replace(each, learner="ann", next=None) for each in history]
     items = {item["id"]: item for item in LABELLED["items"]}
 
     def live(db: Connection) -> None:
-        told(record(db, history))
+        outcomes_of(record(db, history))
         reply = offer_recommendations(db, 1, COURSE, "ann", 3, wanted, NOW)
         past = sorted(history, key=lambda each: (each.occurred_at, each.id))
         recent = {each.item for each in past[-wanted.repeat_after :]} if wanted.repeat_after else set()
@@ -206,24 +206,24 @@ def test_no_filter_offers_what_it_excludes(
             assert reply["reason"].get("filter") in {None, *used}
         assert [each["item"] for each in reply.get("why_not", [])] == list(wanted.why_not)
 
-    trial(live)
+    run_and_undo(live)
 
 
 @law
 @given(wanted=wishes)
-def test_wishes_are_read_as_they_were_stored(trial: RunAndUndo, wanted: RecommendationOptions) -> None:
+def test_options_are_read_as_they_were_stored(run_and_undo: RunAndUndo, wanted: RecommendationOptions) -> None:
     def live(db: Connection) -> None:
         answer = make_response("a", "ann", "i1", 0, correct=True)
-        told(record(db, [replace(answer, next=wanted)]))
+        outcomes_of(record(db, [replace(answer, next=wanted)]))
         kept = db.execute(select(Recommendation.options)).scalar()
         assert kept is None or options_from_row(kept) == wanted
 
-    trial(live)
+    run_and_undo(live)
     assert options_from_row(options_to_row(wanted)) == wanted
     assert options_from_row(options_to_row(None)) is None
 
 
-def test_a_wish_has_one_name_everywhere() -> None:
+def test_options_have_the_same_names_in_every_schema() -> None:
     names = [field.name for field in fields(RecommendationOptions)]
     assert list(NextIn.model_fields) == names
     assert list(OfferQuery.model_fields) == ["limit", *names]
@@ -258,7 +258,7 @@ async def send(client: httpx.AsyncClient, id_: str, item: str, *, right: bool = 
     return result
 
 
-def test_an_answer_is_told_whether_it_fits_its_offer(database_url: str) -> None:
+def test_outcome_says_whether_the_answer_matches_its_offer(database_url: str) -> None:
     async def work(client: httpx.AsyncClient) -> None:
         first = await send(client, "r1", "i1", occurred_at=minute_text(0))
         assert "offer" not in first
@@ -281,7 +281,7 @@ def test_an_answer_is_told_whether_it_fits_its_offer(database_url: str) -> None:
     run(database_url, work)
 
 
-def test_another_wish_is_another_answer(database_url: str) -> None:
+def test_response_repeated_with_other_options_is_a_conflict(database_url: str) -> None:
     async def work(client: httpx.AsyncClient) -> None:
         body = {"id": "r1", "learner": "ann", "item": "i1", "correct": True, "next": {"skill": ["add"]}}
         first = await client.post("responses", json=body)
@@ -296,7 +296,7 @@ def test_another_wish_is_another_answer(database_url: str) -> None:
     run(database_url, work)
 
 
-def test_a_batch_may_want_something_else_for_each_answer(database_url: str) -> None:
+def test_batch_has_options_for_each_answer(database_url: str) -> None:
     async def work(client: httpx.AsyncClient) -> None:
         answers = [
             {"id": f"r{n}", "learner": "ann", "item": "i1", "correct": True, "next": wanted}
@@ -331,7 +331,9 @@ def test_a_batch_may_want_something_else_for_each_answer(database_url: str) -> N
         ({"skill": "add"}, "/next/skill"),
     ],
 )
-def test_each_limit_is_told(database_url: str, wanted: dict[str, Any], pointer: str) -> None:
+def test_options_beyond_a_limit_are_refused_with_their_pointer(
+    database_url: str, wanted: dict[str, Any], pointer: str
+) -> None:
     async def work(client: httpx.AsyncClient) -> None:
         body = {"id": "r1", "learner": "ann", "item": "i1", "correct": True, "next": wanted}
         refused = await client.post("responses", json=body)
@@ -346,7 +348,7 @@ def test_each_limit_is_told(database_url: str, wanted: dict[str, Any], pointer: 
     run(database_url, work)
 
 
-def test_degenerate_cases_have_an_answer(database_url: str) -> None:
+def test_recommendation_without_eligible_items_has_a_reason(database_url: str) -> None:
     async def work(client: httpx.AsyncClient) -> None:
         empty = client.base_url.join("../nothing/")
         assert (await client.put(empty.join("catalogue"), json={"title": "Nothing yet"})).status_code == 200
@@ -388,7 +390,7 @@ def test_degenerate_cases_have_an_answer(database_url: str) -> None:
     run(database_url, work)
 
 
-def test_skills_change_after_so_many_in_a_row(database_url: str) -> None:
+def test_switch_after_changes_the_skill_after_so_many_items_in_a_row(database_url: str) -> None:
     async def work(client: httpx.AsyncClient) -> None:
         flat = {
             "skills": [{"id": s} for s in "abc"],
@@ -409,7 +411,7 @@ def test_skills_change_after_so_many_in_a_row(database_url: str) -> None:
     run(database_url, work)
 
 
-def test_both_languages_say_the_same_of_the_same_choice(database_url: str) -> None:
+def test_recommendation_differs_between_languages_in_its_texts_only(database_url: str) -> None:
     async def work(client: httpx.AsyncClient) -> None:
         await send(client, "r1", "i1")
         asked = {"why_not": ["i1", "i3", "none", "i6"], "prefetch": "true"}
@@ -444,7 +446,7 @@ def without_texts(told_: Any) -> Any:
     return [without_texts(value) for value in told_] if isinstance(told_, list) else told_
 
 
-def test_a_changed_wish_is_found(database_url: str) -> None:
+def test_verification_finds_options_that_were_changed(database_url: str) -> None:
     """The control of verification: what was wanted belongs to what is chosen again."""
 
     async def work(client: httpx.AsyncClient) -> None:
@@ -470,7 +472,7 @@ def test_a_changed_wish_is_found(database_url: str) -> None:
     run(database_url, work)
 
 
-def test_the_chance_is_kept_with_each_offer(database_url: str) -> None:
+def test_propensity_is_stored_with_each_offer(database_url: str) -> None:
     async def work(client: httpx.AsyncClient) -> None:
         await send(client, "r1", "i1", right=False)
         for _ in range(20):
@@ -497,7 +499,7 @@ def names_in(sentence: str) -> set[str]:
 
 
 @pytest.mark.parametrize("language", texts.LANGUAGES)
-def test_every_text_has_its_names_in_every_language(language: str) -> None:
+def test_texts_have_the_same_names_in_every_language(language: str) -> None:
     english, other = texts.TEXTS["en"], texts.TEXTS[language]
     assert other.keys() == english.keys()
     for key, sentence in english.items():
@@ -505,19 +507,19 @@ def test_every_text_has_its_names_in_every_language(language: str) -> None:
         assert other[key].strip()
 
 
-def test_what_a_language_lacks_is_said_in_english(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_text_that_a_language_lacks_is_in_english(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(texts.TEXTS, "de", {"goal_reached": "Ziel: {target}"})
     assert texts.say("de", "goal_reached", target="9") == "Ziel: 9"
     assert texts.say("de", "why_not.recommended") == "This exercise is recommended."
     assert texts.say("xx", "why_not.recommended") == "This exercise is recommended."
 
 
-def test_every_code_has_its_text() -> None:
+def test_codes_of_recommendations_have_texts() -> None:
     used = {*CODES, *(f"why_not.{code}" for code in EXPLANATION_CODES), "why_not.recommended", "why_not.unknown_item"}
     assert used <= texts.TEXTS["en"].keys()
 
 
-def test_every_code_of_a_session_has_its_text() -> None:
+def test_codes_of_sessions_have_texts() -> None:
     stops = ("standard_error", "standard_error_change", "classified", "max_items", "max_seconds", "no_items", "ended")
     reasons = (*RULES, "first_item", "pilot_item")
     used = {f"session.stop.{code}" for code in stops} | {f"session.reason.{code}" for code in reasons}

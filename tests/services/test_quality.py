@@ -47,7 +47,9 @@ def drawn(sample: LearnerSample) -> set[str]:
 
 
 @pytest.mark.anyio
-async def test_whole_learners_are_drawn_and_always_the_same(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_quality_sample_draws_whole_learners_and_always_the_same(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(quality, "LEARNERS_AT_ONCE", 5)
     async with school(database_url) as client:
         database = app_of(client).state.database
@@ -70,7 +72,7 @@ async def test_whole_learners_are_drawn_and_always_the_same(database_url: str, m
 
 
 @pytest.mark.anyio
-async def test_who_has_not_answered_since_takes_no_place(database_url: str) -> None:
+async def test_quality_sample_leaves_out_learners_without_answers_since_the_date(database_url: str) -> None:
     async with school(database_url) as client:
         database = app_of(client).state.database
         await fill(database)
@@ -80,7 +82,9 @@ async def test_who_has_not_answered_since_takes_no_place(database_url: str) -> N
 
 
 @pytest.mark.anyio
-async def test_pieces_change_nothing(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_quality_does_not_depend_on_the_pieces_it_is_read_in(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with school(database_url) as client:
         database = app_of(client).state.database
         await fill(database)
@@ -100,7 +104,7 @@ async def test_pieces_change_nothing(database_url: str, monkeypatch: pytest.Monk
 
 
 @pytest.mark.anyio
-async def test_an_item_added_meanwhile_is_left_for_the_next_time(database_url: str) -> None:
+async def test_quality_leaves_out_an_item_that_was_added_meanwhile(database_url: str) -> None:
     async with school(database_url) as client:
         database = app_of(client).state.database
         sample = await database.read(start_sample, 1, COURSE, QualityFilter())
@@ -112,7 +116,7 @@ async def test_an_item_added_meanwhile_is_left_for_the_next_time(database_url: s
 
 
 @pytest.mark.anyio
-async def test_every_day_has_its_period(database_url: str) -> None:
+async def test_quality_groups_every_day_into_its_period(database_url: str) -> None:
     async with school(database_url) as client:
         sample = await app_of(client).state.database.read(start_sample, 1, COURSE, QualityFilter())
     days = [EPOCH.date() + timedelta(days=number) for number in range(0, 84_000, 37)]

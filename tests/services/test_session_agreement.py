@@ -103,7 +103,7 @@ def prepare(db: Connection) -> None:
 
 
 @pytest.fixture
-def trial(database_url: str) -> Iterator[RunAndUndo]:
+def run_and_undo(database_url: str) -> Iterator[RunAndUndo]:
     """Do something with a course that has a bank of items, and undo it."""
     with rolled_back_runs(database_url, prepare) as once:
         yield once
@@ -115,9 +115,9 @@ def refuse_session(db: Connection, body: Json, id_: str = "t-1") -> Sequence[Fau
         agreed = decode_agreement(SessionIn.model_validate(body).model_dump(exclude_none=True, exclude={"id"}))
         start_session(db, 1, COURSE, id_, agreed, NEW_YEAR_US)
     except ValidationError as error:
-        return check_told(faults_in(error, body))
+        return check_distinct_faults(faults_in(error, body))
     except Invalid as error:
-        return check_told(error.faults)
+        return check_distinct_faults(error.faults)
     return ()
 
 
@@ -129,13 +129,13 @@ def refuse_section(db: Connection, configuration: Json) -> Sequence[Fault]:
     except Invalid as error:
         if "no item with known parameters" in error.detail:
             return ()
-        faults = check_told(error.faults)
+        faults = check_distinct_faults(error.faults)
         assert all(fault.pointer.startswith(CONFIGURATION) for fault in faults)
         return [Fault(fault.pointer.removeprefix(CONFIGURATION), fault.detail) for fault in faults]
     return ()
 
 
-def check_told(faults: Sequence[Fault]) -> Sequence[Fault]:
+def check_distinct_faults(faults: Sequence[Fault]) -> Sequence[Fault]:
     """What was refused has a fault, and each one once."""
     assert faults
     assert len(set(faults)) == len(faults)
@@ -175,26 +175,26 @@ def check_faults(body: Json, faults: Sequence[Fault], known: set[str]) -> None:
         check_words(fault.detail, known)
 
 
-def session_law(trial: RunAndUndo) -> None:
+def session_law(run_and_undo: RunAndUndo) -> None:
     """Whatever is wrong with a session is told by a field of the request, in words of the interface."""
     known = names_in(SessionIn.model_json_schema())
 
     @law
     @given(body=sessions)
     def run(body: Json) -> None:
-        check_faults(body, trial(lambda db: refuse_session(db, body)), known)
+        check_faults(body, run_and_undo(lambda db: refuse_session(db, body)), known)
 
     run()
 
 
-def section_law(trial: RunAndUndo) -> None:
+def section_law(run_and_undo: RunAndUndo) -> None:
     """The same of a section of CAT and its configuration."""
     known = names_in(SectionConfiguration.model_json_schema())
 
     @law
     @given(configuration=sections)
     def run(configuration: Json) -> None:
-        check_faults(configuration, trial(lambda db: refuse_section(db, configuration)), known)
+        check_faults(configuration, run_and_undo(lambda db: refuse_section(db, configuration)), known)
 
     run()
 
@@ -203,24 +203,22 @@ LAWS = [session_law, section_law]
 
 
 @pytest.mark.parametrize("held", LAWS)
-def test_what_cannot_be_kept_is_told_by_the_fields_of_the_caller(
-    trial: RunAndUndo, held: Callable[[RunAndUndo], None]
-) -> None:
-    held(trial)
+def test_refusals_name_the_fields_of_the_caller(run_and_undo: RunAndUndo, held: Callable[[RunAndUndo], None]) -> None:
+    held(run_and_undo)
 
 
 @pytest.mark.parametrize("held", LAWS)
-def test_control__a_field_of_the_engine_in_a_pointer_is_found(
-    trial: RunAndUndo, held: Callable[[RunAndUndo], None], monkeypatch: pytest.MonkeyPatch
+def test_law_of_refusals_notices_a_field_of_the_engine_in_a_pointer(
+    run_and_undo: RunAndUndo, held: Callable[[RunAndUndo], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(session_agreement, "POINTERS", {name: f"/plan/{name}" for name in POINTERS})
     with pytest.raises((AssertionError, KeyError)):
-        held(trial)
+        held(run_and_undo)
 
 
 @pytest.mark.parametrize("held", LAWS)
-def test_control__a_word_of_the_engine_in_a_sentence_is_found(
-    trial: RunAndUndo, held: Callable[[RunAndUndo], None], monkeypatch: pytest.MonkeyPatch
+def test_law_of_refusals_notices_a_word_of_the_engine_in_a_sentence(
+    run_and_undo: RunAndUndo, held: Callable[[RunAndUndo], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
         item_pools,
@@ -230,34 +228,34 @@ def test_control__a_word_of_the_engine_in_a_sentence_is_found(
         ],
     )
     with pytest.raises(AssertionError, match="sympson_hetter"):
-        held(trial)
+        held(run_and_undo)
 
 
 @pytest.mark.parametrize("held", LAWS)
-def test_control__a_refusal_that_names_no_field_is_found(
-    trial: RunAndUndo, held: Callable[[RunAndUndo], None], monkeypatch: pytest.MonkeyPatch
+def test_law_of_refusals_notices_a_refusal_that_names_no_field(
+    run_and_undo: RunAndUndo, held: Callable[[RunAndUndo], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
         raise Invalid("the test cannot be held")
 
     monkeypatch.setattr(item_pools, "find_agreement_faults", refuse)
     with pytest.raises(AssertionError):
-        held(trial)
+        held(run_and_undo)
 
 
-def test_every_field_of_the_engine_has_a_field_of_the_caller() -> None:
+def test_fields_of_the_engine_have_fields_of_the_caller() -> None:
     assert POINTERS.keys() == {field.name for field in fields(Plan)}
     schema = names_in(SessionIn.model_json_schema())
     assert {part for pointer in POINTERS.values() for part in pointer.split("/")[1:]} <= schema
 
 
-def test_all_faults_are_told_at_once(trial: RunAndUndo) -> None:
+def test_refusal_names_all_faults_at_once(run_and_undo: RunAndUndo) -> None:
     body = {
         "stop": {"standard_error": 0.3},
         "selection": {"rule": "random", "exposure_control": True, "constraints": [{"tag": "long"}], "first": ["none"]},
         "updates_mastery": True,
     }
-    assert {fault.pointer for fault in trial(lambda db: refuse_session(db, body))} == {
+    assert {fault.pointer for fault in run_and_undo(lambda db: refuse_session(db, body))} == {
         "/learner",
         "/selection/constraints",
         "/selection/exposure_control",
@@ -266,20 +264,20 @@ def test_all_faults_are_told_at_once(trial: RunAndUndo) -> None:
     }
 
 
-def test_an_unknown_item_is_told_also_where_the_pool_is_known(trial: RunAndUndo) -> None:
+def test_refusal_names_an_unknown_item_also_of_a_cached_pool(run_and_undo: RunAndUndo) -> None:
     def twice(db: Connection) -> list[Sequence[Fault]]:
         return [
             refuse_session(db, {"stop": {"max_items": 2}, "selection": {"first": [item]}}, f"t-{item}")
             for item in ("q1", "none")
         ]
 
-    begun, refused = trial(twice)
+    begun, refused = run_and_undo(twice)
     assert (begun, [fault.pointer for fault in refused]) == ((), ["/selection/first/0"])
 
 
 @settings(max_examples=200)
 @given(body=sessions)
-def test_the_stored_form_is_that_of_the_request(body: Json) -> None:
+def test_agreement_is_stored_in_the_form_of_the_request(body: Json) -> None:
     try:
         sent = SessionIn.model_validate(body).model_dump(exclude_none=True, exclude={"id"})
     except ValidationError:
@@ -299,7 +297,7 @@ STORED = """
 """
 
 
-def test_an_agreement_of_an_earlier_version_is_read() -> None:
+def test_agreement_of_an_earlier_version_is_read() -> None:
     agreement = decode_agreement(json.loads(STORED))
     assert agreement.selection.pilot == session_agreement.PilotItems(("new",), (2, 3))
     assert agreement.prior == session_agreement.AgreedPrior(0.25, 0.9)

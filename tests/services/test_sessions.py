@@ -75,7 +75,7 @@ async def go_through(client: httpx.AsyncClient, told: dict[str, Any], *, correct
     return outcomes
 
 
-async def test_a_test_measures_and_ends(client: httpx.AsyncClient) -> None:
+async def test_session_measures_ability_and_ends(client: httpx.AsyncClient) -> None:
     told = await begin(client, id="t-1", learner="ann", stop={"standard_error": 0.5, "max_items": 30})
     assert (told["id"], told["course"], told["learner"], told["status"]) == ("t-1", "bank", "ann", "open")
     assert told["ability"] == {"theta": 0.0, "standard_error": pytest.approx(1, abs=1e-5)}
@@ -97,7 +97,7 @@ async def test_a_test_measures_and_ends(client: httpx.AsyncClient) -> None:
     assert [(row["id"], row["status"], row["position"]) for row in listed] == [("t-1", "finished", len(items))]
 
 
-async def test_a_repetition_changes_nothing_and_is_told_the_same(client: httpx.AsyncClient) -> None:
+async def test_session_repeated_answer_returns_first_outcome_and_changes_nothing(client: httpx.AsyncClient) -> None:
     told = await begin(client, id="t-1")
     answer = {"id": "a-1", "item": told["next"]["item"], "correct": True}
     first, again = [await send(client, "t-1", **answer) for _ in range(2)]
@@ -112,7 +112,7 @@ async def test_a_repetition_changes_nothing_and_is_told_the_same(client: httpx.A
     assert (contrary.status_code, contrary.json()["code"]) == (409, "conflict")
 
 
-async def test_of_answers_at_the_same_moment_one_counts(client: httpx.AsyncClient) -> None:
+async def test_session_counts_one_of_simultaneous_answers(client: httpx.AsyncClient) -> None:
     told = await begin(client, id="t-1")
     answer = {"item": told["next"]["item"], "correct": True}
     same = await asyncio.gather(*(send(client, "t-1", id="a-1", **answer) for _ in range(4)))
@@ -129,7 +129,7 @@ async def test_of_answers_at_the_same_moment_one_counts(client: httpx.AsyncClien
     assert (await look(client, "t-1"))["position"] == 2
 
 
-async def test_only_what_is_offered_can_be_answered(client: httpx.AsyncClient) -> None:
+async def test_session_refuses_answers_to_items_that_were_not_offered(client: httpx.AsyncClient) -> None:
     told = await begin(client, id="t-1")
     other = "q00" if told["next"]["item"] != "q00" else "q01"
     for item in (other, "nothing"):
@@ -143,7 +143,7 @@ async def test_only_what_is_offered_can_be_answered(client: httpx.AsyncClient) -
     assert (unknown.status_code, unknown.json()["code"]) == (404, "unknown_session")
 
 
-async def test_who_goes_on_after_a_crash_is_offered_the_same(client: httpx.AsyncClient, database_url: str) -> None:
+async def test_session_offers_the_same_item_after_a_crash(client: httpx.AsyncClient, database_url: str) -> None:
     told = await begin(client, id="t-1", selection={"randomesque": 5}, seed=7)
     first = await send(client, "t-1", item=told["next"]["item"], correct=True)
     key = client.headers["authorization"].removeprefix("Bearer ")
@@ -154,7 +154,7 @@ async def test_who_goes_on_after_a_crash_is_offered_the_same(client: httpx.Async
             assert (await look(other, "t-1"))["next"] == first.json()["next"]
 
 
-async def test_a_session_stays_with_its_items_and_parameters(client: httpx.AsyncClient) -> None:
+async def test_session_is_not_changed_by_later_catalogues_and_calibrations(client: httpx.AsyncClient) -> None:
     told = await begin(client, id="t-1")
     twin = await begin(client, id="t-2")
     changed = [{**item, "parameters": {"model": "1PL", "b": 3}} for item in BANK["items"] if item["id"] != "fresh"]
@@ -166,7 +166,7 @@ async def test_a_session_stays_with_its_items_and_parameters(client: httpx.Async
     assert seen["revision"] == before["revision"]
 
 
-async def test_several_scales_are_measured_each_by_its_own_items(client: httpx.AsyncClient) -> None:
+async def test_session_measures_several_scales_by_their_own_items(client: httpx.AsyncClient) -> None:
     scales = [{"id": "a", "skill": "algebra"}, {"id": "g", "skill": "geometry"}]
     told = await begin(client, scales=scales, stop={"max_items": 8})
     assert told["ability"] is None
@@ -177,7 +177,7 @@ async def test_several_scales_are_measured_each_by_its_own_items(client: httpx.A
     assert all(each["standard_error"] < 1 for each in outcomes[-1]["abilities"])
 
 
-async def test_content_constraints_enemies_first_and_pilot_items(client: httpx.AsyncClient) -> None:
+async def test_session_respects_content_constraints_enemies_first_and_pilot_items(client: httpx.AsyncClient) -> None:
     selection = {
         "constraints": [{"skill": "algebra", "min": 2, "max": 2}, {"tag": "long", "max": 1}],
         "enemies": [["q11", "q13"]],
@@ -198,7 +198,7 @@ async def test_content_constraints_enemies_first_and_pilot_items(client: httpx.A
     assert not {"q11", "q13"} <= set(items)
 
 
-async def test_a_classification_is_told(client: httpx.AsyncClient) -> None:
+async def test_session_reports_a_classification(client: httpx.AsyncClient) -> None:
     stop = {"classification": {"cuts": [0.0], "method": "sprt"}, "max_items": 25}
     outcomes = await go_through(client, await begin(client, stop=stop))
     [cut] = outcomes[-1]["classification"]
@@ -207,7 +207,7 @@ async def test_a_classification_is_told(client: httpx.AsyncClient) -> None:
     assert cut["decided"] == (outcomes[-1]["stop"]["code"] == "classified")
 
 
-async def test_a_test_and_practice_know_nothing_of_each_other_unless_asked(client: httpx.AsyncClient) -> None:
+async def test_session_and_practice_are_independent_unless_asked_otherwise(client: httpx.AsyncClient) -> None:
     alone = await begin(client, learner="ann")
     await go_through(client, alone)
     assert (await client.get("learners/ann/mastery")).status_code == 404
@@ -220,7 +220,7 @@ async def test_a_test_and_practice_know_nothing_of_each_other_unless_asked(clien
     assert await find_differences(app_of(client).state.database, "bank") == []
 
 
-async def test_items_that_were_shown_too_often_wait(client: httpx.AsyncClient) -> None:
+async def test_session_avoids_overexposed_items(client: httpx.AsyncClient) -> None:
     selection = {"max_exposure": 0.5}
     first = await go_through(client, await begin(client, selection=selection))
     second = await go_through(client, await begin(client, selection=selection))
@@ -228,7 +228,7 @@ async def test_items_that_were_shown_too_often_wait(client: httpx.AsyncClient) -
     assert not items[0] & items[1]
 
 
-async def test_partial_credit_and_graded_items_take_whole_scores(client: httpx.AsyncClient) -> None:
+async def test_session_takes_whole_scores_of_partial_credit_and_graded_items(client: httpx.AsyncClient) -> None:
     for item, highest in (("credit", 2), ("graded", 4)):
         told = await begin(client, selection={"first": [item]}, stop={"max_items": 1})
         refused = await send(client, told["id"], item=item, score=0.5)
@@ -240,7 +240,7 @@ async def test_partial_credit_and_graded_items_take_whole_scores(client: httpx.A
     assert (await send(client, told["id"], item="q07", score=0.5)).status_code == 422
 
 
-async def test_a_bank_without_items_has_an_answer(client: httpx.AsyncClient) -> None:
+async def test_session_ends_at_once_when_no_item_is_left(client: httpx.AsyncClient) -> None:
     told = await begin(client, pool={"tags": ["no such tag"]})
     assert (told["status"], told["next"], told["stop"]["code"]) == ("finished", None, "no_items")
     one = await begin(client, pool={"items": ["q01"]})
@@ -248,7 +248,7 @@ async def test_a_bank_without_items_has_an_answer(client: httpx.AsyncClient) -> 
     assert [outcome["stop"] and outcome["stop"]["code"] for outcome in outcomes] == ["no_items"]
 
 
-async def test_it_can_be_ended_and_grows_old(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_session_can_be_ended_and_expires(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
     told = await begin(client)
     for _ in range(2):
         ended = (await client.post(f"http://service/v1/sessions/{told['id']}/end")).json()
@@ -285,7 +285,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("wanted", "pointer"), BAD)
-async def test_what_cannot_be_held_is_refused_with_its_place(
+async def test_session_that_is_impossible_is_refused_with_a_pointer(
     client: httpx.AsyncClient, wanted: dict[str, Any], pointer: str
 ) -> None:
     reply = await client.post("sessions", json={"stop": {"max_items": 3}, **wanted})
@@ -294,7 +294,7 @@ async def test_what_cannot_be_held_is_refused_with_its_place(
     assert (await client.get("sessions")).json()["data"] == []
 
 
-async def test_a_session_speaks_the_language_it_agreed_on(client: httpx.AsyncClient) -> None:
+async def test_session_replies_in_the_language_it_agreed_on(client: httpx.AsyncClient) -> None:
     plan: dict[str, Any] = {"stop": {"max_items": 2}, "selection": {"first": ["q05"]}}
     sessions_ = [await begin(client, **plan, **language) for language in ({}, {"language": "en"}, {"language": "de"})]
     absent, english, german = [[told, *await go_through(client, told)] for told in sessions_]
@@ -322,7 +322,7 @@ def sentences(told: dict[str, Any]) -> list[str]:
     return reasons + ([told["stop"]["text"]] if told["stop"] else [])
 
 
-async def test_chance_is_fixed_by_the_seed(client: httpx.AsyncClient) -> None:
+async def test_session_choices_are_fixed_by_the_seed(client: httpx.AsyncClient) -> None:
     selection = {"rule": "random"}
     runs = [
         [o["response"]["item"] for o in await go_through(client, await begin(client, selection=selection, seed=seed))]
@@ -331,7 +331,7 @@ async def test_chance_is_fixed_by_the_seed(client: httpx.AsyncClient) -> None:
     assert runs[0] == runs[1] != runs[2]
 
 
-async def test_a_session_that_was_tampered_with_is_found(client: httpx.AsyncClient) -> None:
+async def test_verification_finds_a_session_that_was_tampered_with(client: httpx.AsyncClient) -> None:
     told = await begin(client, id="t-1")
     await go_through(client, told)
     ended = await begin(client, id="t-2")
@@ -348,7 +348,7 @@ async def test_a_session_that_was_tampered_with_is_found(client: httpx.AsyncClie
     assert {text.split(":")[0] for text in found} == {"session t-1"}
 
 
-async def test_time_ends_a_test(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_session_ends_after_its_maximum_time(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
     told = await begin(client, stop={"max_seconds": 1000}, lifetime_s=31_536_000)
     monkeypatch.setattr(sessions, "SECOND_US", 1)
     outcome = (

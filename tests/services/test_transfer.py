@@ -114,7 +114,7 @@ def counted(db: Connection) -> dict[str, int]:
 # Nothing is forgotten
 
 
-def kept_and_left(db: Connection) -> tuple[set[str], set[str]]:
+def accounted_and_existing_tables(db: Connection) -> tuple[set[str], set[str]]:
     """The tables a backup holds with those it leaves out, and all there are."""
     moved = {table.name for table in queries.list_tables(db)}
     assert not moved & queries.EXCLUDED_TABLES.keys()
@@ -122,12 +122,12 @@ def kept_and_left(db: Connection) -> tuple[set[str], set[str]]:
 
 
 @pytest.mark.anyio
-async def test_every_table_is_moved_or_left_out_for_a_reason(database: Database) -> None:
-    kept, there = await database.read(kept_and_left)
+async def test_backup_holds_every_table_or_excludes_it_for_a_reason(database: Database) -> None:
+    kept, there = await database.read(accounted_and_existing_tables)
     assert kept == there == set(Base.metadata.tables)
     assert all(queries.EXCLUDED_TABLES.values())
     await database.write(lambda db: db.execute(text("CREATE TABLE forgotten (id INTEGER)")))
-    assert await database.read(kept_and_left) == (kept, there | {"forgotten"})
+    assert await database.read(accounted_and_existing_tables) == (kept, there | {"forgotten"})
 
 
 def rows_of(db: Connection) -> dict[str, list[bytes]]:
@@ -139,7 +139,7 @@ def rows_of(db: Connection) -> dict[str, list[bytes]]:
 
 
 @pytest.mark.parametrize("target", ["sqlite", "postgresql"])
-def test_a_row_of_every_table_comes_back(engine_name: str, target: str, make: MakeUrl, tmp_path: Path) -> None:
+def test_restore_returns_a_row_of_every_table(engine_name: str, target: str, make: MakeUrl, tmp_path: Path) -> None:
     source, path = make(engine_name), tmp_path / "all.gz"
     run_with_database(source, lambda database: database.write(fill))
     output_of(run_cli(source, "backup", path))
@@ -155,7 +155,7 @@ def test_a_row_of_every_table_comes_back(engine_name: str, target: str, make: Ma
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_there_and_back_nothing_changes(
+def test_tenant_is_unchanged_by_export_and_import_between_databases(
     kind: str, make: MakeUrl, make_school: Callable[[str], str], tmp_path: Path
 ) -> None:
     urls = [make_school(kind), make(OTHER[kind]), make(kind)]
@@ -187,7 +187,9 @@ def test_there_and_back_nothing_changes(
         )
 
 
-def test_only_the_named_tenant_is_exported(engine_name: str, make_school: Callable[[str], str], tmp_path: Path) -> None:
+def test_export_holds_only_the_named_tenant(
+    engine_name: str, make_school: Callable[[str], str], tmp_path: Path
+) -> None:
     url, path = make_school(engine_name), tmp_path / "one.gz"
     run_with_database(url, lambda database: populate_tenant(database, "third"))
     assert export(url, path).rows["response"] == 184
@@ -196,7 +198,9 @@ def test_only_the_named_tenant_is_exported(engine_name: str, make_school: Callab
     assert error_line(run_cli(url, "export", "--tenant", "fourth", tmp_path / "x.gz")).startswith("say --tenant")
 
 
-def test_the_state_tells_databases_apart(engine_name: str, make_school: Callable[[str], str], tmp_path: Path) -> None:
+def test_state_hash_differs_for_different_databases(
+    engine_name: str, make_school: Callable[[str], str], tmp_path: Path
+) -> None:
     url, path = make_school(engine_name), tmp_path / "school.gz"
     seen = {export(url, path).state}
     for change in (
@@ -209,7 +213,7 @@ def test_the_state_tells_databases_apart(engine_name: str, make_school: Callable
     assert len(seen) == 4
 
 
-def test_a_tenant_keeps_its_number_and_its_name_or_stays_where_it_is(
+def test_import_of_a_tenant_whose_number_or_name_is_taken_is_refused(
     engine_name: str, make: MakeUrl, make_school: Callable[[str], str], tmp_path: Path
 ) -> None:
     source, path = make_school("sqlite"), tmp_path / "school.gz"
@@ -227,7 +231,7 @@ def test_a_tenant_keeps_its_number_and_its_name_or_stays_where_it_is(
         assert read_database(url, counted) == before
 
 
-def test_an_imported_tenant_is_not_imported_again(
+def test_imported_tenant_is_not_imported_again(
     engine_name: str, make: MakeUrl, make_school: Callable[[str], str], tmp_path: Path
 ) -> None:
     source, path = make_school("sqlite"), tmp_path / "school.gz"
@@ -277,7 +281,7 @@ def renumbered(plain: bytes) -> bytes:
 
 
 @pytest.mark.controls
-def test_a_tenant_under_another_number_is_found_out(
+def test_verification_notices_a_tenant_under_another_number(
     engine_name: str, make: MakeUrl, make_school: Callable[[str], str], tmp_path: Path
 ) -> None:
     """The control of all verifications here: ids and chance derive from the number, so it must not change."""
@@ -289,7 +293,7 @@ def test_a_tenant_under_another_number_is_found_out(
     assert re.search(r", [1-9]\d* differences", said), said
 
 
-def test_rows_of_another_tenant_are_refused(
+def test_import_refuses_rows_of_another_tenant(
     engine_name: str, make: MakeUrl, make_school: Callable[[str], str], tmp_path: Path
 ) -> None:
     source, path, url = make_school("sqlite"), tmp_path / "school.gz", make(engine_name)
@@ -308,7 +312,7 @@ class Undo(Exception):
 
 
 @pytest.fixture
-def trial(database_url: str) -> Iterator[Callable[[Path], Contents]]:
+def import_and_undo(database_url: str) -> Iterator[Callable[[Path], Contents]]:
     """Import a file, look at what is there, and undo it."""
     with asyncio.Runner() as runner:
         database = open_database(database_url)
@@ -345,13 +349,13 @@ def school(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 damage = examples(150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-Trial = Callable[[Path], Contents]
+ImportAndUndo = Callable[[Path], Contents]
 
 
 @damage
 @given(data=st.data())
-def test_a_changed_byte_changes_nothing_or_is_refused(
-    trial: Trial, school: Path, tmp_path: Path, data: st.DataObject
+def test_import_of_a_file_with_a_changed_byte_is_refused_or_the_same(
+    import_and_undo: ImportAndUndo, school: Path, tmp_path: Path, data: st.DataObject
 ) -> None:
     """What gzip itself does not look at, as the time in its header, may be different, and nothing else."""
     whole = school.read_bytes()
@@ -361,7 +365,7 @@ def test_a_changed_byte_changes_nothing_or_is_refused(
     changed = tmp_path / "changed.gz"
     changed.write_bytes(whole[:place] + bytes([whole[place] ^ data.draw(st.integers(1, 255))]) + whole[place + 1 :])
     try:
-        assert trial(changed) == backup_format.check_backup(school, quiet)[1]
+        assert import_and_undo(changed) == backup_format.check_backup(school, quiet)[1]
     except InvalidFile:
         return
     assert gzip.decompress(changed.read_bytes()) == gzip.decompress(whole)
@@ -369,18 +373,22 @@ def test_a_changed_byte_changes_nothing_or_is_refused(
 
 @damage
 @given(data=st.data())
-def test_a_cut_file_is_refused(trial: Trial, school: Path, tmp_path: Path, data: st.DataObject) -> None:
+def test_import_of_a_cut_file_is_refused(
+    import_and_undo: ImportAndUndo, school: Path, tmp_path: Path, data: st.DataObject
+) -> None:
     whole = school.read_bytes()
     end = data.draw(st.integers(0, len(whole) - 1) | st.integers(len(whole) - 300, len(whole) - 1))
     cut = tmp_path / "cut.gz"
     cut.write_bytes(whole[:end])
     with pytest.raises(InvalidFile):
-        trial(cut)
+        import_and_undo(cut)
 
 
 @damage
 @given(data=st.data())
-def test_a_text_that_was_changed_is_refused(trial: Trial, school: Path, tmp_path: Path, data: st.DataObject) -> None:
+def test_import_of_a_file_with_changed_text_is_refused(
+    import_and_undo: ImportAndUndo, school: Path, tmp_path: Path, data: st.DataObject
+) -> None:
     """Unpacked, changed and packed again: gzip is content, the hashes are not."""
     plain = gzip.decompress(school.read_bytes())
     closing = plain.rindex(b"\n", 0, -1)
@@ -400,13 +408,13 @@ def test_a_text_that_was_changed_is_refused(trial: Trial, school: Path, tmp_path
     if bytes(changed) == plain:
         return
     with pytest.raises(InvalidFile):
-        trial(path)
+        import_and_undo(path)
 
 
 @damage
 @given(data=st.data())
-def test_lines_that_went_or_came_or_moved_are_refused(
-    trial: Trial, school: Path, tmp_path: Path, data: st.DataObject
+def test_import_of_a_file_with_lines_dropped_added_or_moved_is_refused(
+    import_and_undo: ImportAndUndo, school: Path, tmp_path: Path, data: st.DataObject
 ) -> None:
     lines = gzip.decompress(school.read_bytes()).splitlines(keepends=True)
     one, other = (data.draw(st.integers(0, len(lines) - 1)) for _ in range(2))
@@ -425,12 +433,12 @@ def test_lines_that_went_or_came_or_moved_are_refused(
     path = tmp_path / "changed.gz"
     path.write_bytes(gzip.compress(b"".join(changed), 1))
     with pytest.raises(InvalidFile):
-        trial(path)
+        import_and_undo(path)
 
 
 @pytest.mark.controls
-def test_without_the_closing_line_a_change_would_pass(
-    trial: Trial, school: Path, monkeypatch: pytest.MonkeyPatch
+def test_import_without_the_check_of_the_closing_line_takes_a_changed_file(
+    import_and_undo: ImportAndUndo, school: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The control: only the proof at the end tells that an answer is missing."""
 
@@ -441,16 +449,18 @@ def test_without_the_closing_line_a_change_would_pass(
 
     path = rewrite_backup(school, without_one)
     with pytest.raises(InvalidFile):
-        trial(path)
+        import_and_undo(path)
 
     def believe(self: BackupReader, _: bytes) -> None:
         self.contents = Contents(self._tally.rows, self._tally.state, "")
 
     monkeypatch.setattr(BackupReader, "_check_end", believe)
-    assert trial(path).total == trial(school).total - 1
+    assert import_and_undo(path).total == import_and_undo(school).total - 1
 
 
-def test_what_is_no_archive_is_refused_in_one_line(engine_name: str, make: MakeUrl, school: Path) -> None:
+def test_import_of_a_file_that_is_no_backup_is_refused_in_one_line(
+    engine_name: str, make: MakeUrl, school: Path
+) -> None:
     url = make(engine_name)
     plain = school.with_name("plain.gz")
     for content in (b"", b"x" * 100, gzip.compress(b""), gzip.compress(b"[]\n"), gzip.compress(b'{"a":1}\n{"b":2}\n')):
@@ -473,7 +483,7 @@ def with_header(**changes: Any) -> Callable[[bytes], bytes]:
 
 
 @pytest.mark.parametrize("command", [("restore",), ("import", "tenant")])
-def test_the_file_of_a_newer_program_is_refused(
+def test_import_of_a_file_of_a_newer_program_is_refused(
     command: tuple[str, ...], engine_name: str, make: MakeUrl, school: Path
 ) -> None:
     url = make(engine_name)
@@ -487,7 +497,9 @@ def test_the_file_of_a_newer_program_is_refused(
     assert not any(read_database(url, counted).values())
 
 
-def test_backups_and_tenants_are_told_apart(engine_name: str, make: MakeUrl, school: Path, tmp_path: Path) -> None:
+def test_import_of_a_backup_refers_to_restore_and_restore_takes_a_tenant(
+    engine_name: str, make: MakeUrl, school: Path, tmp_path: Path
+) -> None:
     source = make(engine_name)
     output_of(run_cli(source, "import", "tenant", school))
     output_of(run_cli(source, "backup", tmp_path / "backup.gz"))
@@ -524,7 +536,7 @@ def rounded(value: Any) -> Any:
 
 
 @given(rows=st.lists(st.tuples(reals, texts, st.binary(max_size=9), documents, integers, st.booleans())))
-def test_values_come_back_as_they_were(rows: list[tuple[Any, ...]]) -> None:
+def test_rows_are_unchanged_by_encoding_and_decoding(rows: list[tuple[Any, ...]]) -> None:
     lines = encode_rows(TABLE, rows)
     assert not any(b"\n" in line for line in lines)
     back = [tuple(row.values()) for row in decode_rows(TABLE, lines)]
@@ -536,7 +548,7 @@ def test_values_come_back_as_they_were(rows: list[tuple[Any, ...]]) -> None:
 
 @examples(60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(value=st.dictionaries(texts, documents, max_size=3), real=reals, packed=st.binary(max_size=9), id_=texts)
-def test_what_a_database_keeps_is_written_as_it_was_given(
+def test_rows_are_encoded_as_they_were_given_to_the_database(
     stored: Callable[[str, dict[str, Any]], None], value: Any, real: float, packed: bytes, id_: str
 ) -> None:
     """The same line for the same row, whatever the database does to JSON and to the sign of zero."""
@@ -590,13 +602,13 @@ def stored(database_url: str) -> Iterator[Callable[[str, dict[str, Any]], None]]
         b"\xff",
     ],
 )
-def test_a_row_that_the_table_cannot_have_is_refused(line: bytes) -> None:
+def test_decoding_refuses_a_row_that_the_table_cannot_have(line: bytes) -> None:
     decode_rows(TABLE, [b'[1.0,"","",{},1,true]'])
     with pytest.raises(InvalidFile):
         decode_rows(TABLE, [line])
 
 
-def test_what_is_not_finite_is_not_written() -> None:
+def test_encoding_refuses_numbers_that_are_not_finite() -> None:
     for value in (float("nan"), float("inf")):
         with pytest.raises(ProximaError, match="not finite"):
             encode_rows(TABLE, [(value, None, None, None, None, None)])
@@ -632,7 +644,7 @@ def filled(url: str, answers: int) -> str:
     return url
 
 
-def test_memory_does_not_grow_with_the_log(
+def test_backup_memory_does_not_grow_with_the_log(
     engine_name: str, make: MakeUrl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A file is read in batches: both have several of them.
@@ -670,7 +682,7 @@ def test_memory_does_not_grow_with_the_log(
     assert held[1] > 2 * held[0], held
 
 
-def test_a_writer_says_what_a_reader_finds(tmp_path: Path) -> None:
+def test_backup_writer_reports_the_contents_that_a_reader_finds(tmp_path: Path) -> None:
     path, header = tmp_path / "t.gz", Header("0001", 1, "0", "now", 3, "Zoë")
     rows: list[tuple[Any, ...]] = [(n / 7, str(n), b"\n" * n, {"n": n}, n, n % 2 == 0) for n in range(2500)]
     with path.open("wb") as file:

@@ -58,7 +58,7 @@ def prepare(db: Connection) -> None:
 
 
 @pytest.fixture
-def trial(database_url: str) -> Iterator[RunAndUndo]:
+def run_and_undo(database_url: str) -> Iterator[RunAndUndo]:
     """Do something with the schools, and undo it."""
     with rolled_back_runs(database_url, prepare) as once:
         yield once
@@ -77,7 +77,7 @@ def data_of(db: Connection) -> list[dict[str, Any]]:
     return [row["data"] for row in outbox(db)]
 
 
-def told(db: Connection, answers: Sequence[NewResponse]) -> None:
+def record_all(db: Connection, answers: Sequence[NewResponse]) -> None:
     assert all(isinstance(result, RecordedResponse) for result in record(db, answers))
 
 
@@ -97,8 +97,8 @@ histories = st.lists(rows, min_size=1, max_size=16).map(
 
 @examples(12, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(history=histories, cuts=st.lists(st.integers(0, 16)))
-def test_told_is_what_became_mastered_however_answers_are_grouped(
-    trial: RunAndUndo, history: list[NewResponse], cuts: list[int]
+def test_mastered_events_do_not_depend_on_how_answers_are_grouped(
+    run_and_undo: RunAndUndo, history: list[NewResponse], cuts: list[int]
 ) -> None:
     def alone(db: Connection) -> list[Any]:
         """By asking before and after each answer for the learner at its moment, or at that of the last one if later."""
@@ -107,7 +107,7 @@ def test_told_is_what_became_mastered_however_answers_are_grouped(
         for answer in history:
             moment = latest[answer.learner] = max(latest.get(answer.learner, 0), answer.occurred_at)
             before = mastered(db, answer.learner, moment)
-            told(db, [answer])
+            record_all(db, [answer])
             after = mastered(db, answer.learner, moment)
             found += [(answer.learner, skill, answer.id, after[skill]) for skill in after.keys() - before.keys()]
         return sorted(found)
@@ -116,10 +116,10 @@ def test_told_is_what_became_mastered_however_answers_are_grouped(
         create_webhook(db, 1, URL, EVENTS, COURSE, AT)
         edges = [0, *sorted(cut for cut in cuts if cut < len(history)), len(history)]
         for start, end in pairwise(edges):
-            told(db, history[start:end])
+            record_all(db, history[start:end])
         return sorted((data["learner"], data["skill"], data["response"], data["mastery"]) for data in data_of(db))
 
-    assert trial(grouped) == trial(alone)
+    assert run_and_undo(grouped) == run_and_undo(alone)
 
 
 def mastered(db: Connection, learner: str, moment: int) -> dict[str, float]:
@@ -131,17 +131,19 @@ def mastered(db: Connection, learner: str, moment: int) -> dict[str, float]:
     return {row["skill"]: row["mastery"] for row in known["mastery"] if row["status"] == "mastered"}
 
 
-def test_what_was_lost_and_regained_is_told_again(trial: RunAndUndo, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mastered_event_is_repeated_for_mastery_that_was_lost_and_regained(
+    run_and_undo: RunAndUndo, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The control does not look at what was known before: then every right answer tells it again."""
     results = [True, True, True, True, False, False, False, True, True, True, True]
     history = [make_response(f"{n:02d}", "ann", "i1", n, correct=good) for n, good in enumerate(results)]
 
     def work(db: Connection) -> list[str]:
         create_webhook(db, 1, URL, EVENTS, None, AT)
-        told(db, history)
+        record_all(db, history)
         return sorted(data["response"] for data in data_of(db))
 
-    first, second = trial(work)
+    first, second = run_and_undo(work)
     assert (first, second > "06") == ("02", True)
     find = webhooks.mastery_events
 
@@ -151,18 +153,18 @@ def test_what_was_lost_and_regained_is_told_again(trial: RunAndUndo, monkeypatch
         return find(course_model, before, after, *rest)
 
     monkeypatch.setattr(write, "mastery_events", forgetful)
-    assert len(trial(work)) > 2
+    assert len(run_and_undo(work)) > 2
 
 
-def test_an_event_says_what_happened(trial: RunAndUndo) -> None:
+def test_event_describes_mastery_and_corrections(run_and_undo: RunAndUndo) -> None:
     def work(db: Connection) -> Any:
         create_webhook(db, 1, URL, EVENTS, None, AT)
-        told(db, mastering())
+        record_all(db, mastering())
         correct_response(db, 1, COURSE, "ann-1", 0.0, "misprint", "key-1", AT + 1)
         correct_response(db, 1, COURSE, "ann-1", None, "misprint", "key-1", AT + 2)
         return outbox(db)
 
-    mastery, regrade, void = trial(work)
+    mastery, regrade, void = run_and_undo(work)
     assert (mastery["type"], regrade["type"], void["type"]) == (SKILL_MASTERED, RESPONSE_CORRECTED, RESPONSE_CORRECTED)
     assert mastery["data"] == {
         "course": COURSE,
@@ -180,23 +182,25 @@ def test_an_event_says_what_happened(trial: RunAndUndo) -> None:
     assert len({row["id"] for row in (mastery, regrade, void)}) == 3
 
 
-def test_what_is_repeated_is_told_once(trial: RunAndUndo) -> None:
+def test_event_of_a_repeated_answer_or_correction_is_written_once(run_and_undo: RunAndUndo) -> None:
     def work(db: Connection) -> Any:
         create_webhook(db, 1, URL, EVENTS, None, AT)
         for _ in range(2):
-            told(db, mastering())
+            record_all(db, mastering())
             correct_response(db, 1, COURSE, "ann-1", None, "misprint", "key-1", AT)
         return [row["type"] for row in outbox(db)]
 
-    assert sorted(trial(work)) == [RESPONSE_CORRECTED, SKILL_MASTERED]
+    assert sorted(run_and_undo(work)) == [RESPONSE_CORRECTED, SKILL_MASTERED]
 
 
-def test_the_end_of_a_calibration_is_told(trial: RunAndUndo, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_event_is_written_at_the_end_of_a_calibration(
+    run_and_undo: RunAndUndo, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(calibrations, "MIN_RESPONSES", 1)
 
     def work(db: Connection) -> Any:
         create_webhook(db, 1, URL, EVENTS, None, AT)
-        told(db, mastering())
+        record_all(db, mastering())
         lost, kept = (calibrations.request_calibration(db, 1, COURSE, AT + n * DAY_US) for n in range(2))
         result = calibrations.CalibrationResult(b"", {})
         assert calibrations.save_result(db, kept, result, AT + DAY_US)
@@ -205,13 +209,13 @@ def test_the_end_of_a_calibration_is_told(trial: RunAndUndo, monkeypatch: pytest
         assert not calibrations.save_failure(db, kept, "late", AT + DAY_US)
         return [(row["data"], row["learner_id"]) for row in outbox(db) if row["type"] == CALIBRATION_FINISHED]
 
-    assert trial(work) == [
+    assert run_and_undo(work) == [
         ({"course": COURSE, "calibration": "c-1", "status": "failed"}, None),
         ({"course": COURSE, "calibration": "c-2", "status": "succeeded"}, None),
     ]
 
 
-def test_told_is_who_wants_to_hear_of_it(trial: RunAndUndo) -> None:
+def test_event_goes_to_the_webhooks_that_subscribe_to_it(run_and_undo: RunAndUndo) -> None:
     def work(db: Connection) -> Any:
         made = [
             create_webhook(db, tenant_id, URL, events, course, AT)["id"]
@@ -223,10 +227,10 @@ def test_told_is_who_wants_to_hear_of_it(trial: RunAndUndo) -> None:
                 (2, EVENTS, None),
             )
         ]
-        told(db, mastering())
+        record_all(db, mastering())
         return made, {row["webhook_id"] for row in outbox(db)}
 
-    made, called = trial(work)
+    made, called = run_and_undo(work)
     assert called == set(made[:2])
 
 
@@ -247,13 +251,13 @@ class Statements:
         self.seen.append(statement)
 
 
-def test_where_nobody_listens_no_statement_is_more(trial: RunAndUndo) -> None:
+def test_outbox_costs_no_statement_without_webhooks(run_and_undo: RunAndUndo) -> None:
     """The control is somebody who listens: then a group that masters something has two more."""
 
     def statements(db: Connection, first: int) -> list[str]:
-        told(db, [make_response(f"warm-{first}", "eve", "i6", first, correct=True)])
+        record_all(db, [make_response(f"warm-{first}", "eve", "i6", first, correct=True)])
         with Statements() as seen:
-            told(db, mastering("ann", first) + mastering("bob", first))
+            record_all(db, mastering("ann", first) + mastering("bob", first))
         return seen
 
     def deaf(db: Connection) -> list[str]:
@@ -265,18 +269,18 @@ def test_where_nobody_listens_no_statement_is_more(trial: RunAndUndo) -> None:
         create_webhook(db, 1, URL, EVENTS, None, AT)
         return statements(db, 20)
 
-    nobody, others, somebody = trial(lambda db: statements(db, 0)), trial(deaf), trial(heard)
+    nobody, others, somebody = run_and_undo(lambda db: statements(db, 0)), run_and_undo(deaf), run_and_undo(heard)
     assert len(nobody) == len(others) == len(somebody) - 2
     assert sum("webhook" in statement for statement in nobody) == 1
     assert not any("outbox" in statement for statement in nobody)
 
 
-def test_a_webhook_is_made_listed_and_removed(trial: RunAndUndo) -> None:
+def test_webhook_is_created_listed_and_removed(run_and_undo: RunAndUndo) -> None:
     def work(db: Connection) -> Any:
         made = [create_webhook(db, 1, URL, [SKILL_MASTERED, SKILL_MASTERED], course, AT) for course in (None, COURSE)]
         with pytest.raises(UnknownCourse):
             create_webhook(db, 1, URL, EVENTS, "nowhere", AT)
-        told(db, mastering())
+        record_all(db, mastering())
         listed = page_of_webhooks(db, 1, None, 10)
         remove_webhook(db, 1, made[0]["id"])
         for stranger in (1, 2):
@@ -286,7 +290,7 @@ def test_a_webhook_is_made_listed_and_removed(trial: RunAndUndo) -> None:
             remove_webhook(db, 2, made[1]["id"])
         return made, listed, page_of_webhooks(db, 1, None, 10), page_of_webhooks(db, 2, None, 10), outbox(db)
 
-    made, listed, left, theirs, calls = trial(work)
+    made, listed, left, theirs, calls = run_and_undo(work)
     secrets = {webhook.pop("secret") for webhook in made}
     assert len(secrets) == 2
     fresh = {"pending": 1, "failed": 0, "last_failure": None}
@@ -299,11 +303,11 @@ def test_a_webhook_is_made_listed_and_removed(trial: RunAndUndo) -> None:
 def one_call(db: Connection) -> str:
     """A webhook with one call."""
     webhook_id = str(create_webhook(db, 1, URL, EVENTS, None, AT)["id"])
-    told(db, mastering())
+    record_all(db, mastering())
     return webhook_id
 
 
-def test_a_claim_lasts_for_a_while(trial: RunAndUndo) -> None:
+def test_claim_on_calls_ends_with_its_lease(run_and_undo: RunAndUndo) -> None:
     def work(db: Connection) -> None:
         webhook_id = one_call(db)
         [first] = claim_calls(db, 1, webhook_id, AT)
@@ -318,10 +322,10 @@ def test_a_claim_lasts_for_a_while(trial: RunAndUndo) -> None:
         settle_calls(db, 1, webhook_id, [(second, "answered 500")], AT)
         assert outbox(db) == []
 
-    trial(work)
+    run_and_undo(work)
 
 
-def test_what_is_not_taken_comes_again_for_three_days(trial: RunAndUndo) -> None:
+def test_call_that_fails_is_repeated_for_three_days(run_and_undo: RunAndUndo) -> None:
     def work(db: Connection) -> None:
         webhook_id = one_call(db)
         moment, tries = AT, []
@@ -344,11 +348,11 @@ def test_what_is_not_taken_comes_again_for_three_days(trial: RunAndUndo) -> None
         delete_failed_calls(db, moment + webhooks.FAILED_RETENTION_US + 1)
         assert page_of_webhooks(db, 1, None, 10)[0]["failed"] == 0
 
-    trial(work)
+    run_and_undo(work)
 
 
 @given(attempt=st.integers(1, webhooks.MAX_ATTEMPTS - 1))
-def test_pauses_grow_and_scatter(attempt: int) -> None:
+def test_pauses_between_calls_grow_and_scatter(attempt: int) -> None:
     due = [next_attempt_at(attempt, AT) for _ in range(20)]
     wanted = min(10_000_000 * 4 ** (attempt - 1), DAY_US // 2)
     assert all(moment is not None and 0.74 * wanted < moment - AT < 1.26 * wanted for moment in due)
@@ -356,11 +360,11 @@ def test_pauses_grow_and_scatter(attempt: int) -> None:
 
 
 @pytest.mark.anyio
-async def test_who_claims_at_the_same_time_gets_other_calls(database: Database, database_url: str) -> None:
+async def test_claims_at_the_same_time_get_different_calls(database: Database, database_url: str) -> None:
     def fill(db: Connection) -> str:
         prepare(db)
         webhook_id = str(create_webhook(db, 1, URL, EVENTS, None, AT)["id"])
-        told(db, [answer for n in range(40) for answer in mastering(f"l{n:02d}")])
+        record_all(db, [answer for n in range(40) for answer in mastering(f"l{n:02d}")])
         return webhook_id
 
     webhook_id = await database.write(fill)
@@ -380,7 +384,7 @@ async def test_who_claims_at_the_same_time_gets_other_calls(database: Database, 
 @pytest.mark.anyio
 @pytest.mark.parametrize("engine_name", ["postgresql"])
 @pytest.mark.parametrize("locked", [True, False])
-async def test_a_webhook_can_be_removed_while_it_is_told_something(
+async def test_webhook_can_be_removed_while_events_are_written_for_it(
     database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch, *, locked: bool
 ) -> None:
     """The control does not hold on to the webhook: then it goes, and the answers cannot be stored."""
@@ -400,10 +404,10 @@ async def test_a_webhook_can_be_removed_while_it_is_told_something(
     monkeypatch.setattr(rows_of, "find_listeners", meanwhile)
     async with opened(database_url) as other:
         if locked:
-            await database.write(told, mastering())
+            await database.write(record_all, mastering())
         else:
             with pytest.raises(IntegrityError):
-                await database.write(told, mastering())
+                await database.write(record_all, mastering())
         await removal[0]
     assert await database.read(outbox) == []
     assert await database.read(page_of_webhooks, 1, None, 10) == []

@@ -24,7 +24,7 @@ class ReceivedCall:
         return self.headers["webhook-id"]
 
     @property
-    def told(self) -> Any:
+    def event(self) -> Any:
         """The event."""
         return json.loads(self.body)
 

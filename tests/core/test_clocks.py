@@ -87,7 +87,7 @@ def answer(number: int, **more: Any) -> dict[str, Any]:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(("engine_name", "start"), WAYS, indirect=["engine_name"])
-async def test_states_are_the_fold_whatever_the_clocks_of_the_servers(
+async def test_states_equal_a_replay_whatever_the_clocks_of_the_servers(
     database_url: str, tmp_path: Path, start: Start
 ) -> None:
     """Two servers, one a day behind and one a year ahead; every other pair of answers says when it was given."""
@@ -113,7 +113,7 @@ async def test_states_are_the_fold_whatever_the_clocks_of_the_servers(
             measured = durations((await client.get(client.base_url.join("/metrics"))).text)
             assert measured
             assert min(measured) >= 0
-        assert [await tell_of_times_ahead(slow, -DAY_S), await tell_of_times_ahead(fast, YEAR_S)] == [AHEAD] * 2
+        assert [await codes_of_times_ahead(slow, -DAY_S), await codes_of_times_ahead(fast, YEAR_S)] == [AHEAD] * 2
     async with opened(database_url) as database:
         found = await verify(database)
         assert (found.responses, found.differences) == (ANSWERS + 4, [])
@@ -126,7 +126,7 @@ async def test_states_are_the_fold_whatever_the_clocks_of_the_servers(
 AHEAD = {-60: "", 60: "", 900: "occurred_in_future"}
 
 
-async def tell_of_times_ahead(client: httpx.AsyncClient, skew_s: int) -> dict[int, str]:
+async def codes_of_times_ahead(client: httpx.AsyncClient, skew_s: int) -> dict[int, str]:
     """How a server whose clock is wrong takes answers that lie so many seconds ahead of it."""
     now = times.now() + skew_s * 1_000_000
     told = {}
@@ -175,7 +175,7 @@ async def claimed(database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("skew_s", [-DAY_S, YEAR_S])
-async def test_a_host_with_a_wrong_clock_takes_nothing_over(
+async def test_host_with_a_wrong_clock_takes_over_no_calibration(
     claimed: Database, moved_clock: Callable[[int], None], skew_s: int
 ) -> None:
     moved_clock(skew_s)
@@ -185,7 +185,9 @@ async def test_a_host_with_a_wrong_clock_takes_nothing_over(
 
 @pytest.mark.controls
 @pytest.mark.anyio
-async def test_it_would_by_its_own_clock(claimed: Database, moved_clock: Callable[[int], None]) -> None:
+async def test_host_with_a_wrong_clock_takes_over_by_its_own_time(
+    claimed: Database, moved_clock: Callable[[int], None]
+) -> None:
     moved_clock(YEAR_S)
     assert await claimed.read(list_lapsed, times.now()) == [(1, COURSE, 1)]
     assert await claimed.write(take_over, 1, COURSE, 1, times.now()) is not None
@@ -193,7 +195,7 @@ async def test_it_would_by_its_own_clock(claimed: Database, moved_clock: Callabl
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("skew_s", [-DAY_S, YEAR_S])
-async def test_a_host_with_a_wrong_clock_holds_a_lease_no_longer_and_no_shorter(
+async def test_host_with_a_wrong_clock_holds_a_lease_for_its_usual_time(
     claimed: Database, moved_clock: Callable[[int], None], skew_s: int
 ) -> None:
     real = times.now()
@@ -207,7 +209,7 @@ async def test_a_host_with_a_wrong_clock_holds_a_lease_no_longer_and_no_shorter(
 
 
 @pytest.mark.anyio
-async def test_a_lease_from_a_clock_that_was_wrong_holds_nobody_up(claimed: Database) -> None:
+async def test_lease_from_a_database_clock_that_was_ahead_delays_no_other(claimed: Database) -> None:
     """The database's own clock was a year ahead when the host died, and was set right."""
     claim = calibrations.Claim(1, COURSE, 1, 1)
     assert await claimed.write(renew_lease, claim, times.now() + YEAR_S * 1_000_000)
@@ -217,7 +219,7 @@ async def test_a_lease_from_a_clock_that_was_wrong_holds_nobody_up(claimed: Data
     assert taken.attempt == 2
 
 
-def test_everybody_who_works_at_calibrations_asks_the_database_for_the_time() -> None:
+def test_calibration_jobs_take_the_time_from_the_database() -> None:
     """Leases are only safe if nobody brings a time of its own."""
     for module in (calibration_jobs, calibration_routes):
         text = Path(str(module.__file__)).read_text()
@@ -238,7 +240,7 @@ def test_everybody_who_works_at_calibrations_asks_the_database_for_the_time() ->
 # Keys
 
 
-def test_a_revoked_key_dies_by_the_steady_clock(moved_clock: Callable[[int], None]) -> None:
+def test_revoked_key_ends_by_the_monotonic_clock(moved_clock: Callable[[int], None]) -> None:
     """Nothing but five seconds of the steady clock ends what is remembered of a key, or makes it last."""
     known = KnownKeys()
     caller = Caller(1, "k", frozenset())

@@ -14,7 +14,7 @@ LETTERS = string.ascii_letters + string.digits + "-_"
 
 
 @given(TENANTS)
-def test_a_key_is_read_as_it_was_made(tenant_id: int) -> None:
+def test_key_is_parsed_as_it_was_made(tenant_id: int) -> None:
     key = make_key(tenant_id)
     assert parse_key(key.text) == (tenant_id, key.hash)
     assert key.hash == hashlib.sha256(key.text.encode()).digest()
@@ -27,7 +27,7 @@ def test_keys_differ() -> None:
 
 
 @given(TENANTS, st.data())
-def test_one_wrong_character_is_noticed(tenant_id: int, data: st.DataObject) -> None:
+def test_key_with_one_wrong_character_is_refused(tenant_id: int, data: st.DataObject) -> None:
     text = make_key(tenant_id).text
     place = data.draw(st.integers(0, len(text) - 1))
     other = data.draw(st.sampled_from([letter for letter in LETTERS if letter != text[place]]))
@@ -35,11 +35,11 @@ def test_one_wrong_character_is_noticed(tenant_id: int, data: st.DataObject) -> 
 
 
 @given(st.text() | st.builds("prx_{}_{}".format, st.integers(), st.text(LETTERS, min_size=48, max_size=50)))
-def test_what_is_not_a_key_is_refused(text: str) -> None:
+def test_text_that_is_not_a_key_is_refused(text: str) -> None:
     assert parse_key(text) is None
 
 
-def test_a_key_has_nothing_around_it() -> None:
+def test_key_with_anything_around_it_is_refused() -> None:
     text = make_key(7).text
     for altered in (text + "\n", " " + text, text + "=", text[:-1], text.upper(), text * 1000):
         assert parse_key(altered) is None

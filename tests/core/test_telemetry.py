@@ -35,7 +35,7 @@ def count(**labels: str) -> float:
 
 
 @pytest.mark.anyio
-async def test_a_request_is_told_by_its_template(database: Database) -> None:
+async def test_request_is_logged_by_its_route_template(database: Database) -> None:
     key = await database.write(create_key, "school", ["admin"], 1)
     with capture_logs() as lines:
         async with edge_client(make_edge(database)) as client:
@@ -79,7 +79,7 @@ async def test_requests_are_counted_and_timed() -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("given", ["a", "A-z_0.9:@/+=", "x" * 128])
-async def test_a_safe_request_id_is_kept(given: str) -> None:
+async def test_safe_request_id_is_returned_unchanged(given: str) -> None:
     async with edge_client(make_edge()) as client:
         reply = await client.get("/nowhere", headers={"x-request-id": given})
         assert reply.headers["x-request-id"] == reply.json()["request_id"] == given
@@ -87,7 +87,7 @@ async def test_a_safe_request_id_is_kept(given: str) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("given", ["", " ", "x" * 129, "a b", 'a"b', "a\\nb", "<b>", "\xe9"])
-async def test_another_request_id_is_replaced(given: str) -> None:
+async def test_unsafe_request_id_is_replaced(given: str) -> None:
     headers: Any = {"x-request-id": given.encode("latin-1")}
     async with edge_client(make_edge()) as client:
         seen = {(await client.get("/livez", headers=headers)).headers["x-request-id"] for _ in range(2)}
@@ -128,7 +128,7 @@ def run(**environment: str) -> list[str]:
     return done.stderr.splitlines()
 
 
-def test_every_log_line_is_json_and_quotes_nobody() -> None:
+def test_log_lines_are_json_and_quote_no_user_data() -> None:
     lines = run()
     told = [json.loads(line) for line in lines]
     assert all({"event", "level", "timestamp"} <= line.keys() for line in told)
@@ -142,7 +142,7 @@ def test_every_log_line_is_json_and_quotes_nobody() -> None:
     assert CANARY not in "\n".join(lines)
 
 
-def test_logs_for_people_and_at_debug_with_messages() -> None:
+def test_log_in_the_console_format_at_debug_has_messages() -> None:
     text = "\n".join(run(PROXIMA_LOG_FORMAT="console", PROXIMA_LOG_LEVEL="debug"))
     assert "from the server" in text
     assert f"RuntimeError: {CANARY}" in text
@@ -165,7 +165,7 @@ def two_workers(tmp_path: Path) -> Iterator[str]:
         server.terminate()
 
 
-def test_the_metrics_are_those_of_all_workers(two_workers: str, tmp_path: Path) -> None:
+def test_metrics_are_those_of_all_workers(two_workers: str, tmp_path: Path) -> None:
     wait_for(lambda: httpx.get(f"{two_workers}/livez").is_success)
     wanted = 'proxima_http_requests_total{method="GET",route="/v1/overloaded",status="503"} '
 

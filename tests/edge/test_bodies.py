@@ -35,7 +35,7 @@ def chunk(data: bytes) -> bytes:
 CHUNKED = "Transfer-Encoding: chunked"
 
 
-def test_huge_endless_lying_and_packed_bodies_are_refused_as_they_come(database_url: str) -> None:
+def test_bodies_that_are_huge_endless_lying_or_packed_are_refused_as_they_come(database_url: str) -> None:
     with service(database_url, deadlines=HURRY) as started:
         before = memory_of(started.process.pid)
 
@@ -62,7 +62,7 @@ def test_huge_endless_lying_and_packed_bodies_are_refused_as_they_come(database_
 
 
 @pytest.mark.controls
-def test_without_the_limit_such_a_body_is_taken_into_memory(database_url: str) -> None:
+def test_body_without_the_limit_is_read_into_memory(database_url: str) -> None:
     with service(database_url, max_body_bytes=HUGE) as started:
         before = memory_of(started.process.pid)
         told, _ = asyncio.run(pour(started, head_of(started, f"Content-Length: {HUGE}"), PIECE, HUGE))

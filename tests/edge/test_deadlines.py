@@ -127,7 +127,7 @@ def comes_down_to(most: int, started: Service) -> bool:
     return open_files(started) <= most
 
 
-def settled(started: Service, url: str) -> tuple[Counter[str], int]:
+def replies_and_connections(started: Service, url: str) -> tuple[Counter[str], int]:
     """What a hundred callers are told, and how many connections to PostgreSQL there are.
 
     Those who are told to come again later, as what the others left is still being done, do so.
@@ -155,9 +155,9 @@ def connections(url: str) -> int:
     return asyncio.run(count())
 
 
-def test_a_lock_or_a_small_pool_ends_in_503_and_who_goes_away_leaves_nothing(database_url: str) -> None:
+def test_lock_or_small_pool_ends_in_503_and_cancelled_requests_leave_nothing(database_url: str) -> None:
     with service(database_url, pool_size=2) as started:
-        assert settled(started, database_url)[0] == {"201": CALLERS}
+        assert replies_and_connections(started, database_url)[0] == {"201": CALLERS}
         before = open_files(started)
         with locked(database_url):
             assert asyncio.run(ask_all(started, SOON_S)) == {"503 later": CALLERS}
@@ -165,20 +165,20 @@ def test_a_lock_or_a_small_pool_ends_in_503_and_who_goes_away_leaves_nothing(dat
                 told = asyncio.run(read_all(started, SOON_S))
                 assert told == {"503 later": CALLERS}
         asyncio.run(hang_up_all(started))
-        told, used = settled(started, database_url)
+        told, used = replies_and_connections(started, database_url)
         assert told == {"200": CALLERS}
         assert used <= 2
         assert comes_down_to(before + 4, started)
 
 
 @pytest.mark.controls
-def test_without_deadlines_they_wait(database_url: str) -> None:
+def test_requests_without_deadlines_wait(database_url: str) -> None:
     with service(database_url, pool_size=2, patch=PATIENT) as started, locked(database_url):
         assert asyncio.run(ask_all(started, HANGING_S)) == {"waits": CALLERS}
 
 
 @pytest.mark.parametrize("engine_name", ["postgresql"], indirect=True)
-def test_a_leak_is_found(database_url: str) -> None:
+def test_law_of_deadlines_notices_a_leak_of_connections(database_url: str) -> None:
     with service(database_url, pool_size=30, patch=LEAKY) as started:
         told = asyncio.run(read_all(started, SOON_S))
         assert set(told) == {"500"} | (set(told) & {"404"})
@@ -230,7 +230,7 @@ def lent(database: Database) -> int:
 
 
 @pytest.mark.anyio
-async def test_a_thousand_cancelled_transactions_give_everything_back(database: Database) -> None:
+async def test_cancelled_transactions_return_all_connections(database: Database) -> None:
     await cancel_many(database, [read, write])
     # SQLite's threads end what they have begun.
     for _ in range(8):
@@ -239,7 +239,9 @@ async def test_a_thousand_cancelled_transactions_give_everything_back(database: 
 
 
 @pytest.mark.anyio
-async def test_a_transaction_that_forgets_is_found(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_law_of_cancelled_transactions_notices_one_that_keeps_its_connection(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kept: list[object] = []
     tasks = [asyncio.ensure_future(forgetful(database, kept)) for _ in range(4)]
     while len(kept) < len(tasks):  # noqa: ASYNC110 (a pool has no event)
@@ -255,7 +257,7 @@ async def test_a_transaction_that_forgets_is_found(database: Database, monkeypat
     gc.collect()
 
 
-def test_the_lock_of_the_test_is_a_lock(tmp_path: Path) -> None:
+def test_lock_of_these_tests_locks_the_database(tmp_path: Path) -> None:
     path = str(tmp_path / "x.db")
     with busy(path), pytest.raises(sqlite3.OperationalError, match="locked"):
         sqlite3.connect(path, timeout=0).execute("CREATE TABLE t (a)")

@@ -61,7 +61,7 @@ def stored(url: str) -> int:
 
 
 @pytest.mark.parametrize("engine_name", ["sqlite"], indirect=True)
-def test_what_is_too_much_is_refused_and_the_rest_is_stored(database_url: str) -> None:
+def test_overload_is_refused_and_the_rest_is_stored(database_url: str) -> None:
     with service(database_url, patch=SMALL) as started:
         told, probes = asyncio.run(crowd(started, database_url.removeprefix("sqlite:///")))
     assert told == {(201, "", ""): ROOM, (503, "overloaded", "1"): CALLERS - ROOM}
@@ -72,7 +72,9 @@ def test_what_is_too_much_is_refused_and_the_rest_is_stored(database_url: str) -
 @pytest.mark.controls
 @pytest.mark.parametrize("engine_name", ["sqlite"], indirect=True)
 @pytest.mark.parametrize(("mutant", "refused", "alive"), [(NO_LIMIT, 0, 200), (NO_EXEMPTION, CALLERS - ROOM, 503)])
-def test_both_halves_of_the_guard_are_needed(database_url: str, mutant: str, refused: int, alive: int) -> None:
+def test_overload_is_noticed_if_half_of_the_admission_control_is_missing(
+    database_url: str, mutant: str, refused: int, alive: int
+) -> None:
     with service(database_url, patch=SMALL + mutant) as started:
         told, probes = asyncio.run(crowd(started, database_url.removeprefix("sqlite:///")))
     assert told[503, "overloaded", "1"] == refused
@@ -140,7 +142,7 @@ async def peak(started: Service, seconds: float, callers: int = 64) -> float:
 
 
 @pytest.mark.soak
-def test_three_times_what_can_be_done(database_url: str) -> None:
+def test_overload_of_three_times_the_capacity(database_url: str) -> None:
     with service(database_url) as started:
         best = asyncio.run(peak(started, SOAK_S / 4))
         began = time.monotonic()

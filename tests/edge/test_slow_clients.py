@@ -137,7 +137,7 @@ async def attack_while_good_ones_go_on(started: Service) -> tuple[dict[str, set[
     return ends, await asyncio.gather(*good)
 
 
-def test_slow_clients_are_let_go_while_good_ones_go_on(database_url: str) -> None:
+def test_slow_clients_are_disconnected_while_others_are_served(database_url: str) -> None:
     with service(database_url, deadlines=HURRY, patch=HURRIED_BODIES) as started:
         ends, told = asyncio.run(attack_while_good_ones_go_on(started))
         problem = asyncio.run(slowly(started, b"", first=head_of(started, LENGTH)))
@@ -151,7 +151,7 @@ def test_slow_clients_are_let_go_while_good_ones_go_on(database_url: str) -> Non
 
 @pytest.mark.controls
 @pytest.mark.parametrize(("mutant", "hang"), [(NO_HEADS, HEADS), (NO_BODIES, BODIES)])
-def test_without_the_deadlines_they_hang_on(
+def test_slow_clients_stay_connected_without_the_deadlines(
     database_url: str, mutant: str, hang: Mapping[str, tuple[Attack, int]]
 ) -> None:
     with service(database_url, deadlines=HURRY, patch=HURRIED_BODIES + mutant) as started:

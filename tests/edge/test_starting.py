@@ -42,25 +42,27 @@ def refusal(*arguments: str, **settings: str) -> str:
         ({"PROXIMA_DATABASE_URL": "postgresql://nobody@/x?host=/no/such/folder"}, "the database does not answer"),
     ],
 )
-def test_wrong_settings_and_a_database_out_of_reach(workers: str, settings: dict[str, str], named: str) -> None:
+def test_service_refuses_wrong_settings_and_a_database_out_of_reach(
+    workers: str, settings: dict[str, str], named: str
+) -> None:
     assert named in refusal("serve", "--workers", workers, **settings)
 
 
 @WORKERS
-def test_a_database_that_does_not_exist(workers: str, postgres_server: str) -> None:
+def test_service_refuses_a_database_that_does_not_exist(workers: str, postgres_server: str) -> None:
     url = make_url(postgres_server).set(database="none").render_as_string()
     assert "the database does not answer" in refusal("serve", "--workers", workers, PROXIMA_DATABASE_URL=url)
 
 
 @WORKERS
-def test_a_database_that_is_not_migrated(workers: str, empty_database_url: str) -> None:
+def test_service_refuses_a_database_that_is_not_migrated(workers: str, empty_database_url: str) -> None:
     told = refusal("serve", "--workers", workers, PROXIMA_DATABASE_URL=empty_database_url)
     assert "proxima migrate" in told
 
 
 @WORKERS
 @pytest.mark.parametrize("engine_name", ["sqlite"], indirect=True)
-def test_an_address_that_is_taken_or_not_ours(workers: str, database_url: str) -> None:
+def test_service_refuses_an_address_that_is_taken_or_foreign(workers: str, database_url: str) -> None:
     serve = ("serve", "--workers", workers)
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])
@@ -69,7 +71,7 @@ def test_an_address_that_is_taken_or_not_ours(workers: str, database_url: str) -
     assert "192.0.2.1" in refusal(*serve, "--host", "192.0.2.1", PROXIMA_DATABASE_URL=database_url)
 
 
-def test_a_demonstration_listens_on_this_machine_only() -> None:
+def test_demonstration_listens_on_this_machine_only() -> None:
     result = CliRunner().invoke(main, ["demo", "--host", "0.0.0.0"])  # noqa: S104 (that it is refused is the point)
     assert result.exit_code == 2
     assert "No such option" in result.stderr
@@ -84,7 +86,7 @@ def make_older(url: str) -> None:
 
 
 @pytest.mark.parametrize("engine_name", ["postgresql"], indirect=True)
-def test_a_worker_that_cannot_start_ends_the_service_and_is_not_started_for_ever(database_url: str) -> None:
+def test_worker_that_cannot_start_ends_the_service(database_url: str) -> None:
     with service(database_url, workers=2) as started:
         [one, _] = started.workers()
         make_older(database_url)
@@ -98,7 +100,7 @@ def test_a_worker_that_cannot_start_ends_the_service_and_is_not_started_for_ever
 @pytest.mark.controls
 @pytest.mark.soak
 @pytest.mark.parametrize("engine_name", ["postgresql"], indirect=True)
-def test_without_that_it_is_started_again_and_again(database_url: str) -> None:
+def test_worker_that_cannot_start_is_restarted_forever_without_the_guard(database_url: str) -> None:
     with service(database_url, workers=2, patch=NOT_GIVING_UP, log_level="info") as started:
         make_older(database_url)
         os.kill(started.workers()[0], signal.SIGKILL)

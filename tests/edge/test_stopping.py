@@ -33,7 +33,7 @@ class Balancer:
         self.prefix = prefix
         self.ready = True
         self.stopped = asyncio.Event()
-        self.told: Counter[int] = Counter()
+        self.statuses: Counter[int] = Counter()
 
     async def watch(self) -> None:
         """Look whether it is ready, until it is not."""
@@ -55,7 +55,7 @@ class Balancer:
                     number += 1
                     await wire.send(post(self.started, f"{self.prefix}{name}-{number}", name))
                     reply = await wire.reply()
-                    self.told[reply.status] += 1
+                    self.statuses[reply.status] += 1
                     # Most of the time nothing is on its way, as with people.
                     await asyncio.sleep(0.02)
                     if not reply.status or reply.headers.get("connection") == "close":
@@ -67,7 +67,7 @@ class Balancer:
         await meanwhile()
         self.stopped.set()
         await asyncio.gather(*clients)
-        return self.told
+        return self.statuses
 
 
 async def stop_under_load(started: Service) -> Counter[int]:
@@ -85,7 +85,7 @@ async def stop_under_load(started: Service) -> Counter[int]:
     return await balancer.run(stop)
 
 
-async def told_while_it_drains(started: Service) -> tuple[Reply, Reply]:
+async def replies_while_draining(started: Service) -> tuple[Reply, Reply]:
     """After the signal: whether it is ready, and what a new client is told."""
     started.process.send_signal(signal.SIGTERM)
     while (ready := await exchange(started, READY)).status == 200:  # noqa: ASYNC110 (of another process)
@@ -94,7 +94,7 @@ async def told_while_it_drains(started: Service) -> tuple[Reply, Reply]:
 
 
 @ONE
-def test_who_honours_readiness_notices_nothing(database_url: str) -> None:
+def test_drain_is_not_noticed_by_a_balancer_that_honours_readiness(database_url: str) -> None:
     with service(database_url, drain_seconds=DRAIN_S) as started:
         told = asyncio.run(stop_under_load(started))
         assert started.process.wait(LONGEST_S) == 0
@@ -103,7 +103,7 @@ def test_who_honours_readiness_notices_nothing(database_url: str) -> None:
 
 @pytest.mark.controls
 @ONE
-def test_without_a_drain_somebody_notices(database_url: str) -> None:
+def test_stopping_without_a_drain_is_noticed(database_url: str) -> None:
     with service(database_url) as started:
         told = asyncio.run(stop_under_load(started))
         assert started.process.wait(LONGEST_S) == 0
@@ -111,9 +111,9 @@ def test_without_a_drain_somebody_notices(database_url: str) -> None:
 
 
 @ONE
-def test_while_it_drains_it_is_not_ready_and_still_answers(database_url: str) -> None:
+def test_draining_service_is_not_ready_and_still_answers(database_url: str) -> None:
     with service(database_url, drain_seconds=DRAIN_S) as started:
-        ready, late = asyncio.run(told_while_it_drains(started))
+        ready, late = asyncio.run(replies_while_draining(started))
         assert (ready.status, ready.code) == (503, "stopping")
         assert ready.headers["retry-after"]
         assert (late.status, late.headers["connection"]) == (201, "close")
@@ -139,7 +139,7 @@ def is_listening(started: Service) -> bool:
 
 @ONE
 @pytest.mark.parametrize(("deadlines", "status"), [(None, 201), (NO_LINGER, 0)])
-def test_a_request_on_its_way_over_an_idle_connection_is_answered(
+def test_request_on_its_way_over_an_idle_connection_is_answered(
     database_url: str, deadlines: Deadlines | None, status: int
 ) -> None:
     with service(database_url, deadlines=deadlines) as started:
@@ -154,7 +154,7 @@ async def stop_in_the_middle(started: Service, path: str) -> Reply:
     async with Wire(started) as wire:
         with busy(path):
             await wire.send(post(started, "begun"))
-            await told_in_hand(started)
+            await wait_until_in_flight(started)
             started.process.send_signal(signal.SIGTERM)
             await asyncio.to_thread(eventually, lambda: not is_listening(started))
             # Longer than the moment for which uvicorn waits in any case.
@@ -162,7 +162,7 @@ async def stop_in_the_middle(started: Service, path: str) -> Reply:
         return await wire.reply()
 
 
-async def told_in_hand(started: Service) -> None:
+async def wait_until_in_flight(started: Service) -> None:
     """Return once the service has begun with a request besides that for the metrics."""
     while True:
         told = await exchange(started, b"GET /metrics HTTP/1.1\r\nHost: service\r\n\r\n")
@@ -172,7 +172,7 @@ async def told_in_hand(started: Service) -> None:
 
 @ONE
 @pytest.mark.parametrize("deadlines", [None, NO_FINISH])
-def test_what_was_begun_is_finished(database_url: str, deadlines: Deadlines | None) -> None:
+def test_stopping_service_finishes_requests_until_the_deadline(database_url: str, deadlines: Deadlines | None) -> None:
     with service(database_url, deadlines=deadlines) as started:
         told = asyncio.run(stop_in_the_middle(started, database_url.removeprefix("sqlite:///")))
         assert started.process.wait(LONGEST_S) == 0
@@ -184,7 +184,7 @@ class Seen(NamedTuple):
 
     before: list[int]
     after: list[int]
-    told: Counter[int]
+    statuses: Counter[int]
 
 
 async def under_load(started: Service, prefix: str, do: Callable[[], object]) -> Seen:
@@ -208,10 +208,10 @@ async def under_load(started: Service, prefix: str, do: Callable[[], object]) ->
 
 
 @SEVERAL
-def test_workers_are_replaced_without_a_failure_and_killed_with_few(database_url: str) -> None:
+def test_workers_are_replaced_without_failed_requests_and_restarted_when_killed(database_url: str) -> None:
     with service(database_url, workers=2, deadlines=SHORT) as started:
         reload = asyncio.run(under_load(started, "reload-", lambda: started.process.send_signal(signal.SIGHUP)))
-        assert set(reload.told) == {201}
+        assert set(reload.statuses) == {201}
 
         # The control, and the other promise: one that is killed is started again.
         def kill_all() -> None:
@@ -219,8 +219,8 @@ def test_workers_are_replaced_without_a_failure_and_killed_with_few(database_url
                 os.kill(pid, signal.SIGKILL)
 
         killed = asyncio.run(under_load(started, "kill-", kill_all))
-        assert set(killed.told) == {0, 201}
-        assert killed.told[0] <= 8 + 8
+        assert set(killed.statuses) == {0, 201}
+        assert killed.statuses[0] <= 8 + 8
 
         # A worker that hangs does not keep the service from stopping.
         os.kill(started.workers()[0], signal.SIGSTOP)

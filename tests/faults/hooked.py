@@ -57,7 +57,7 @@ class Hooked:
         """What the group commit calls."""
         assert work is record
         if any(response.id.startswith("told-early-") for response in responses):
-            return await self.tell_early(responses)
+            return await self.reply_early(responses)
         if "FORGIVING" in os.environ:
             return await self.forgive(responses)
         results = await self.real.write(record_or_die, responses)
@@ -76,7 +76,7 @@ class Hooked:
             await self.real.write(remember)
         return returned
 
-    async def tell_early(self, responses: Sequence[NewResponse]) -> Any:
+    async def reply_early(self, responses: Sequence[NewResponse]) -> Any:
         """Return what is not committed yet."""
         loop = asyncio.get_running_loop()
         returned = loop.create_future()

@@ -118,7 +118,7 @@ law = examples(40, suppress_health_check=list(HealthCheck))
 
 @law
 @given(given_batches=batches())
-def test_each_answer_is_judged_alone_in_any_order_and_any_batch(send: Send, given_batches: Batches) -> None:
+def test_batches_judge_each_answer_alone_in_any_order(send: Send, given_batches: Batches) -> None:
     check(send, given_batches)
 
 
@@ -140,7 +140,9 @@ submit = GroupCommit.submit
 @pytest.mark.parametrize(
     ("owner", "name", "mutant"), [(read, "conflict_error", burst), (GroupCommit, "submit", shuffled)]
 )
-def test_the_law_can_fail(owner: Any, name: str, mutant: Any, send: Send, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_law_of_batches_notices_a_raised_conflict_and_shuffled_results(
+    owner: Any, name: str, mutant: Any, send: Send, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(owner, name, mutant)
 
     @settings(law, phases=[Phase.generate])

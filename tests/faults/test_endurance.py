@@ -42,7 +42,7 @@ class Window:
 
 
 @pytest.mark.parametrize(("engine_name", "workers"), [("sqlite", 1), ("postgresql", 2)], indirect=["engine_name"])
-async def test_an_hour_under_load(
+async def test_service_stays_as_fast_and_as_small_for_an_hour_under_load(
     workers: int, engine_name: str, database_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     key = await create_courses(database_url)
@@ -76,7 +76,7 @@ async def load(service: Service) -> tuple[list[Window], Counter[int]]:
         chance = Random(number)
         for place in range(10**9):
             began = time.monotonic()
-            for status in await one_turn(client, chance, f"r{number}-{place}"):
+            for status in await send_one_answer(client, chance, f"r{number}-{place}"):
                 statuses[status] += 1
             latencies.append((time.monotonic() - began) * 1000)
             await asyncio.sleep(PAUSE_S)
@@ -92,7 +92,7 @@ async def load(service: Service) -> tuple[list[Window], Counter[int]]:
     return windows, statuses
 
 
-async def one_turn(client: httpx.AsyncClient, chance: Random, id_: str) -> list[int]:
+async def send_one_answer(client: httpx.AsyncClient, chance: Random, id_: str) -> list[int]:
     """An answer, and now and then what people do beside: look, ask, correct."""
     learner = f"l{chance.randrange(LEARNERS)}"
     answer = {"id": id_, "learner": learner, "item": chance.choice(ITEMS), "correct": chance.random() < 0.6}

@@ -133,11 +133,11 @@ async def fill_up(url: str, disk: Path) -> list[tuple[str, int]]:
     return wrong
 
 
-async def test_a_full_disk_refuses_and_recovers(small_url: str, disk: Path) -> None:
+async def test_full_disk_refuses_answers_and_recovers(small_url: str, disk: Path) -> None:
     assert await fill_up(small_url, disk) == []
 
 
-async def test_answers_that_share_no_transaction_are_stored_by_halves(
+async def test_answers_without_a_shared_transaction_are_stored_in_part_on_a_full_disk(
     small_url: str, disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The control."""
@@ -147,7 +147,7 @@ async def test_answers_that_share_no_transaction_are_stored_by_halves(
     assert 0 < stored < BATCH
 
 
-async def test_a_full_disk_that_is_not_foreseen_is_told_as_our_fault(
+async def test_full_disk_that_is_not_handled_is_an_internal_error(
     small_url: str, disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The control."""

@@ -40,7 +40,7 @@ def integrity(db: Connection) -> str:
 
 @pytest.mark.parametrize(("engine_name", "workers"), [("sqlite", 1), ("postgresql", 2)], indirect=["engine_name"])
 @pytest.mark.parametrize("kills", fault_counts(2, 30))
-async def test_what_was_acknowledged_survives_the_kill_of_whoever_answered(
+async def test_acknowledged_answers_survive_the_kill_of_a_worker(
     workers: int, kills: int, database_url: str, ledger: Ledger, tmp_path: Path
 ) -> None:
     key = await create_courses(database_url)
@@ -60,7 +60,9 @@ async def test_what_was_acknowledged_survives_the_kill_of_whoever_answered(
 
 
 @pytest.mark.controls
-async def test_answers_told_before_their_commit_are_lost(database_url: str, ledger: Ledger, tmp_path: Path) -> None:
+async def test_ledger_notices_answers_acknowledged_before_their_commit(
+    database_url: str, ledger: Ledger, tmp_path: Path
+) -> None:
     """The control: the ledger notices."""
     key = await create_courses(database_url)
     with serving(database_url, key, tmp_path / "service", command=HOOKED) as service:
@@ -73,7 +75,9 @@ async def test_answers_told_before_their_commit_are_lost(database_url: str, ledg
 
 
 @pytest.mark.parametrize("deaths", fault_counts(3, 100))
-async def test_a_death_around_the_commit_takes_effect_once(deaths: int, database_url: str, tmp_path: Path) -> None:
+async def test_answer_takes_effect_once_if_the_worker_dies_around_the_commit(
+    deaths: int, database_url: str, tmp_path: Path
+) -> None:
     """Killed before the commit, the retry is the first; killed after it, the retry is told what was decided then."""
     key = await create_courses(database_url)
     with serving(database_url, key, tmp_path / "service", command=HOOKED) as service:
@@ -107,7 +111,7 @@ def can_run(command: Sequence[str]) -> bool:
 
 @pytest.mark.parametrize("engine_name", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("unsynced", [False, True])
-async def test_sqlite_waits_for_the_disk_before_it_acknowledges(
+async def test_sqlite_syncs_the_disk_before_an_answer_is_acknowledged(
     unsynced: bool, database_url: str, ledger: Ledger, tmp_path: Path
 ) -> None:
     """One sync at least for each answer of a lone client; the control: with `synchronous = OFF` there are none."""

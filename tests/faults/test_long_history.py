@@ -46,7 +46,7 @@ LONGEST_CHECK_S = 600.0
 
 @dataclass(frozen=True)
 class Operation:
-    """What one client did: `told` is the reply of one that is `ok`."""
+    """What one client did: `reply` is that of one that is `ok`."""
 
     kind: str
     learner: str
@@ -54,22 +54,24 @@ class Operation:
     began: float
     ended: float
     end: str
-    told: dict[str, Any] = field(default_factory=dict)
+    reply: dict[str, Any] = field(default_factory=dict)
 
     @property
     def position(self) -> int:
         """The place in the learner's log that the reply speaks of."""
-        told = self.told.get("response", self.told)
+        told = self.reply.get("response", self.reply)
         return int(told["position"])
 
 
 @pytest.mark.parametrize(("engine_name", "workers"), [("sqlite", 1), ("postgresql", 2)], indirect=["engine_name"])
 @pytest.mark.parametrize("operations", fault_counts(300, 100_000))
-async def test_clients_see_one_history(operations: int, workers: int, database_url: str, tmp_path: Path) -> None:
+async def test_clients_see_one_history_while_workers_are_killed(
+    operations: int, workers: int, database_url: str, tmp_path: Path
+) -> None:
     key = await create_courses(database_url)
     with serving(database_url, key, tmp_path / "service", workers=workers) as service:
         await service.ready(workers)
-        history = await live(service, operations)
+        history = await run_clients(service, operations)
         assert service.unexpected() == []
     ends = Counter(operation.end for operation in history)
     print(  # noqa: T201 (how much there was to check)
@@ -86,7 +88,7 @@ async def test_clients_see_one_history(operations: int, workers: int, database_u
         assert anomalies(*doctor(history, learner_logs)), doctor.__name__
 
 
-async def live(service: Service, operations: int) -> list[Operation]:
+async def run_clients(service: Service, operations: int) -> list[Operation]:
     """Clients at work, while workers die."""
     history: list[Operation] = []
     mine: list[tuple[str, str]] = []
@@ -219,7 +221,7 @@ def misread(course_model: CourseModel, history: Sequence[Operation], learner_log
         # After an hour skills begin to fade: what counts is when it was read.
         read_at = now() - round((time.monotonic() - read.ended) * 1e6)
         states = states_at(course_model, replay_entries(course_model, [read.learner], entries).states, read_at)
-        if mastery_report(course_model, states, read.learner, read.position) != read.told:
+        if mastery_report(course_model, states, read.learner, read.position) != read.reply:
             wrong.append(f"{read.kind} of {read.learner} at {read.position}")
     return wrong
 
@@ -245,7 +247,7 @@ def dream_of_an_answer(history: Sequence[Operation], learner_logs: dict[str, Lea
     return [operation for operation in history if operation.id != dreamt.id], learner_logs
 
 
-def read_the_past(history: Sequence[Operation], learner_logs: dict[str, LearnerLog]) -> Lie:
+def read_an_outdated_state(history: Sequence[Operation], learner_logs: dict[str, LearnerLog]) -> Lie:
     known = first(history, lambda operation: operation.kind == "append")
     late = Operation("read", known.learner, "", known.ended + 1, known.ended + 2, "ok", {"position": 0})
     return [*history, late], learner_logs
@@ -262,4 +264,4 @@ def void_what_counts(history: Sequence[Operation], learner_logs: dict[str, Learn
     return [*history, void], learner_logs
 
 
-DOCTORS = (lose_an_answer, dream_of_an_answer, read_the_past, void_what_counts)
+DOCTORS = (lose_an_answer, dream_of_an_answer, read_an_outdated_state, void_what_counts)

@@ -111,7 +111,9 @@ async def wired(url: str) -> AsyncIterator[tuple[Wire, str]]:
 
 @pytest.mark.parametrize("engine_name", ["postgresql"], indirect=True)
 @pytest.mark.parametrize("rounds", fault_counts(1, 20))
-async def test_a_disturbed_way_to_the_database(rounds: int, database_url: str, ledger: Ledger, tmp_path: Path) -> None:
+async def test_acknowledged_answers_survive_a_disturbed_network_to_the_database(
+    rounds: int, database_url: str, ledger: Ledger, tmp_path: Path
+) -> None:
     key = await create_courses(database_url)
     async with wired(database_url) as (wire, url):
         with serving(url, key, tmp_path / "service") as service:

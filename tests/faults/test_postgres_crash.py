@@ -84,7 +84,7 @@ async def assert_out_of_order(service: Service) -> None:
 
 
 @pytest.mark.parametrize("kills", fault_counts(1, 20))
-async def test_what_was_acknowledged_survives_the_kill_of_postgresql(
+async def test_acknowledged_answers_survive_the_kill_of_postgresql(
     kills: int, server: Server, ledger: Ledger, tmp_path: Path
 ) -> None:
     await asyncio.to_thread(migrate, server.url)

@@ -75,7 +75,7 @@ async def calibrated(url: str) -> None:
 
 
 @pytest.mark.parametrize("calibrations", fault_counts(2, 50))
-async def test_nobody_finds_the_database_locked(
+async def test_concurrent_requests_never_find_the_database_locked(
     calibrations: int, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fit, "ROUNDS", 1)
@@ -90,7 +90,7 @@ def deferred(real: Any, *args: Any, **kwargs: Any) -> Any:
     return real(*args, **{**kwargs, "begin": "BEGIN"})
 
 
-async def test_transactions_that_do_not_begin_by_locking_find_it_locked(
+async def test_deferred_transactions_find_the_database_locked(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The control."""

@@ -109,7 +109,7 @@ async def twice(database: Database, other: Database) -> list[RecordedResponse | 
 
 @pytest.mark.controls
 @pytest.mark.parametrize("broken", [False, True])
-async def test_without_its_guards_the_database_refuses_one_of_two(
+async def test_concurrent_answers_fail_without_retries_and_immediate_transactions(
     broken: bool, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await create_courses(database_url)
@@ -129,7 +129,7 @@ def unlocked(real: Any, *args: Any, **kwargs: Any) -> Any:
 @pytest.mark.controls
 @pytest.mark.parametrize("engine_name", ["postgresql"], indirect=True)
 @pytest.mark.parametrize("broken", [False, True])
-async def test_without_the_lock_answers_of_a_learner_are_lost(
+async def test_answers_of_a_learner_are_lost_without_the_lock(
     broken: bool, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await create_courses(database_url)

@@ -41,7 +41,7 @@ def failing(trace: Path) -> tuple[str, ...]:
 
 @pytest.mark.parametrize("engine_name", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("answers", fault_counts(100, 2_000))
-async def test_what_the_disk_refuses_is_not_acknowledged(
+async def test_answer_that_the_disk_refuses_is_not_acknowledged(
     answers: int, database_url: str, ledger: Ledger, tmp_path: Path
 ) -> None:
     trace = tmp_path / "trace"
@@ -60,7 +60,9 @@ async def test_what_the_disk_refuses_is_not_acknowledged(
 
 
 @pytest.mark.parametrize("engine_name", ["sqlite"], indirect=True)
-async def test_whoever_forgives_the_disk_loses_answers(database_url: str, ledger: Ledger, tmp_path: Path) -> None:
+async def test_ledger_notices_a_service_that_ignores_errors_of_the_disk(
+    database_url: str, ledger: Ledger, tmp_path: Path
+) -> None:
     """The control: a service that takes a commit that failed for one that did not."""
     trace = tmp_path / "trace"
     command = (*failing(trace), *HOOKED)
@@ -75,7 +77,7 @@ async def test_whoever_forgives_the_disk_loses_answers(database_url: str, ledger
 
 
 @pytest.mark.parametrize("answers", fault_counts(100, 2_000))
-async def test_what_the_disk_refuses_postgresql_is_not_acknowledged(
+async def test_answer_that_the_disk_refuses_postgresql_is_not_acknowledged(
     answers: int, ledger: Ledger, tmp_path: Path
 ) -> None:
     """A sync of its log that fails stops PostgreSQL at once, and it recovers from what is on the disk."""

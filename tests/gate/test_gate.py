@@ -71,7 +71,7 @@ def run(project: Path) -> Run:
     return once
 
 
-def test_a_control_runs_until_it_is_stamped_and_when_what_it_depends_on_has_changed(project: Path, run: Run) -> None:
+def test_control_runs_if_it_has_no_stamp_or_its_dependencies_have_changed(project: Path, run: Run) -> None:
     assert run("--gate") == {"passed": 3}
     assert run("--stamp") == {"passed": 1, "deselected": 2}
     assert run("--gate") == {"passed": 2, "deselected": 1}
@@ -81,7 +81,7 @@ def test_a_control_runs_until_it_is_stamped_and_when_what_it_depends_on_has_chan
     assert run("--gate") == {"failed": 2, "passed": 1}
 
 
-def test_the_rest_is_what_the_gate_left_out_on_the_same_tree(project: Path, run: Run) -> None:
+def test_rest_runs_what_the_gate_left_out_on_the_same_tree(project: Path, run: Run) -> None:
     run("--stamp")
     run("--gate")
     assert run("--rest") == {"passed": 1, "deselected": 2}
@@ -89,7 +89,7 @@ def test_the_rest_is_what_the_gate_left_out_on_the_same_tree(project: Path, run:
     assert run("--rest") == {"passed": 3}
 
 
-def test_a_law_is_tried_again_on_all_its_examples(project: Path, run: Run) -> None:
+def test_law_is_run_again_on_all_its_examples(project: Path, run: Run) -> None:
     law = "from hypothesis import given, strategies as st\n\n@given(st.integers())\ndef test_a_law(n): ...\n"
     (project / "tests/test_other.py").write_text(law)
     run("--stamp")
@@ -97,13 +97,13 @@ def test_a_law_is_tried_again_on_all_its_examples(project: Path, run: Run) -> No
     assert run("--rest") == {"passed": 2, "deselected": 1}
 
 
-def test_what_is_stamped_is_not_stamped_again(project: Path, run: Run) -> None:
+def test_control_with_a_stamp_is_not_stamped_again(project: Path, run: Run) -> None:
     assert run("--stamp") == {"passed": 1, "deselected": 2}
     assert run("--stamp") == {"deselected": 3}
     assert run("--rest") == {"passed": 3}
 
 
-def test_a_stamp_that_is_missing_stale_or_made_up_is_a_failure(project: Path, run: Run) -> None:
+def test_stamp_that_is_missing_stale_or_made_up_is_a_failure(project: Path, run: Run) -> None:
     stamps = project / "tests/gate/stamps.json"
     assert run("--rest") == {"passed": 3, "wrong": 1}
     run("--stamp")
@@ -129,13 +129,13 @@ def test_a_stamp_that_is_missing_stale_or_made_up_is_a_failure(project: Path, ru
         ("engine/__init__.py", "SIDE = 1\n"),
     ],
 )
-def test_what_else_a_control_depends_on(file: str, content: str, project: Path, run: Run) -> None:
+def test_control_runs_if_any_kind_of_dependency_has_changed(file: str, content: str, project: Path, run: Run) -> None:
     run("--stamp")
     (project / file).write_text(content)
     assert run("--gate") == {"passed": 3}
 
 
-def test_modules_that_are_only_named_count(project: Path, run: Run) -> None:
+def test_control_depends_on_modules_that_are_only_named_in_a_string(project: Path, run: Run) -> None:
     source = FILES["tests/test_laws.py"] + 'PATCHED = "web.page.PAGE"\n'
     (project / "tests/test_laws.py").write_text(source)
     run("--stamp")

@@ -158,7 +158,7 @@ async def until(condition: Callable[[], Any], longest_s: float = LONGEST_S) -> N
         await asyncio.sleep(0.1)
 
 
-async def test_a_fit_killed_at_any_step_ends_with_the_same_result(
+async def test_calibration_killed_at_any_step_ends_with_the_same_result(
     database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await prepare(database)
@@ -182,7 +182,7 @@ async def test_a_fit_killed_at_any_step_ends_with_the_same_result(
 
 
 @pytest.mark.soak
-async def test_a_fit_killed_at_twenty_random_moments_ends_with_the_same_result(
+async def test_calibration_killed_at_twenty_random_moments_ends_with_the_same_result(
     database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await prepare(database)
@@ -249,7 +249,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_quick")
-async def test_a_service_that_was_killed_goes_on_when_it_starts_again(
+async def test_calibration_continues_when_a_killed_service_starts_again(
     database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await prepare(database)
@@ -280,7 +280,7 @@ async def nothing(*_: Any) -> None:
     """What a service without that duty does."""
 
 
-async def test_a_service_that_stops_lets_another_go_on_at_once(
+async def test_calibration_of_a_service_that_stops_is_continued_by_another_at_once(
     database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await prepare(database)
@@ -296,7 +296,7 @@ async def test_a_service_that_stops_lets_another_go_on_at_once(
     assert claim == Claim(1, COURSE, 1, attempt=1)
 
 
-async def test_an_attempt_that_lost_its_lease_ends(
+async def test_calibration_attempt_that_lost_its_lease_ends(
     database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await prepare(database)
@@ -313,7 +313,7 @@ async def test_an_attempt_that_lost_its_lease_ends(
     assert row.leased_until > now() + calibrations.LEASE_US
 
 
-async def test_a_lease_is_renewed_while_the_fit_lasts(
+async def test_lease_is_renewed_while_a_calibration_runs(
     database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await prepare(database)
@@ -328,7 +328,7 @@ async def test_a_lease_is_renewed_while_the_fit_lasts(
     await running
 
 
-async def test_what_would_go_wrong_again_is_not_tried_again(
+async def test_calibration_that_would_fail_again_is_not_repeated(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await prepare(database)
@@ -357,7 +357,7 @@ def activate_anyway(db: Connection) -> None:
     activate(db, 1, COURSE, 1, now(), force=True)
 
 
-async def test_a_service_that_starts_folds_again_what_was_left(
+async def test_stale_snapshots_are_rebuilt_when_a_service_starts(
     database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await activated_and_killed(database)
@@ -375,7 +375,7 @@ async def test_a_service_that_starts_folds_again_what_was_left(
     assert await find_differences(database) == []
 
 
-async def test_folding_again_takes_less_at_a_time_where_it_is_slow(
+async def test_rebuilding_takes_fewer_learners_at_a_time_where_it_is_slow(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken: list[int] = []
@@ -394,7 +394,9 @@ async def test_folding_again_takes_less_at_a_time_where_it_is_slow(
     assert time.monotonic() - started > 2 * 5 * 0.06
 
 
-async def test_two_services_fold_the_same_course_again(database: Database, database_url: str) -> None:
+async def test_course_is_rebuilt_by_two_services_at_once_without_differences(
+    database: Database, database_url: str
+) -> None:
     await activated_and_killed(database)
     async with opened(database_url) as other:
         await asyncio.gather(rebuild_course(database, 1, COURSE), rebuild_course(other, 1, COURSE))
@@ -402,7 +404,7 @@ async def test_two_services_fold_the_same_course_again(database: Database, datab
     assert await find_differences(database) == []
 
 
-async def test_courses_left_behind_are_found(database: Database) -> None:
+async def test_courses_with_stale_snapshots_are_found(database: Database) -> None:
     await prepare(database)
     assert await database.read(calibrations.list_stale_courses) == []
 

@@ -171,7 +171,7 @@ def kill(*started: Started) -> None:
 # Iff and at least once
 
 
-async def test_what_was_committed_is_told_though_the_service_died(database: Database, database_url: str) -> None:
+async def test_committed_event_is_delivered_though_the_service_died(database: Database, database_url: str) -> None:
     async with running_receiver() as receiver:
         secret = await prepare(database, receiver.url)
         assert await asyncio.to_thread(start(RECORDER.format(harm=""), database_url).wait) == -signal.SIGKILL
@@ -179,13 +179,13 @@ async def test_what_was_committed_is_told_though_the_service_died(database: Data
         async with served(database_url, webhook_hosts=HOSTS):
             await emptied(database)
     [call] = receiver.calls
-    assert call.told["data"]["learner"] == "ann"
+    assert call.event["data"]["learner"] == "ann"
     assert verified(secret, call)
 
 
 @pytest.mark.controls
 @pytest.mark.parametrize("engine_name", ["sqlite"])
-async def test_without_an_outbox_it_would_be_lost(database: Database, database_url: str) -> None:
+async def test_event_is_lost_without_the_outbox_if_the_service_dies(database: Database, database_url: str) -> None:
     """The control: published after the commit."""
     async with running_receiver() as receiver:
         await prepare(database, receiver.url)
@@ -206,7 +206,7 @@ def record_and_fail(db: Connection) -> None:
     raise Undo
 
 
-async def test_what_was_rolled_back_is_not_told(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_event_that_was_rolled_back_is_not_delivered(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control tells what happens without waiting for the commit."""
     async with running_receiver() as receiver:
         await prepare(database, receiver.url)
@@ -215,7 +215,7 @@ async def test_what_was_rolled_back_is_not_told(database: Database, monkeypatch:
                 await database.write(record_and_fail)
             await database.write(record, mastering("bob"))
             await emptied(database)
-        assert [call.told["data"]["learner"] for call in receiver.calls] == ["bob"]
+        assert [call.event["data"]["learner"] for call in receiver.calls] == ["bob"]
 
         hasty: list[Any] = []
         insert = rows_of.insert_outbox
@@ -230,10 +230,10 @@ async def test_what_was_rolled_back_is_not_told(database: Database, monkeypatch:
         await database.write(insert, hasty)
         async with delivering(database):
             await emptied(database)
-        assert [call.told["data"]["learner"] for call in receiver.calls] == ["bob", "ann"]
+        assert [call.event["data"]["learner"] for call in receiver.calls] == ["bob", "ann"]
 
 
-async def test_two_processes_lose_nothing_though_one_is_killed(database: Database, database_url: str) -> None:
+async def test_no_call_is_lost_by_two_processes_though_one_is_killed(database: Database, database_url: str) -> None:
     """Both have calls open when one dies; the other makes them again when the claim of the dead has lapsed."""
     killed = asyncio.Event()
 
@@ -263,9 +263,7 @@ async def test_two_processes_lose_nothing_though_one_is_killed(database: Databas
 
 @pytest.mark.controls
 @pytest.mark.parametrize("engine_name", ["sqlite"])
-async def test_calls_in_flight_would_be_lost_if_they_were_forgotten_when_claimed(
-    database: Database, database_url: str
-) -> None:
+async def test_calls_in_flight_are_lost_if_they_are_deleted_when_claimed(database: Database, database_url: str) -> None:
     """The control: the process that is killed is the only one, and in the middle of its call."""
     async with running_receiver(never_reply) as receiver:
         await prepare(database, receiver.url)
@@ -303,14 +301,14 @@ async def endless(_: ReceivedCall) -> bytes:
 REFUSALS: dict[str, tuple[Replier, str]] = {
     "500": (refuse_call, "answered 500"),
     "hangs": (never_reply, "no answer within 0.5 seconds"),
-    "redirects": (lambda _: told(302, "Location: /elsewhere"), "answered 302"),
-    "switches": (lambda _: told(101), "the connection failed: RemoteProtocolError"),
+    "redirects": (lambda _: reply_with(302, "Location: /elsewhere"), "answered 302"),
+    "switches": (lambda _: reply_with(101), "the connection failed: RemoteProtocolError"),
     "speaks no HTTP": (lambda _: raw(b"SSH-2.0-OpenSSH\r\n\r\n"), "the connection failed: RemoteProtocolError"),
     "never ends": (endless, "no answer within 0.5 seconds"),
 }
 
 
-async def told(code: int, *headers: str) -> bytes:
+async def reply_with(code: int, *headers: str) -> bytes:
     return status_reply(code, *headers)
 
 
@@ -320,7 +318,9 @@ async def raw(answer: bytes) -> bytes:
 
 @pytest.mark.parametrize("refusal", REFUSALS)
 @pytest.mark.parametrize("engine_name", ["sqlite"])
-async def test_what_is_not_taken_comes_again(database: Database, monkeypatch: pytest.MonkeyPatch, refusal: str) -> None:
+async def test_call_that_is_refused_is_repeated(
+    database: Database, monkeypatch: pytest.MonkeyPatch, refusal: str
+) -> None:
     monkeypatch.setattr(webhook_delivery, "LONGEST_CALL_S", 0.5)
     answer, reason = REFUSALS[refusal]
     async with running_receiver(failing(answer, 2)) as receiver:
@@ -337,7 +337,9 @@ async def test_what_is_not_taken_comes_again(database: Database, monkeypatch: py
     assert all(verified(secret, call) for call in receiver.calls)
 
 
-async def test_it_is_given_up_at_last_and_said_so(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_call_fails_after_the_last_attempt_and_the_webhook_shows_it(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(webhooks, "MAX_ATTEMPTS", 3)
     async with running_receiver(refuse_call) as receiver, school(database_url, webhook_hosts=HOSTS) as client:
         address = client.base_url.join("/v1/webhooks")
@@ -351,7 +353,7 @@ async def test_it_is_given_up_at_last_and_said_so(database_url: str, monkeypatch
 
 
 @pytest.mark.parametrize("engine_name", ["sqlite"])
-async def test_a_long_answer_is_not_read_to_its_end(database: Database) -> None:
+async def test_long_reply_of_a_receiver_is_not_read_to_its_end(database: Database) -> None:
     async def flood(_: ReceivedCall) -> bytes:
         return b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n" + bytes(1 << 20)
 
@@ -364,19 +366,19 @@ async def test_a_long_answer_is_not_read_to_its_end(database: Database) -> None:
 
 
 @pytest.mark.parametrize("engine_name", ["sqlite"])
-async def test_a_receiver_that_hangs_holds_up_no_other(database: Database) -> None:
+async def test_receiver_that_hangs_delays_no_other(database: Database) -> None:
     async with running_receiver(never_reply) as slow, running_receiver() as quick:
         await prepare(database, slow.url)
         await database.write(create_webhook, 1, quick.url, EVENTS, None, now())
         async with delivering(database):
             for who in ("ann", "bob", "eve"):
                 await database.write(record, mastering(who))
-                await quick.until(lambda who=who: who in {call.told["data"]["learner"] for call in quick.calls})  # type: ignore[misc]
+                await quick.until(lambda who=who: who in {call.event["data"]["learner"] for call in quick.calls})  # type: ignore[misc]
                 await slow.until(lambda: bool(slow.calls))
     assert len(quick.calls) == 3
 
 
-async def test_who_stops_hands_its_calls_back(database: Database) -> None:
+async def test_calls_of_a_process_that_stops_are_returned(database: Database) -> None:
     async with running_receiver(never_reply) as receiver:
         await prepare(database, receiver.url)
         await database.write(record, mastering("ann"))
@@ -390,7 +392,7 @@ async def test_who_stops_hands_its_calls_back(database: Database) -> None:
 # What is told
 
 
-async def test_calls_are_what_the_document_says(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_calls_follow_the_openapi_document(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibrations, "MIN_RESPONSES", 1)
     document = current_document()
     async with running_receiver() as receiver, school(database_url, webhook_hosts=HOSTS) as client:
@@ -412,13 +414,15 @@ async def test_calls_are_what_the_document_says(database_url: str, monkeypatch: 
         assert call.headers["content-type"] == "application/json"
         assert verified(made.json()["secret"], call)
         assert not verified(f"whsec_{'A' * 44}", call)
-        schema = document["webhooks"][call.told["type"]]["post"]["requestBody"]["content"]["application/json"]["schema"]
-        jsonschema_rs.validator_for({**schema, "components": document["components"]}).validate(call.told)
-    assert sorted(call.told["type"] for call in receiver.calls) == sorted([*EVENTS, "response.corrected"])
+        schema = document["webhooks"][call.event["type"]]["post"]["requestBody"]["content"]["application/json"][
+            "schema"
+        ]
+        jsonschema_rs.validator_for({**schema, "components": document["components"]}).validate(call.event)
+    assert sorted(call.event["type"] for call in receiver.calls) == sorted([*EVENTS, "response.corrected"])
     assert set(document["webhooks"]) == set(EVENTS)
 
 
-async def test_no_learner_and_no_secret_is_logged(database: Database) -> None:
+async def test_log_of_deliveries_names_no_learner_and_no_secret(database: Database) -> None:
     async with running_receiver(failing(refuse_call, 1)) as receiver:
         secret = await prepare(database, receiver.url)
         with capture_logs() as lines:
@@ -431,7 +435,7 @@ async def test_no_learner_and_no_secret_is_logged(database: Database) -> None:
     assert secret not in str(lines)
 
 
-def test_the_signature_is_that_of_the_standard() -> None:
+def test_signature_is_that_of_the_standard() -> None:
     """The example of the libraries of Standard Webhooks: github.com/standard-webhooks/standard-webhooks, Apache-2.0.
 
     `test_sign_function` of libraries/python/tests/test_webhooks.py, and the same in Java's WebhookTest.
@@ -494,7 +498,7 @@ async def try_out(url: str, hosts: str = "") -> str | None:
         return await make_call(transport, hosts, WebhookCall(1, "wh-0", "msg_1", 1, url, "whsec_AAAA", b"{}"))
 
 
-async def test_no_trick_reaches_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_url_tricks_reach_no_address_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """The control takes addresses of this machine for public ones: then many do."""
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
     assert len(TRICKS) >= 40
@@ -513,7 +517,7 @@ async def test_no_trick_reaches_this_machine(monkeypatch: pytest.MonkeyPatch) ->
     "url",
     ["https://example.org", "https://example.org:8443/a/b?c=d%20e", "https://8.8.8.8/", "https://[2606:4700::1111]/"],
 )
-def test_what_is_public_is_taken(url: str) -> None:
+def test_url_of_a_public_host_is_accepted(url: str) -> None:
     assert not read_target(url, "").exempt
 
 
@@ -534,7 +538,7 @@ def test_what_is_public_is_taken(url: str) -> None:
         ("", "http:///", False),
     ],
 )
-def test_the_operator_makes_exceptions(hosts: str, url: str, *, allowed: bool) -> None:
+def test_url_of_a_private_host_is_accepted_if_the_operator_allows_it(hosts: str, url: str, *, allowed: bool) -> None:
     if allowed:
         assert read_target(url, hosts).exempt
     else:
@@ -551,9 +555,7 @@ class Rebinding(dict[str, list[str]]):
 
 
 @pytest.mark.parametrize("pinned", [True, False])
-async def test_the_address_that_was_looked_at_is_the_one_that_is_called(
-    monkeypatch: pytest.MonkeyPatch, *, pinned: bool
-) -> None:
+async def test_call_goes_to_the_address_that_was_checked(monkeypatch: pytest.MonkeyPatch, *, pinned: bool) -> None:
     """127.0.0.1 counts as public here, 127.0.0.2 as private. The control calls by the name."""
     monkeypatch.setattr(webhook_delivery, "_is_public", lambda text: text == "127.0.0.1")
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
@@ -571,7 +573,7 @@ async def test_the_address_that_was_looked_at_is_the_one_that_is_called(
     assert (len(public.connections), len(private.connections)) == ((1, 0) if pinned else (0, 1))
 
 
-async def test_the_certificate_is_that_of_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_certificate_is_checked_against_the_host_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """The certificate of the test names receiver.test, and trusts itself. The control calls another name there."""
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
     monkeypatch.setattr(webhook_delivery, "_is_public", lambda text: text == "127.0.0.1")
@@ -588,7 +590,7 @@ async def test_the_certificate_is_that_of_the_name(monkeypatch: pytest.MonkeyPat
         assert len(receiver.calls) == 2
 
 
-async def test_the_next_address_is_tried_where_one_takes_no_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_call_tries_the_next_address_if_one_takes_no_connections(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(NAMES, "two.test", ["127.0.0.2", "127.0.0.1"])
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
     async with running_receiver() as receiver:
@@ -600,7 +602,7 @@ async def test_the_next_address_is_tried_where_one_takes_no_connections(monkeypa
 
 
 @pytest.mark.parametrize("engine_name", ["sqlite"])
-async def test_where_nobody_may_be_called_is_refused_at_once(database_url: str) -> None:
+async def test_webhook_with_a_forbidden_url_is_refused_at_once(database_url: str) -> None:
     async with school(database_url, webhook_hosts="lms.internal") as client:
         address = client.base_url.join("/v1/webhooks")
         for url in ("http://lms.example.org/", "https://127.0.0.1/", "https://a:b@lms.example.org/", "https://!/"):
@@ -611,7 +613,7 @@ async def test_where_nobody_may_be_called_is_refused_at_once(database_url: str) 
             assert (reply.status_code, len(reply.json()["secret"])) == (201, 50), url
 
 
-async def test_a_list_of_webhooks_has_pages_and_no_secret(database_url: str) -> None:
+async def test_list_of_webhooks_has_pages_and_no_secret(database_url: str) -> None:
     async with school(database_url) as client:
         address = str(client.base_url.join("/v1/webhooks"))
         other = await make_key(app_of(client).state.database, "neighbour")

@@ -47,7 +47,9 @@ async def test_a_revoked_key_is_not_found_but_listed(database: Database) -> None
 @pytest.mark.parametrize(
     ("tenant", "scopes"), [("school", []), ("school", ["root"]), ("", ["admin"]), ("x" * 256, ["admin"])]
 )
-async def test_a_key_without_sense_is_not_made(database: Database, tenant: str, scopes: list[str]) -> None:
+async def test_key_with_an_invalid_tenant_or_scope_is_refused(
+    database: Database, tenant: str, scopes: list[str]
+) -> None:
     with pytest.raises(Invalid):
         await database.write(create_key, tenant, scopes, 1)
     with pytest.raises(NotFound):

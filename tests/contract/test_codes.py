@@ -86,12 +86,12 @@ ELSEWHERE = {
 }
 
 
-def test_every_code_has_a_request_that_meets_it() -> None:
+def test_error_codes_have_requests_that_meet_them() -> None:
     assert {row.code for row in ROWS} | OTHERS | ELSEWHERE.keys() == classes_by_code().keys()
 
 
 @pytest.mark.anyio
-async def test_every_error_is_met_and_documented_where_it_is(database_url: str) -> None:
+async def test_errors_are_met_and_documented_where_they_occur(database_url: str) -> None:
     async with served(database_url) as app, client_of(app, await make_key(app.state.database)) as client:
         await fill(client)
         await client.post(f"{AT}/responses/r-4/void", json={"reason": "wrong"})
@@ -121,7 +121,7 @@ def check_met(reply: httpx.Response, code: str, operation: str | None) -> None:
 
 
 @pytest.mark.anyio
-async def test_too_many_waiting_answers_are_told_to_come_back(database_url: str) -> None:
+async def test_too_many_pending_answers_get_a_retry_after_header(database_url: str) -> None:
     async with (
         served(database_url, max_waiting_responses=1) as app,
         client_of(app, await make_key(app.state.database)) as client,
@@ -133,7 +133,7 @@ async def test_too_many_waiting_answers_are_told_to_come_back(database_url: str)
 
 
 @pytest.mark.anyio
-async def test_who_comes_too_often_is_told_when_to_come_back(
+async def test_caller_beyond_the_quota_gets_a_retry_after_header(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rate_limits, "MINUTE_S", 10_000_000)  # no window ends meanwhile
@@ -149,7 +149,7 @@ async def test_who_comes_too_often_is_told_when_to_come_back(
 
 
 @pytest.mark.anyio
-async def test_a_database_that_does_not_answer_is_unavailable(database_url: str) -> None:
+async def test_database_that_does_not_answer_is_unavailable(database_url: str) -> None:
     async with served(database_url) as app, client_of(app, await make_key(app.state.database)) as client:
         await client.put(f"{AT}/catalogue", json=SMALL)
         if app.state.database.dialect == "sqlite":
@@ -168,7 +168,7 @@ async def test_a_database_that_does_not_answer_is_unavailable(database_url: str)
 
 
 @pytest.mark.anyio
-async def test_a_database_of_another_version_is_not_ready(database_url: str) -> None:
+async def test_database_of_another_version_is_not_ready(database_url: str) -> None:
     async with served(database_url) as app, client_of(app) as client:
         await app.state.database.write(age)
         check_met(await client.get(client.base_url.join("/readyz")), "not_migrated", None)

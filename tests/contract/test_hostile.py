@@ -153,14 +153,14 @@ def header(name: str, text: str) -> httpx.Headers:
     return httpx.Headers([(name.encode(), text.encode("latin-1"))])
 
 
-async def test_what_is_not_strict_json_is_malformed(client: httpx.AsyncClient) -> None:
+async def test_text_that_is_not_strict_json_is_malformed(client: httpx.AsyncClient) -> None:
     for method, path, _ in BODIES:
         for name, body in MALFORMED.items():
             reply = await client.request(method, path, content=body, headers=JSON)
             check_problem(reply, 400, "malformed_json", (method, path, name))
 
 
-async def test_the_wrong_shape_is_invalid_and_named(client: httpx.AsyncClient) -> None:
+async def test_body_of_the_wrong_shape_is_invalid_with_a_pointer(client: httpx.AsyncClient) -> None:
     for method, path, good in BODIES:
         for body in SHAPES:
             if body == {} and path.endswith("catalogue"):
@@ -174,7 +174,7 @@ async def test_the_wrong_shape_is_invalid_and_named(client: httpx.AsyncClient) -
                 check_headers(reply, (path, field, value))
 
 
-async def test_each_answer_of_a_batch_is_judged_alone(client: httpx.AsyncClient) -> None:
+async def test_batch_judges_each_answer_alone(client: httpx.AsyncClient) -> None:
     good = {"learner": "ann", "item": "i1", "correct": True}
     odd = [*SHAPES, *({**good, field: value} for field in good for value in VALUES), {**good, "score": 1}]
     reply = await client.post(f"{AT}/responses:batch", json={"responses": [*odd, good]})
@@ -185,7 +185,7 @@ async def test_each_answer_of_a_batch_is_judged_alone(client: httpx.AsyncClient)
         assert (result["status"], result["error"]["code"]) == ("invalid", "invalid"), sent
 
 
-async def test_only_plain_json_is_taken(client: httpx.AsyncClient) -> None:
+async def test_body_that_is_not_plain_json_is_refused(client: httpx.AsyncClient) -> None:
     for method, path, good in BODIES:
         body = json.dumps(good).encode()
         for media_type in MEDIA_TYPES:
@@ -202,7 +202,7 @@ async def test_only_plain_json_is_taken(client: httpx.AsyncClient) -> None:
         check_problem(await client.request(method, path, content=large, headers=JSON), 413, "too_large", path)
 
 
-async def test_ids_in_paths_are_taken_as_they_are_or_refused(client: httpx.AsyncClient) -> None:
+async def test_ids_in_paths_are_used_unchanged_or_refused(client: httpx.AsyncClient) -> None:
     for method, template in PATHS:
         await check_ids(client, method, template, None)
     for method, template, body in PATHS_WITH_BODY:
@@ -252,7 +252,7 @@ FOREIGN: dict[str, list[Any]] = {
 }
 
 
-async def test_only_cursors_of_the_same_list_are_taken(client: httpx.AsyncClient) -> None:
+async def test_cursor_of_another_list_is_refused(client: httpx.AsyncClient) -> None:
     for path in LISTS:
         own = FOREIGN[path.rpartition("/")[2]]
         others = [cursor(place) for place in FOREIGN.values() if [type(p) for p in place] != [type(p) for p in own]]
@@ -264,7 +264,7 @@ async def test_only_cursors_of_the_same_list_are_taken(client: httpx.AsyncClient
     check_problem(await client.get(f"{AT}/mastery", params=stranger), 422, "invalid_cursor", stranger)
 
 
-async def test_parameters_are_known_and_in_range(client: httpx.AsyncClient) -> None:
+async def test_parameters_that_are_unknown_or_out_of_range_are_refused(client: httpx.AsyncClient) -> None:
     for path in (*LISTS, f"{AT}/learners/ann/recommendations"):
         for limit in (
             "0",
@@ -301,13 +301,13 @@ async def test_parameters_are_known_and_in_range(client: httpx.AsyncClient) -> N
 
 
 @pytest.mark.parametrize("key", ["", '""', '"', 'a"b', " ", "ä", "x" * 256, "a\tb"])
-async def test_an_idempotency_key_is_printable(client: httpx.AsyncClient, key: str) -> None:
+async def test_idempotency_key_must_be_printable(client: httpx.AsyncClient, key: str) -> None:
     body = {"learner": "ann", "item": "i1", "correct": True}
     reply = await client.post(f"{AT}/responses", json=body, headers=header("idempotency-key", key))
     check_problem(reply, 422, "invalid", key)
 
 
-async def test_what_can_be_accepted_is_negotiated(client: httpx.AsyncClient) -> None:
+async def test_accept_header_chooses_the_media_type(client: httpx.AsyncClient) -> None:
     wanted = {
         "*/*": "application/json", "": "application/json", "application/*": "application/json",
         "text/csv": "text/csv; charset=utf-8", "TEXT/CSV": "text/csv; charset=utf-8",
@@ -325,7 +325,7 @@ async def test_what_can_be_accepted_is_negotiated(client: httpx.AsyncClient) -> 
         check_problem(reply, 406, "not_acceptable", accept)
 
 
-async def test_other_methods_are_told_the_right_ones(client: httpx.AsyncClient) -> None:
+async def test_wrong_methods_get_the_allowed_ones(client: httpx.AsyncClient) -> None:
     allowed = {f"{AT}/skills": "GET", f"{AT}/catalogue": "PUT", f"{AT}/calibrations": "GET, POST"}
     for path, methods in allowed.items():
         for method in ("HEAD", "OPTIONS", "TRACE", "DELETE", "PATCH", "CONNECT", "QUERY", "BREW"):
@@ -349,7 +349,7 @@ ANSWERS = st.fixed_dictionaries(
 
 
 @pytest.mark.parametrize("path", ["responses", "responses:batch"])
-async def test_no_body_brings_the_service_down(client: httpx.AsyncClient, path: str) -> None:
+async def test_service_survives_any_body(client: httpx.AsyncClient, path: str) -> None:
     for body in examples_of(path):
         reply = await client.post(f"{AT}/{path}", content=body, headers=JSON)
         assert reply.status_code in {200, 201, 400, 404, 409, 413, 422}, (body, reply.text)
@@ -388,5 +388,5 @@ async def test_a_course_without_skills_takes_answers(client: httpx.AsyncClient) 
     assert (await client.get("courses/empty/mastery")).json()["data"] == []
 
 
-def test_the_catalogue_of_the_tests_has_what_they_name() -> None:
+def test_catalogue_of_these_tests_has_the_items_they_name() -> None:
     assert {"i1", "graded"} <= {item["id"] for item in CATALOGUE["items"]}

@@ -46,7 +46,7 @@ def segment(id_: str) -> str:
 
 
 @pytest.mark.parametrize("course", ["c1", "a/b", "ü 😀%2F"])
-async def test_an_id_comes_back_as_it_was_sent(client: httpx.AsyncClient, course: str) -> None:
+async def test_id_is_returned_as_it_was_sent(client: httpx.AsyncClient, course: str) -> None:
     at = await make_course(client, course, IDS)
     for id_ in IDS:
         body = {"id": id_, "learner": id_, "item": id_, "correct": True}
@@ -112,7 +112,7 @@ async def test_ids_of_the_largest_size_are_stored(client: httpx.AsyncClient) -> 
     check_problem(await client.get(f"courses/{segment(long[0] + 'x')}/skills"), 422, "invalid", "longer")
 
 
-async def test_an_encoded_slash_is_not_nul_or_a_broken_byte(client: httpx.AsyncClient) -> None:
+async def test_id_with_an_encoded_slash_is_accepted_but_not_nul_or_broken_bytes(client: httpx.AsyncClient) -> None:
     at = await make_course(client, "a/b", ["s"])
     assert (await client.get(f"{at}/skills")).status_code == 200
     for other in ("a%00b", "a%2f%2fb", "a%AFb", "a%252Fb", "a%5Cb"):
@@ -137,7 +137,7 @@ async def follow(client: httpx.AsyncClient, path: str) -> list[dict[str, Any]]:
     return found
 
 
-async def test_a_list_followed_by_its_links_is_the_list(client: httpx.AsyncClient) -> None:
+async def test_list_followed_by_its_links_is_complete(client: httpx.AsyncClient) -> None:
     names = [f"n {number:02d}/ü" for number in range(23)]
     at = await make_course(client, "c 1/ü", names)
     answers = [
@@ -170,7 +170,7 @@ async def test_calibrations_are_paged_from_the_newest(client: httpx.AsyncClient)
         assert [one["status"] for one in found] == ["running", "failed", "failed", "failed", "failed"]
 
 
-async def test_a_page_is_stable_while_the_list_grows(client: httpx.AsyncClient) -> None:
+async def test_page_is_stable_while_the_list_grows(client: httpx.AsyncClient) -> None:
     names = [f"n{number:02d}" for number in range(0, 40, 2)]
     at = await make_course(client, COURSE, names)
     seen: list[str] = []

@@ -23,7 +23,7 @@ def check(reply: httpx.Response, status: int, code: str) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_key_opens_what_its_scopes_name(database: Database) -> None:
+async def test_key_allows_what_its_scopes_name(database: Database) -> None:
     key = await database.write(create_key, "school", ["learners:read"], 1)
     admin = await database.write(create_key, "college", ["admin"], 1)
     async with edge_client(make_edge(database)) as client:
@@ -39,7 +39,7 @@ async def test_a_key_opens_what_its_scopes_name(database: Database) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_stranger_is_refused_before_anything_else(database: Database) -> None:
+async def test_request_without_a_valid_key_is_refused_before_anything_else(database: Database) -> None:
     good = await database.write(create_key, "school", ["admin"], 1)
     wrong = [
         "", "Bearer", "Bearer ", "Bearer x", f"Basic {good.text}", good.text, f"Bearer {good.text[:-1]}",
@@ -58,7 +58,7 @@ async def test_a_stranger_is_refused_before_anything_else(database: Database) ->
 
 
 @pytest.mark.anyio
-async def test_a_revoked_key_dies_within_five_seconds(database: Database) -> None:
+async def test_revoked_key_ends_within_five_seconds(database: Database) -> None:
     key = await database.write(create_key, "school", ["admin"], 1)
     now = 100.0
     app = make_edge(database)
@@ -72,7 +72,7 @@ async def test_a_revoked_key_dies_within_five_seconds(database: Database) -> Non
         check(await client.get("/v1/courses/c", headers=bearer(key)), 401, "unauthenticated")
 
 
-def test_what_is_remembered_is_bounded() -> None:
+def test_number_of_remembered_keys_is_bounded() -> None:
     known = KnownKeys(lambda: 0.0)
     for number in range(KNOWN_KEYS + 10):
         known.put(b"%d" % number, Caller(number, "k", frozenset()), 0.0)
@@ -80,7 +80,7 @@ def test_what_is_remembered_is_bounded() -> None:
     assert kept == list(range(10, KNOWN_KEYS + 10))
 
 
-def test_a_route_can_be_asked_for_its_scope() -> None:
+def test_route_reports_its_scope() -> None:
     scopes = {
         (route.path, method): [permit.scope for permit in permits_of(route.dependant)]
         for route in iter_route_contexts(make_edge().routes)
@@ -92,7 +92,7 @@ def test_a_route_can_be_asked_for_its_scope() -> None:
     assert scopes["/livez", "GET"] == []
 
 
-def test_the_openapi_document_asks_for_a_bearer_key() -> None:
+def test_openapi_document_asks_for_a_bearer_key() -> None:
     document = make_edge().openapi()
     scheme = document["components"]["securitySchemes"]["key"]
     assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")
@@ -100,6 +100,6 @@ def test_the_openapi_document_asks_for_a_bearer_key() -> None:
     assert "security" not in document["paths"]["/v1/echo"]["post"]
 
 
-def test_a_scope_must_exist() -> None:
+def test_scope_of_a_route_must_exist() -> None:
     with pytest.raises(ValueError, match="unknown scope"):
         require("learners:write")

@@ -53,7 +53,7 @@ async def fetch(path: str, demo: object = None) -> httpx.Response:
 
 
 @pytest.mark.parametrize("path", ["/", "/docs", "/errors"])
-async def test_what_a_page_refers_to_is_here_and_allowed(path: str) -> None:
+async def test_page_refers_only_to_what_exists_and_is_allowed(path: str) -> None:
     page = await fetch(path)
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     found = Links(page.text)
@@ -66,7 +66,7 @@ async def test_what_a_page_refers_to_is_here_and_allowed(path: str) -> None:
             assert (await client.get(url)).status_code == 200
 
 
-async def test_the_reference_starts_swagger_ui_on_our_own_document() -> None:
+async def test_reference_page_opens_swagger_ui_on_our_own_document() -> None:
     script = (await fetch("/docs/start.js")).text
     assert '"url": "openapi.json"' in script
     assert '"validatorUrl": null' in script
@@ -76,12 +76,12 @@ async def test_the_reference_starts_swagger_ui_on_our_own_document() -> None:
     assert (await fetch("/docs/swagger-ui.css")).headers["content-type"].startswith("text/css")
 
 
-async def test_the_type_of_every_problem_leads_to_its_entry() -> None:
+async def test_problem_types_link_to_their_entries() -> None:
     found = Links((await fetch("/errors")).text)
     assert sorted(found.ids) == sorted(classes_by_code())
 
 
-async def test_home_shows_the_first_request_of_a_demonstration() -> None:
+async def test_home_page_shows_the_first_request_of_a_demonstration() -> None:
     assert "<pre>" not in (await fetch("/")).text
     text = (await fetch("/", Demo("prx_1_<k>", "a&b", "curl 'http://x' -d '{\"a\": \"<script>\"}'"))).text
     assert "prx_1_&lt;k&gt;" in text

@@ -76,14 +76,14 @@ HIDDEN = [
 
 
 @pytest.mark.parametrize(("body", "where"), REFUSED)
-def test_what_is_not_strict_json_is_refused_with_its_place(body: bytes, where: str) -> None:
+def test_text_that_is_not_strict_json_is_refused_with_its_position(body: bytes, where: str) -> None:
     with pytest.raises(Malformed) as refusal:
         parse_json(body)
     assert where in refusal.value.detail
 
 
 @pytest.mark.parametrize(("body", "pointer"), HIDDEN)
-def test_what_an_escape_hides_is_refused_with_its_pointer(body: bytes, pointer: str) -> None:
+def test_escaped_surrogates_and_nul_are_refused_with_their_pointer(body: bytes, pointer: str) -> None:
     with pytest.raises(Malformed) as refusal:
         parse_json(body)
     assert [fault.pointer for fault in refusal.value.faults] == [pointer]
@@ -106,17 +106,17 @@ def test_strict_json_is_read(body: bytes, value: object) -> None:
 
 
 @given(VALUES, st.booleans())
-def test_what_json_writes_is_read_back(value: object, ascii_only: bool) -> None:
+def test_json_that_was_written_is_read_back(value: object, ascii_only: bool) -> None:
     assert parse_json(json.dumps(value, ensure_ascii=ascii_only).encode()) == value
 
 
 @given(st.binary() | st.text().map(lambda text: text.encode(errors="surrogatepass")))
-def test_any_bytes_are_read_or_refused(body: bytes) -> None:
+def test_parser_reads_or_refuses_any_bytes(body: bytes) -> None:
     check_read_or_refused(body)
 
 
 @given(st.lists(st.sampled_from(PARTS)))
-def test_anything_like_json_is_read_or_refused(parts: list[str]) -> None:
+def test_parser_reads_or_refuses_anything_like_json(parts: list[str]) -> None:
     check_read_or_refused("".join(parts).encode())
 
 
@@ -131,7 +131,7 @@ def check_read_or_refused(body: bytes) -> None:
     assert json.loads(written.encode()) == json.loads(body)
 
 
-def test_the_parser_costs_little_more_than_json() -> None:
+def test_parser_takes_little_longer_than_json() -> None:
     answer = {"id": "r" * 36, "learner": "l" * 36, "item": "i" * 36, "score": 1.0, "duration_ms": 1234}
     body = json.dumps(answer).encode()
     assert fastest(lambda: parse_json(body)) < max(20e-6, 5 * fastest(lambda: json.loads(body)))
@@ -148,7 +148,7 @@ def fastest(call: object) -> float:
 
 
 @pytest.mark.anyio
-async def test_a_strict_body_reaches_the_route() -> None:
+async def test_strict_body_reaches_the_route() -> None:
     async with edge_client(make_edge()) as client:
         reply = await client.post("/v1/echo", json={"a": [1, 2.5, "é", None]})
         assert (reply.status_code, reply.json()) == (200, {"a": [1, 2.5, "é", None]})
@@ -156,7 +156,7 @@ async def test_a_strict_body_reaches_the_route() -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("body", [body for body, _ in REFUSED + HIDDEN if len(body) <= LIMIT])
-async def test_a_malformed_body_is_a_400(body: bytes) -> None:
+async def test_malformed_body_is_a_400(body: bytes) -> None:
     async with edge_client(make_edge()) as client:
         reply = await client.post("/v1/echo", content=body, headers=JSON)
         assert (reply.status_code, reply.json()["code"]) == (400, "malformed_json")
@@ -167,7 +167,7 @@ async def test_a_malformed_body_is_a_400(body: bytes) -> None:
     "kind",
     ["application/json", "Application/JSON", "application/json; charset=utf-8", 'application/json;charset="UTF-8"'],
 )
-async def test_json_by_any_of_its_names_is_taken(kind: str) -> None:
+async def test_json_under_any_of_its_media_types_is_accepted(kind: str) -> None:
     async with edge_client(make_edge()) as client:
         headers = {"content-type": kind, "content-encoding": "identity"}
         reply = await client.post("/v1/echo", content=b"[1]", headers=headers)
@@ -191,14 +191,14 @@ async def test_json_by_any_of_its_names_is_taken(kind: str) -> None:
         {**JSON, "content-encoding": "identity, gzip"},
     ],
 )
-async def test_another_kind_of_body_is_a_415(headers: dict[str, str]) -> None:
+async def test_body_of_another_media_type_is_a_415(headers: dict[str, str]) -> None:
     async with edge_client(make_edge()) as client:
         reply = await client.post("/v1/echo", content=b"[1]", headers=headers)
         assert (reply.status_code, reply.json()["code"]) == (415, "unsupported_media_type")
 
 
 @pytest.mark.anyio
-async def test_the_limit_is_exact() -> None:
+async def test_body_limit_is_exact() -> None:
     async with edge_client(make_edge()) as client:
         for size, status in ((LIMIT, 200), (LIMIT + 1, 413)):
             reply = await client.post("/v1/echo", content=b'"' + b"x" * (size - 2) + b'"', headers=JSON)
@@ -207,7 +207,7 @@ async def test_the_limit_is_exact() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_body_that_breaks_off_reaches_no_route() -> None:
+async def test_body_that_breaks_off_reaches_no_route() -> None:
     messages: Iterator[dict[str, Any]] = iter(
         [{"type": "http.request", "body": b"[1]", "more_body": True}, {"type": "http.disconnect"}]
     )
@@ -259,33 +259,33 @@ def talk(port: int, *parts: bytes) -> bytes:
         return answer
 
 
-def test_a_declared_length_over_the_limit_is_refused_before_the_body_comes(port: int) -> None:
+def test_body_with_a_declared_length_over_the_limit_is_refused_before_it_comes(port: int) -> None:
     answer = talk(port, HEAD + b"Content-Length: 1000000000000\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 413")
     assert b"application/problem+json" in answer
 
 
-def test_a_chunked_body_is_refused_when_it_passes_the_limit_and_not_at_its_end(port: int) -> None:
+def test_chunked_body_is_refused_when_it_passes_the_limit_and_not_at_its_end(port: int) -> None:
     chunk = b"%x\r\n%s\r\n" % (LIMIT // 2, b" " * (LIMIT // 2))
     answer = talk(port, HEAD + b"Transfer-Encoding: chunked\r\n\r\n", chunk, chunk, chunk)
     assert answer.startswith(b"HTTP/1.1 413")
 
 
-def test_a_chunked_body_within_the_limit_is_read_whole(port: int) -> None:
+def test_chunked_body_within_the_limit_is_read_whole(port: int) -> None:
     chunks = b"1\r\n[\r\n", b"3\r\n1,2\r\n", b"1\r\n]\r\n0\r\n\r\n"
     answer = talk(port, HEAD + b"Transfer-Encoding: chunked\r\n\r\n", *chunks)
     assert answer.startswith(b"HTTP/1.1 200")
     assert answer.endswith(b"[1,2]")
 
 
-def test_what_follows_a_body_longer_than_it_says_is_not_part_of_it(port: int) -> None:
+def test_bytes_after_the_declared_length_are_not_part_of_the_body(port: int) -> None:
     answer = talk(port, HEAD + b"Content-Length: 3\r\n\r\n[1]GET /livez HTTP/1.1\r\nHost: edge\r\n\r\n")
     assert answer.count(b"HTTP/1.1 200") == 2
     assert b"\r\n\r\n[1]" in answer
     assert answer.endswith(b'{"status":"ok"}')
 
 
-def test_a_client_that_sends_far_too_much_gets_its_413_and_the_server_lives(port: int) -> None:
+def test_client_that_sends_far_too_much_gets_a_413_and_the_server_continues(port: int) -> None:
     with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
         for body in (b" " * 50_000_000, (b" " * 65536 for _ in range(800))):
             reply = client.post("/v1/echo", content=body, headers=JSON)

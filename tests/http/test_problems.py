@@ -37,7 +37,7 @@ def check(reply: httpx.Response, status: int, code: str) -> Problem:
     return problem
 
 
-def places(problem: Problem) -> dict[str, str]:
+def details_by_pointer(problem: Problem) -> dict[str, str]:
     return {fault.pointer: fault.detail for fault in problem.errors}
 
 
@@ -75,23 +75,23 @@ async def send_answers(body: Any) -> httpx.Response:
         ),
     ],
 )
-async def test_an_invalid_body_is_told_place_by_place(body: Any, expected: dict[str, str]) -> None:
-    assert places(check(await send_answers(body), 422, "invalid")) == expected
+async def test_problem_of_an_invalid_body_names_every_pointer(body: Any, expected: dict[str, str]) -> None:
+    assert details_by_pointer(check(await send_answers(body), 422, "invalid")) == expected
 
 
 @pytest.mark.anyio
-async def test_a_thousand_faults_are_not_all_told() -> None:
+async def test_problem_with_a_thousand_faults_lists_only_some() -> None:
     problem = check(await send_answers({"answers": [{}] * 1000}), 422, "invalid")
     assert len(problem.errors) == 50
 
 
 @pytest.mark.anyio
-async def test_parameters_are_named_by_where_they_stand() -> None:
+async def test_problem_names_parameters_by_their_place() -> None:
     async with edge_client(make_edge()) as client:
         problem = check(await client.get(f"/v1/limited/{CANARY}?limit={CANARY}"), 422, "invalid")
-        assert places(problem) == {"{number}": "must be a whole number", "?limit": "must be a whole number"}
+        assert details_by_pointer(problem) == {"{number}": "must be a whole number", "?limit": "must be a whole number"}
         problem = check(await client.get("/v1/limited/1?limit=11"), 422, "invalid")
-        assert places(problem) == {"?limit": "must be at most 10"}
+        assert details_by_pointer(problem) == {"?limit": "must be at most 10"}
 
 
 VALUES = st.recursive(
@@ -105,7 +105,7 @@ VALUES = st.recursive(
 
 
 @given(VALUES)
-def test_no_sentence_repeats_a_value_and_every_pointer_leads_somewhere(value: object) -> None:
+def test_problem_repeats_no_value_and_its_pointers_exist(value: object) -> None:
     try:
         TypeAdapter(Answers).validate_python(value)
     except ValidationError as error:
@@ -120,14 +120,14 @@ def test_no_sentence_repeats_a_value_and_every_pointer_leads_somewhere(value: ob
 
 
 @pytest.mark.anyio
-async def test_what_is_not_there_is_a_404_without_the_path() -> None:
+async def test_problem_of_an_unknown_path_is_a_404_without_the_path() -> None:
     async with edge_client(make_edge()) as client:
         for path in (f"/{CANARY}", f"/v1/{CANARY}", f"/docs/{CANARY}", f"/v1/limited/1/{CANARY}"):
             check(await client.get(path), 404, "not_found")
 
 
 @pytest.mark.anyio
-async def test_a_wrong_method_is_told_the_right_ones() -> None:
+async def test_problem_of_a_wrong_method_lists_the_allowed_ones() -> None:
     async with edge_client(make_edge()) as client:
         reply = await client.delete("/v1/courses/c-1")
         check(reply, 405, "method_not_allowed")
@@ -136,7 +136,7 @@ async def test_a_wrong_method_is_told_the_right_ones() -> None:
 
 
 @pytest.mark.anyio
-async def test_overload_says_when_to_come_back() -> None:
+async def test_problem_of_overload_has_a_retry_after_header() -> None:
     async with edge_client(make_edge()) as client:
         reply = await client.get("/v1/overloaded")
         check(reply, 503, "overloaded")
@@ -145,7 +145,9 @@ async def test_overload_says_when_to_come_back() -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(("path", "kind"), [("/v1/broken", RuntimeError), ("/v1/ours", ProximaError)])
-async def test_the_unexpected_tells_its_id_and_is_logged(path: str, kind: type[Exception]) -> None:
+async def test_problem_of_an_unexpected_error_has_its_request_id_and_is_logged(
+    path: str, kind: type[Exception]
+) -> None:
     with capture_logs() as lines:
         async with edge_client(make_edge()) as client:
             reply = await client.get(path)
@@ -154,7 +156,7 @@ async def test_the_unexpected_tells_its_id_and_is_logged(path: str, kind: type[E
     assert [(type(line["exc_info"]), line["request_id"]) for line in logged] == [(kind, problem.request_id)]
 
 
-def test_statuses_follow_the_tree() -> None:
+def test_statuses_follow_the_tree_of_exceptions() -> None:
     expected = {
         "malformed_json": 400, "unauthenticated": 401, "missing_scope": 403, "unknown_item": 404,
         "method_not_allowed": 405, "not_acceptable": 406, "response_voided": 409, "too_large": 413,
@@ -164,7 +166,7 @@ def test_statuses_follow_the_tree() -> None:
     assert {code: status_of(classes_by_code()[code]) for code in expected} == expected
 
 
-def test_every_error_has_a_code_of_its_own() -> None:
+def test_error_classes_have_codes_of_their_own() -> None:
     classes = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ProximaError)]
     assert {kind.code: kind for kind in classes} == classes_by_code()
     assert len(classes) == len(classes_by_code())
@@ -176,12 +178,12 @@ def entries() -> Iterator[tuple[str, str]]:
         yield match[1], match[2]
 
 
-def test_every_code_is_documented_once_and_nothing_else_is() -> None:
+def test_error_codes_are_documented_once_and_no_others() -> None:
     assert sorted(code for code, _ in entries()) == sorted(ADVICE) == sorted(classes_by_code())
 
 
 @pytest.mark.parametrize(("code", "entry"), list(entries()))
-def test_an_entry_says_what_the_program_says(code: str, entry: str) -> None:
+def test_documented_error_has_the_title_and_advice_of_the_program(code: str, entry: str) -> None:
     error = classes_by_code()[code]
     assert f"**{error.title}**" in entry
     assert f"What to do: {ADVICE[code]}" in entry
@@ -196,7 +198,7 @@ def test_an_entry_says_what_the_program_says(code: str, entry: str) -> None:
     assert "```" in entry
 
 
-def test_the_openapi_document_describes_problems() -> None:
+def test_openapi_document_describes_problems() -> None:
     app = make_edge()
     document = app.openapi()
     assert {"Problem", "Fault"} <= document["components"]["schemas"].keys()
@@ -211,6 +213,6 @@ def test_the_openapi_document_describes_problems() -> None:
     assert app.openapi() == document
 
 
-def test_an_unknown_code_cannot_be_declared() -> None:
+def test_unknown_error_code_cannot_be_declared() -> None:
     with pytest.raises(KeyError):
         responses_for("no_such_code")

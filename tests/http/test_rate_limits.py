@@ -107,7 +107,7 @@ clocks = st.lists(st.floats(-1e9, 1e9), min_size=WORKERS, max_size=WORKERS)
 
 
 @given(policies, st.lists(sent, max_size=200), clocks)
-def test_never_more_than_the_quota_and_the_credits(
+def test_quota_is_never_exceeded_by_more_than_the_credits(
     policy: Policy, events: list[tuple[int, float, int]], skews: list[float]
 ) -> None:
     events = [(worker, pause, min(cost, policy.quota)) for worker, pause, cost in events]
@@ -117,20 +117,20 @@ def test_never_more_than_the_quota_and_the_credits(
 
 
 @given(policies, st.integers(1, 40), st.floats(-1e9, 1e9))
-def test_a_lone_worker_gives_all_of_the_quota(policy: Policy, cost: int, skew: float) -> None:
+def test_quota_is_granted_whole_by_a_single_worker(policy: Policy, cost: int, skew: float) -> None:
     cost = min(cost, policy.quota)
     through = passed(policy, [(0, 0.0, cost)] * (policy.quota // cost + 5), [skew], send_at_once)
     assert through == {0: policy.quota - policy.quota % cost}
 
 
-def test_workers_that_count_for_themselves_multiply_the_quota() -> None:
+def test_quota_is_multiplied_by_workers_that_count_for_themselves() -> None:
     events = [(number % WORKERS, 0.0, 1) for number in range(2000)]
     policy = sliced_policy("p", 300, 60)
     assert passed(policy, events, [0.0] * WORKERS, send_by_memory)[0] == WORKERS * policy.quota
     assert passed(policy, events, [0.0] * WORKERS, send)[0] <= 1.1 * policy.quota
 
 
-def test_most_of_the_quota_can_be_had_from_all_workers_together() -> None:
+def test_quota_is_mostly_granted_by_all_workers_together() -> None:
     events = [(number % WORKERS, 0.0, 1) for number in range(2000)]
     policy = sliced_policy("p", 1000, 60)
     assert passed(policy, events, [0.0] * WORKERS, send_at_once)[0] == policy.quota
@@ -193,12 +193,12 @@ def race(url: str, mutation: str = "", skews: Sequence[int] = (0, -86_400, YEAR_
     return sum(int(process.communicate(timeout=120)[0]) for process in processes)
 
 
-def test_four_processes_keep_to_one_quota(database_url: str) -> None:
+def test_quota_is_shared_by_four_processes(database_url: str) -> None:
     assert 1000 <= race(database_url) <= 1100
 
 
 @pytest.mark.parametrize("engine_name", ["sqlite"], indirect=True)
-def test_processes_that_do_not_share_a_counter_do_not(database_url: str) -> None:
+def test_quota_is_exceeded_by_processes_without_a_shared_counter(database_url: str) -> None:
     assert race(database_url, BY_MEMORY, (0, YEAR_S)) > 1100
 
 
@@ -206,7 +206,7 @@ def test_processes_that_do_not_share_a_counter_do_not(database_url: str) -> None
 
 
 @pytest.mark.anyio
-async def test_a_counter_is_of_one_caller_and_one_window(database: Database) -> None:
+async def test_counter_is_of_one_caller_and_one_window(database: Database) -> None:
     first = await database.write(count_use, 1, "requests:k", LONG_S, 5)
     again = await database.write(count_use, 1, "requests:k", LONG_S, 7)
     assert (first.used, again.used, again.window) == (5, 12, first.window)
@@ -216,7 +216,7 @@ async def test_a_counter_is_of_one_caller_and_one_window(database: Database) -> 
 
 
 @pytest.mark.anyio
-async def test_windows_that_have_ended_are_forgotten(database: Database) -> None:
+async def test_counters_of_ended_windows_are_deleted(database: Database) -> None:
     now = await database.read(read_clock)
 
     def leave(db: Connection) -> None:
@@ -241,7 +241,7 @@ async def test_windows_that_have_ended_are_forgotten(database: Database) -> None
 @pytest.mark.parametrize(
     ("policy", "most"), [(sliced_policy("p", 100_000, LONG_S), 2), (exact_policy("p", 100_000, LONG_S), 200)]
 )
-async def test_most_requests_touch_memory_only(
+async def test_counting_most_requests_needs_no_database(
     database: Database, monkeypatch: pytest.MonkeyPatch, policy: Policy, most: int
 ) -> None:
     """The second policy is the control: a counter that is asked every time."""
@@ -274,7 +274,7 @@ def down() -> Any:
 
 
 @pytest.mark.anyio
-async def test_credit_lasts_a_little_longer_than_the_database() -> None:
+async def test_credit_lasts_a_while_when_the_database_is_down() -> None:
     limits = Limits(down(), Settings())
     bucket = limits.bucket(sliced_policy("p", 1000, LONG_S), 1, "k")
     for _ in range(5):
@@ -285,7 +285,7 @@ async def test_credit_lasts_a_little_longer_than_the_database() -> None:
 
 
 @pytest.mark.anyio
-async def test_one_who_goes_away_takes_nothing_from_those_who_wait(database: Database) -> None:
+async def test_cancelled_request_takes_nothing_from_those_that_wait(database: Database) -> None:
     limits = Limits(database, Settings())
     bucket = limits.bucket(sliced_policy("p", 100, LONG_S), 1, "k")
     waiting = [asyncio.create_task(limits.spend(bucket, 1)) for _ in range(3)]
@@ -297,7 +297,7 @@ async def test_one_who_goes_away_takes_nothing_from_those_who_wait(database: Dat
 
 
 @pytest.mark.anyio
-async def test_more_than_a_quota_costs_the_quota(database: Database) -> None:
+async def test_request_that_costs_more_than_the_quota_spends_the_quota(database: Database) -> None:
     limits = Limits(database, Settings())
     bucket = limits.bucket(sliced_policy("p", 10, LONG_S), 1, "k")
     await limits.spend(bucket, 1000)
@@ -306,7 +306,7 @@ async def test_more_than_a_quota_costs_the_quota(database: Database) -> None:
 
 
 @pytest.mark.anyio
-async def test_what_is_remembered_is_bounded_and_forgetting_gives_nothing_away(
+async def test_number_of_remembered_counters_is_bounded_and_forgetting_grants_nothing(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(edge, "KNOWN_BUCKETS", 2)
@@ -321,7 +321,7 @@ async def test_what_is_remembered_is_bounded_and_forgetting_gives_nothing_away(
         await limits.spend(limits.bucket(policy, 1, "a"), 1)
 
 
-def test_addresses_are_counted_by_what_one_caller_can_have() -> None:
+def test_addresses_are_counted_by_the_network_of_one_caller() -> None:
     assert address_subject("192.0.2.1") != address_subject("192.0.2.2")
     assert address_subject("2001:db8::1") == address_subject("2001:db8::ffff:1")
     assert address_subject("2001:db8::1") != address_subject("2001:db8:0:1::1")
@@ -364,7 +364,7 @@ def check_refused(reply: httpx.Response, code: str) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_key_has_a_quota_of_requests(database_url: str) -> None:
+async def test_key_has_a_quota_of_requests(database_url: str) -> None:
     async with course(database_url, requests_per_minute=10) as (app, client):
         replies = [await client.get("skills") for _ in range(9)]
         assert [left(reply)["requests"] for reply in replies] == list(range(8, -1, -1))
@@ -398,7 +398,7 @@ WRONG: list[dict[str, str]] = [{}, {"Authorization": "Bearer x"}, {"Authorizatio
 
 
 @pytest.mark.anyio
-async def test_an_address_that_fails_too_often_is_told_so_but_a_good_key_passes(database_url: str) -> None:
+async def test_address_that_fails_too_often_is_refused_but_a_valid_key_passes(database_url: str) -> None:
     async with course(database_url, failed_keys_per_minute=3) as (app, client), client_of(app) as stranger:
         assert [(await stranger.get("courses/c/skills", headers=h)).status_code for h in WRONG] == [401] * 3
         for headers in WRONG:
@@ -412,7 +412,7 @@ async def test_an_address_that_fails_too_often_is_told_so_but_a_good_key_passes(
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("trusted", ["127.0.0.1", "192.0.2.1"])
-async def test_behind_a_proxy_that_is_trusted_each_client_has_its_own_address(database_url: str, trusted: str) -> None:
+async def test_client_behind_a_trusted_proxy_has_its_own_address(database_url: str, trusted: str) -> None:
     async with served(database_url, failed_keys_per_minute=1) as app:
         transport = httpx.ASGITransport(ProxyHeadersMiddleware(app, trusted))  # type: ignore[arg-type]
         async with httpx.AsyncClient(transport=transport, base_url="http://service/v1/") as client:
@@ -425,7 +425,7 @@ async def test_behind_a_proxy_that_is_trusted_each_client_has_its_own_address(da
 
 
 @pytest.mark.anyio
-async def test_a_wrong_key_is_told_so_without_a_database(database_url: str) -> None:
+async def test_wrong_key_is_refused_without_a_database(database_url: str) -> None:
     async with served(database_url, failed_keys_per_minute=1) as app, client_of(app) as stranger:
         app.state.limits = Limits(down(), app.state.settings)
         assert [(await stranger.get("courses/c/skills", headers=h)).status_code for h in WRONG] == [401] * 3

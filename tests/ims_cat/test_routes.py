@@ -221,28 +221,28 @@ class Platform:
         check_type("CreateSectionResponseBodyDType", reply.json())
         return str(reply.json()["sectionIdentifier"])
 
-    async def begin(self, section: str, **prior: str) -> "Sitting":
+    async def begin(self, section: str, **prior: str) -> "CatSession":
         pairs = [{"key": key, "value": value} for key, value in (prior or {"initialEstimatedAbility": "0.0"}).items()]
         reply = await self.post(f"sections/{section}/sessions", {"priorData": pairs})
         assert reply.status_code == 201, reply.text
         told = reply.json()
         check_type("CreateSessionResponseBodyDType", told)
-        return Sitting(self, section, told["sessionIdentifier"], told)
+        return CatSession(self, section, told["sessionIdentifier"], told)
 
 
-class Sitting:
+class CatSession:
     """One learner in front of a platform: what was told last."""
 
     def __init__(self, platform: Platform, section: str, id_: str, told: dict[str, Any]) -> None:
-        self.platform, self.section, self.id, self.told = platform, section, id_, told
+        self.platform, self.section, self.id, self.reply = platform, section, id_, told
 
     @property
     def items(self) -> list[str]:
-        return list(self.told["nextItems"]["itemIdentifiers"])
+        return list(self.reply["nextItems"]["itemIdentifiers"])
 
     @property
     def state(self) -> str:
-        return str(self.told["sessionState"])
+        return str(self.reply["sessionState"])
 
     @property
     def path(self) -> str:
@@ -255,12 +255,12 @@ class Sitting:
         """Send results and keep what is told; the variables as numbers."""
         reply = await self.send(*listed, state=state)
         assert reply.status_code == 201, reply.text
-        self.told = reply.json()
-        check_type("GetNextItemsResponseBodyDType", self.told)
+        self.reply = reply.json()
+        check_type("GetNextItemsResponseBodyDType", self.reply)
         return {name: float(value) for name, value in self.variables().items() if name != "STOP_REASON"}
 
     def variables(self) -> dict[str, str]:
-        listed = self.told["assessmentResult"]["testResult"]["outcomeVariables"]
+        listed = self.reply["assessmentResult"]["testResult"]["outcomeVariables"]
         assert all(one["value"][0]["baseType"] == one["baseType"] for one in listed)
         return {one["identifier"]: one["value"][0]["value"] for one in listed}
 
@@ -284,9 +284,9 @@ async def platform(database_url: str) -> AsyncIterator[Platform]:
         yield one
 
 
-async def described(sitting: Sitting) -> dict[str, Any]:
+async def described(cat_session: CatSession) -> dict[str, Any]:
     """The session as our own interface tells it."""
-    reply = await sitting.platform.client.get(f"sessions/{sitting.id}")
+    reply = await cat_session.platform.client.get(f"sessions/{cat_session.id}")
     told: dict[str, Any] = reply.json()
     return told
 
@@ -295,30 +295,30 @@ async def proven(platform: Platform, course: str) -> VerificationResult:
     return await verify(app_of(platform.client).state.database, course)
 
 
-async def test_what_tao_sends_goes_to_the_end_of_a_test(platform: Platform) -> None:
+async def test_exchanges_of_tao_lead_to_the_end_of_a_test(platform: Platform) -> None:
     section = await platform.section(INLINE, qtiMetadata="", qtiUsagedata="")
-    sitting = await platform.begin(section)
-    assert (len(sitting.items), sitting.told["nextItems"]["stageLength"]) == (3, 1)
+    cat_session = await platform.begin(section)
+    assert (len(cat_session.items), cat_session.reply["nextItems"]["stageLength"]) == (3, 1)
     items, seen = [], []
-    while sitting.items:
-        items.append(sitting.items[0])
-        seen.append(await sitting.go_on(item_result(sitting.items[0], str(len(items) % 2))))
+    while cat_session.items:
+        items.append(cat_session.items[0])
+        seen.append(await cat_session.go_on(item_result(cat_session.items[0], str(len(items) % 2))))
     assert len(set(items)) == 4
-    assert sitting.told["nextItems"] == {"itemIdentifiers": [], "stageLength": 0}
-    assert sitting.variables()["STOP_REASON"] == "max_items"
+    assert cat_session.reply["nextItems"] == {"itemIdentifiers": [], "stageLength": 0}
+    assert cat_session.variables()["STOP_REASON"] == "max_items"
     assert all("STOP_REASON" not in each for each in seen)
     assert [each["SE"] for each in seen] == sorted((each["SE"] for each in seen), reverse=True)
     assert seen[0]["THETA"] > 0 > seen[1]["THETA"] - seen[0]["THETA"]
     mastery = {name for name in seen[-1] if name.startswith("MASTERY_")}
     assert "MASTERY_geo" in mastery
     assert len(mastery) == 2
-    ours = await described(sitting)
+    ours = await described(cat_session)
     assert (ours["status"], ours["learner"]) == ("finished", None)
     assert ours["ability"] == {"theta": seen[-1]["THETA"], "standard_error": seen[-1]["SE"]}
     assert not (await proven(platform, ours["course"])).differences
 
 
-async def test_a_token_opens_it(database_url: str) -> None:
+async def test_token_gives_access_to_1edtech_cat(database_url: str) -> None:
     async with platform_of(database_url) as one:
         app = app_of(one.client)
         key = await app.state.database.write(create_key, "school", ["catalogue:write", "responses:write"], 1)
@@ -326,11 +326,11 @@ async def test_a_token_opens_it(database_url: str) -> None:
         async with client_of(app) as stranger:
             told = (await stranger.post("http://service/v1/oauth/token", data=form)).json()
             stranger.headers["authorization"] = f"Bearer {told['access_token']}"
-            sitting = await Platform(stranger).begin(await Platform(stranger).section(INLINE))
-            assert len(await sitting.to_the_end()) == 4
+            cat_session = await Platform(stranger).begin(await Platform(stranger).section(INLINE))
+            assert len(await cat_session.to_the_end()) == 4
 
 
-async def test_captured_exchanges_replay(platform: Platform) -> None:
+async def test_captured_exchanges_can_be_replayed(platform: Platform) -> None:
     folder = os.environ.get("STANDARDS")
     if folder is None:
         pytest.skip("set STANDARDS to the folder that holds samples/cat")
@@ -344,23 +344,23 @@ async def test_captured_exchanges_replay(platform: Platform) -> None:
     reply = await platform.post(f"sections/{section}/sessions", begun["request"])
     assert reply.status_code == begun["status"]
     assert reply.json()["nextItems"] == begun["response"]["nextItems"]
-    sitting = Sitting(platform, section, reply.json()["sessionIdentifier"], reply.json())
-    first = {**sent["request"], "sessionState": sitting.state}
-    reply = await platform.post(f"{sitting.path}/results", first)
+    cat_session = CatSession(platform, section, reply.json()["sessionIdentifier"], reply.json())
+    first = {**sent["request"], "sessionState": cat_session.state}
+    reply = await platform.post(f"{cat_session.path}/results", first)
     assert reply.status_code == sent["status"]
     assert reply.json()["nextItems"] == sent["response"]["nextItems"]
     assert reply.json().keys() == sent["response"].keys()
-    sitting.told = reply.json()
+    cat_session.reply = reply.json()
     [template] = sent["request"]["assessmentResult"]["itemResult"]
-    while sitting.items:
-        await sitting.go_on({**template, "identifier": sitting.items[0]})
-    assert sitting.variables()["STOP_REASON"] == "max_items"
+    while cat_session.items:
+        await cat_session.go_on({**template, "identifier": cat_session.items[0]})
+    assert cat_session.variables()["STOP_REASON"] == "max_items"
     assert check_error(
         await platform.client.get(f"{BASE}/sections/nope"), unknown["status"], "unknownobject"
     ).startswith(unknown["response"]["imsx_description"])
 
 
-async def test_a_section_is_made_once_and_told_as_it_was_posted(platform: Platform) -> None:
+async def test_section_is_created_once_and_returned_as_it_was_posted(platform: Platform) -> None:
     configuration = base64.b64encode(json.dumps(INLINE).encode()).decode().rstrip("=")
     folded = "\n".join(configuration[at : at + 60] for at in range(0, len(configuration), 60))
     bodies: list[dict[str, Any]] = [
@@ -383,62 +383,64 @@ async def test_a_section_is_made_once_and_told_as_it_was_posted(platform: Platfo
     assert courses == 1
 
 
-async def test_a_section_ends_and_can_be_made_again(platform: Platform) -> None:
+async def test_section_can_be_ended_and_created_again(platform: Platform) -> None:
     section = await platform.section(INLINE)
-    sitting = await platform.begin(section)
+    cat_session = await platform.begin(section)
     gone = await platform.client.delete(f"{BASE}/sections/{section}")
     assert (gone.status_code, gone.content) == (204, b"")
     for reply in (
         await platform.client.delete(f"{BASE}/sections/{section}"),
         await platform.client.get(f"{BASE}/sections/{section}"),
         await platform.post(f"sections/{section}/sessions", {}),
-        await sitting.send(item_result(sitting.items[0])),
-        await platform.client.delete(f"{BASE}/{sitting.path}"),
+        await cat_session.send(item_result(cat_session.items[0])),
+        await platform.client.delete(f"{BASE}/{cat_session.path}"),
     ):
         assert "Unknown Object" in check_error(reply, 404, "unknownobject")
     assert await platform.section(INLINE) != section
 
 
 @pytest.mark.parametrize("finished", [False, True])
-async def test_a_session_ends(platform: Platform, finished: bool) -> None:
-    sitting = await platform.begin(await platform.section(INLINE))
+async def test_session_can_be_ended(platform: Platform, finished: bool) -> None:
+    cat_session = await platform.begin(await platform.section(INLINE))
     if finished:
-        last = (await sitting.to_the_end())[-1]
-        await sitting.go_on(item_result(last, "0"))
-        assert sitting.items == []
+        last = (await cat_session.to_the_end())[-1]
+        await cat_session.go_on(item_result(last, "0"))
+        assert cat_session.items == []
     other = await platform.section({**INLINE, "lookAhead": 0})
-    check_error(await platform.client.delete(f"{BASE}/sections/{other}/sessions/{sitting.id}"), 404, "unknownobject")
-    assert (await platform.client.delete(f"{BASE}/{sitting.path}")).status_code == 204
-    check_error(await platform.client.delete(f"{BASE}/{sitting.path}"), 404, "unknownobject")
-    check_error(await sitting.send(item_result("q00")), 404, "unknownobject")
-    assert (await described(sitting))["status"] == "finished"
+    check_error(
+        await platform.client.delete(f"{BASE}/sections/{other}/sessions/{cat_session.id}"), 404, "unknownobject"
+    )
+    assert (await platform.client.delete(f"{BASE}/{cat_session.path}")).status_code == 204
+    check_error(await platform.client.delete(f"{BASE}/{cat_session.path}"), 404, "unknownobject")
+    check_error(await cat_session.send(item_result("q00")), 404, "unknownobject")
+    assert (await described(cat_session))["status"] == "finished"
 
 
-async def test_a_session_expires(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_session_expires(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
     left = await platform.begin(await platform.section(INLINE))
     monkeypatch.setattr(sessions, "SECOND_US", 0)
     check_error(await left.send(item_result(left.items[0])), 404, "unknownobject")
     assert (await platform.client.delete(f"{BASE}/{left.path}")).status_code == 204
 
 
-async def test_a_retry_is_answered_by_the_same_bytes(platform: Platform) -> None:
-    sitting = await platform.begin(await platform.section(INLINE))
+async def test_repeated_results_return_the_same_bytes(platform: Platform) -> None:
+    cat_session = await platform.begin(await platform.section(INLINE))
     steps = []
-    while sitting.items:
-        body = results(sitting.state, item_result(sitting.items[0], "1"))
-        reply = await platform.post(f"{sitting.path}/results", body)
+    while cat_session.items:
+        body = results(cat_session.state, item_result(cat_session.items[0], "1"))
+        reply = await platform.post(f"{cat_session.path}/results", body)
         steps.append((body, reply.content))
-        sitting.told = reply.json()
+        cat_session.reply = reply.json()
     for body, content in steps:
-        again = await platform.post(f"{sitting.path}/results", body)
+        again = await platform.post(f"{cat_session.path}/results", body)
         assert (again.status_code, again.content) == (201, content)
     last = {**steps[-1][0], "sessionState": None}
-    assert (await platform.post(f"{sitting.path}/results", last)).content == steps[-1][1]
+    assert (await platform.post(f"{cat_session.path}/results", last)).content == steps[-1][1]
     assert await count(platform, SessionResponse) == len(steps)
     for body, _ in steps:
         [one] = body["assessmentResult"]["itemResult"]
         other = results(body["sessionState"], item_result(one["identifier"], "0"))
-        check_error(await platform.post(f"{sitting.path}/results", other), 400, "invaliddata")
+        check_error(await platform.post(f"{cat_session.path}/results", other), 400, "invaliddata")
 
 
 async def count(platform: Platform, table: Any) -> int:
@@ -449,7 +451,7 @@ async def count(platform: Platform, table: Any) -> int:
     return number
 
 
-async def test_one_of_simultaneous_results_counts(platform: Platform) -> None:
+async def test_simultaneous_results_count_once(platform: Platform) -> None:
     section = await platform.section(INLINE)
     same, contrary = await platform.begin(section), await platform.begin(section)
     replies = await asyncio.gather(*(same.send(item_result(same.items[0])) for _ in range(6)))
@@ -464,9 +466,9 @@ async def test_one_of_simultaneous_results_counts(platform: Platform) -> None:
     assert len(set(made)) == 1
 
 
-async def test_items_answered_without_us_are_taken_in_their_order(platform: Platform) -> None:
-    sitting = await platform.begin(await platform.section({**INLINE, "stop": {"max_items": 6}, "lookAhead": 3}))
-    first = sitting.items
+async def test_results_of_items_answered_ahead_are_processed_in_their_order(platform: Platform) -> None:
+    cat_session = await platform.begin(await platform.section({**INLINE, "stop": {"max_items": 6}, "lookAhead": 3}))
+    first = cat_session.items
     assert len(first) == 4
     for refused in (
         [item_result(first[1])],
@@ -474,44 +476,44 @@ async def test_items_answered_without_us_are_taken_in_their_order(platform: Plat
         [item_result("q11" if "q11" not in first else "q10")],
         [item_result("nothing")],
     ):
-        check_error(await sitting.send(*refused), 400, "invaliddata", refused)
+        check_error(await cat_session.send(*refused), 400, "invaliddata", refused)
     assert await count(platform, SessionResponse) == 0
-    await sitting.go_on(item_result(first[1], "0"), item_result(first[0], "1"))
-    ours = await described(sitting)
+    await cat_session.go_on(item_result(first[1], "0"), item_result(first[0], "1"))
+    ours = await described(cat_session)
     assert [step["item"] for step in ours["responses"]] == first[:2]
     # All that was sent before, once more, and what came since.
-    await sitting.go_on(item_result(first[0], "1"), item_result(first[1], "0"), item_result(sitting.items[0]))
-    assert (await described(sitting))["position"] == 3
+    await cat_session.go_on(item_result(first[0], "1"), item_result(first[1], "0"), item_result(cat_session.items[0]))
+    assert (await described(cat_session))["position"] == 3
     assert not (await proven(platform, ours["course"])).differences
 
 
-async def test_who_missed_our_reply_goes_on_with_what_was_offered_before(platform: Platform) -> None:
-    sitting = await platform.begin(await platform.section({**INLINE, "stop": {"max_items": 6}}))
-    state, first = sitting.state, sitting.items
-    lost = await sitting.send(item_result(first[0]))
+async def test_platform_that_missed_a_reply_continues_from_the_offer_before(platform: Platform) -> None:
+    cat_session = await platform.begin(await platform.section({**INLINE, "stop": {"max_items": 6}}))
+    state, first = cat_session.state, cat_session.items
+    lost = await cat_session.send(item_result(first[0]))
     assert lost.status_code == 201
-    await sitting.go_on(
+    await cat_session.go_on(
         item_result(first[0], datestamp="2026-11-22T09:40:00Z"), item_result(first[1], "0"), state=state
     )
-    assert [step["item"] for step in (await described(sitting))["responses"]] == first[:2]
-    check_error(await sitting.send(item_result(first[2]), state=state), 400, "invaliddata")
-    assert (await sitting.send(item_result(sitting.items[0]))).status_code == 201
+    assert [step["item"] for step in (await described(cat_session))["responses"]] == first[:2]
+    check_error(await cat_session.send(item_result(first[2]), state=state), 400, "invaliddata")
+    assert (await cat_session.send(item_result(cat_session.items[0]))).status_code == 201
 
 
-async def test_what_is_not_final_is_passed_over(platform: Platform) -> None:
-    sitting = await platform.begin(await platform.section(INLINE))
-    first, state = sitting.items[0], sitting.state
+async def test_results_that_are_not_final_are_ignored(platform: Platform) -> None:
+    cat_session = await platform.begin(await platform.section(INLINE))
+    first, state = cat_session.items[0], cat_session.state
     for status in ("initial", "pendingSubmission", "pendingResponseProcessing"):
-        await sitting.go_on(item_result(first, "0", sessionStatus=status))
-        assert (sitting.items[0], sitting.state) == (first, state)
-    await sitting.go_on()
-    assert sitting.state == state
+        await cat_session.go_on(item_result(first, "0", sessionStatus=status))
+        assert (cat_session.items[0], cat_session.state) == (first, state)
+    await cat_session.go_on()
+    assert cat_session.state == state
     early, late = "2026-11-22T09:00:00Z", "2026-11-22T09:00:01+00:00"
-    await sitting.go_on(item_result(first, "1", datestamp=late), item_result(first, "0", datestamp=early))
-    assert (await described(sitting))["responses"][0]["score"] == 1
+    await cat_session.go_on(item_result(first, "1", datestamp=late), item_result(first, "0", datestamp=early))
+    assert (await described(cat_session))["responses"][0]["score"] == 1
 
 
-async def test_scores_come_in_many_forms(platform: Platform) -> None:
+async def test_scores_are_read_in_many_forms(platform: Platform) -> None:
     items = [{"id": "two", "b": 0, "maxScore": 2}, {"id": "steps", "model": "GPCM", "thresholds": [0, 1, 2]}]
     section = await platform.section({"items": items, "stop": {"max_items": 1}, "selection": {"first": ["two"]}})
     graded = await platform.section({"items": items, "stop": {"max_items": 1}, "selection": {"first": ["steps"]}})
@@ -526,12 +528,12 @@ async def test_scores_come_in_many_forms(platform: Platform) -> None:
         (graded, "steps", "3", unchanged, 3), (graded, "steps", "1.4", unchanged, 1),
         (graded, "steps", "50", {"normalMaximum": 100}, 2), (section, "two", None, unchanged, 0),
     ]:  # fmt: skip
-        sitting = await platform.begin(where)
-        await sitting.go_on(item_result(item, score, outcome=outcome))
-        assert (await described(sitting))["responses"][0]["score"] == stored, (score, outcome)
+        cat_session = await platform.begin(where)
+        await cat_session.go_on(item_result(item, score, outcome=outcome))
+        assert (await described(cat_session))["responses"][0]["score"] == stored, (score, outcome)
     for score in ("3", "NaN", "inf", "1e400", "x", {"a": 1}, "1,5"):
-        sitting = await platform.begin(section)
-        check_error(await sitting.send(item_result("two", score)), 400, "invaliddata", score)
+        cat_session = await platform.begin(section)
+        check_error(await cat_session.send(item_result("two", score)), 400, "invaliddata", score)
 
 
 async def test_skipped_items_count_as_zero_or_not_at_all(platform: Platform) -> None:
@@ -553,23 +555,27 @@ async def test_skipped_items_count_as_zero_or_not_at_all(platform: Platform) -> 
     check_error(await platform.post("sections", {"sectionConfiguration": encode(wanted)}), 400, "invaliddata")
 
 
-async def test_the_end_can_be_told_by_leaving_it_out(platform: Platform) -> None:
-    sitting = await platform.begin(await platform.section({**INLINE, "endOfTest": "omit", "stop": {"max_items": 1}}))
-    await sitting.go_on(item_result(sitting.items[0]))
-    assert sitting.told.keys() == {"sessionState", "assessmentResult"}
-    again = await sitting.send(item_result(sitting.variables()["STOP_REASON"]))
+async def test_end_of_test_can_be_shown_by_omitting_next_items(platform: Platform) -> None:
+    cat_session = await platform.begin(
+        await platform.section({**INLINE, "endOfTest": "omit", "stop": {"max_items": 1}})
+    )
+    await cat_session.go_on(item_result(cat_session.items[0]))
+    assert cat_session.reply.keys() == {"sessionState", "assessmentResult"}
+    again = await cat_session.send(item_result(cat_session.variables()["STOP_REASON"]))
     check_error(again, 400, "invaliddata")
 
 
 async def test_results_beyond_the_end_do_not_count(platform: Platform) -> None:
-    sitting = await platform.begin(await platform.section({**INLINE, "stop": {"standard_error": 3, "min_items": 2}}))
-    first = sitting.items
-    await sitting.go_on(*(item_result(item, str(place % 2)) for place, item in enumerate(first)))
-    assert sitting.items == []
-    assert (await described(sitting))["position"] == 2
+    cat_session = await platform.begin(
+        await platform.section({**INLINE, "stop": {"standard_error": 3, "min_items": 2}})
+    )
+    first = cat_session.items
+    await cat_session.go_on(*(item_result(item, str(place % 2)) for place, item in enumerate(first)))
+    assert cat_session.items == []
+    assert (await described(cat_session))["position"] == 2
 
 
-async def test_what_is_known_of_the_learner_is_taken(platform: Platform) -> None:
+async def test_session_uses_the_prior_that_the_platform_sends(platform: Platform) -> None:
     section = await platform.section(INLINE)
     known = {
         "learnerId": "ann",
@@ -621,9 +627,9 @@ async def test_usage_data_makes_a_pool_that_settings_alone_find_again(platform: 
     imported = await platform.section(settings, qtiUsagedata=usage_of("u1", "u2", "u3"), qtiMetadata="")
     compiled = await platform.section(settings)
     assert compiled == await platform.section(settings, qtiUsagedata=None) != imported
-    sitting = await platform.begin(compiled)
-    assert sorted(await sitting.to_the_end()) == ["u1", "u2", "u3"]
-    assert sitting.variables()["STOP_REASON"] == "no_items"
+    cat_session = await platform.begin(compiled)
+    assert sorted(await cat_session.to_the_end()) == ["u1", "u2", "u3"]
+    assert cat_session.variables()["STOP_REASON"] == "no_items"
     newer = await platform.section(settings, qtiUsagedata=usage_of("v1", "v2"))
     again = await platform.section(settings)
     assert len({imported, compiled, newer, again}) == 4
@@ -633,7 +639,7 @@ async def test_usage_data_makes_a_pool_that_settings_alone_find_again(platform: 
     assert await platform.section(settings) == compiled
 
 
-async def test_a_stored_course_is_a_pool(platform: Platform) -> None:
+async def test_stored_course_is_a_pool(platform: Platform) -> None:
     catalogue = {
         "skills": [{"id": "s"}],
         "items": [
@@ -651,8 +657,8 @@ async def test_a_stored_course_is_a_pool(platform: Platform) -> None:
         assert told["items"]["itemIdentifiers"] == ["p0", "p1", "p2", "p3"]
         assert sorted(await (await platform.begin(section)).to_the_end()) == ["p0", "p1", "p2", "p3"]
     scaled = await platform.section({"pool": "41", "scales": [{"id": "ü x", "skill": "s"}], "stop": {"max_items": 1}})
-    sitting = await platform.begin(scaled)
-    names = await sitting.go_on(item_result(sitting.items[0]))
+    cat_session = await platform.begin(scaled)
+    names = await cat_session.go_on(item_result(cat_session.items[0]))
     assert [name.rpartition("_")[0] for name in names if not name.startswith("MASTERY")] == ["THETA___x", "SE___x"]
 
 
@@ -660,12 +666,12 @@ async def test_fixed_forms_are_given_in_their_order(platform: Platform) -> None:
     section = await platform.section(FORMS, qtiUsagedata=encode("<usageData/>"), qtiMetadata="")
     told = (await platform.client.get(f"{BASE}/sections/{section}")).json()
     assert told["items"]["itemIdentifiers"] == FORM
-    sitting = await platform.begin(section)
-    assert sitting.told["nextItems"] == {"itemIdentifiers": FORM, "stageLength": 5}
-    await sitting.go_on(*(item_result(item) for item in FORM[:3]))
-    assert sitting.items == FORM[3:]
-    await sitting.go_on(*(item_result(item, "0") for item in FORM[3:]))
-    assert sitting.variables()["STOP_REASON"] == "max_items"
+    cat_session = await platform.begin(section)
+    assert cat_session.reply["nextItems"] == {"itemIdentifiers": FORM, "stageLength": 5}
+    await cat_session.go_on(*(item_result(item) for item in FORM[:3]))
+    assert cat_session.items == FORM[3:]
+    await cat_session.go_on(*(item_result(item, "0") for item in FORM[3:]))
+    assert cat_session.variables()["STOP_REASON"] == "max_items"
     both = {"forms": [*FORMS["forms"], {"items": [{"itemId": "other"}]}]}
     several = await platform.section(both)
     given = {tuple((await platform.begin(several, seed=str(seed))).items) for seed in range(2)}
@@ -702,7 +708,7 @@ BAD: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize(("configuration", "reason"), BAD)
-async def test_a_section_that_cannot_be_is_refused(platform: Platform, configuration: Any, reason: str) -> None:
+async def test_impossible_section_is_refused(platform: Platform, configuration: Any, reason: str) -> None:
     reply = await platform.post("sections", {"sectionConfiguration": encode(configuration)})
     assert reason in check_error(reply, 400, "invaliddata", configuration)
     courses = await app_of(platform.client).state.database.read(lambda db: db.scalar(select(func.count(Course.id))))
@@ -722,30 +728,30 @@ async def test_a_section_that_cannot_be_is_refused(platform: Platform, configura
 async def test_hostile_bodies_are_invalid_data(platform: Platform, content: bytes) -> None:
     check_error(await platform.client.post(f"{BASE}/sections", content=content, headers=JSON), 400, "invaliddata")
     section = await platform.section(INLINE)
-    sitting = await platform.begin(section)
+    cat_session = await platform.begin(section)
     if content != b"{}" and b"sectionConfiguration" not in content:
         check_error(
             await platform.client.post(f"{BASE}/sections/{section}/sessions", content=content, headers=JSON),
             400,
             "invaliddata",
         )
-    reply = await platform.client.post(f"{BASE}/{sitting.path}/results", content=content, headers=JSON)
+    reply = await platform.client.post(f"{BASE}/{cat_session.path}/results", content=content, headers=JSON)
     check_error(reply, 400, "invaliddata")
 
 
 async def test_results_of_the_wrong_shape_are_invalid_data(platform: Platform) -> None:
-    sitting = await platform.begin(await platform.section(INLINE))
-    good = item_result(sitting.items[0])
+    cat_session = await platform.begin(await platform.section(INLINE))
+    good = item_result(cat_session.items[0])
     shapes: list[Any] = [None, True, 7, "x", [], [None], {"a": 1}]
     for member in good:
         for value in shapes:
-            reply = await sitting.send({**good, member: value}, state="v1.9.0123456789abcdef")
+            reply = await cat_session.send({**good, member: value}, state="v1.9.0123456789abcdef")
             check_error(reply, 400, "invaliddata", (member, value))
     for member in ("identifier", "datestamp", "sessionStatus"):
-        check_error(await sitting.send({k: v for k, v in good.items() if k != member}), 400, "invaliddata")
+        check_error(await cat_session.send({k: v for k, v in good.items() if k != member}), 400, "invaliddata")
     for value in shapes:
         check_error(
-            await platform.post(f"{sitting.path}/results", {"assessmentResult": value, "sessionState": "x"}),
+            await platform.post(f"{cat_session.path}/results", {"assessmentResult": value, "sessionState": "x"}),
             400,
             "invaliddata",
         )
@@ -755,19 +761,22 @@ async def test_results_of_the_wrong_shape_are_invalid_data(platform: Platform) -
         "v1.1.0123456789abcdef",
         "v1.999999999.0123456789abcdef",
         "x" * 5000,
-        sitting.state + "\n",
+        cat_session.state + "\n",
     ):
         check_error(
-            await sitting.platform.post(f"{sitting.path}/results", results(state, good)), 400, "invaliddata", state
+            await cat_session.platform.post(f"{cat_session.path}/results", results(state, good)),
+            400,
+            "invaliddata",
+            state,
         )
-    other = await platform.begin(sitting.section)
-    check_error(await sitting.send(good, state=other.state), 400, "invaliddata")
+    other = await platform.begin(cat_session.section)
+    check_error(await cat_session.send(good, state=other.state), 400, "invaliddata")
     assert await count(platform, SessionResponse) == 0
-    await sitting.go_on({**good, "datestamp": "2199-01-01T00:00:00"})
-    assert (await described(sitting))["responses"][0]["occurred_at"] < "2190"
+    await cat_session.go_on({**good, "datestamp": "2199-01-01T00:00:00"})
+    assert (await described(cat_session))["responses"][0]["occurred_at"] < "2190"
 
 
-async def test_every_error_has_the_standards_form(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_errors_have_the_form_of_the_standard(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async with platform_of(database_url, max_body_bytes=2048) as one:
         app, client = app_of(one.client), one.client
         async with client_of(app) as stranger:

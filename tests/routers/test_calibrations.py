@@ -43,7 +43,9 @@ async def active(client: httpx.AsyncClient) -> list[str]:
 
 
 @pytest.mark.parametrize("arguments", [{}, {"json": {}}, {"json": {"force": False}}, {"content": b""}])
-async def test_worse_is_refused_without_force(client: httpx.AsyncClient, arguments: dict[str, Any]) -> None:
+async def test_activation_of_a_worse_calibration_is_refused_without_force(
+    client: httpx.AsyncClient, arguments: dict[str, Any]
+) -> None:
     assert (await activate(client, "c-1", **arguments)).status_code == 200
     refused = await activate(client, "c-2", **arguments)
     assert (refused.status_code, refused.json()["code"]) == (409, "calibration_worse")
@@ -51,7 +53,7 @@ async def test_worse_is_refused_without_force(client: httpx.AsyncClient, argumen
     assert await active(client) == ["c-1"]
 
 
-async def test_force_there_and_back_and_there_again(client: httpx.AsyncClient) -> None:
+async def test_forced_activation_can_be_undone_and_repeated(client: httpx.AsyncClient) -> None:
     forced = await activate(client, "c-2", json={"force": True})
     assert (forced.status_code, forced.json()["active"]) == (200, True)
     assert forced.json()["activated_at"] is not None
@@ -74,7 +76,7 @@ async def test_force_there_and_back_and_there_again(client: httpx.AsyncClient) -
         ({"params": {"force": "true"}}, 422, "invalid"),
     ],
 )
-async def test_a_body_that_is_not_understood_does_nothing(
+async def test_activation_with_an_invalid_body_changes_nothing(
     client: httpx.AsyncClient, arguments: dict[str, Any], status: int, code: str
 ) -> None:
     refused = await activate(client, "c-2", **arguments)
@@ -82,7 +84,7 @@ async def test_a_body_that_is_not_understood_does_nothing(
     assert await active(client) == []
 
 
-async def test_a_body_in_pieces_is_read(client: httpx.AsyncClient) -> None:
+async def test_activation_reads_a_body_in_pieces(client: httpx.AsyncClient) -> None:
     async def pieces() -> AsyncIterator[bytes]:
         for piece in (b'{"for', b'ce": true}'):
             yield piece

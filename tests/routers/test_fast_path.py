@@ -44,7 +44,7 @@ REQUESTS: list[tuple[Any, dict[str, str]]] = [
 EXPRESS, ORDINARY = "responses", "%72esponses"
 
 
-async def test_both_ways_tell_the_same(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_fast_path_replies_as_the_ordinary_route(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[str] = []
     monkeypatch.setattr(responses, "fast_path_course", spy(taken))
     told = [await replies(database_url, way) for way in (EXPRESS, ORDINARY)]
@@ -54,14 +54,16 @@ async def test_both_ways_tell_the_same(database_url: str, monkeypatch: pytest.Mo
 
 
 @pytest.mark.controls
-async def test_the_comparison_can_fail(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_comparison_of_both_routes_notices_another_body(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = responses.restore_body
     monkeypatch.setattr(responses, "restore_body", lambda _, receive: real(b"{}", receive))
     told = [await replies(database_url, way) for way in (EXPRESS, ORDINARY)]
     assert told[0] != told[1]
 
 
-async def test_a_key_without_the_scope_is_refused_both_ways(database_url: str) -> None:
+async def test_key_without_the_scope_is_refused_by_both_routes(database_url: str) -> None:
     async with school(database_url) as client:
         key = await make_key(app_of(client).state.database, scopes=["learners:read"])
         async with client_of(app_of(client), key) as other:

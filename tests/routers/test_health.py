@@ -25,28 +25,30 @@ async def check(database: Database, status: int, code: str | None) -> None:
             assert "Traceback" not in reply.text
 
 
-async def test_a_migrated_database_is_ready(database: Database) -> None:
+async def test_health_is_ready_with_a_migrated_database(database: Database) -> None:
     await check(database, 200, None)
 
 
-async def test_an_empty_database_is_not_ready(empty_database_url: str) -> None:
+async def test_health_is_not_ready_with_an_empty_database(empty_database_url: str) -> None:
     database = open_database(empty_database_url)
     await check(database, 503, "not_migrated")
     await database.close()
 
 
-async def test_a_postgresql_that_is_not_there_is_not_ready(tmp_path: Path) -> None:
+async def test_health_is_not_ready_without_postgresql(tmp_path: Path) -> None:
     database = open_database(f"postgresql://nobody@/none?host={tmp_path}")
     await check(database, 503, "database_unavailable")
     await database.close()
 
 
-async def test_a_database_that_hangs_is_not_ready(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_health_is_not_ready_with_a_database_that_hangs(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(health, "READY_TIMEOUT_S", 0.0)
     await check(database, 503, "database_unavailable")
 
 
-async def test_a_process_that_was_told_to_stop_is_alive_and_not_ready(database: Database) -> None:
+async def test_health_of_a_stopping_process_is_alive_and_not_ready(database: Database) -> None:
     app = make_edge(database)
     async with edge_client(app) as client:
         app.state.stopping = True
@@ -57,5 +59,5 @@ async def test_a_process_that_was_told_to_stop_is_alive_and_not_ready(database: 
         assert (await client.get("/readyz")).status_code == 200
 
 
-async def test_health_is_not_part_of_the_interface() -> None:
+async def test_health_is_not_in_the_openapi_document() -> None:
     assert not {"/livez", "/readyz", "/metrics"} & make_edge().openapi()["paths"].keys()

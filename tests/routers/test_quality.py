@@ -29,7 +29,7 @@ ROUNDING = 2e-6
 
 
 @dataclass(frozen=True)
-class Told:
+class PredictedResponse:
     """An answer, and what was predicted before it, as its outcome told; `share` is the score that counts now."""
 
     id: str
@@ -41,16 +41,18 @@ class Told:
     calibration: str | None
 
 
-async def answer(client: httpx.AsyncClient, learner: str, item: str, day: int, score: float) -> Told:
+async def answer(client: httpx.AsyncClient, learner: str, item: str, day: int, score: float) -> PredictedResponse:
     minute = day * DAY + len(learner)
     body = {"learner": learner, "item": item, "score": score, "occurred_at": minute_text(minute)}
     reply = check_json(await client.post("responses", json=body), 201, body)
     moment = datetime(2025, 1, 1, tzinfo=UTC) + timedelta(minutes=minute)
     share = score / HIGHEST.get(item, 1)
-    return Told(reply["response"]["id"], learner, item, share, moment, reply["p_correct"], reply["calibration"])
+    return PredictedResponse(
+        reply["response"]["id"], learner, item, share, moment, reply["p_correct"], reply["calibration"]
+    )
 
 
-async def some_answers(client: httpx.AsyncClient, days: Sequence[int]) -> list[Told]:
+async def some_answers(client: httpx.AsyncClient, days: Sequence[int]) -> list[PredictedResponse]:
     items = list(SKILLS)
     return [
         await answer(client, learner, items[place % 8], day, (place * place + len(learner)) % 5 // 3)
@@ -71,7 +73,7 @@ def put_in_force(db: Connection, number: int) -> None:
 @dataclass(frozen=True)
 class World:
     client: httpx.AsyncClient
-    told: list[Told]
+    responses: list[PredictedResponse]
 
     async def rows(self, query: str = "") -> list[dict[str, Any]]:
         page = check_json(await self.client.get(f"quality{query}"), 200, query)
@@ -102,7 +104,7 @@ async def world(database_url: str) -> AsyncIterator[World]:
         yield World(client, told)
 
 
-def check_row(row: dict[str, Any], told: Sequence[Told]) -> None:
+def check_row(row: dict[str, Any], told: Sequence[PredictedResponse]) -> None:
     """The figures of a row, the plain way."""
     count = len(told)
     assert (row["responses"], row["learners"], row["sample"]) == (count, len({each.learner for each in told}), 1)
@@ -132,14 +134,14 @@ def check_row(row: dict[str, Any], told: Sequence[Told]) -> None:
         assert ends is None or ends[0] <= row[name] <= ends[1]
 
 
-async def test_all_answers_are_measured(world: World) -> None:
-    assert len(world.told) == len(DAYS) * 4 + 1 - 3
+async def test_quality_measures_all_answers(world: World) -> None:
+    assert len(world.responses) == len(DAYS) * 4 + 1 - 3
     [row] = await world.rows()
-    check_row(row, world.told)
+    check_row(row, world.responses)
     assert row["interval"]["auc"][0] < row["auc"] < row["interval"]["auc"][1]
 
 
-GROUPS: dict[str, Callable[[Told], list[Any]]] = {
+GROUPS: dict[str, Callable[[PredictedResponse], list[Any]]] = {
     "calibration": lambda told: [told.calibration],
     "skill": lambda told: SKILLS[told.item],
     "day": lambda told: [told.day.date().isoformat()],
@@ -149,9 +151,9 @@ GROUPS: dict[str, Callable[[Told], list[Any]]] = {
 
 
 @pytest.mark.parametrize("by", GROUPS)
-async def test_groups_are_measured(world: World, by: str) -> None:
+async def test_quality_measures_groups(world: World, by: str) -> None:
     groups = defaultdict(list)
-    for each in world.told:
+    for each in world.responses:
         for group in GROUPS[by](each):
             groups[group].append(each)
     rows = await world.rows(f"?by={by}")
@@ -163,27 +165,27 @@ async def test_groups_are_measured(world: World, by: str) -> None:
     assert len(groups) > 1
 
 
-async def test_filters_take_what_they_name(world: World) -> None:
+async def test_quality_filters_select_what_they_name(world: World) -> None:
     for name in (None, "c-1", "c-2"):
         [row] = await world.rows(f"?calibration={name or 'defaults'}")
-        check_row(row, [each for each in world.told if each.calibration == name])
+        check_row(row, [each for each in world.responses if each.calibration == name])
     [row] = await world.rows("?skill=subtract")
-    check_row(row, [each for each in world.told if "subtract" in SKILLS[each.item]])
-    edge = world.told[33].day
+    check_row(row, [each for each in world.responses if "subtract" in SKILLS[each.item]])
+    edge = world.responses[33].day
     text = edge.isoformat().replace("+00:00", "Z")
     [row] = await world.rows(f"?since={text}")
-    check_row(row, [each for each in world.told if each.day >= edge])
+    check_row(row, [each for each in world.responses if each.day >= edge])
     [row] = await world.rows(f"?until={text}")
-    check_row(row, [each for each in world.told if each.day < edge])
+    check_row(row, [each for each in world.responses if each.day < edge])
     rows = await world.rows(f"?since={text}&skill=add&by=calibration")
     for row in rows:
-        wanted = [each for each in world.told if each.day >= edge and "add" in SKILLS[each.item]]
+        wanted = [each for each in world.responses if each.day >= edge and "add" in SKILLS[each.item]]
         check_row(row, [each for each in wanted if each.calibration == row["calibration"]])
     assert len(rows) == 2
 
 
 @pytest.mark.parametrize("by", ["skill", "day", "calibration"])
-async def test_pages_are_the_list(world: World, by: str) -> None:
+async def test_quality_pages_make_up_the_whole_list(world: World, by: str) -> None:
     whole = await world.rows(f"?by={by}&skill=multiply")
     for limit in (1, 2, len(whole), len(whole) + 1):
         found: list[dict[str, Any]] = []
@@ -198,7 +200,7 @@ async def test_pages_are_the_list(world: World, by: str) -> None:
         assert found == whole
 
 
-async def test_a_course_without_answers_has_nothing_to_tell(database_url: str) -> None:
+async def test_quality_of_a_course_without_answers_is_empty(database_url: str) -> None:
     async with school(database_url) as client:
         [row] = (await client.get("quality?skill=add")).json()["data"]
         assert (row.pop("responses"), row.pop("learners"), row.pop("sample"), row.pop("curve")) == (0, 0, 1, [])
@@ -208,7 +210,7 @@ async def test_a_course_without_answers_has_nothing_to_tell(database_url: str) -
         assert (await client.get("quality?calibration=defaults")).status_code == 200
 
 
-async def test_what_cannot_be_asked_is_refused(database_url: str) -> None:
+async def test_quality_refuses_invalid_parameters(database_url: str) -> None:
     async with school(database_url) as client:
         await answer(client, "ann", "i1", 0, 1)
         [cursor] = [(await client.get("quality?by=skill&limit=1")).json()["next"]]
@@ -234,7 +236,7 @@ async def test_what_cannot_be_asked_is_refused(database_url: str) -> None:
         check_problem(await client.get("quality?calibration=c-1"), 404, "unknown_calibration", "calibration")
 
 
-async def test_another_tenants_answers_are_not_there(database_url: str) -> None:
+async def test_quality_does_not_see_answers_of_another_tenant(database_url: str) -> None:
     async with school(database_url) as client:
         await answer(client, "ann", "i1", 0, 1)
         database = app_of(client).state.database

@@ -76,7 +76,7 @@ def basic(client_id: str, secret: str) -> str:
     return "Basic " + base64.b64encode(f"{quote(client_id)}:{quote(secret)}".encode()).decode()
 
 
-async def test_in_the_form_and_in_the_header_alike(desk: Desk) -> None:
+async def test_token_is_issued_for_credentials_in_the_form_or_in_the_header(desk: Desk) -> None:
     posted = check_token(
         await desk.ask({"scope": "", "audience": "https://cat.example.org"}), "learners:read responses:write"
     )
@@ -89,7 +89,7 @@ async def test_in_the_form_and_in_the_header_alike(desk: Desk) -> None:
     assert [await desk.get(token) for token in (posted, shown, desk.key.text)] == [200, 200, 200]
 
 
-async def test_a_token_has_the_scopes_of_its_key_or_fewer(desk: Desk) -> None:
+async def test_token_has_the_scopes_of_its_key_or_fewer(desk: Desk) -> None:
     few = check_token(await desk.ask({"scope": "responses:write"}), "responses:write")
     assert await desk.get(few) == 403
     elsewhere = "https://purl.example.org/spec/cat/v1p0/scope/results.create"
@@ -99,14 +99,14 @@ async def test_a_token_has_the_scopes_of_its_key_or_fewer(desk: Desk) -> None:
         check_refusal(await desk.ask({"scope": scope}), 400, "invalid_scope")
 
 
-async def test_admin_may_be_narrowed_to_anything(desk: Desk) -> None:
+async def test_token_of_an_admin_key_may_have_any_scope(desk: Desk) -> None:
     admin = await desk.app.state.database.write(create_key, "school", ["admin"], now())
     desk.credentials = {"client_id": admin.id, "client_secret": admin.text}
     check_token(await desk.ask(), "admin")
     check_token(await desk.ask({"scope": "learners:read"}), "learners:read")
 
 
-async def test_what_is_no_client_is_refused(desk: Desk) -> None:
+async def test_token_is_refused_to_invalid_clients(desk: Desk) -> None:
     other = await desk.app.state.database.write(create_key, "college", ["admin"], now())
     for wrong in (
         {"client_secret": desk.key.text[:-1]},
@@ -124,7 +124,7 @@ async def test_what_is_no_client_is_refused(desk: Desk) -> None:
         check_refusal(reply, 401, "invalid_client")
 
 
-async def test_what_is_no_request_is_refused(desk: Desk) -> None:
+async def test_token_is_refused_to_invalid_requests(desk: Desk) -> None:
     check_refusal(await desk.ask({"grant_type": ""}), 400, "invalid_request")
     check_refusal(await desk.ask({"grant_type": "password"}), 400, "unsupported_grant_type")
     check_refusal(await desk.ask(authorization=basic(desk.key.id, desk.key.text)), 400, "invalid_request")
@@ -139,7 +139,7 @@ async def test_what_is_no_request_is_refused(desk: Desk) -> None:
     assert (await desk.client.get(URL)).status_code == 405
 
 
-async def test_a_token_dies_with_its_key_within_five_seconds(desk: Desk) -> None:
+async def test_token_ends_within_five_seconds_of_its_key(desk: Desk) -> None:
     moment = 100.0
     desk.app.state.known_keys = KnownKeys(lambda: moment)
     token = check_token(await desk.ask(), "learners:read responses:write")
@@ -152,7 +152,7 @@ async def test_a_token_dies_with_its_key_within_five_seconds(desk: Desk) -> None
     check_refusal(await desk.ask(), 401, "invalid_client")
 
 
-async def test_a_token_lives_an_hour_and_no_longer(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_token_is_valid_for_an_hour_and_no_longer(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     database, begun, elapsed = desk.app.state.database, now(), 0.0
     desk.app.state.known_keys = KnownKeys(lambda: elapsed)
     monkeypatch.setattr(auth, "now", lambda: begun + round(elapsed * 1_000_000))
@@ -168,7 +168,7 @@ def count_tokens(db: Connection) -> int:
     return db.scalar(select(func.count()).select_from(AccessToken)) or 0
 
 
-async def test_only_a_hash_is_kept(desk: Desk) -> None:
+async def test_token_is_stored_as_a_hash_only(desk: Desk) -> None:
     token = check_token(await desk.ask(), "learners:read responses:write")
     [row] = await desk.app.state.database.read(lambda db: list(db.execute(select(AccessToken.__table__))))
     assert token not in repr(row)
@@ -179,7 +179,7 @@ async def test_only_a_hash_is_kept(desk: Desk) -> None:
     ] * 3
 
 
-async def test_failures_count_against_the_address(database_url: str) -> None:
+async def test_token_failures_count_against_the_address(database_url: str) -> None:
     async with served(database_url, failed_keys_per_minute=2, requests_per_minute=3) as app, client_of(app) as client:
         desk = Desk(app, client, await app.state.database.write(create_key, "school", ["admin"], now()))
         refused = [await desk.ask({"client_id": "key-0"}) for _ in range(8)]

@@ -132,7 +132,7 @@ def without_snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PostgresDatabase, "read", PostgresDatabase.write)
 
 
-def test_a_backup_is_what_was_acknowledged_when_it_began(
+def test_backup_holds_what_was_acknowledged_when_it_began(
     engine_name: str, make: MakeUrl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A real service acknowledges answers between any two tables: none of them is in the backup, not even in part.
@@ -157,7 +157,9 @@ def test_a_backup_is_what_was_acknowledged_when_it_began(
     assert faults(torn, make(OTHER[engine_name], migrated=False)) != []
 
 
-def test_backups_while_clients_write_as_fast_as_they_can(engine_name: str, make: MakeUrl, tmp_path: Path) -> None:
+def test_backups_are_consistent_while_clients_write_as_fast_as_they_can(
+    engine_name: str, make: MakeUrl, tmp_path: Path
+) -> None:
     url = make(engine_name)
     paths = [tmp_path / f"{number}.gz" for number in range(3)]
 
@@ -204,7 +206,7 @@ def test_backups_while_clients_write_as_fast_as_they_can(engine_name: str, make:
 
 
 @pytest.mark.parametrize("revision", REVISIONS)
-def test_a_backup_of_an_older_schema_becomes_what_migrating_makes_of_it(
+def test_backup_of_an_older_schema_is_restored_as_migration_would_make_it(
     revision: str, engine_name: str, make: MakeUrl, tmp_path: Path
 ) -> None:
     old, path = make(engine_name, migrated=False), tmp_path / "old.gz"
@@ -229,7 +231,7 @@ def lines(db: Connection) -> dict[str, list[bytes]]:
     }
 
 
-def test_a_database_without_tables_or_of_a_newer_program_is_not_backed_up(
+def test_backup_refuses_a_database_without_tables_or_of_a_newer_program(
     engine_name: str, make: MakeUrl, tmp_path: Path
 ) -> None:
     path = tmp_path / "none.gz"
@@ -256,7 +258,7 @@ def backup(make: MakeUrl, tmp_path: Path) -> Path:
     return tmp_path / "backup.gz"
 
 
-def test_only_an_empty_database_takes_a_backup(engine_name: str, make: MakeUrl, backup: Path) -> None:
+def test_restore_needs_an_empty_database(engine_name: str, make: MakeUrl, backup: Path) -> None:
     for migrated in (False, True):
         output_of(run_cli(make(engine_name, migrated=migrated), "restore", backup))
     older = make(engine_name, migrated=False)
@@ -280,7 +282,7 @@ def strange(db: Connection) -> None:
         db.execute(text("CREATE TABLE tenant (name TEXT)"))
 
 
-def test_numbers_of_tenants_go_on_behind_a_restored_one(engine_name: str, make: MakeUrl, tmp_path: Path) -> None:
+def test_tenant_numbers_continue_after_those_restored(engine_name: str, make: MakeUrl, tmp_path: Path) -> None:
     url, path = make(engine_name), tmp_path / "two.gz"
     for tenant in ("a", "b"):
         output_of(run_cli(url, "key", "create", "--tenant", tenant, "--scope", "admin"))
@@ -291,7 +293,7 @@ def test_numbers_of_tenants_go_on_behind_a_restored_one(engine_name: str, make: 
     assert int(key.split("_")[1]) > 2
 
 
-def test_a_restore_that_fails_leaves_the_database_empty(
+def test_restore_that_fails_leaves_the_database_empty(
     engine_name: str, make: MakeUrl, backup: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Everything was loaded, and then the database does not give it back: a value changed on the way in."""
@@ -311,7 +313,7 @@ def test_a_restore_that_fails_leaves_the_database_empty(
 # The file
 
 
-def test_a_file_is_replaced_only_when_told_and_only_by_a_whole_one(
+def test_backup_replaces_a_file_only_if_forced_and_only_when_complete(
     engine_name: str, make: MakeUrl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, folder = make(engine_name), tmp_path / "backups"
@@ -343,7 +345,9 @@ def broken(db: Connection, table: Table, tenant_id: int | None) -> Iterator[Any]
 LIMITED = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)); {PROXIMA}"
 
 
-def test_a_full_disk_is_told_in_one_line_and_leaves_nothing(engine_name: str, make: MakeUrl, tmp_path: Path) -> None:
+def test_backup_on_a_full_disk_fails_in_one_line_and_leaves_no_file(
+    engine_name: str, make: MakeUrl, tmp_path: Path
+) -> None:
     url, folder = make(engine_name), tmp_path / "backups"
     folder.mkdir()
     run_with_database(url, lambda opened: opened.write(long_names))
@@ -367,17 +371,17 @@ def long_names(db: Connection) -> None:
     queries.insert_table_rows(db, table, [{"id": n + 1, "name": name, "created_at": 1} for n, name in enumerate(names)])
 
 
-def test_progress_is_told_to_the_end(engine_name: str, make: MakeUrl, backup: Path, tmp_path: Path) -> None:
+def test_backup_reports_its_progress_to_the_end(engine_name: str, make: MakeUrl, backup: Path, tmp_path: Path) -> None:
     told: dict[str, list[float]] = {}
 
-    def tell(stage: str, done: float, whole: float) -> None:
+    def report(stage: str, done: float, whole: float) -> None:
         told.setdefault(stage, []).append(done / whole)
 
     url, target = make(engine_name, migrated=False), tmp_path / "again.gz"
-    _, contents = backup_format.check_backup(backup, tell)
-    run: Callable[[Connection], None] = lambda db: transfer.restore(db, backup, contents, tell)  # noqa: E731
+    _, contents = backup_format.check_backup(backup, report)
+    run: Callable[[Connection], None] = lambda db: transfer.restore(db, backup, contents, report)  # noqa: E731
     run_exclusively(url, run)
     with target.open("wb") as file:
-        run_with_database(url, lambda opened: opened.read(transfer.dump_database, file, 1, tell))
+        run_with_database(url, lambda opened: opened.read(transfer.dump_database, file, 1, report))
     assert list(told) == ["checking the file", "loading", "reading back", "writing"]
     assert all(shares == sorted(shares) and shares[-1] == 1 for shares in told.values())

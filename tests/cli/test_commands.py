@@ -88,7 +88,7 @@ def answers(path: Path, extra: Sequence[str] = ()) -> Path:
     return path
 
 
-def test_nothing_is_done_on_a_database_that_is_not_migrated(fresh: Run) -> None:
+def test_commands_refuse_a_database_that_is_not_migrated(fresh: Run) -> None:
     for command in (
         ("serve",),
         ("key", "list", "--tenant", "t"),
@@ -98,13 +98,13 @@ def test_nothing_is_done_on_a_database_that_is_not_migrated(fresh: Run) -> None:
         assert "run `proxima migrate`" in refused(fresh(*command), 3)
 
 
-def test_migrate_makes_it_ready_and_may_be_repeated(fresh: Run) -> None:
+def test_migrate_prepares_the_database_and_may_be_repeated(fresh: Run) -> None:
     for _ in range(2):
         assert fine(fresh("migrate")) == "the database is up to date\n"
     assert fine(fresh("replay", "--verify")) == ""
 
 
-def test_a_new_key_stands_alone_on_standard_output(proxima: Run) -> None:
+def test_key_create_prints_only_the_key_on_standard_output(proxima: Run) -> None:
     made = proxima("key", "create", "--tenant", "school", "--scope", "responses:write", "--scope", "learners:read")
     assert KEY.fullmatch(fine(made))
     assert made.stderr == ""
@@ -121,7 +121,7 @@ def test_a_new_key_stands_alone_on_standard_output(proxima: Run) -> None:
     assert proxima("key", "create", "--tenant", "school", "--scope", "root").exit_code == 2
 
 
-def test_a_catalogue_is_loaded_from_json_or_csv(proxima: Run, course: Path, tmp_path: Path) -> None:
+def test_import_catalogue_reads_json_and_csv(proxima: Run, course: Path, tmp_path: Path) -> None:
     table = tmp_path / "items.csv"
     table.write_text("id,skills,title\nx1,add;fresh,One\nx2,,Two\n")
     told = fine(proxima("import", "catalogue", str(table), "--course", "arithmetic"))
@@ -138,7 +138,7 @@ def test_a_catalogue_is_loaded_from_json_or_csv(proxima: Run, course: Path, tmp_
         ("a.csv", "id,skills,max_score\nx,add,-3\n", "/items/0/max_score"),
     ],
 )
-def test_a_catalogue_that_is_not_sound_is_refused(
+def test_import_catalogue_refuses_an_invalid_catalogue(
     proxima: Run, tmp_path: Path, name: str, content: str, place: str
 ) -> None:
     path = tmp_path / name
@@ -151,7 +151,7 @@ def test_a_catalogue_that_is_not_sound_is_refused(
     refused(proxima("calibrate", "--course", "c"), 1)
 
 
-def test_answers_are_checked_loaded_and_repeated(proxima: Run, course: Path) -> None:
+def test_import_responses_checks_loads_and_can_be_repeated(proxima: Run, course: Path) -> None:
     answers(course, ["l1,i1,,2,", "l1,i1,,1,yesterday"])
     rejected = course.with_name("answers.csv.rejected.csv")
     load = ("import", "responses", str(course), "--course", "arithmetic")
@@ -172,7 +172,7 @@ def test_answers_are_checked_loaded_and_repeated(proxima: Run, course: Path) -> 
     refused(proxima("import", "responses", str(course), "--course", "nowhere", "--tenant", "other"), 1)
 
 
-def test_calibrate_needs_answers_and_then_puts_its_result_in_force(proxima: Run, course: Path) -> None:
+def test_calibrate_needs_answers_and_activates_its_result(proxima: Run, course: Path) -> None:
     assert "at least 100 responses" in refused(proxima("calibrate", "--course", "arithmetic"), 1)
     refused(proxima("calibrate", "--course", "nowhere"), 1)
     fine(proxima("import", "responses", str(course), "--course", "arithmetic"))
@@ -195,7 +195,7 @@ def test_replay_finds_the_first_difference(proxima: Run, course: Path, database_
     assert proxima("replay").exit_code == 2
 
 
-def test_the_doctor_names_what_is_wrong(fresh: Run) -> None:
+def test_doctor_names_what_is_wrong(fresh: Run) -> None:
     def findings(result: Result) -> dict[str, str]:
         return {line[6:].partition(":")[0]: line[:4].strip() for line in result.stdout.splitlines()}
 
@@ -223,7 +223,7 @@ def test_the_doctor_names_what_is_wrong(fresh: Run) -> None:
     ],
 )
 @pytest.mark.parametrize("command", ["serve", "migrate"])
-def test_a_setting_that_is_wrong_is_named(command: str, settings: dict[str, str], named: str) -> None:
+def test_wrong_setting_is_named(command: str, settings: dict[str, str], named: str) -> None:
     assert named in refused(runner_of("sqlite:///unused.db")(command, **settings), 3)
 
 
@@ -237,12 +237,12 @@ def test_migrate_goes_to_a_revision_and_loses_data_only_if_allowed(proxima: Run)
 
 @pytest.mark.parametrize("command", ["migrate", "serve"])
 @pytest.mark.parametrize("address", ["nobody@127.0.0.1:1/x", "nobody@/x?host=/no/such/folder"])
-def test_a_database_that_cannot_be_reached_is_told_in_one_line(command: str, address: str) -> None:
+def test_unreachable_database_is_reported_in_one_line(command: str, address: str) -> None:
     assert "the database " in refused(runner_of(f"postgresql://{address}")(command), 3 if command == "serve" else 1)
 
 
 @pytest.mark.parametrize("command", ["migrate", "serve"])
-def test_a_database_that_does_not_exist_is_told_in_one_line(command: str, postgres_server: str) -> None:
+def test_database_that_does_not_exist_is_reported_in_one_line(command: str, postgres_server: str) -> None:
     url = make_url(postgres_server).set(database="none").render_as_string()
     assert "the database " in refused(runner_of(url)(command), 3 if command == "serve" else 1)
 
@@ -277,7 +277,7 @@ def wait_for(address: str, process: subprocess.Popen[str]) -> None:
 @pytest.mark.parametrize(
     ("engine_name", "workers"), [("sqlite", "1"), ("postgresql", "1"), ("postgresql", "2")], indirect=["engine_name"]
 )
-def test_the_service_answers_and_stops_when_it_is_told_to(
+def test_serve_answers_requests_and_stops_on_a_signal(
     proxima: Run, database_url: str, workers: str, course: Path
 ) -> None:
     key = fine(proxima("key", "create", "--tenant", "default", "--scope", "admin")).strip()
@@ -324,7 +324,7 @@ def stored(url: str) -> int:
 
 
 @pytest.mark.parametrize("learners", [400, pytest.param(2_000, marks=pytest.mark.soak)])
-def test_many_answers_survive_the_kill_of_their_import(
+def test_import_of_many_answers_continues_after_a_kill(
     learners: int, proxima: Run, database_url: str, tmp_path: Path
 ) -> None:
     """kill -9 between two chunks or in the middle of one: what was committed stays, the next run loads the rest."""
@@ -381,11 +381,11 @@ def test_help_imports_neither_the_engine_nor_the_service() -> None:
     assert heavy_imports() == ""
 
 
-def test_an_eager_import_is_found() -> None:
+def test_law_of_lazy_imports_notices_an_eager_one() -> None:
     assert heavy_imports(before="import app.cli.service").split() == list(HEAVY)
 
 
-def test_the_choices_of_the_command_line_are_those_of_the_engine() -> None:
+def test_command_line_choices_are_those_of_the_engine() -> None:
     assert get_args(cli.Rule) == RULES
     assert get_args(cli.Method) == METHODS
     assert get_args(cli.Model) == (*get_args(Model), "bkt")

@@ -19,7 +19,7 @@ from tests.gate.examples import examples
 KNOWN = ("rasch", "2pl", "3pl", "4pl", "graded", "gpcm", "pcm")
 
 
-def bank(folder: Path, text: str, scaling: float = 1.0) -> ItemFile:
+def read_items(folder: Path, text: str, scaling: float = 1.0) -> ItemFile:
     path = folder / "bank.csv"
     path.write_text(text)
     return read_item_file(path, scaling)
@@ -40,8 +40,8 @@ x7,PC,0.4,-0.4,,,3
 """
 
 
-def test_every_model_has_its_parameters_in_its_order(tmp_path: Path) -> None:
-    read = bank(tmp_path, MIXED)
+def test_parameters_of_every_model_are_read_in_its_order(tmp_path: Path) -> None:
+    read = read_items(tmp_path, MIXED)
     pool = read.pool
     assert [MODELS[model] for model in pool.models.tolist()] == list(KNOWN)
     assert read.ids == tuple(f"x{place}" for place in range(1, 8))
@@ -52,7 +52,7 @@ def test_every_model_has_its_parameters_in_its_order(tmp_path: Path) -> None:
     assert pool.guessing.tolist() == [0, 0, 0.25, 0.1, 0, 0, 0]
     assert pool.upper.tolist() == [1, 1, 1, 0.95, 1, 1, 1]
     assert read.attributes == {"level": ("3", "4", "4", "", "5", "5", "3")}
-    assert np.allclose(bank(tmp_path, MIXED, 1.7).pool.discrimination, 1.7 * pool.discrimination)
+    assert np.allclose(read_items(tmp_path, MIXED, 1.7).pool.discrimination, 1.7 * pool.discrimination)
 
 
 @pytest.mark.parametrize(
@@ -72,8 +72,8 @@ def test_every_model_has_its_parameters_in_its_order(tmp_path: Path) -> None:
         ("id,model,a,b,c\nx,2PL,1,1,\n", "2pl"),
     ],
 )
-def test_columns_that_belong_to_one_model_tell_it(tmp_path: Path, text: str, model: str) -> None:
-    assert models(bank(tmp_path, text)) == {model: 1}
+def test_model_is_recognised_by_columns_that_only_it_has(tmp_path: Path, text: str, model: str) -> None:
+    assert models(read_items(tmp_path, text)) == {model: 1}
 
 
 @pytest.mark.parametrize(
@@ -99,9 +99,9 @@ def test_columns_that_belong_to_one_model_tell_it(tmp_path: Path, text: str, mod
         ("id,a,a\nx,1,0\n", "two columns of one name"),
     ],
 )
-def test_what_is_no_bank_is_refused_with_its_line(tmp_path: Path, text: str, said: str) -> None:
+def test_invalid_item_file_is_refused_with_its_line(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(InvalidFile) as refused:
-        bank(tmp_path, text)
+        read_items(tmp_path, text)
     assert said in str(refused.value)
 
 
@@ -118,7 +118,9 @@ def test_what_is_no_bank_is_refused_with_its_line(tmp_path: Path, text: str, sai
         max_size=8,
     )
 )
-def test_what_was_written_is_read(tmp_path: Path, items: list[tuple[Model, float, list[float], float]]) -> None:
+def test_item_file_of_mixed_models_is_read_as_it_was_written(
+    tmp_path: Path, items: list[tuple[Model, float, list[float], float]]
+) -> None:
     """By place, whatever models a file mixes."""
     rows, expected = [], []
     for place, (model, a, difficulty, c) in enumerate(items):
@@ -129,7 +131,7 @@ def test_what_was_written_is_read(tmp_path: Path, items: list[tuple[Model, float
         expected.append((model, a if before else 1.0, steps))
     header = "id,model," + ",".join(f"PAR{place}" for place in range(1, 6))
     wide = [row + "," * (header.count(",") - row.count(",")) for row in rows]
-    pool = bank(tmp_path, "\n".join([header, *wide, ""])).pool
+    pool = read_items(tmp_path, "\n".join([header, *wide, ""])).pool
     for item, (model, a, steps) in enumerate(expected):
         assert MODELS[pool.models[item]] == model
         assert pool.discrimination[item] == a
@@ -154,10 +156,10 @@ C13,Sum,Item,LEVEL,2,2,OFF
 '''
 
 
-def test_constraints_are_groups_with_bounds(tmp_path: Path) -> None:
+def test_constraints_are_read_as_groups_with_bounds(tmp_path: Path) -> None:
     path = tmp_path / "constraints.csv"
     path.write_text(CONSTRAINTS)
-    read, found = read_constraints(path, bank(tmp_path, MIXED))
+    read, found = read_constraints(path, read_items(tmp_path, MIXED))
     groups = [group.tolist() for group in read.pool.groups]
     assert groups == [[1, 2], [0, 4, 5, 6], [1, 2], [0, 1, 2, 4, 5, 6], [0, 6], [1, 2], [4, 5], [6], [0]]
     limits = [(1, 2), (1, 3), (0, 2), (2, 4), (0, 2), (0, 2), (0, 2), (1, 1), (0, 0)]
@@ -176,20 +178,20 @@ def test_constraints_are_groups_with_bounds(tmp_path: Path) -> None:
         ("LEVEL >= high", "'high' is not a number"),
     ],
 )
-def test_conditions_that_say_nothing_are_refused(tmp_path: Path, condition: str, said: str) -> None:
+def test_constraints_with_meaningless_conditions_are_refused(tmp_path: Path, condition: str, said: str) -> None:
     path = tmp_path / "constraints.csv"
     path.write_text(f"TYPE,WHAT,CONDITION,LB,UB\nNumber,Item,{condition},1,2\n")
     with pytest.raises(InvalidFile, match=r"line 2") as refused:
-        read_constraints(path, bank(tmp_path, MIXED))
+        read_constraints(path, read_items(tmp_path, MIXED))
     assert said in str(refused.value)
 
 
-def test_limits_are_whole_numbers_in_order(tmp_path: Path) -> None:
+def test_constraint_bounds_must_be_whole_numbers_in_order(tmp_path: Path) -> None:
     path = tmp_path / "constraints.csv"
     for limits in ("2,1", "-1,2", "0.5,2", ",2"):
         path.write_text(f"TYPE,WHAT,CONDITION,LB,UB\nNumber,Item,LEVEL == 4,{limits}\n")
         with pytest.raises(InvalidFile, match="line 2"):
-            read_constraints(path, bank(tmp_path, MIXED))
+            read_constraints(path, read_items(tmp_path, MIXED))
 
 
 REAL = {
@@ -234,18 +236,18 @@ def real(name: str) -> Path:
 
 
 @pytest.mark.parametrize("name", REAL)
-def test_real_banks(name: str) -> None:
+def test_published_item_banks_are_read(name: str) -> None:
     assert models(read_item_file(real(name))) == REAL[name]
 
 
 @pytest.mark.parametrize("name", KEPT)
-def test_real_constraints(name: str) -> None:
+def test_published_constraints_are_read(name: str) -> None:
     read, found = read_constraints(real(f"{name}_constraints"), read_item_file(real(name)))
     assert (len(found.bounds), len(read.pool.enemies), len(found.left_out)) == KEPT[name]
     assert all(len(group) for group in read.pool.groups)
 
 
 @pytest.mark.parametrize("name", NO_BANKS)
-def test_real_files_that_are_no_banks(name: str) -> None:
+def test_published_files_that_are_no_item_banks_are_refused(name: str) -> None:
     with pytest.raises(InvalidFile):
         read_item_file(real(name))

@@ -104,14 +104,16 @@ def one_csv_row(folder: Path, **cells: str) -> ResponseRecord | Rejection:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_every_format_says_the_same(tmp_path: Path, name: str) -> None:
+def test_answers_are_the_same_in_every_format(tmp_path: Path, name: str) -> None:
     full, bare = answers(save(tmp_path, name, [FULL, BARE]))
     assert values(full) == ("ann", "i,7", ("a", "b"), 1.0, 3, MOMENT + 250_000, "train", "r-1", 1500)
     assert values(bare) == ('bo "x"\nz', "ü", (), 0.5, None, None, None, None, None)
 
 
 @given(table=st.lists(rows, min_size=1, max_size=4))
-def test_hostile_text_survives_every_format(tmp_path_factory: pytest.TempPathFactory, table: list[Any]) -> None:
+def test_hostile_text_is_read_unchanged_in_every_format(
+    tmp_path_factory: pytest.TempPathFactory, table: list[Any]
+) -> None:
     folder = tmp_path_factory.mktemp("hostile")
     expected = [(row[0], row[1], tuple(row[2]), *row[3:]) for row in table]
     for name in ("a.csv", "a.ndjson.gz", "a.parquet"):
@@ -120,7 +122,7 @@ def test_hostile_text_survives_every_format(tmp_path_factory: pytest.TempPathFac
 
 @given(content=st.binary(max_size=200) | st.text(max_size=200).map(lambda text: text.encode(errors="surrogatepass")))
 @pytest.mark.parametrize("name", ["a.csv", "a.ndjson", "a.csv.gz", "a.parquet"])
-def test_no_bytes_do_worse_than_a_rejection(
+def test_file_of_any_bytes_is_read_or_rejected(
     tmp_path_factory: pytest.TempPathFactory, name: str, content: bytes
 ) -> None:
     path = tmp_path_factory.mktemp("bytes") / name
@@ -130,7 +132,7 @@ def test_no_bytes_do_worse_than_a_rejection(
 
 
 @given(row=st.lists(st.text("ab\"',;\r\n=", max_size=6), min_size=4, max_size=4))
-def test_text_that_is_nearly_csv_is_read_or_rejected_whole(
+def test_file_that_is_nearly_csv_is_read_or_rejected_whole(
     tmp_path_factory: pytest.TempPathFactory, row: list[str]
 ) -> None:
     path = write(tmp_path_factory.mktemp("csv"), "a.csv", "learner_id,item_id,skill_ids,correct\n" + ",".join(row))
@@ -144,14 +146,14 @@ def test_byte_order_mark_and_carriage_returns_are_tolerated(tmp_path: Path) -> N
     assert (second.line, second.item, second.skills, second.score) == (4, "j", (), 0.0)
 
 
-def test_the_sample_is_read_without_rejections() -> None:
+def test_sample_is_read_without_rejections() -> None:
     read = answers(sample.responses())
     assert len(read) == 10_720
     assert [read[0].line, read[-1].line] == [2, 10_721]
     assert sum(answer.score for answer in read) == 5_723
 
 
-def test_parquet_may_hold_numbers_and_instants(tmp_path: Path) -> None:
+def test_parquet_may_hold_numbers_and_times(tmp_path: Path) -> None:
     instants = pa.array([MOMENT * 1000 + 1], pa.timestamp("ns", "Europe/Berlin"))
     columns = {"learner_id": [7], "item_id": pa.array(["i"]).dictionary_encode(), "skill_ids": [3], "correct": [True]}
     pq.write_table(pa.table(columns | {"attempted_at": instants}), tmp_path / "a.parquet")
@@ -159,7 +161,7 @@ def test_parquet_may_hold_numbers_and_instants(tmp_path: Path) -> None:
     assert values(answer) == ("7", "i", ("3",), 1.0, None, MOMENT, None, None, None)
 
 
-def test_parquet_instants_without_a_zone_are_rejected(tmp_path: Path) -> None:
+def test_parquet_times_without_a_zone_are_rejected(tmp_path: Path) -> None:
     columns = {name: ["1"] for name in ("learner_id", "item_id", "skill_ids", "correct")}
     pq.write_table(pa.table(columns | {"attempted_at": pa.array([0], pa.timestamp("us"))}), tmp_path / "a.parquet")
     (rejection,) = read_responses(tmp_path / "a.parquet")
@@ -232,7 +234,7 @@ def test_identifiers_are_bounded_visible_and_storable(tmp_path: Path, column: st
         ({"attempted_at": 1e308}, "attempted_at is not in the years 1970 to 2200"),
     ],
 )
-def test_a_broken_rule_is_named(tmp_path: Path, cells: dict[str, Any], reason: str) -> None:
+def test_rejection_names_the_broken_rule(tmp_path: Path, cells: dict[str, Any], reason: str) -> None:
     rejection = one_row(tmp_path, **cells)
     assert isinstance(rejection, Rejection)
     assert rejection.reason.startswith(reason)
@@ -245,7 +247,7 @@ def test_a_broken_rule_is_named(tmp_path: Path, cells: dict[str, Any], reason: s
 @pytest.mark.parametrize(
     ("text", "score"), [("0", 0), ("1", 1), ("1.0", 1), (" 0.5 ", 0.5), ("TRUE", 1), ("false", 0), ("5e-1", 0.5)]
 )
-def test_scores_as_people_write_them(tmp_path: Path, text: str, score: float) -> None:
+def test_scores_are_read_as_people_write_them(tmp_path: Path, text: str, score: float) -> None:
     answer = one_csv_row(tmp_path, correct=text)
     assert isinstance(answer, ResponseRecord)
     assert answer.score == score
@@ -263,7 +265,7 @@ def test_scores_as_people_write_them(tmp_path: Path, text: str, score: float) ->
         ("2200-12-31T23:59:59.999999Z", 7_289_654_399_999_999),
     ],
 )
-def test_times_are_microseconds_in_utc(tmp_path: Path, text: str, instant: int) -> None:
+def test_times_are_read_as_microseconds_in_utc(tmp_path: Path, text: str, instant: int) -> None:
     answer = one_csv_row(tmp_path, attempted_at=text)
     assert isinstance(answer, ResponseRecord)
     assert answer.occurred_at == instant
@@ -272,19 +274,19 @@ def test_times_are_microseconds_in_utc(tmp_path: Path, text: str, instant: int) 
 @pytest.mark.parametrize(
     ("text", "order"), [("12", 12), ("-1", -1), ("12.0", 12), ("", None), ("9007199254740993", 9_007_199_254_740_993)]
 )
-def test_whole_numbers_are_exact(tmp_path: Path, text: str, order: int | None) -> None:
+def test_whole_numbers_are_read_exactly(tmp_path: Path, text: str, order: int | None) -> None:
     answer = one_csv_row(tmp_path, order=text)
     assert isinstance(answer, ResponseRecord)
     assert answer.order == order
 
 
-def test_a_skill_named_twice_counts_once(tmp_path: Path) -> None:
+def test_skill_that_is_named_twice_counts_once(tmp_path: Path) -> None:
     answer = one_csv_row(tmp_path, skill_ids="b;a;b")
     assert isinstance(answer, ResponseRecord)
     assert answer.skills == ("b", "a")
 
 
-def test_rejections_know_their_line_and_never_stop_the_reading(tmp_path: Path) -> None:
+def test_rejections_name_their_line_and_reading_continues(tmp_path: Path) -> None:
     text = (
         "learner_id,item_id,skill_ids,correct\n"  # 1
         'ann,"i\n\n1",a,1\n'  # 2 to 4
@@ -314,7 +316,7 @@ def test_rejections_know_their_line_and_never_stop_the_reading(tmp_path: Path) -
     assert rejected[4].row == 'cy,"i,a,0\ncy,i,a,0'
 
 
-def test_lines_of_ndjson_are_strict_json_objects(tmp_path: Path) -> None:
+def test_ndjson_lines_must_be_strict_json_objects(tmp_path: Path) -> None:
     good = '{"learner_id": "ann", "item_id": 7, "skill_ids": "a;b", "correct": true, "other": [{}]}'
     lines = [good, "", "[1]", "{", '{"a": NaN}', '{"a": 1, "a": 2}', "[" * 100_000, good]
     read = list(read_responses(write(tmp_path, "a.ndjson", "\n".join(lines))))
@@ -357,7 +359,7 @@ def test_lines_of_ndjson_are_strict_json_objects(tmp_path: Path) -> None:
         ("noname", b"x", "the name must end in"),
     ],
 )
-def test_a_file_that_is_no_good_says_why(tmp_path: Path, name: str, content: bytes, sentence: str) -> None:
+def test_unusable_file_is_refused_with_the_reason(tmp_path: Path, name: str, content: bytes, sentence: str) -> None:
     path = write(tmp_path, name, content)
     with pytest.raises(InvalidFile) as caught:
         list(read_responses(path))
@@ -365,27 +367,29 @@ def test_a_file_that_is_no_good_says_why(tmp_path: Path, name: str, content: byt
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-9], lambda _: b"ann,i", lambda data: data[:40] + b"??" * 99])
-def test_broken_gzip(tmp_path: Path, damage: Any) -> None:
+def test_broken_gzip_is_refused(tmp_path: Path, damage: Any) -> None:
     path = tmp_path / "a.csv.gz"
     path.write_bytes(damage(sample.responses().read_bytes()))
     with pytest.raises(InvalidFile, match="not a whole gzip file"):
         list(read_responses(path))
 
 
-def test_missing_parquet_columns_are_named(tmp_path: Path) -> None:
+def test_parquet_without_required_columns_is_refused_with_their_names(tmp_path: Path) -> None:
     pq.write_table(pa.table({"learner_id": ["a"], "correct": [1]}), tmp_path / "a.parquet")
     with pytest.raises(InvalidFile, match="no column item_id, skill_ids; its columns are learner_id, correct"):
         read_responses(tmp_path / "a.parquet")
 
 
-def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parquet_without_pyarrow_is_refused_with_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = save(tmp_path, "a.parquet", [FULL])
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(InvalidFile, match=r"install `proxima\[parquet\]`"):
         read_responses(path)
 
 
-def test_an_absent_file_and_a_folder_are_told_apart(tmp_path: Path) -> None:
+def test_absent_file_and_folder_have_different_errors(tmp_path: Path) -> None:
     with pytest.raises(InvalidFile, match="No such file"):
         read_responses(tmp_path / "a.csv")
     (tmp_path / "b.csv").mkdir()
@@ -397,7 +401,7 @@ def test_an_absent_file_and_a_folder_are_told_apart(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.ndjson.gz", "a.parquet"])
-def test_the_position_grows_from_the_start_to_the_size(tmp_path: Path, name: str) -> None:
+def test_position_grows_from_0_to_the_size_of_the_file(tmp_path: Path, name: str) -> None:
     path = save(tmp_path, name, [[f"learner-{hash((n, 1))}", *FULL[1:]] for n in range(30_000)])
     reading = read_responses(path)
     positions = [reading.position for _ in reading]
@@ -413,7 +417,7 @@ def test_digest_is_that_of_the_bytes(tmp_path: Path) -> None:
     assert hash_file(path) == hashlib.sha256(b"abc").hexdigest()
 
 
-def test_rejected_rows_are_inert_in_a_spreadsheet(tmp_path: Path) -> None:
+def test_rejected_rows_are_harmless_in_a_spreadsheet(tmp_path: Path) -> None:
     texts = ["=1+1", "+1", "-1", "@x", "\t=1", "\r=1", "ann,=1", 'a"\n\ud800']
     path = tmp_path / "r.csv"
     assert write_rejections(path, (Rejection(n, "why", text) for n, text in enumerate(texts))) == len(texts)
@@ -426,12 +430,12 @@ def test_rejected_rows_are_inert_in_a_spreadsheet(tmp_path: Path) -> None:
 # Catalogues
 
 
-def test_a_catalogue_in_json_is_taken_as_it_is(tmp_path: Path) -> None:
+def test_catalogue_in_json_is_read_unchanged(tmp_path: Path) -> None:
     body = json.dumps(sample.catalogue(), ensure_ascii=False)
     assert read_catalogue_file(write(tmp_path, "c.json.gz", "\ufeff" + body)) == sample.catalogue()
 
 
-def test_items_in_csv_and_ndjson_make_the_same_catalogue(tmp_path: Path) -> None:
+def test_catalogue_from_csv_and_from_ndjson_is_the_same(tmp_path: Path) -> None:
     text = "id,skills,title,kind,tags,url,max_score,x\ni1,b;a,1 + 1,short,t;u,https://example.org/1,2,?\ni2,a,,,,,,\n"
     first: dict[str, Any] = {"id": "i1", "skills": ["b", "a"], "title": "1 + 1", "kind": "short", "tags": ["t", "u"]}
     first |= {"url": "https://example.org/1", "max_score": 2.0}
@@ -456,7 +460,9 @@ def test_items_in_csv_and_ndjson_make_the_same_catalogue(tmp_path: Path) -> None
         ("c.parquet", "", "the name must end in .json, .csv, .ndjson, .jsonl"),
     ],
 )
-def test_a_catalogue_that_is_no_good_says_why(tmp_path: Path, name: str, content: str | bytes, sentence: str) -> None:
+def test_unusable_catalogue_is_refused_with_the_reason(
+    tmp_path: Path, name: str, content: str | bytes, sentence: str
+) -> None:
     path = write(tmp_path, name, content)
     with pytest.raises(InvalidFile) as caught:
         read_catalogue_file(path)
@@ -466,7 +472,7 @@ def test_a_catalogue_that_is_no_good_says_why(tmp_path: Path, name: str, content
 # The sample course
 
 
-def test_the_sample_catalogue_and_answers_agree() -> None:
+def test_sample_catalogue_and_answers_agree() -> None:
     items = {item["id"]: tuple(item["skills"]) for item in sample.catalogue()["items"]}
     read = answers(sample.responses())
     assert {answer.item: answer.skills for answer in read} == items
@@ -474,7 +480,7 @@ def test_the_sample_catalogue_and_answers_agree() -> None:
     assert len({(answer.learner, answer.item) for answer in read}) == 10_720
 
 
-def test_the_sample_prerequisites_have_no_cycle() -> None:
+def test_sample_prerequisites_have_no_cycle() -> None:
     skills = {skill["id"]: set(skill.get("prerequisites", [])) for skill in sample.catalogue()["skills"]}
     assert len(skills) == 8
     while skills:
@@ -483,5 +489,5 @@ def test_the_sample_prerequisites_have_no_cycle() -> None:
         skills = {skill: needs for skill, needs in skills.items() if skill not in free}
 
 
-def test_the_sample_answers_are_packed_reproducibly() -> None:
+def test_sample_answers_are_packed_reproducibly() -> None:
     assert sample.responses().read_bytes()[4:8] == bytes(4)  # the time in the header of gzip

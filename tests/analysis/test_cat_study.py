@@ -31,7 +31,7 @@ def silent(_stage: str, _done: float, _whole: float) -> None:
     """For whoever does not want to know."""
 
 
-def bank(items: int = 60) -> ItemFile:
+def make_item_file(items: int = 60) -> ItemFile:
     topics = tuple("abc"[item % 3] for item in range(items))
     pool = replace(laws.plain_pool(items), groups=(np.arange(0, items, 3), np.arange(1, items, 3)))
     return ItemFile("plain.csv", pool, tuple(map(str, range(items))), {"topic": topics})
@@ -41,7 +41,7 @@ CONSTRAINTS = Constraints((Bound(0, 6, 8), Bound(1, 0, 1)), 10, 10, ())
 WANTED = CatStudyOptions(("max_information", "random"), 40, 2026)
 
 
-def test_figures_by_hand() -> None:
+def test_cat_study_figures_equal_those_by_hand() -> None:
     """Two learners, three items; one bound broken by the second of them."""
     pool = replace(laws.plain_pool(3), groups=(np.array([0]),))
     records = Records(
@@ -72,13 +72,13 @@ def test_figures_by_hand() -> None:
     assert found.relaxed.mean == 1
 
 
-def test_the_overlap_is_the_mean_over_pairs() -> None:
+def test_overlap_is_the_mean_over_pairs() -> None:
     table = np.random.default_rng(1).random((12, 20)) < 0.3
     pairs = [(table[i] & table[j]).sum() for i in range(12) for j in range(i)]
     assert overlap_of(table).mean == pytest.approx(np.mean(pairs) / table.sum(axis=1).mean())
 
 
-def test_the_error_of_an_overlap() -> None:
+def test_standard_error_of_an_overlap_is_that_of_many_samples() -> None:
     """That of many samples."""
     rng = np.random.default_rng(2)
     rates = rng.beta(0.5, 2, 40)
@@ -88,28 +88,28 @@ def test_the_error_of_an_overlap() -> None:
 
 
 @pytest.mark.statistics
-def test_ninety_of_a_hundred_intervals_hold() -> None:
+def test_intervals_cover_the_truth_ninety_times_of_a_hundred() -> None:
     """The truth comes from the prior and the items are those of the model, so an interval of the posterior holds."""
     assert abs(Z_90 - 1.645) < 1e-3
-    report = run_cat_study([bank(150)], [None], replace(WANTED, learners=300, max_items=15), silent)
+    report = run_cat_study([make_item_file(150)], [None], replace(WANTED, learners=300, max_items=15), silent)
     for result in report.results["plain.csv"].values():
         assert abs(result.covered.mean - 0.9) < 3 * (0.09 / 300) ** 0.5
         assert abs(result.bias.mean) < 4 * result.bias.error
         assert result.standard_error.mean == pytest.approx(result.rmse.mean, rel=0.15)
 
 
-def test_maximum_information_needs_fewer_items_and_gives_the_same_ones() -> None:
-    row = run_cat_study([bank()], [None], replace(WANTED, standard_error=0.5), silent).results["plain.csv"]
+def test_maximum_information_needs_fewer_items_and_repeats_them_more() -> None:
+    row = run_cat_study([make_item_file()], [None], replace(WANTED, standard_error=0.5), silent).results["plain.csv"]
     best, random = row["max_information"], row["random"]
     assert best.items.mean < random.items.mean - 3 * random.items.error
     assert best.exposure.mean == 1
     assert best.overlap.mean > random.overlap.mean
 
 
-def test_constraints_are_counted_and_with_shadow_tests_kept() -> None:
+def test_constraint_violations_are_counted_and_absent_with_shadow_tests() -> None:
     options = replace(WANTED, rules=("max_information",), learners=12)
-    free = run_cat_study([bank()], [CONSTRAINTS], options, silent).results["plain.csv"]["max_information"]
-    held = run_cat_study([bank()], [CONSTRAINTS], replace(options, shadow=True), silent).results["plain.csv"][
+    free = run_cat_study([make_item_file()], [CONSTRAINTS], options, silent).results["plain.csv"]["max_information"]
+    held = run_cat_study([make_item_file()], [CONSTRAINTS], replace(options, shadow=True), silent).results["plain.csv"][
         "max_information"
     ]
     assert free.broken is not None
@@ -119,28 +119,28 @@ def test_constraints_are_counted_and_with_shadow_tests_kept() -> None:
     assert free.items.mean == held.items.mean == 10
 
 
-def test_content_is_given_in_its_shares() -> None:
+def test_content_is_given_by_its_shares() -> None:
     options = replace(WANTED, rules=("max_information",), learners=5, max_items=9, content="Topic")
-    records = run_cat_study([bank()], [None], options, silent).records["plain.csv"]["max_information"]
+    records = run_cat_study([make_item_file()], [None], options, silent).records["plain.csv"]["max_information"]
     for items in records.items:
         assert np.bincount(np.array(items) % 3).tolist() == [3, 3, 3]
     with pytest.raises(InvalidSetting, match="no column colour"):
-        run_cat_study([bank()], [None], replace(options, content="colour"), silent)
+        run_cat_study([make_item_file()], [None], replace(options, content="colour"), silent)
 
 
 @pytest.mark.statistics
-def test_exposure_control_is_one_more_row() -> None:
+def test_exposure_control_adds_one_row() -> None:
     options = replace(WANTED, learners=100, max_items=5, target=0.5)
-    row = run_cat_study([bank()], [None], options, silent).results["plain.csv"]
+    row = run_cat_study([make_item_file()], [None], options, silent).results["plain.csv"]
     assert list(row) == ["max_information", "max_information, exposure 0.5", "random"]
     held = row["max_information, exposure 0.5"].exposure
     assert row["max_information"].exposure.mean == 1
     assert held.mean < 0.5 + 3 * held.error
     with pytest.raises(InvalidSetting, match=r"plain\.csv, max_information, exposure 0\.01: tests of this length"):
-        run_cat_study([bank()], [None], replace(options, target=0.01), silent)
+        run_cat_study([make_item_file()], [None], replace(options, target=0.01), silent)
 
 
-def test_what_is_told_was_not_calibrated_on() -> None:
+def test_exposure_is_calibrated_on_other_examinees_than_reported() -> None:
     assert CALIBRATION_SEED_SHIFT > 100_000
 
 
@@ -156,7 +156,7 @@ def call(path: Path, *options: str) -> Result:
     return CliRunner().invoke(main, ["simulate", "test", str(path), "--learners", "8", *options])
 
 
-def test_json_by_bank_and_rule(tmp_path: Path) -> None:
+def test_cat_study_prints_json_by_item_bank_and_rule(tmp_path: Path) -> None:
     path = write(tmp_path)
     asked = ("--json", "--max-items", "6", "--randomesque", "2")
     result = call(path, *asked)
@@ -172,7 +172,7 @@ def test_json_by_bank_and_rule(tmp_path: Path) -> None:
     assert told != json.loads(call(path, *asked, "--seed", "1").stdout)
 
 
-def test_a_table_for_each_bank_and_a_plot(tmp_path: Path) -> None:
+def test_cat_study_prints_a_table_and_draws_a_plot_for_each_item_bank(tmp_path: Path) -> None:
     result = call(
         write(tmp_path), "--rule", "random", "--cut", "0", "--method", "sprt", "--plots", str(tmp_path / "new")
     )
@@ -184,7 +184,7 @@ def test_a_table_for_each_bank_and_a_plot(tmp_path: Path) -> None:
     assert "<svg" in (tmp_path / "new" / "forty.svg").read_text()
 
 
-def test_constraints_from_a_file(tmp_path: Path) -> None:
+def test_cat_study_reads_constraints_from_a_file(tmp_path: Path) -> None:
     constraints = tmp_path / "constraints.csv"
     constraints.write_text(
         "TYPE,WHAT,CONDITION,LB,UB\nNumber,Item,,6,6\nNumber,Item,TOPIC == 0,6,6\nSum,Item,TOPIC,1,2\n"
@@ -211,13 +211,13 @@ def test_constraints_from_a_file(tmp_path: Path) -> None:
         (("--learners", "1"), "2<=x<=100000"),
     ],
 )
-def test_wrong_usage(tmp_path: Path, options: tuple[str, ...], said: str) -> None:
+def test_cat_study_refuses_wrong_options(tmp_path: Path, options: tuple[str, ...], said: str) -> None:
     result = call(write(tmp_path), *options)
     assert result.exit_code == 2
     assert said in result.stderr
 
 
-def test_a_file_that_is_no_bank(tmp_path: Path) -> None:
+def test_cat_study_refuses_a_file_that_is_no_item_bank(tmp_path: Path) -> None:
     path = tmp_path / "text.csv"
     path.write_text("item_id,text\n1,hello\n")
     result = call(path)
@@ -225,7 +225,7 @@ def test_a_file_that_is_no_bank(tmp_path: Path) -> None:
     assert "text.csv: there are no item parameters" in result.stderr
 
 
-def test_plots_without_matplotlib_are_refused_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_cat_study_refuses_plots_without_matplotlib_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     monkeypatch.setattr(cat_study, "run_cat_study", None)
     result = call(write(tmp_path), "--plots", str(tmp_path))

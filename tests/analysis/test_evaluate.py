@@ -63,7 +63,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluation, "RESAMPLES", 40)
 
 
-def told(path: Path, split_column: str | None = None, folds: int | None = None) -> dict[str, Any]:
+def evaluation_report(path: Path, split_column: str | None = None, folds: int | None = None) -> dict[str, Any]:
     """The report as strict JSON; every figure is finite and every interval in order."""
     report = evaluate(path, split_column, folds, silent)
     assert len(as_table(report).splitlines()) == 2 * len(MODELS) + 4
@@ -95,8 +95,8 @@ KINDS: dict[str, list[str]] = {
 @pytest.mark.statistics
 @pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("kind", KINDS)
-def test_any_file_gives_finite_figures(tmp_path: Path, kind: str) -> None:
-    content = told(write(tmp_path, KINDS[kind]))
+def test_evaluation_of_any_file_is_finite(tmp_path: Path, kind: str) -> None:
+    content = evaluation_report(write(tmp_path, KINDS[kind]))
     assert content["responses"] == len(KINDS[kind])
     assert content["learners"] == len({row.split(",")[0] for row in KINDS[kind]})
     assert content["folds"] == min(5, content["learners"])
@@ -106,28 +106,28 @@ def test_any_file_gives_finite_figures(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.usefixtures("hasty")
-def test_figures_are_of_test_learners_only(tmp_path: Path) -> None:
+def test_evaluation_figures_are_of_test_learners_only(tmp_path: Path) -> None:
     path = write(tmp_path, rows_of(ends=lambda who: ",test" if who < 3 else ",train_valid"), HEADER + ",split")
-    content = told(path)
+    content = evaluation_report(path)
     assert (content["responses"], content["learners"], content["folds"]) == (24, 3, 1)
-    assert told(path, None, 4)["folds"] == 4
-    assert told(path, "split", 4)["folds"] == 1
+    assert evaluation_report(path, None, 4)["folds"] == 4
+    assert evaluation_report(path, "split", 4)["folds"] == 1
 
 
 @pytest.mark.statistics
 @pytest.mark.usefixtures("hasty")
-def test_another_column_may_name_folds(tmp_path: Path) -> None:
+def test_evaluation_takes_folds_from_another_column(tmp_path: Path) -> None:
     rows = rows_of(ends=lambda who: f",test,{who % 3 + 2}")
     path = write(tmp_path, rows, HEADER + ",split,fold")
-    content = told(path, "fold")
+    content = evaluation_report(path, "fold")
     assert (content["responses"], content["learners"], content["folds"]) == (len(rows), 12, 3)
     groups = split_groups(read_sample(path, "fold", silent), "fold")
     assert groups.tolist() == [who % 3 for who in range(12)]
-    assert told(path, "missing", 4)["folds"] == 4
+    assert evaluation_report(path, "missing", 4)["folds"] == 4
 
 
 @pytest.mark.usefixtures("hasty")
-def test_training_learners_matter_only_by_what_is_fitted(tmp_path: Path) -> None:
+def test_training_learners_change_figures_only_by_what_is_fitted(tmp_path: Path) -> None:
     """If an unseen learner could be trained on, the answers to an item that only he meets would be no surprise."""
     rows = [f"l{who},new{who},,1" for who in range(20)] + [f"l{who},old,,{who % 2}" for who in range(20)]
     report = evaluate(write(tmp_path, rows), None, 5, silent)
@@ -146,14 +146,14 @@ def test_training_learners_matter_only_by_what_is_fitted(tmp_path: Path) -> None
         ([f"l{n},i,,1,{n}" for n in range(60)], HEADER + ",split", None, "not 0, 1, 10, 11, 12, …"),
     ],
 )
-def test_what_cannot_be_evaluated_is_said(
+def test_evaluation_refuses_a_file_with_the_reason(
     tmp_path: Path, rows: list[str], header: str, column: str | None, reason: str
 ) -> None:
     with pytest.raises(InvalidFile, match=reason):
         evaluate(write(tmp_path, rows, header), column, None, silent)
 
 
-def test_answers_stand_in_the_order_of_an_import(tmp_path: Path) -> None:
+def test_evaluation_orders_answers_as_an_import(tmp_path: Path) -> None:
     """By time; where there is none, as of the year 2000, by order, else by line; then by id."""
     rows = [
         "a,1,,1,,2001-01-01T00:00:00Z,",
@@ -173,19 +173,19 @@ def test_answers_stand_in_the_order_of_an_import(tmp_path: Path) -> None:
     assert [(row.line, row.reason) for row in sample.rejections] == [(10, "the response_id is taken by another answer")]
 
 
-def test_without_ids_the_order_of_the_file_decides(tmp_path: Path) -> None:
+def test_evaluation_orders_answers_without_ids_as_the_file(tmp_path: Path) -> None:
     sample = read_sample(write(tmp_path, [f"a,{n},,1,5" for n in range(30)], HEADER + ",order"), "split", silent)
     assert sample.log.items.tolist() == list(range(30))
 
 
-def test_the_first_row_of_an_item_names_its_skills(tmp_path: Path) -> None:
+def test_evaluation_takes_skills_from_the_first_row_of_an_item(tmp_path: Path) -> None:
     sample = read_sample(write(tmp_path, ["a,1,x;y,1", "b,1,z,0", "b,2,,0.5", "b,3,y,0"]), "split", silent)
     assert sample.skills.tolist() == [[0, 1], [-1, -1], [1, -1]]
     assert sample.log.scores.tolist() == [1.0, 0.0, 0.5, 0.0]
 
 
 @pytest.mark.parametrize("name", ["answers.ndjson", "answers.parquet"])
-def test_the_split_column_is_found_in_every_format(tmp_path: Path, name: str) -> None:
+def test_evaluation_finds_the_split_column_in_every_format(tmp_path: Path, name: str) -> None:
     """Also one that is read for itself as well."""
     rows = [
         {"learner_id": who, "item_id": "i", "skill_ids": "", "correct": 1, "order": 3, "fold": 7, "split": "x"}
@@ -211,7 +211,7 @@ def test_folds_depend_on_ids_alone(learners: list[str], folds: int, chance: Any)
     assert dict(zip(shuffled, hashed_groups(shuffled, folds).tolist(), strict=True)) == groups
 
 
-def test_the_command_prints_json_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluate_command_prints_nothing_but_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a real calibration, whose search is cut short."""
     monkeypatch.setattr(fit, "SEARCH_EVALUATIONS", 8)
     path = write(tmp_path, [*rows_of(), "x,i1,,many"])
@@ -226,7 +226,7 @@ def test_the_command_prints_json_alone(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.usefixtures("hasty")
-def test_the_command_prints_a_table(tmp_path: Path) -> None:
+def test_evaluate_command_prints_a_table(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["evaluate", str(write(tmp_path, rows_of()))])
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith("96 answers of 12 learners predicted in 5 folds; 95 % intervals by learner\n")
@@ -248,7 +248,7 @@ def memory(_skills: Integers, training: Log, unseen: Log) -> Floats:
     return p
 
 
-def rows_with_twins(split: bool) -> list[str]:
+def rows_with_duplicates(split: bool) -> list[str]:
     """30 learners on 200 items; the first 10 again, with two slips, and of the third only the half."""
     rng = np.random.default_rng(8)
     scores = rng.integers(0, 2, (30, 200))
@@ -263,12 +263,12 @@ def rows_with_twins(split: bool) -> list[str]:
 
 @pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("split", [True, False])
-def test_nobody_is_predicted_whose_twin_was_trained_on(
+def test_evaluation_predicts_no_learner_whose_duplicate_was_trained_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, split: bool
 ) -> None:
     """A model that recognises learners gains nothing; without the search for duplicates it seems to know nearly all."""
     monkeypatch.setattr(evaluation, "BASELINES", {"memory": memory, "best_lr": evaluation.BASELINES["item"]})
-    path = write(tmp_path, rows_with_twins(split), HEADER + ",split")
+    path = write(tmp_path, rows_with_duplicates(split), HEADER + ",split")
     report = evaluate(path, None, None, silent)
     assert report.models["memory"].figures["auc"] < 0.6
     assert report.duplicates == evaluation.DuplicateCounts(10 if split else 20, 10)
@@ -288,14 +288,14 @@ def test_nobody_is_predicted_whose_twin_was_trained_on(
     assert (deceived.responses, deceived.learners) == (report.responses, report.learners)
 
 
-def test_twins_alone_cannot_train(tmp_path: Path) -> None:
-    rows = [row for row in rows_with_twins(split=True) if row.split(",")[0] in {"l0", "l1", "l30", "l31"}]
+def test_evaluation_refuses_duplicates_as_the_only_training_learners(tmp_path: Path) -> None:
+    rows = [row for row in rows_with_duplicates(split=True) if row.split(",")[0] in {"l0", "l1", "l30", "l31"}]
     with pytest.raises(InvalidFile, match="all learners to fit have the same answers as learners to predict"):
         evaluate(write(tmp_path, rows, HEADER + ",split"), None, None, silent)
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=30), st.integers(2, 5), st.randoms())
-def test_twins_are_in_one_fold_whatever_the_order(groups: list[int], folds: int, chance: Any) -> None:
+def test_duplicates_are_in_one_fold_in_any_order(groups: list[int], folds: int, chance: Any) -> None:
     learners = [f"l{n}" for n in range(len(groups))]
     placed = hashed_together(learners, np.array(groups), folds)
     for group in set(groups):
@@ -307,7 +307,7 @@ def test_twins_are_in_one_fold_whatever_the_order(groups: list[int], folds: int,
     assert sorted(zip(order, again.tolist(), strict=True)) == list(enumerate(placed.tolist()))
 
 
-def test_the_command_says_why_not(tmp_path: Path) -> None:
+def test_evaluate_command_reports_why_a_file_cannot_be_evaluated(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["evaluate", str(write(tmp_path, ["a,1,,1"]))])
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.startswith("proxima: answers.csv: there must be learners to fit and others to predict.")

@@ -54,7 +54,7 @@ def fit(path: Path, model: str, *options: str) -> Result:
     return result
 
 
-def told(path: Path, model: str, *options: str) -> Any:
+def fit_report(path: Path, model: str, *options: str) -> Any:
     """The report as JSON, which holds finite numbers only."""
     result = fit(path, model, "--json", *options)
     assert result.exit_code == 0, result.output
@@ -98,8 +98,8 @@ def traced(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("model", "name"), [("rasch", "LSAT7_Rasch"), ("2pl", "LSAT7_2PL"), ("3pl", "LSAT7_3PL")])
-def test_lsat7_gives_the_numbers_of_mirt(lsat7: Path, model: Model, name: str) -> None:
-    expected, found = mirt()[name], told(lsat7, model, "--no-priors")
+def test_fit_of_lsat7_has_the_numbers_of_mirt(lsat7: Path, model: Model, name: str) -> None:
+    expected, found = mirt()[name], fit_report(lsat7, model, "--no-priors")
     assert found["converged"]
     assert all(column(found, "calibrated"))
     assert column(found, "answers") == [1000] * 5
@@ -114,14 +114,14 @@ def test_lsat7_gives_the_numbers_of_mirt(lsat7: Path, model: Model, name: str) -
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("options", [(), ("--no-priors",)])
-def test_it_tells_what_calibrate_finds(graded: Path, lsat7: Path, model: Model, options: tuple[str, ...]) -> None:
+def test_fit_reports_what_calibration_finds(graded: Path, lsat7: Path, model: Model, options: tuple[str, ...]) -> None:
     """With parts of 1 read as categories; nothing is lost but digits."""
     if model in CATEGORY_MODELS:
         path, grade = graded, 3
         given = sample(random_bank("graded", 4, np.random.default_rng(3)), 400, np.random.default_rng(4))
     else:
         path, grade, given = lsat7, 1, lsat("lsat7")
-    found = told(path, model, *options)
+    found = fit_report(path, model, *options)
     count = int(given.items.max()) + 1
     expected = calibrate_items(given, np.full(count, grade), model, FLAT if options else Priors())
     assert found["log_likelihood"] == pytest.approx(expected.log_likelihood, abs=1e-4)
@@ -134,10 +134,10 @@ def test_it_tells_what_calibrate_finds(graded: Path, lsat7: Path, model: Model, 
     assert 0 < found["reliability"] < 1
 
 
-def test_the_table_says_the_same_as_the_json(lsat7: Path, graded: Path) -> None:
+def test_fit_prints_the_same_in_a_table_as_in_json(lsat7: Path, graded: Path) -> None:
     lines = fit(lsat7, "2pl").stdout.splitlines()
     assert lines[0] == "2pl: first answers of 1,000 learners to 5 items; 0 repeated answers left out"
-    report = told(lsat7, "2pl")
+    report = fit_report(lsat7, "2pl")
     assert f"log-likelihood {report['log_likelihood']:.3f} after {report['iterations']} iterations" in lines[1]
     assert f"converged, reliability {report['reliability']:.3f}" in lines[1]
     assert lines[3].split("  ")[0] == "item"
@@ -150,24 +150,24 @@ def test_the_table_says_the_same_as_the_json(lsat7: Path, graded: Path) -> None:
 
 
 @given(st.integers(1, 9), st.integers(2, 6))
-def test_categories_are_found_from_rounded_scores(grade: int, digits: int) -> None:
+def test_fit_finds_categories_from_rounded_scores(grade: int, digits: int) -> None:
     scores = np.array([round(part / grade, digits) for part in range(grade + 1)])
-    assert grades_of(scores, "graded", None) == grade
-    assert grades_of(scores, "gpcm", grade + 1) == grade
-    assert grades_of(scores[[0, 1, -1]], "pcm", None) == grade
+    assert max_category_of(scores, "graded", None) == grade
+    assert max_category_of(scores, "gpcm", grade + 1) == grade
+    assert max_category_of(scores[[0, 1, -1]], "pcm", None) == grade
 
 
-def grades_of(scores: np.ndarray[Any, np.dtype[np.float64]], model: Model, categories: int | None) -> int:
+def max_category_of(scores: np.ndarray[Any, np.dtype[np.float64]], model: Model, categories: int | None) -> int:
     log = Log(np.array([0, len(scores)]), np.zeros(len(scores), dtype=np.int64), scores, np.zeros(len(scores)))
     one = np.full((1, 1), -1)
     file = ResponseSample("f.csv", one, log, ("l",), (None,), ("i",), (), None, ())
     return int(fitting.max_categories(file, model, categories)[0])
 
 
-def test_a_category_that_nobody_reached_stays_one() -> None:
-    assert grades_of(np.array([0, 1 / 3, 1.0]), "graded", None) == 3
-    assert grades_of(np.array([0, 0.5, 1.0]), "graded", 5) == 4
-    assert grades_of(np.array([1.0]), "graded", None) == 1
+def test_max_category_counts_categories_that_nobody_reached() -> None:
+    assert max_category_of(np.array([0, 1 / 3, 1.0]), "graded", None) == 3
+    assert max_category_of(np.array([0, 0.5, 1.0]), "graded", 5) == 4
+    assert max_category_of(np.array([1.0]), "graded", None) == 1
 
 
 @pytest.mark.parametrize(
@@ -179,18 +179,18 @@ def test_a_category_that_nobody_reached_stays_one() -> None:
         ([0, 1, 0.5], "gpcm", 4, "0.5; which is no multiple of 1/3"),
     ],
 )
-def test_scores_that_a_model_does_not_take_are_refused(
+def test_fit_refuses_scores_that_a_model_does_not_allow(
     scores: list[float], model: Model, categories: int | None, said: str
 ) -> None:
     with pytest.raises(InvalidFile, match=r"f\.csv: item i has the score") as error:
-        grades_of(np.array(scores, dtype=np.float64), model, categories)
+        max_category_of(np.array(scores, dtype=np.float64), model, categories)
     assert said in error.value.detail
 
 
-def test_items_may_have_different_numbers_of_categories(tmp_path: Path) -> None:
+def test_fit_allows_items_with_different_numbers_of_categories(tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
     rows = [f"l{who},{item},,{rng.integers(0, grade + 1) / grade:.2f}" for who in range(60) for item, grade in MIXED]
-    report = told(write(tmp_path, rows), "gpcm")
+    report = fit_report(write(tmp_path, rows), "gpcm")
     assert column(report, "categories") == [2, 3, 6]
     assert [len(item["steps"]) for item in report["items"]] == [1, 2, 5]
     assert len(fit(tmp_path / "answers.csv", "gpcm").stdout.splitlines()) == 7
@@ -200,7 +200,7 @@ MIXED = [("two", 1), ("three", 2), ("six", 5)]
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4)), max_size=30))
-def test_first_answers_are_those_that_come_first(given: list[tuple[int, int]]) -> None:
+def test_first_answers_are_the_earliest_of_each_learner_and_item(given: list[tuple[int, int]]) -> None:
     given = sorted(given, key=lambda pair: pair[0])
     starts = np.searchsorted([who for who, _ in given], np.arange(5))
     items = np.array([item for _, item in given], dtype=np.int64)
@@ -211,10 +211,10 @@ def test_first_answers_are_those_that_come_first(given: list[tuple[int, int]]) -
     assert fitting.first_responses(log, 5).tolist() == sorted(seen.values())
 
 
-def test_answers_given_again_change_nothing(tmp_path: Path, lsat7: Path) -> None:
+def test_fit_ignores_repeated_answers(tmp_path: Path, lsat7: Path) -> None:
     rows = lsat7.read_text().splitlines()[1:]
-    again = told(write(tmp_path, [*rows, *(row[:-3] + "0.0" for row in rows[:50])]), "2pl")
-    once = told(lsat7, "2pl")
+    again = fit_report(write(tmp_path, [*rows, *(row[:-3] + "0.0" for row in rows[:50])]), "2pl")
+    once = fit_report(lsat7, "2pl")
     assert (once.pop("repeated"), again.pop("repeated")) == (0, 50)
     assert again == once
 
@@ -222,8 +222,8 @@ def test_answers_given_again_change_nothing(tmp_path: Path, lsat7: Path) -> None
 # Knowledge tracing
 
 
-def test_tracing_finds_what_was_simulated(traced: Path) -> None:
-    report = told(traced, "bkt")
+def test_fit_of_bkt_recovers_simulated_rates(traced: Path) -> None:
+    report = fit_report(traced, "bkt")
     read, coin = report["skills"]
     assert (report["learners"], report["answers"]) == (1500, 24_000)
     assert (read["skill"], read["learners"], read["answers"]) == ("read", 1500, 12_000)
@@ -238,8 +238,8 @@ def test_tracing_finds_what_was_simulated(traced: Path) -> None:
     assert line.split() == ["read", "1,500", "12,000", *shown, "yes"]
 
 
-def test_tracing_takes_its_options(traced: Path) -> None:
-    report = told(traced, "bkt", "--forgets", "--per-item")
+def test_fit_of_bkt_takes_its_options(traced: Path) -> None:
+    report = fit_report(traced, "bkt", "--forgets", "--per-item")
     assert report["skills"][0]["forget"] > 0
     assert "guess" not in report["skills"][0]
     assert [(item["item"], item["skill"]) for item in report["items"]] == [
@@ -253,7 +253,7 @@ def test_tracing_takes_its_options(traced: Path) -> None:
     assert fit(traced, "bkt", "--per-item").stdout.splitlines()[7].split() == ["item", "skill", "guess", "slip"]
 
 
-def test_tracing_needs_skills(tmp_path: Path) -> None:
+def test_fit_of_bkt_needs_skills(tmp_path: Path) -> None:
     result = fit(write(tmp_path, ["l,i,,1"]), "bkt")
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr == "proxima: answers.csv names no skill; knowledge tracing is about skills.\n"
@@ -273,9 +273,9 @@ ODD = {
 
 @pytest.mark.parametrize("kind", ODD)
 @pytest.mark.parametrize("model", [*MODELS, "bkt"])
-def test_every_file_gives_finite_numbers(tmp_path: Path, kind: str, model: str) -> None:
+def test_fit_of_any_file_is_finite(tmp_path: Path, kind: str, model: str) -> None:
     path = write(tmp_path, ODD[kind])
-    report = told(path, model)
+    report = fit_report(path, model)
     assert fit(path, model).exit_code == 0
     if model == "bkt":
         assert not any(skill["identified"] for skill in report["skills"])
@@ -284,7 +284,7 @@ def test_every_file_gives_finite_numbers(tmp_path: Path, kind: str, model: str) 
 
 
 @pytest.mark.parametrize("model", ["rasch", "bkt"])
-def test_a_file_without_answers_is_refused(tmp_path: Path, model: str) -> None:
+def test_fit_refuses_a_file_without_answers(tmp_path: Path, model: str) -> None:
     for rows in ([], ["l,i,s,maybe"]):
         result = fit(write(tmp_path, rows), model)
         assert (result.exit_code, result.stdout) == (1, "")
@@ -292,11 +292,11 @@ def test_a_file_without_answers_is_refused(tmp_path: Path, model: str) -> None:
 
 
 @pytest.mark.parametrize("options", [("3pl",), ("graded",), ("bkt", "--per-item", "--forgets")])
-def test_the_same_file_gives_the_same_bytes(lsat7: Path, options: tuple[str, ...]) -> None:
+def test_fit_of_the_same_file_gives_the_same_bytes(lsat7: Path, options: tuple[str, ...]) -> None:
     assert fit(lsat7, *options, "--json").stdout == fit(lsat7, *options, "--json").stdout
 
 
-def test_rows_left_out_and_progress_are_told_apart(
+def test_fit_reports_rows_left_out_and_progress_on_standard_error(
     lsat7: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress, "QUIET_S", 0.0)
@@ -321,7 +321,7 @@ def test_rows_left_out_and_progress_are_told_apart(
         ("5pl", []),
     ],
 )
-def test_what_a_model_has_no_use_for_is_wrong_usage(lsat7: Path, model: str, options: list[str]) -> None:
+def test_fit_refuses_options_that_a_model_does_not_use(lsat7: Path, model: str, options: list[str]) -> None:
     result = fit(lsat7, model, *options)
     assert (result.exit_code, result.stdout) == (2, "")
     assert "Error: " in result.stderr
@@ -331,7 +331,7 @@ def test_what_a_model_has_no_use_for_is_wrong_usage(lsat7: Path, model: str, opt
 
 
 @pytest.mark.parametrize("model", list(fitting.CATALOGUE_MODELS))
-def test_calibrated_items_can_be_imported(lsat7: Path, graded: Path, tmp_path: Path, model: Model) -> None:
+def test_fit_writes_a_catalogue_that_can_be_imported(lsat7: Path, graded: Path, tmp_path: Path, model: Model) -> None:
     """As the schema takes them, and with the very numbers that were told."""
     target = tmp_path / "fitted.json"
     result = fit(graded if model == "graded" else lsat7, model, "--json", "--catalogue", str(target))
@@ -360,9 +360,9 @@ def imported(path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("model", list(fitting.CATALOGUE_MODELS))
-def test_the_engine_reads_the_curves_that_were_fitted(lsat7: Path, graded: Path, tmp_path: Path, model: Model) -> None:
+def test_engine_reads_the_curves_that_were_fitted(lsat7: Path, graded: Path, tmp_path: Path, model: Model) -> None:
     target = tmp_path / "fitted.json"
-    report = told(graded if model == "graded" else lsat7, model, "--catalogue", str(target))
+    report = fit_report(graded if model == "graded" else lsat7, model, "--catalogue", str(target))
     catalogue = Catalogue()
     apply_change(catalogue, json.loads(target.read_text()))
     items, known = build_items(catalogue, None)
@@ -377,11 +377,11 @@ def test_the_engine_reads_the_curves_that_were_fitted(lsat7: Path, graded: Path,
         np.testing.assert_allclose(items.upper, [item.get("d", 1.0) for item in report["items"]])
 
 
-def test_only_calibrated_items_are_written(lsat7: Path, tmp_path: Path) -> None:
+def test_fit_writes_calibrated_items_only(lsat7: Path, tmp_path: Path) -> None:
     rows = lsat7.read_text().splitlines()[1:]
     path = write(tmp_path, [*rows, *(f"l{who},rare,other,{who % 2}" for who in range(20))])
     target = tmp_path / "fitted.json"
-    report = told(path, "2pl", "--catalogue", str(target))
+    report = fit_report(path, "2pl", "--catalogue", str(target))
     assert [item["item"] for item in report["items"] if not item["calibrated"]] == ["rare"]
     body = json.loads(target.read_text())
     assert [item["id"] for item in body["items"]] == [f"i{item}" for item in range(5)]
@@ -393,7 +393,7 @@ def too_many_skills(lsat7: Path) -> list[str]:
     return [row.replace(",s,", f",{many},") for row in lsat7.read_text().splitlines()[1:]]
 
 
-def test_what_cannot_be_carried_over_is_refused_and_nothing_written(
+def test_fit_writes_no_catalogue_that_cannot_be_imported(
     lsat7: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / "fitted.json"

@@ -17,7 +17,7 @@ def silent(_stage: str, _done: float, _whole: float) -> None:
     """For whoever does not want to know."""
 
 
-def test_the_error_of_a_mean() -> None:
+def test_standard_error_of_a_mean_includes_differences_of_courses() -> None:
     """Without courses the usual one; with courses what differs between them, however many learners they have."""
     rng = np.random.default_rng(1)
     values = rng.normal(5, 2, 400)
@@ -30,7 +30,7 @@ def test_the_error_of_a_mean() -> None:
 
 
 @pytest.mark.statistics
-def test_nobody_beats_the_oracle() -> None:
+def test_practice_study_shows_no_policy_better_than_the_oracle() -> None:
     """Nor does anybody waste nothing, or is never early, but the oracle."""
     names = ["service", "linear_target", "lowest", "oracle"]
     report = run_practice_study(["binary", "growth"], names, 40, 11, silent)
@@ -46,7 +46,7 @@ def test_nobody_beats_the_oracle() -> None:
         assert row["oracle"].median == np.median(taken["oracle"])
 
 
-def test_the_comparison_is_of_the_same_learners() -> None:
+def test_practice_study_compares_the_same_learners() -> None:
     report = run_practice_study(["binary"], ["service"], 12, 3, silent)
     again = run_practice_study(["binary"], ["linear", "service"], 12, 3, silent)
     taken = again.exercises["binary"]
@@ -68,7 +68,7 @@ def run(*options: str) -> str:
     return result.stdout
 
 
-def test_json_by_world_and_policy() -> None:
+def test_practice_study_prints_json_by_world_and_policy() -> None:
     told = json.loads(run("--json", "--seed", "4"))
     assert told == json.loads(run("--json", "--seed", "4"))
     assert (told["seed"], told["learners"], list(told["worlds"])) == (4, 6, ["binary"])
@@ -77,20 +77,22 @@ def test_json_by_world_and_policy() -> None:
     assert told != json.loads(run("--json", "--seed", "5"))
 
 
-def test_a_table_with_the_quickest_first() -> None:
+def test_practice_study_prints_a_table_with_the_quickest_first() -> None:
     lines = run().splitlines()
     assert f"seed {SEED}" in lines[0]
     assert [line.split()[0] for line in lines[3:]] == ["oracle", "linear_target"]
 
 
-def test_plots(tmp_path: Path) -> None:
+def test_practice_study_draws_plots(tmp_path: Path) -> None:
     run("--plots", str(tmp_path / "new"))
     drawn = (tmp_path / "new" / "binary.svg").read_text()
     assert "<svg" in drawn
     assert len(drawn) > 10_000
 
 
-def test_plots_without_matplotlib_are_refused_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_practice_study_refuses_plots_without_matplotlib_at_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     monkeypatch.setattr(practice_study, "run_practice_study", None)
     result = CliRunner().invoke(main, ["simulate", "practice", "--plots", str(tmp_path)])

@@ -52,16 +52,16 @@ def of_mastery(reported: Masteries, low: Floats, high: Floats) -> None:
         ninety(holds[(reported.responses > 0) & (below <= reported.mastery) & (reported.mastery < above)])
 
 
-def test_the_interval_of_ability_holds(reported: tuple[Abilities, Masteries]) -> None:
+def test_interval_of_ability_covers_the_truth(reported: tuple[Abilities, Masteries]) -> None:
     of_ability(reported[0], reported[0].error)
 
 
-def test_the_interval_of_mastery_holds(reported: tuple[Abilities, Masteries]) -> None:
+def test_interval_of_mastery_covers_the_truth(reported: tuple[Abilities, Masteries]) -> None:
     of_mastery(reported[1], reported[1].low, reported[1].high)
 
 
 @pytest.mark.parametrize("width", [2, 3])
-def test_the_interval_holds_where_items_ask_for_several_skills(width: int) -> None:
+def test_interval_of_mastery_covers_the_truth_with_items_of_several_skills(width: int) -> None:
     """And without what `overlap` adds it does not."""
     reported = simulated(replace(TWO_SKILLS, width=width))[1]
     answered = reported.responses > 0
@@ -71,31 +71,31 @@ def test_the_interval_holds_where_items_ask_for_several_skills(width: int) -> No
         ninety(inside(reported, low, high)[answered].astype(np.float64))
 
 
-def test_the_variance_of_the_filter_alone_is_noticed(reported: tuple[Abilities, Masteries]) -> None:
+def test_law_of_coverage_notices_the_variance_of_the_filter_alone(reported: tuple[Abilities, Masteries]) -> None:
     with pytest.raises(AssertionError):
         of_ability(reported[0], reported[0].filtered)
 
 
 @pytest.mark.parametrize("factor", [0.85, 1.15])
-def test_an_error_that_is_off_is_noticed(reported: tuple[Abilities, Masteries], factor: float) -> None:
+def test_law_of_coverage_notices_a_wrong_standard_error(reported: tuple[Abilities, Masteries], factor: float) -> None:
     with pytest.raises(AssertionError):
         of_ability(reported[0], factor * reported[0].error)
 
 
-def test_an_interval_as_if_of_a_share_is_noticed(reported: tuple[Abilities, Masteries]) -> None:
+def test_law_of_coverage_notices_the_interval_of_a_share(reported: tuple[Abilities, Masteries]) -> None:
     with pytest.raises(AssertionError):
         of_mastery(reported[1], *share_rule(reported[1].mastery, reported[1].responses))
 
 
 @pytest.mark.parametrize("factor", [0.8, 1.25])
-def test_a_mastery_interval_that_is_off_is_noticed(reported: tuple[Abilities, Masteries], factor: float) -> None:
+def test_law_of_coverage_notices_a_wrong_mastery_interval(reported: tuple[Abilities, Masteries], factor: float) -> None:
     seen = reported[1]
     low, high = seen.mastery - factor * (seen.mastery - seen.low), seen.mastery + factor * (seen.high - seen.mastery)
     with pytest.raises(AssertionError):
         of_mastery(seen, low, high)
 
 
-def test_the_exact_posterior_is_exact(reported_with_truth: tuple[Abilities, Masteries]) -> None:
+def test_exact_posterior_covers_the_true_ability_and_mastery(reported_with_truth: tuple[Abilities, Masteries]) -> None:
     """What everything is held against: it holds the true ability, and of those at P(known) that share knows."""
     abilities, masteries = reported_with_truth
     ninety(held(replace(abilities, theta=abilities.exact), abilities.exact_error).astype(np.float64))

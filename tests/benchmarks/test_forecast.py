@@ -8,7 +8,7 @@ from benchmarks.coverage import WORLDS
 from benchmarks.forecast import Forecasts, practise, row_of
 
 
-def test_the_measurement_counts_what_it_should() -> None:
+def test_forecast_benchmark_counts_by_hand() -> None:
     told = Forecasts(
         *(np.array(column, dtype=np.float64) for column in ([0, 0, 0], [5, 5, 5], [3, 3, 3], [8, 8, 8], [2, 5, 9]))
     )

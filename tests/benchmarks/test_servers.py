@@ -136,7 +136,7 @@ def trusting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("trusting")
-async def test_every_server_stores_the_same_rows(database_url: str, database: Database) -> None:
+async def test_servers_store_the_same_rows(database_url: str, database: Database) -> None:
     expected, form, length = await after_answers("proxima", proxima, database_url, database)
     assert sum(expected["recommendation"].values()) == sum(expected["response"].values()) == LEARNERS * ITEMS + ANSWERS
     for name, create in SERVERS.items():
@@ -148,7 +148,7 @@ async def test_every_server_stores_the_same_rows(database_url: str, database: Da
 
 @pytest.mark.controls
 @pytest.mark.usefixtures("trusting")
-async def test_a_server_that_stores_less_is_caught(
+async def test_law_of_servers_notices_one_that_stores_less(
     database_url: str, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     complete = orm.entries
@@ -160,13 +160,13 @@ async def test_a_server_that_stores_less_is_caught(
 
 @pytest.mark.parametrize("engine_name", ["postgresql"], indirect=True)
 @pytest.mark.parametrize("name", SERVERS)
-async def test_no_server_starts_on_a_database_that_forgets(name: str, database_url: str) -> None:
+async def test_servers_refuse_a_database_that_does_not_sync(name: str, database_url: str) -> None:
     async with alive(SERVERS[name](database_url, "course")) as started:
         assert started == "lifespan.startup.failed"
 
 
 @pytest.mark.parametrize("lost", [0, 1])
-def test_acknowledged_answers_that_are_not_there_end_the_run(lost: int) -> None:
+def test_benchmark_ends_if_acknowledged_answers_are_missing(lost: int) -> None:
     loads = (Load(100, 1.0, 1.0, 1.0), Load(50, 1.0, 1.0, 1.0))
     check_rows("sound", (7, 7), (157 + CLIENTS, 157), loads)
     there = [(157, 156), (156, 157)][lost]
@@ -174,7 +174,7 @@ def test_acknowledged_answers_that_are_not_there_end_the_run(lost: int) -> None:
         check_rows("rotten", (7, 7), there, loads)
 
 
-def test_only_the_part_of_a_measurement_is_written(tmp_path: Path) -> None:
+def test_publish_replaces_only_the_section_of_a_measurement(tmp_path: Path) -> None:
     document = tmp_path / "document.md"
     document.write_text("before\n<!-- x: begin -->\nold\n<!-- x: end -->\nafter\n")
     publish("x", "new", document)

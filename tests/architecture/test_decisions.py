@@ -52,7 +52,7 @@ def test_index_lists_every_decision_by_its_title() -> None:
         ("`tests/conftest.py`", "`tests/gone.py`", "tests/gone.py does not exist"),
     ],
 )
-def test_fault_of_a_decision_is_found(old: str, new: str, fault: str) -> None:
+def test_decision_with_a_fault_is_found(old: str, new: str, fault: str) -> None:
     good = "# 7. Seeds\n\nStatus: accepted\n\nA line.\nSee `tests/conftest.py` and `expm1(x) + 1`.\n"
     assert list(faults("0007-seeds.md", good)) == []
     assert any(fault in found for found in faults("0007-seeds.md", good.replace(old, new)))

@@ -30,12 +30,12 @@ def test_architecture_document_names_every_module() -> None:
     assert [path.name for path in MODULES if path.name not in text and path.name != "__init__.py"] == []
 
 
-def test_every_module_says_what_it_is() -> None:
+def test_modules_say_what_they_are() -> None:
     assert [path.relative_to(ROOT).as_posix() for path in MODULES if not describe(path)] == []
 
 
 @pytest.mark.parametrize("name", PARTS)
-def test_an_outdated_drawing_is_found(name: str) -> None:
+def test_outdated_drawing_is_found(name: str) -> None:
     text = DOCUMENT.read_text()
     start = PART.format(name=name)
     outdated = text.replace(start, f"{start}\n\nA module that has gone.")
@@ -45,7 +45,7 @@ def test_an_outdated_drawing_is_found(name: str) -> None:
         redraw(text.replace(f"<!-- end of {name} -->", ""))
 
 
-def test_first_sentence_of_a_docstring(tmp_path: Path) -> None:
+def test_first_sentence_of_a_docstring_is_found(tmp_path: Path) -> None:
     module = tmp_path / "module.py"
     module.write_text('"""Sums, e.g. of\nskills. No clock.\n\nMore."""\n')
     assert describe(module) == "Sums, e.g. of skills."

@@ -63,7 +63,7 @@ def importers(folder: Path, package: str) -> dict[str, list[str]]:
     return {path: modules for path, modules in found.items() if modules}
 
 
-def test_tests_need_no_benchmarks_and_benchmarks_of_the_tests_only_a_database() -> None:
+def test_tests_import_no_benchmarks_and_benchmarks_import_only_the_postgres_of_tests() -> None:
     tested = importers(BENCHMARK_TESTS, "benchmarks")
     assert importers(ROOT / "tests", "benchmarks") == tested
     assert importers(ROOT / "benchmarks", "tests") == {"benchmarks/harness.py": ["tests"]}
@@ -72,16 +72,16 @@ def test_tests_need_no_benchmarks_and_benchmarks_of_the_tests_only_a_database() 
     assert tested
 
 
-def test_the_engine_imports_arithmetic_only() -> None:
+def test_engine_imports_arithmetic_only() -> None:
     assert faults("adaptive", foreign) == {}
 
 
 @pytest.mark.parametrize("package", ["services", "ims_cat"])
-def test_use_cases_know_no_more_of_sqlalchemy_than_a_connection(package: str) -> None:
+def test_services_know_no_more_of_sqlalchemy_than_a_connection(package: str) -> None:
     assert faults(package, more_than_a_connection) == {}
 
 
-def test_deciding_and_presenting_know_no_connection() -> None:
+def test_decide_and_present_know_no_connection() -> None:
     named = faults("services/responses", lambda source: [name for _, name in imports(source) if name == "Connection"])
     assert "decide.py" not in {path.rpartition("/")[2] for path in named}
     assert "present.py" not in {path.rpartition("/")[2] for path in named}
@@ -91,7 +91,7 @@ def test_deciding_and_presenting_know_no_connection() -> None:
 
 @pytest.mark.controls
 @pytest.mark.reads("app")
-def test_the_checks_can_fail() -> None:
+def test_checks_of_imports_notice_forbidden_ones() -> None:
     allowed = (
         "import numpy as np\nfrom app.adaptive.parameters import Items\nfrom scipy.special import expit\nimport math"
     )

@@ -84,7 +84,7 @@ def used_elsewhere() -> set[Name]:
     return found | {name for path in texts for name in mentions(path.read_text())}
 
 
-def test_a_public_name_has_a_user_elsewhere_or_is_in_all() -> None:
+def test_public_names_are_used_elsewhere_or_are_in_all() -> None:
     used = used_elsewhere()
     unused = [
         f"{path.relative_to(ROOT)}: {name}"
@@ -96,7 +96,7 @@ def test_a_public_name_has_a_user_elsewhere_or_is_in_all() -> None:
     assert unused == [], "begin these names with an underscore"
 
 
-def test_no_module_imports_what_is_private_to_another() -> None:
+def test_modules_import_no_private_names_of_another() -> None:
     found = [
         f"{path.relative_to(ROOT)}: {module}.{name}"
         for path, tree in trees().items()
@@ -108,7 +108,7 @@ def test_no_module_imports_what_is_private_to_another() -> None:
 
 
 @pytest.mark.controls
-def test_the_checks_can_fail() -> None:
+def test_checks_of_public_names_notice_unused_and_private_ones() -> None:
     source = "__all__ = ['a']\ndef a(): ...\ndef b(): ...\n@router.get('/')\ndef c(): ...\n@dataclass(frozen=True)\n"
     tree = ast.parse(f"{source}class D: ...")
     assert [*definitions(tree)] == ["a", "b", "D"]

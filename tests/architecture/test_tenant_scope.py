@@ -69,12 +69,12 @@ def all_unscoped() -> set[str]:
     return {name for path in paths for name in unscoped(path.relative_to(QUERIES).as_posix(), path.read_text())}
 
 
-def test_every_statement_names_the_tenant_and_every_exception_is_needed() -> None:
+def test_statements_name_the_tenant_and_all_exceptions_are_needed() -> None:
     assert all_unscoped() == set(ACROSS_TENANTS)
 
 
 @pytest.mark.controls
-def test_the_check_can_fail() -> None:
+def test_check_of_tenant_scope_notices_statements_without_a_tenant() -> None:
     scoped = "def f(db, tenant):\n    return db.execute(select(Item).where(Item.tenant_id == tenant))"
     bare = "def g(db):\n    'Without tenant_id.'\n    return db.execute(select(Item))\nSTATEMENT = insert(Item)"
     assert list(unscoped("items.py", scoped)) == []

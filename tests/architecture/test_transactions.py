@@ -38,7 +38,7 @@ def faults(check: Callable[[str], list[int]]) -> dict[str, list[int]]:
     return {module: lines for module, source in modules.items() if (lines := check(source))}
 
 
-def test_no_transaction_is_ended_by_hand() -> None:
+def test_transactions_are_never_ended_by_hand() -> None:
     assert faults(commits) == {}
 
 
@@ -47,6 +47,6 @@ def test_transactions_are_opened_at_the_edge() -> None:
 
 
 @pytest.mark.controls
-def test_the_checks_can_fail() -> None:
+def test_checks_of_transactions_find_commits_and_openings() -> None:
     assert commits("def f(db):\n    db.commit()\n    self.session.rollback()") == [2, 3]
     assert openings("await database.write(f)\nawait request.state.database.read(g)\nfile.read()") == [1, 2]

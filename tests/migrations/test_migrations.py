@@ -91,7 +91,7 @@ WITHOUT_LOCK = {
 
 
 @pytest.mark.parametrize(("before", "revision"), STEPS)
-def test_up_down_up_on_a_filled_database(empty_database_url: str, before: str, revision: str) -> None:
+def test_migrations_go_up_down_and_up_on_a_filled_database(empty_database_url: str, before: str, revision: str) -> None:
     def do(work: Callable[[Connection], T]) -> T:
         return within(empty_database_url, work)
 
@@ -155,7 +155,7 @@ def test_migrate_takes_no_newer_database_down(database_url: str) -> None:
 
 
 @pytest.mark.controls
-def test_the_comparison_of_rows_can_fail(empty_database_url: str) -> None:
+def test_comparison_of_rows_notices_a_changed_name(empty_database_url: str) -> None:
     migrate(empty_database_url)
     within(empty_database_url, fill)
     before = within(empty_database_url, rows)
@@ -163,7 +163,7 @@ def test_the_comparison_of_rows_can_fail(empty_database_url: str) -> None:
     assert within(empty_database_url, rows) != before
 
 
-def test_the_command_of_alembic_loses_data_only_when_told_to(tmp_path: Path) -> None:
+def test_alembic_downgrade_loses_data_only_if_allowed(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'a.db'}"
     run_exclusively(url, partial(upgrade, revision="0002"))
 
@@ -181,23 +181,21 @@ def test_the_command_of_alembic_loses_data_only_when_told_to(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("revision", [revision for revision in REVISIONS if revision >= FIRST_TO_DECLARE])
-def test_every_revision_says_which_programs_it_serves(revision: str) -> None:
+def test_revisions_say_which_programs_they_serve(revision: str) -> None:
     """Whether an upgrade needs a pause is decided by whoever writes the revision, not by forgetting."""
     oldest = getattr(SCRIPT.get_revision(revision).module, "compatible_from", None)
     assert oldest in REVISIONS
     assert oldest <= revision
 
 
-def test_the_database_says_which_programs_it_serves(empty_database_url: str) -> None:
+def test_database_says_which_programs_it_serves(empty_database_url: str) -> None:
     for revision in (revision for revision in REVISIONS if revision >= FIRST_TO_DECLARE):
         run_exclusively(empty_database_url, partial(upgrade, revision=revision))
         assert within(empty_database_url, oldest_served) == compatible_from(SCRIPT, revision)
 
 
 @pytest.mark.parametrize(("oldest", "works"), [("0002", True), ("mine", True), ("9001", False), (None, False)])
-def test_a_program_works_with_a_newer_database_that_serves_it(
-    database_url: str, oldest: str | None, works: bool
-) -> None:
+def test_program_works_with_a_newer_database_that_serves_it(database_url: str, oldest: str | None, works: bool) -> None:
     """The rule itself; real revisions under a real service: tests/migrations/test_upgrading.py."""
     said = f"'{head_revision() if oldest == 'mine' else oldest}'" if oldest else "NULL"
     statement = text(f"UPDATE alembic_version SET version_num = '9001', compatible_from = {said}")
@@ -208,24 +206,24 @@ def test_a_program_works_with_a_newer_database_that_serves_it(
     assert within(database_url, lambda db: db.scalar(text("SELECT version_num FROM alembic_version"))) == "9001"
 
 
-def test_a_program_never_works_with_an_older_database(empty_database_url: str) -> None:
+def test_program_never_works_with_an_older_database(empty_database_url: str) -> None:
     run_exclusively(empty_database_url, partial(upgrade, revision=REVISIONS[-2]))
     assert not within(empty_database_url, is_current)
 
 
-def test_the_newest_revision_has_the_tables_of_the_models(empty_database_url: str) -> None:
+def test_newest_revision_has_the_tables_of_the_models(empty_database_url: str) -> None:
     migrate(empty_database_url)
     assert within(empty_database_url, rows) == {name: [] for name in Base.metadata.tables}
 
 
-def test_an_empty_database_is_not_current(empty_database_url: str) -> None:
+def test_empty_database_is_not_current(empty_database_url: str) -> None:
     assert not within(empty_database_url, is_current)
     migrate(empty_database_url)
     assert within(empty_database_url, is_current)
 
 
 @pytest.mark.parametrize("before", ["base", "0002"])
-def test_processes_that_start_together_migrate_once(empty_database_url: str, before: str) -> None:
+def test_migration_happens_once_when_processes_start_together(empty_database_url: str, before: str) -> None:
     steps = len(REVISIONS)
     if before != "base":
         run_exclusively(empty_database_url, partial(upgrade, revision=before))
@@ -237,7 +235,9 @@ def test_processes_that_start_together_migrate_once(empty_database_url: str, bef
 
 
 @pytest.mark.controls
-def test_the_race_is_lost_without_the_lock(empty_database_url: str, engine_name: str) -> None:
+def test_migration_without_the_lock_fails_when_processes_start_together(
+    empty_database_url: str, engine_name: str
+) -> None:
     outcomes = race(empty_database_url, WITHOUT_LOCK[engine_name], FEW)
     assert [error for _, error in outcomes if error]
 

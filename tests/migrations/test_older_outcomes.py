@@ -77,7 +77,7 @@ async def restored(url: str) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-async def test_an_outcome_in_old_words_is_repeated_byte_for_byte(empty_database_url: str) -> None:
+async def test_outcome_in_old_words_is_repeated_byte_for_byte(empty_database_url: str) -> None:
     async with restored(empty_database_url) as client:
         assert len(OUTCOMES) == 9
         for id_, outcome in OUTCOMES.items():
@@ -89,7 +89,7 @@ async def test_an_outcome_in_old_words_is_repeated_byte_for_byte(empty_database_
         assert other.status_code == 409
 
 
-async def test_old_outcomes_are_counted_and_their_states_stay(empty_database_url: str) -> None:
+async def test_verification_counts_old_outcomes_and_their_states_stay(empty_database_url: str) -> None:
     async with restored(empty_database_url) as client:
         database = app_of(client).state.database
         result = await verify(database)
@@ -103,7 +103,7 @@ async def test_old_outcomes_are_counted_and_their_states_stay(empty_database_url
         assert (result.differences, result.responses, result.stale) == ([], 1, 0)
 
 
-async def test_verification_of_old_words_by_their_new_version_finds_differences(
+async def test_verification_reports_old_outcomes_if_they_have_the_new_version(
     empty_database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The control of the test above: without a version of their own, old outcomes would be called damage."""
@@ -115,7 +115,7 @@ async def test_verification_of_old_words_by_their_new_version_finds_differences(
         assert f"response {min(OUTCOMES)}: another outcome follows from the log" in differences
 
 
-async def test_an_old_import_has_an_outcome_in_new_words_that_stays(empty_database_url: str) -> None:
+async def test_outcome_of_an_old_import_is_in_new_words_and_stays(empty_database_url: str) -> None:
     async with restored(empty_database_url) as client:
         first, again = [await client.post("responses", json=body_of(STORED["m-2"])) for _ in range(2)]
         assert (first.status_code, again.status_code, first.content) == (200, 200, again.content)
@@ -123,7 +123,7 @@ async def test_an_old_import_has_an_outcome_in_new_words_that_stays(empty_databa
         assert (await verify(app_of(client).state.database)).differences == []
 
 
-async def test_a_changed_outcome_of_the_same_version_is_found(empty_database_url: str) -> None:
+async def test_verification_finds_a_changed_outcome_of_the_same_version(empty_database_url: str) -> None:
     async with restored(empty_database_url) as client:
         database = app_of(client).state.database
         await client.post("responses", json={"id": "n-1", "learner": "ann", "item": "i4", "correct": True})
@@ -138,7 +138,7 @@ def next_response(session: dict[str, Any]) -> NewSessionResponse:
     return NewSessionResponse("a-3", session["turn"]["item"], None, True, at, False, at, None)  # noqa: FBT003 (as sent)
 
 
-async def test_a_running_session_of_an_old_file_goes_on(empty_database_url: str) -> None:
+async def test_session_of_an_old_backup_continues(empty_database_url: str) -> None:
     [session] = rows_of("session")
     assert session["plan"]["selection"]["pilot"] == {"items": ["fresh"], "places": [2]}
     async with restored(empty_database_url) as client:
@@ -151,7 +151,7 @@ async def test_a_running_session_of_an_old_file_goes_on(empty_database_url: str)
         assert plan["updates_mastery"] is True
 
 
-async def test_a_session_whose_plan_was_not_renamed_cannot_go_on(empty_database_url: str) -> None:
+async def test_session_whose_plan_was_not_renamed_cannot_continue(empty_database_url: str) -> None:
     """The control of the test above: nothing but the revision knows the old names."""
     [session] = rows_of("session")
     async with restored(empty_database_url) as client:
@@ -161,7 +161,7 @@ async def test_a_session_whose_plan_was_not_renamed_cannot_go_on(empty_database_
             await database.write(record_session_response, 1, session["id"], next_response(session))
 
 
-async def test_old_names_within_columns_come_back(empty_database_url: str) -> None:
+async def test_downgrade_restores_old_names_within_columns(empty_database_url: str) -> None:
     """Down to 0007 the names are those of the file again."""
 
     def plans_and_options(db: Connection) -> list[Any]:

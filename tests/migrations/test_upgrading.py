@@ -165,7 +165,7 @@ def promises(before: str, revision: str) -> bool:
 @only_postgres
 @pytest.mark.anyio
 @pytest.mark.parametrize(("before", "revision"), [step for step in STEPS if promises(*step)])
-async def test_older_programs_go_on_while_a_revision_is_applied(
+async def test_older_program_continues_while_a_revision_is_applied(
     empty_database_url: str, before: str, revision: str
 ) -> None:
     assert await failures(empty_database_url, before, revision) == Counter()
@@ -174,7 +174,7 @@ async def test_older_programs_go_on_while_a_revision_is_applied(
 @pytest.mark.controls
 @only_postgres
 @pytest.mark.anyio
-async def test_older_programs_fail_behind_a_migration_that_waits_long(
+async def test_older_program_fails_behind_a_migration_that_waits_long(
     empty_database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(migrate, "LOCK_TIMEOUT", "60s")
@@ -237,7 +237,7 @@ async def statuses_during(service: Service, revision: str) -> Counter[int]:
 
 @only_postgres
 @pytest.mark.anyio
-async def test_a_service_goes_on_while_a_newer_program_migrates(
+async def test_service_continues_while_a_newer_program_migrates(
     database_url: str, tmp_path: Path, future: Path
 ) -> None:
     key = await create_courses(database_url)
@@ -258,7 +258,7 @@ def valid_indexes(db: Connection) -> set[str]:
 
 @only_postgres
 @pytest.mark.anyio
-async def test_a_service_says_when_a_newer_program_left_it_behind(
+async def test_service_is_not_ready_when_a_newer_program_left_it_behind(
     database_url: str, tmp_path: Path, future: Path
 ) -> None:
     write_revision(future, "9001", str(REVISIONS[-1]), "", SAFE)
@@ -319,7 +319,7 @@ def statements_of(url: str, revision: str) -> list[str]:
 
 
 @only_postgres
-def test_no_revision_stops_a_table_that_is_in_use(empty_database_url: str) -> None:
+def test_revisions_do_not_block_tables_that_are_in_use(empty_database_url: str) -> None:
     migrate.run_exclusively(empty_database_url, partial(migrate.upgrade, revision="0002"))
     for before, revision in STEPS:
         existing = set(within(empty_database_url, lambda db: inspect(db).get_table_names()))
@@ -331,7 +331,7 @@ def test_no_revision_stops_a_table_that_is_in_use(empty_database_url: str) -> No
 
 @pytest.mark.controls
 @only_postgres
-def test_a_revision_that_stops_a_table_is_caught(database_url: str, future: Path) -> None:
+def test_law_of_revisions_notices_one_that_blocks_a_table(database_url: str, future: Path) -> None:
     body = '    op.create_index("ix_learner_theta", "learner", ["tenant_id", "theta"])'
     write_revision(future, "9001", str(REVISIONS[-1]), "", body)
     (future / "versions" / "9002_future.py").unlink()
@@ -362,5 +362,5 @@ def test_a_revision_that_stops_a_table_is_caught(database_url: str, future: Path
         ("UPDATE learner SET theta = 0", False),
     ],
 )
-def test_the_reading_of_statements(statement: str, risky: bool) -> None:
+def test_statements_that_block_a_table_are_recognised(statement: str, risky: bool) -> None:
     assert bool(risks(statement, {"learner"})) == risky

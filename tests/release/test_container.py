@@ -50,11 +50,11 @@ def check() -> list[str]:
     return command
 
 
-def test_the_image_is_built_in_two_stages_on_one_pinned_python() -> None:
+def test_image_is_built_in_two_stages_on_one_pinned_python() -> None:
     assert [STEPS[place][1].split()[0] for place in STAGES] == ["python:3.11-slim-bookworm"] * 2
 
 
-def test_what_is_installed_is_locked_by_hash() -> None:
+def test_image_installs_packages_locked_by_hash() -> None:
     installing = [value for name, value in STEPS if name == "RUN" and "pip" in value and "install" in value]
     (command,) = [value for value in installing if "-m pip" in value]
     assert "--require-hashes" in command
@@ -67,7 +67,7 @@ def test_what_is_installed_is_locked_by_hash() -> None:
     assert not re.search(r"https?://|--(extra-)?index", LOCK)
 
 
-def test_what_is_copied_exists_and_is_sent_to_the_builder() -> None:
+def test_image_copies_files_that_exist_and_are_not_ignored() -> None:
     sent = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     copied = {
         source
@@ -79,7 +79,7 @@ def test_what_is_copied_exists_and_is_sent_to_the_builder() -> None:
     assert [source for source in copied if not (ROOT / source).exists()] == []
 
 
-def test_the_image_runs_as_nobody_with_its_state_on_a_volume() -> None:
+def test_image_runs_without_privileges_with_its_state_on_a_volume() -> None:
     user, _, group = only("USER").partition(":")
     assert int(user) >= 1000
     assert int(group) >= 1000
@@ -90,7 +90,7 @@ def test_the_image_runs_as_nobody_with_its_state_on_a_volume() -> None:
     assert not [name for name in variables if name.startswith(PREFIX)]
 
 
-def test_all_that_names_the_port_names_the_same() -> None:
+def test_port_is_the_same_in_image_command_health_check_and_compose() -> None:
     port = only("EXPOSE")
     assert json.loads(only("CMD"))[-2:] == ["--port", port]
     assert re.findall(r"\d{4,}", check()[-1]) == [port]
@@ -132,7 +132,7 @@ def healthy(port: int) -> bool:
     return done.returncode == 0
 
 
-def test_the_health_check_passes_while_the_service_runs_and_only_then(
+def test_health_check_passes_only_while_the_service_runs(
     service: tuple[int, subprocess.Popen[bytes]],
 ) -> None:
     port, process = service
@@ -147,7 +147,7 @@ def test_the_health_check_passes_while_the_service_runs_and_only_then(
 
 
 @pytest.mark.parametrize("secret", ["postgresql://a:s3cret@db/x", None])
-def test_an_address_in_a_secret_file_wins(secret: str | None, tmp_path: Path) -> None:
+def test_database_url_in_a_secret_file_takes_precedence(secret: str | None, tmp_path: Path) -> None:
     (writing,) = [value for name, value in STEPS if name == "RUN" and SECRET in value]
     python, program, file = tmp_path / "python", tmp_path / "proxima", tmp_path / "secret"
     python.write_text('#!/bin/sh\necho "$PROXIMA_DATABASE_URL" "$@"\n')
@@ -166,7 +166,7 @@ def test_an_address_in_a_secret_file_wins(secret: str | None, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("name", COMPOSE["services"])
-def test_a_service_of_the_compose_file_is_locked_down(name: str) -> None:
+def test_compose_services_are_locked_down(name: str) -> None:
     service: dict[str, Any] = COMPOSE["services"][name]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
@@ -177,7 +177,7 @@ def test_a_service_of_the_compose_file_is_locked_down(name: str) -> None:
     assert not {"privileged", "cap_add", "network_mode", "pid"} & service.keys()
 
 
-def test_no_secret_is_in_the_compose_file() -> None:
+def test_compose_file_holds_no_secret() -> None:
     for service in COMPOSE["services"].values():
         for variable in service.get("environment", {}):
             assert variable == "POSTGRES_USER" or variable.endswith("_FILE")
@@ -187,7 +187,7 @@ def test_no_secret_is_in_the_compose_file() -> None:
     assert not re.search(r"://\w+:", (ROOT / "compose.yaml").read_text())
 
 
-def test_tables_are_made_before_the_service_starts_and_after_the_database_is_ready() -> None:
+def test_compose_migrates_after_the_database_is_ready_and_before_the_service() -> None:
     services = COMPOSE["services"]
     assert services["proxima"]["depends_on"] == {"migrate": {"condition": "service_completed_successfully"}}
     assert services["migrate"]["depends_on"] == {"postgres": {"condition": "service_healthy"}}

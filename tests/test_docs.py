@@ -171,12 +171,12 @@ def faults(text: str, folder: Path, address: str = ADDRESS, key: str = "") -> li
 def json_differences(shown: str, printed: str) -> list[str]:
     """Where two JSON texts differ."""
     try:
-        return list(differences(json.loads(shown), json.loads(printed), ""))
+        return list(find_differences(json.loads(shown), json.loads(printed), ""))
     except ValueError as error:
         return [f"not JSON: {error}"]
 
 
-def differences(shown: Any, printed: Any, path: str) -> Iterator[str]:
+def find_differences(shown: Any, printed: Any, path: str) -> Iterator[str]:
     """Where two values differ, as JSON pointers."""
     if type(shown) is not type(printed):
         yield f"{path} is {type(printed).__name__}, not {type(shown).__name__}"
@@ -184,24 +184,24 @@ def differences(shown: Any, printed: Any, path: str) -> Iterator[str]:
         yield from (f"{path}/{name} is not there" for name in shown.keys() - printed.keys())
         yield from (f"{path}/{name} is not shown" for name in printed.keys() - shown.keys())
         for name in shown.keys() & printed.keys():
-            yield from differences(shown[name], printed[name], f"{path}/{name}")
+            yield from find_differences(shown[name], printed[name], f"{path}/{name}")
     elif isinstance(shown, list):
         if len(shown) != len(printed):
             yield f"{path} has {len(printed)} elements, not {len(shown)}"
         for place, pair in enumerate(zip(shown, printed, strict=False)):
-            yield from differences(*pair, f"{path}/{place}")
-    elif not alike(str(shown), str(printed)):
+            yield from find_differences(*pair, f"{path}/{place}")
+    elif not matches_with_tolerance(str(shown), str(printed)):
         yield f"{path} is {printed!r}, not {shown!r}"
 
 
 def text_differences(step: Step, printed: str) -> list[str]:
     """Whether a text is what is shown."""
-    return [] if alike(step.shown.strip(), printed.strip()) else ["it prints something else"]
+    return [] if matches_with_tolerance(step.shown.strip(), printed.strip()) else ["it prints something else"]
 
 
-def alike(shown: str, printed: str) -> bool:
+def matches_with_tolerance(shown: str, printed: str) -> bool:
     """Whether two texts are equal but for what changes, and for decimals by no more than the tolerance."""
-    pieces = [re.split(r"(-?\d+\.\d+(?:e-\d+)?)", settled(text)) for text in (shown, printed)]
+    pieces = [re.split(r"(-?\d+\.\d+(?:e-\d+)?)", replace_what_changes(text)) for text in (shown, printed)]
     if len(pieces[0]) != len(pieces[1]):
         return False
     return all(
@@ -210,7 +210,7 @@ def alike(shown: str, printed: str) -> bool:
     )
 
 
-def settled(text: str) -> str:
+def replace_what_changes(text: str) -> str:
     """The text with names for what is different each time."""
     for pattern, name in CHANGING.items():
         text = re.sub(pattern, f"<{name}>", text)
@@ -291,14 +291,14 @@ def fresh_demo(tmp_path_factory: pytest.TempPathFactory) -> Service:
 
 
 @pytest.mark.parametrize("name", RUN)
-def test_the_examples_work(name: str, fresh_demo: Service, tmp_path: Path) -> None:
+def test_examples_in_documents_work(name: str, fresh_demo: Service, tmp_path: Path) -> None:
     folder = copytree(fresh_demo.folder, tmp_path / "copy")
     with demonstration(folder) as service:
         found = faults(TEXTS[name], folder, service.address, service.key)
     assert not found, f"{name}\n" + "\n".join(found)
 
 
-def test_every_document_with_examples_has_some() -> None:
+def test_documents_with_examples_have_some() -> None:
     assert {name: bool(list(steps(TEXTS[name]))) for name in RUN} == dict.fromkeys(RUN, True)
 
 
@@ -334,19 +334,19 @@ ROTTEN = {
 }
 
 
-def test_a_sound_example_passes(tmp_path: Path) -> None:
+def test_example_that_is_right_passes(tmp_path: Path) -> None:
     assert faults(GOOD, tmp_path) == []
 
 
 @pytest.mark.controls
 @pytest.mark.parametrize("rot", ROTTEN)
-def test_a_rotten_example_is_caught(rot: str, tmp_path: Path) -> None:
+def test_law_of_examples_notices_one_that_is_wrong(rot: str, tmp_path: Path) -> None:
     old, new = ROTTEN[rot]
     assert old in GOOD
     assert len(faults(GOOD.replace(old, new), tmp_path)) == 1
 
 
-def test_the_statements_for_postgresql_work(postgres_server: str, tmp_path: Path) -> None:
+def test_postgresql_statements_in_documents_work(postgres_server: str, tmp_path: Path) -> None:
     [statements] = [match[2] for match in FENCE.finditer(TEXTS["docs/operate.md"]) if match[1] == "sql"]
     folder = make_url(postgres_server).query["host"]
     url = f"postgresql://proxima:secret@/proxima?host={folder}"
@@ -383,18 +383,18 @@ def anchors(text: str) -> set[str]:
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
-def test_links_lead_somewhere(name: str) -> None:
+def test_links_in_documents_lead_somewhere(name: str) -> None:
     assert broken_links(name, TEXTS[name]) == []
 
 
 @pytest.mark.controls
 @pytest.mark.reads("docs", "Makefile")
-def test_a_broken_link_is_caught() -> None:
+def test_law_of_links_notices_a_broken_one() -> None:
     text = "# One thing\n[a](#one-thing) [b](#no) [c](Makefile) [d](gone.md) [e](docs/errors.md#conflict) <img src='x'>"
     assert broken_links("README.md", text) == ["#no", "gone.md"]
 
 
-def test_every_document_can_be_reached_from_the_readme() -> None:
+def test_documents_can_be_reached_from_the_readme() -> None:
     reached: set[str] = set()
     waiting = ["README.md"]
     while waiting:
@@ -414,7 +414,7 @@ def unknown_targets(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
-def test_targets_of_make_exist(name: str) -> None:
+def test_make_targets_in_documents_exist(name: str) -> None:
     assert unknown_targets(TEXTS[name]) == []
     assert unknown_targets("`make demo` and `make coffee`\nmake tea") == ["coffee", "tea"]
 
@@ -436,7 +436,7 @@ def commands(group: click.Group, path: str) -> Iterator[tuple[str, click.Command
             yield f"{path} {name}", command
 
 
-def test_every_command_and_option_is_documented() -> None:
+def test_commands_and_options_are_documented() -> None:
     text = TEXTS["docs/operate.md"]
     options = {
         (call, option)
@@ -450,7 +450,7 @@ def test_every_command_and_option_is_documented() -> None:
     assert [(call, option) for call, option in sorted(options) if option not in rows[call]] == []
 
 
-def test_every_route_is_documented_with_its_scope() -> None:
+def test_routes_are_documented_with_their_scopes() -> None:
     row = re.compile(r"^\| `([A-Z]+) (/(?:v1|ims)/\S+)` \| `([a-z:]+)` \|", re.MULTILINE)
     table = [match for name in ("docs/api.md", "docs/cat.md") for match in row.findall(TEXTS[name])]
     routes = {

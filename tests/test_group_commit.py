@@ -80,7 +80,7 @@ def stored_ids(db: Connection) -> list[str]:
     return list(db.execute(select(Response.id).order_by(Response.id)).scalars())
 
 
-async def state_is_the_fold(database: Database, learner: str) -> bool:
+async def state_equals_a_replay(database: Database, learner: str) -> bool:
     def compare(db: Connection) -> bool:
         course_model = read_course_model(db, 1, COURSE)
         row = find_learners(db, 1, COURSE, [learner])[learner]
@@ -89,7 +89,7 @@ async def state_is_the_fold(database: Database, learner: str) -> bool:
     return await database.read(compare)
 
 
-async def test_answers_that_arrive_together_share_transactions(database: Database) -> None:
+async def test_group_commit_puts_answers_that_arrive_together_into_one_transaction(database: Database) -> None:
     counting = Counting(await begin(database))
     door = GroupCommit(counting, 1000)
     results = await asyncio.gather(*(door.submit([answer(n, f"learner-{n % 7}")]) for n in range(64)))
@@ -101,7 +101,7 @@ async def test_answers_that_arrive_together_share_transactions(database: Databas
     assert len(await database.read(stored_ids)) == 64
 
 
-async def test_a_lone_answer_waits_for_nobody(database: Database) -> None:
+async def test_group_commit_lets_a_single_answer_wait_for_no_other(database: Database) -> None:
     counting = Counting(await begin(database))
     door = GroupCommit(counting, 1000)
     for number in range(3):
@@ -109,7 +109,7 @@ async def test_a_lone_answer_waits_for_nobody(database: Database) -> None:
     assert counting.sizes == [1, 1, 1]
 
 
-async def test_a_group_is_bounded_and_its_results_are_in_order(database: Database) -> None:
+async def test_group_commit_bounds_its_groups_and_returns_results_in_order(database: Database) -> None:
     counting = Counting(await begin(database))
     door = GroupCommit(counting, 1000)
     many = [answer(n, f"learner-{n % 50}") for n in range(MAX_GROUP + 10)]
@@ -118,7 +118,7 @@ async def test_a_group_is_bounded_and_its_results_are_in_order(database: Databas
     assert all(f'"id":"{each.id}"'.encode() in outcome for each, outcome in zip(many, told, strict=True))
 
 
-async def test_duplicates_sent_together_are_one_row_and_equal_bodies(database: Database) -> None:
+async def test_repeated_answers_sent_together_are_one_row_with_equal_replies(database: Database) -> None:
     door = GroupCommit(await begin(database), 1000)
     results = await asyncio.gather(*(door.submit([answer(n % 8)]) for n in range(64)))
     told = [outcomes(result)[0] for result in results]
@@ -129,7 +129,9 @@ async def test_duplicates_sent_together_are_one_row_and_equal_bodies(database: D
     assert await find_differences(database) == []
 
 
-async def test_duplicates_at_two_workers_are_one_row_and_equal_bodies(database_url: str, database: Database) -> None:
+async def test_repeated_answers_at_two_workers_are_one_row_with_equal_replies(
+    database_url: str, database: Database
+) -> None:
     await begin(database)
     async with opened(database_url) as other:
         doors = [GroupCommit(database, 1000), GroupCommit(other, 1000)]
@@ -144,7 +146,7 @@ async def test_duplicates_at_two_workers_are_one_row_and_equal_bodies(database_u
     assert await find_differences(database) == []
 
 
-async def test_two_workers_lose_nothing_of_one_learner(database_url: str, database: Database) -> None:
+async def test_answers_of_one_learner_at_two_workers_are_all_stored(database_url: str, database: Database) -> None:
     await begin(database)
     async with opened(database_url) as other:
         doors = [GroupCommit(database, 1000), GroupCommit(other, 1000)]
@@ -158,11 +160,11 @@ async def test_two_workers_lose_nothing_of_one_learner(database_url: str, databa
     assert len(await database.read(stored_ids)) == 48
     row = (await database.read(find_learners, 1, COURSE, ["ann"]))["ann"]
     assert row.position == 48
-    assert await state_is_the_fold(database, "ann")
+    assert await state_equals_a_replay(database, "ann")
     assert await find_differences(database) == []
 
 
-async def test_a_bad_answer_does_not_fail_its_neighbours(database: Database) -> None:
+async def test_invalid_answer_fails_alone_in_its_group(database: Database) -> None:
     door = GroupCommit(await begin(database), 1000)
     elsewhere = replace(answer(2), course_id="nowhere")
     results = await asyncio.gather(
@@ -177,7 +179,7 @@ async def test_a_bad_answer_does_not_fail_its_neighbours(database: Database) -> 
     assert await database.read(stored_ids) == ["r-0000", "r-0003"]
 
 
-async def test_an_unforeseen_error_fails_alone(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_unexpected_error_fails_alone_in_its_group(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     def poisoned(db: Connection, answers: Sequence[NewResponse]) -> list[RecordedResponse | ProximaError]:
         results = record(db, answers)
         if any(each.id == "r-0005" for each in answers):
@@ -194,7 +196,7 @@ async def test_an_unforeseen_error_fails_alone(database: Database, monkeypatch: 
     outcomes(await door.submit([answer(10)]))
 
 
-async def test_whoever_goes_away_before_the_transaction_leaves_nothing(database: Database) -> None:
+async def test_answer_cancelled_before_the_transaction_leaves_nothing(database: Database) -> None:
     counting = Counting(await begin(database))
     door = GroupCommit(counting, 20)
     counting.free.clear()
@@ -214,7 +216,7 @@ async def test_whoever_goes_away_before_the_transaction_leaves_nothing(database:
     outcomes(await door.submit([answer(n, f"learner-{n}") for n in range(30, 50)]))
 
 
-async def test_whoever_goes_away_during_the_transaction_is_recorded(database: Database) -> None:
+async def test_answer_cancelled_during_the_transaction_is_recorded(database: Database) -> None:
     counting = Counting(await begin(database))
     door = GroupCommit(counting, 20)
     counting.free.clear()
@@ -226,7 +228,7 @@ async def test_whoever_goes_away_during_the_transaction_is_recorded(database: Da
     assert await database.read(stored_ids) == ["r-0000", "r-0001"]
 
 
-async def test_too_many_are_refused_at_once_and_nothing_of_them_is_taken(database: Database) -> None:
+async def test_group_commit_refuses_too_many_answers_at_once_and_whole(database: Database) -> None:
     counting = Counting(await begin(database))
     door = GroupCommit(counting, 10)
     counting.free.clear()
@@ -243,7 +245,7 @@ async def test_too_many_are_refused_at_once_and_nothing_of_them_is_taken(databas
     assert await database.read(stored_ids) == [f"r-{n:04d}" for n in (*range(8), *range(12, 15))]
 
 
-async def test_a_database_that_does_not_answer_is_told_to_all_and_tried_once(database: Database) -> None:
+async def test_database_that_does_not_answer_fails_the_group_after_one_try(database: Database) -> None:
     counting = Counting(await begin(database))
     door = GroupCommit(counting, 100)
     counting.broken = Unavailable("gone")
@@ -254,7 +256,7 @@ async def test_a_database_that_does_not_answer_is_told_to_all_and_tried_once(dat
     outcomes(await door.submit([answer(1)]))
 
 
-async def test_closing_waits_for_what_was_taken(database: Database) -> None:
+async def test_group_commit_stores_accepted_answers_before_it_closes(database: Database) -> None:
     door = GroupCommit(await begin(database), 100)
     task = asyncio.create_task(door.submit([answer(n, f"learner-{n}") for n in range(9)]))
     await asyncio.sleep(0)
@@ -279,7 +281,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, name: str, interlude: Coroutine[A
 
 @pytest.mark.parametrize("engine_name", ["postgresql"], indirect=True)
 @pytest.mark.parametrize(("function", "known"), [("find_learners", True), ("insert_learners", False)])
-async def test_a_change_of_the_catalogue_in_between_mixes_no_banks(
+async def test_group_commit_mixes_no_course_models_when_the_catalogue_changes(
     function: str, known: bool, database_url: str, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     door = GroupCommit(await begin(database), 100)
@@ -302,7 +304,9 @@ async def test_a_change_of_the_catalogue_in_between_mixes_no_banks(
 
 
 @pytest.mark.parametrize("engine_name", ["postgresql"], indirect=True)
-async def test_a_learner_who_stays_locked_is_unavailable_not_an_error(database_url: str, database: Database) -> None:
+async def test_learner_who_stays_locked_gives_unavailable_and_no_internal_error(
+    database_url: str, database: Database
+) -> None:
     door = GroupCommit(await begin(database), 100)
     outcomes(await door.submit([answer(0)]))
     locked, done = threading.Event(), threading.Event()
@@ -330,7 +334,7 @@ STATEMENTS = 6
 
 
 @pytest.mark.parametrize("size", [1, 2, 64])
-async def test_a_group_costs_so_many_statements_however_large_it_is(database: Database, size: int) -> None:
+async def test_group_commit_needs_the_same_statements_for_any_size_of_group(database: Database, size: int) -> None:
     await begin(database)
     await database.write(record, [answer(number, f"learner-{number}") for number in range(size)])
     seen = statements(database)
@@ -339,7 +343,7 @@ async def test_a_group_costs_so_many_statements_however_large_it_is(database: Da
     assert len(seen) == STATEMENTS
 
 
-async def test_the_count_of_statements_can_rise(database: Database) -> None:
+async def test_law_of_statements_notices_one_more_statement(database: Database) -> None:
     await begin(database)
     seen = statements(database)
     await database.write(record, [answer(1, "new")])

@@ -141,12 +141,12 @@ def some_app() -> FastAPI:
     return create_app(Settings(database_url="sqlite:///unused.db"))
 
 
-def test_every_operation_is_public_or_asks_for_one_scope_and_is_tried_here() -> None:
+def test_operations_are_public_or_have_one_scope_and_are_tested_here() -> None:
     assert unclassified(some_app()) == set()
     assert all(len(scopes) <= 1 for scopes in operations(some_app()).values())
 
 
-def test_a_new_operation_is_noticed() -> None:
+def test_law_of_isolation_notices_a_new_operation() -> None:
     app = some_app()
     app.add_api_route("/v1/secrets", lambda: None)
     assert unclassified(app) == {"GET /v1/secrets"}
@@ -205,7 +205,7 @@ def calibrate_course(db: Connection, tenant_id: int) -> None:
     calibrations.save_result(db, claim, calibrations.build_result(job, fit), now())
 
 
-def everything_of(db: Connection, tenant_id: int) -> dict[str, list[Any]]:
+def rows_of_tenant(db: Connection, tenant_id: int) -> dict[str, list[Any]]:
     """Every row of a tenant, but those that count how often its keys have called."""
     return {
         table.name: sorted(map(repr, db.execute(select(table).where(table.c.tenant_id == tenant_id))))
@@ -234,16 +234,16 @@ def without_request_id(reply: httpx.Response) -> Any:
     return body
 
 
-async def test_a_sound_request_of_the_owner_is_answered(world: World) -> None:
+async def test_valid_requests_of_the_owner_succeed(world: World) -> None:
     for name, request in REQUESTS.items():
         reply = await world.send(name, world.keys["owner"], OURS)
         world.expect(name, "the owner", reply.status_code, request.status)
     assert world.faults == []
 
 
-async def test_what_is_anothers_is_answered_like_what_is_not_there(world: World) -> None:
+async def test_resources_of_another_tenant_look_like_missing_ones(world: World) -> None:
     database = world.app.state.database
-    before = await database.read(everything_of, 1)
+    before = await database.read(rows_of_tenant, 1)
     for name, request in REQUESTS.items():
         for parameter in parameters(name) if name != MAKES_A_COURSE else ():
             caller = world.keys["stranger" if parameter == "course" else "neighbour"]
@@ -254,18 +254,18 @@ async def test_what_is_anothers_is_answered_like_what_is_not_there(world: World)
             world.expect(name, parameter, without_request_id(foreign), without_request_id(absent))
             world.expect(name, f"{parameter}: type", foreign.headers["content-type"], absent.headers["content-type"])
     assert world.faults == []
-    assert await database.read(everything_of, 1) == before
+    assert await database.read(rows_of_tenant, 1) == before
 
 
-async def test_a_catalogue_goes_into_a_course_of_the_callers_own(world: World) -> None:
+async def test_catalogue_of_another_tenant_creates_a_course_of_their_own(world: World) -> None:
     database = world.app.state.database
-    before = await database.read(everything_of, 1)
+    before = await database.read(rows_of_tenant, 1)
     for who in ("stranger", "neighbour"):
         assert (await world.send(MAKES_A_COURSE, world.keys[who], OURS)).status_code == 200
-    assert await database.read(everything_of, 1) == before
+    assert await database.read(rows_of_tenant, 1) == before
 
 
-async def test_a_neighbour_with_a_course_of_the_same_name_sees_their_own(world: World) -> None:
+async def test_tenant_with_a_course_of_the_same_name_sees_only_their_own(world: World) -> None:
     for name in REQUESTS:
         if name.startswith("GET") and list(parameters(name)) == ["course"]:
             reply = await world.send(name, world.keys["neighbour"], OURS)
@@ -275,7 +275,7 @@ async def test_a_neighbour_with_a_course_of_the_same_name_sees_their_own(world: 
 
 
 @pytest.mark.parametrize("who", ["neighbour", "owner"])
-async def test_anothers_recommendation_is_unknown(world: World, who: str) -> None:
+async def test_recommendation_of_another_tenant_is_unknown(world: World, who: str) -> None:
     answer = {"learner": "ann" if who == "neighbour" else "bob", "item": "i2", "correct": True}
     async with client_of(world.app, world.keys[who]) as client:
         replies = [
@@ -287,7 +287,7 @@ async def test_anothers_recommendation_is_unknown(world: World, who: str) -> Non
     assert await world.app.state.database.read(count_responses, 1, COURSE) == 1
 
 
-async def test_anothers_course_is_no_pool(world: World) -> None:
+async def test_course_of_another_tenant_is_no_item_pool(world: World) -> None:
     name = f"POST {SECTIONS}"
     foreign = await world.send(name, world.keys["stranger"], OURS)
     async with client_of(world.app, world.keys["owner"]) as client:
@@ -297,7 +297,7 @@ async def test_anothers_course_is_no_pool(world: World) -> None:
     assert foreign.json() == absent.json()
 
 
-async def test_a_token_opens_what_is_its_keys_and_nothing_else(world: World) -> None:
+async def test_token_allows_what_its_key_allows_and_nothing_else(world: World) -> None:
     key = await world.app.state.database.write(create_key, "neighbour", ["admin"], now())
     form = {"grant_type": "client_credentials", "client_id": key.id, "client_secret": key.text}
     async with client_of(world.app) as client:
@@ -310,8 +310,8 @@ async def test_a_token_opens_what_is_its_keys_and_nothing_else(world: World) -> 
     assert world.faults == []
 
 
-async def test_without_a_key_nothing_is_answered(world: World) -> None:
-    before = await world.app.state.database.read(everything_of, 1)
+async def test_requests_without_a_key_are_refused(world: World) -> None:
+    before = await world.app.state.database.read(rows_of_tenant, 1)
     key = world.keys["owner"]
     wrong = [None, "", "prx_1_short", key[:-1] + ("A" if key[-1] != "A" else "B"), key.replace("prx_1_", "prx_2_")]
     for name in REQUESTS:
@@ -320,12 +320,12 @@ async def test_without_a_key_nothing_is_answered(world: World) -> None:
                 reply = await world.send(name, text, ids)
                 world.expect(name, f"key {text}", (reply.status_code, code_of(reply)), (401, "unauthenticated"))
     assert world.faults == []
-    assert await world.app.state.database.read(everything_of, 1) == before
+    assert await world.app.state.database.read(rows_of_tenant, 1) == before
 
 
-async def test_a_key_opens_what_its_scope_names_and_nothing_else(world: World) -> None:
+async def test_key_allows_what_its_scope_names_and_nothing_else(world: World) -> None:
     database = world.app.state.database
-    before = await database.read(everything_of, 1)
+    before = await database.read(rows_of_tenant, 1)
     needed = operations(world.app)
     for name in REQUESTS:
         [scope] = needed[name.partition("?")[0]]
@@ -333,7 +333,7 @@ async def test_a_key_opens_what_its_scope_names_and_nothing_else(world: World) -
         for ids in (OURS, ABSENT):
             reply = await world.send(name, key, ids)
             world.expect(name, "all scopes but one", (reply.status_code, code_of(reply)), (403, "missing_scope"))
-    after = await database.read(everything_of, 1)
+    after = await database.read(rows_of_tenant, 1)
     assert {table for table in after if after[table] != before[table]} == {"api_key"}
     for name, request in REQUESTS.items():
         [scope] = needed[name.partition("?")[0]]

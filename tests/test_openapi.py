@@ -37,7 +37,7 @@ async def prepare(database_url: str, role: Role) -> str | None:
 
 @pytest.mark.examples
 @pytest.mark.parametrize("role", ROLES, ids=[role.name for role in ROLES])
-def test_schemathesis_finds_nothing(database_url: str, role: Role) -> None:
+def test_schemathesis_finds_no_fault(database_url: str, role: Role) -> None:
     key = asyncio.run(prepare(database_url, role))
     course_model.COURSE_MODELS = course_model.LruCache()
     app = create_app(Settings(database_url=database_url, log_level="error", failed_keys_per_minute=1_000_000))
@@ -61,7 +61,7 @@ def test_schemathesis_finds_nothing(database_url: str, role: Role) -> None:
 
 
 @pytest.mark.soak
-def test_schemathesis_finds_nothing_in_a_long_run(database_url: str) -> None:
+def test_schemathesis_finds_no_fault_in_a_long_run(database_url: str) -> None:
     role, seed = Role("admin", ("admin",), 400), secrets.randbits(32)
     key = asyncio.run(prepare(database_url, role))
     course_model.COURSE_MODELS = course_model.LruCache()
@@ -74,13 +74,13 @@ def test_schemathesis_finds_nothing_in_a_long_run(database_url: str) -> None:
     assert not run.findings, f"CONTRACT_SEED={seed} CONTRACT_EXAMPLES={role.examples}: {format_findings(run.findings)}"
 
 
-def test_the_committed_document_is_current() -> None:
+def test_openapi_document_is_current() -> None:
     assert PATH.read_text() == render(DOCUMENT), (
         "the contract has changed: run `make openapi` and look at the difference"
     )
 
 
-def test_operations_are_named_and_explained() -> None:
+def test_operations_have_names_and_descriptions() -> None:
     assert len(OPERATIONS) == sum(len(path) for path in DOCUMENT["paths"].values())
     for name, operation in OPERATIONS.items():
         assert name.isidentifier()
@@ -88,7 +88,7 @@ def test_operations_are_named_and_explained() -> None:
         assert operation["tags"][0] in {tag["name"] for tag in DOCUMENT["tags"]}
 
 
-def test_bodies_have_examples_that_fit() -> None:
+def test_bodies_have_valid_examples() -> None:
     schemas = DOCUMENT["components"]["schemas"]
     bodies = {name for name in schemas if name.endswith("In")} - {"ItemIn", "NextIn", "SkillIn"}
     assert bodies == {
@@ -111,7 +111,7 @@ def test_bodies_have_examples_that_fit() -> None:
         assert not validator.is_valid({**schemas[name]["examples"][0], "unknown": 1})
 
 
-def test_webhooks_describe_only_what_is_sent() -> None:
+def test_webhooks_describe_only_replies_that_count() -> None:
     """FastAPI adds its own form of an error to every operation with a body, and here every error is a problem."""
     assert set(DOCUMENT["webhooks"]) == {"skill.mastered", "calibration.finished", "response.corrected"}
     for call in DOCUMENT["webhooks"].values():
@@ -119,7 +119,7 @@ def test_webhooks_describe_only_what_is_sent() -> None:
     assert DOCUMENT["components"]["schemas"].keys() & {"HTTPValidationError", "ValidationError"} == set()
 
 
-def test_an_operation_that_says_nothing_of_errors_has_the_form_of_fastapi() -> None:
+def test_operation_that_declares_no_errors_has_the_form_of_fastapi() -> None:
     """The control of the test above."""
     router = APIRouter()
     router.post("/x")(webhooks.skill_mastered)
@@ -127,6 +127,6 @@ def test_an_operation_that_says_nothing_of_errors_has_the_form_of_fastapi() -> N
     assert "HTTPValidationError" in app.openapi()["components"]["schemas"]
 
 
-def test_the_document_names_no_other_host() -> None:
+def test_openapi_document_names_no_other_host() -> None:
     assert "http" not in json.dumps(DOCUMENT["servers"])
     assert DOCUMENT["servers"] == [{"url": "/", "description": "this service"}]

@@ -214,7 +214,7 @@ def test_law_of_the_engine_notices_its_planted_fault(
         law()
 
 
-def test_a_warning_of_numpy_is_an_error() -> None:
+def test_warning_of_numpy_is_an_error() -> None:
     with pytest.raises(FloatingPointError):
         np.array([0.0]) / np.array([0.0])
     with pytest.raises(FloatingPointError):

@@ -376,7 +376,7 @@ def examples_of(path: str) -> list[bytes]:
     return bodies
 
 
-async def test_a_course_without_skills_takes_answers(client: httpx.AsyncClient) -> None:
+async def test_course_without_skills_takes_answers(client: httpx.AsyncClient) -> None:
     assert (await client.put("courses/bare/catalogue", json={"items": [{"id": "i", "skills": []}]})).status_code == 200
     assert (await client.put("courses/empty/catalogue", json={})).status_code == 200
     reply = await client.post("courses/bare/responses", json={"learner": "ann", "item": "i", "correct": True})

@@ -86,7 +86,7 @@ async def test_problem_with_a_thousand_faults_lists_only_some() -> None:
 
 
 @pytest.mark.anyio
-async def test_problem_names_parameters_by_their_place() -> None:
+async def test_problem_names_parameters_of_path_and_query() -> None:
     async with edge_client(make_edge()) as client:
         problem = check(await client.get(f"/v1/limited/{CANARY}?limit={CANARY}"), 422, "invalid")
         assert details_by_pointer(problem) == {"{number}": "must be a whole number", "?limit": "must be a whole number"}

@@ -11,7 +11,7 @@ from app.services.keys import create_key, list_keys, revoke_key
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_key_is_found_by_its_tenant_and_hash_only(database: Database) -> None:
+async def test_key_is_found_by_its_tenant_and_hash_only(database: Database) -> None:
     key = await database.write(create_key, "school", ["learners:read", "responses:write", "learners:read"], 1)
     other = await database.write(create_key, "college", ["admin"], 2)
     tenant_id, key_hash = parse_key(key.text) or pytest.fail("not a key")
@@ -32,7 +32,7 @@ async def test_keys_of_one_name_share_the_tenant(database: Database) -> None:
     assert first.text.split("_")[1] == second.text.split("_")[1]
 
 
-async def test_a_revoked_key_is_not_found_but_listed(database: Database) -> None:
+async def test_revoked_key_is_not_found_but_listed(database: Database) -> None:
     key = await database.write(create_key, "school", ["admin"], 1)
     await database.write(create_key, "college", ["admin"], 1)
     with pytest.raises(NotFound):

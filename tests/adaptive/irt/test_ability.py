@@ -39,7 +39,7 @@ def test_ability_has_the_same_bits_alone_and_in_a_batch(model: Model, seed: int)
 
 @FEW
 @given(models, seeds)
-def test_the_posterior_is_that_of_bayes(model: Model, seed: int) -> None:
+def test_posterior_of_ability_is_that_of_bayes(model: Model, seed: int) -> None:
     """Against the integral by the textbook's curves on a much finer grid."""
     rng = np.random.default_rng(seed)
     bank = random_bank(model, 6, rng)

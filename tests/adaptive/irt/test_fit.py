@@ -287,7 +287,7 @@ def test_search_that_is_cut_short_reports_no_convergence() -> None:
     assert not calibrate_items(sample(bank, 500, rng), bank.max_category, "3pl", most=2).converged
 
 
-def test_an_item_that_is_keyed_wrongly_is_not_called_calibrated() -> None:
+def test_item_that_is_keyed_wrongly_is_not_calibrated() -> None:
     rng = np.random.default_rng(8)
     bank = random_bank("2pl", 10, rng)
     matrix = matrix_of(sample(bank, 1000, rng), 10)
@@ -297,7 +297,7 @@ def test_an_item_that_is_keyed_wrongly_is_not_called_calibrated() -> None:
     assert found.calibrated.sum() == 9
 
 
-def test_the_beta_prior_and_its_derivatives() -> None:
+def test_beta_prior_has_its_peak_and_curvature() -> None:
     place = np.full((1, 1), 1.0)
     prior = ParameterPrior(0 * place, 0 * place, 5 * place, 23 * place)
     peak = np.log(5 / 23) * place
@@ -321,7 +321,7 @@ def assert_close(one: ItemCalibration, other: ItemCalibration, tolerance: float)
     assert one.log_likelihood == pytest.approx(other.log_likelihood, abs=tolerance)
 
 
-def test_the_table_of_models_has_every_model_once() -> None:
+def test_table_of_models_has_every_model_once() -> None:
     assert get_args(Model) == MODELS
     assert get_args(CatalogueModel) == tuple(model.catalogue_name for model in ITEM_MODELS)
     assert len(BY_FILE_NAME) == sum(len(model.file_names) for model in ITEM_MODELS)

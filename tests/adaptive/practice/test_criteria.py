@@ -199,7 +199,7 @@ def test_exploration_draws_all_eligible_items_with_equal_probability() -> None:
     assert (both == both[0]).all()
 
 
-def test_a_decayed_skill_comes_first_when_asked() -> None:
+def test_decayed_skill_comes_first_when_asked() -> None:
     parameters, states = one_learner_with_a_decayed_skill()
     found = choose_items(parameters, states, ONE_SEED, None, [SelectionCriteria(review=1.0)])
     assert (code_of(found), found.skill[0]) == ("review_skill", 2)
@@ -268,7 +268,7 @@ def test_goal_without_skills_is_never_reached() -> None:
     )
 
 
-def test_a_goal_on_too_few_answers_is_not_reached() -> None:
+def test_goal_on_too_few_answers_is_not_reached() -> None:
     parameters, states = chain([0.99] * 4, [5, 5, 2, 5])
     assert choose_items(parameters, states, ONE_SEED, None, [SelectionCriteria(goal=np.array([2]))]).skill[0] == 2
 

@@ -269,7 +269,7 @@ def test_mastery_after_failure_and_forgetting_equals_a_calculation_by_hand() -> 
 @pytest.mark.parametrize(
     ("a", "b", "c", "d"), [(1.0, 0.7, 0.0, 1.0), (1.6, -0.5, 0.0, 1.0), (1.2, 1.0, 0.2, 1.0), (0.8, 0.3, 0.15, 0.95)]
 )
-def test_an_item_without_skills_is_logistic(a: float, b: float, c: float, d: float) -> None:
+def test_item_without_skills_is_logistic(a: float, b: float, c: float, d: float) -> None:
     """1PL to 4PL: c + (d - c) / (1 + exp(-a (θ - b))), easiness -a b."""
     parameters = course(
         tree([]),

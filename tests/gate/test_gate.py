@@ -26,11 +26,11 @@ markers = ["controls", "examples", "statistics", "reads(*paths)"]
 import pytest
 from engine.sums import add
 
-def test_a_law() -> None:
+def test_sum_of_one_and_one_is_two() -> None:
     assert add(1, 1) == 2
 
 @pytest.mark.controls
-def test_the_law_can_fail() -> None:
+def test_law_of_sums_notices_a_wrong_sum() -> None:
     assert add(1, 1) != 3
 """,
     "tests/test_other.py": "def test_nothing() -> None: ...\n",
@@ -90,7 +90,7 @@ def test_rest_runs_what_the_gate_left_out_on_the_same_tree(project: Path, run: R
 
 
 def test_law_is_run_again_on_all_its_examples(project: Path, run: Run) -> None:
-    law = "from hypothesis import given, strategies as st\n\n@given(st.integers())\ndef test_a_law(n): ...\n"
+    law = "from hypothesis import given, strategies as st\n\n@given(st.integers())\ndef test_any_number(n): ...\n"
     (project / "tests/test_other.py").write_text(law)
     run("--stamp")
     assert run("--gate") == {"passed": 2, "deselected": 1}

@@ -22,7 +22,7 @@ serve: $(BIN)/proxima  ## migrate the database of PROXIMA_DATABASE_URL and serve
 	$(BIN)/proxima migrate
 	$(BIN)/proxima serve --port $(PORT)
 
-PYTEST := $(BIN)/pytest -q -n 2 --dist worksteal
+PYTEST := $(BIN)/pytest -q -n 3 --dist worksteal
 
 test: check  ## all checks, and all tests that a change can break, on SQLite and on PostgreSQL: minutes
 	$(PYTEST) --gate

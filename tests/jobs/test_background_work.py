@@ -91,7 +91,7 @@ async def main():
 asyncio.run(main())
 """
 ORPHAN = QUICK.format(
-    harm="around('fit_job', before=lambda: (os.kill(os.getppid(), signal.SIGKILL), print(os.getpid(), file=sys.stderr,"
+    harm="around('_fit_job', before=lambda: (os.kill(os.getppid(), signal.SIGKILL), print(os.getpid(), file=sys.stderr,"
     " flush=True), time.sleep(60)))"
 )
 

@@ -90,7 +90,8 @@ def create_app(settings: Settings | None = None, demo: Demo | None = None) -> Fa
         health,
         html,
     ):
-        app.include_router(module.router)
+        # Not `include_router`, which would build each route once more for each application.
+        app.router.routes.extend(module.router.routes)
     describe_operations(app)
     app.add_middleware(_ReadPath)
     app.add_middleware(LimitHeaders)

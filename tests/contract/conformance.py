@@ -80,6 +80,7 @@ MAY_REFUSE = {
     ("post_webhook", "invalid", "the url "): "which hosts may be called",
     ("create_section", "invaliddata", ""): "what is Base64, and what is in it",
     ("create_session", "invaliddata", "what is known of the learner"): "which texts are numbers",
+    ("create_session", "invaliddata", "not fit in 64 bits"): "how large a whole number in what is passed over may be",
     ("create_session", "invaliddata", "NUL"): "that no text, however deep in what is passed over, holds NUL",
     ("submit_results", "invaliddata", ""): "what was offered, and which texts are states, times and numbers",
     ("post_token", "invalid_client", ""): "which keys there are",

@@ -12,13 +12,12 @@ import structlog
 from app.core.database import Database
 from app.core.errors import Overloaded, ProximaError, Unavailable
 from app.core.telemetry import GROUP_SECONDS, GROUP_SIZE
-from app.services.responses import NewResponse, RecordedResponse, record
+from app.services.responses import NewResponse, RecordResult, record
 
 MAX_GROUP = 256
 
 log = structlog.get_logger("proxima.group_commit")
 
-RecordResult = RecordedResponse | ProximaError
 PendingResponse = tuple[NewResponse, "asyncio.Future[RecordResult]"]
 
 

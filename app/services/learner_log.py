@@ -31,6 +31,10 @@ class LearnerLog:
         entries = [Entry(self.row.id, r.id, r.item_id, scores.get(r.id, r.score), r.occurred_at) for r in arrived]
         return sorted(entries, key=lambda entry: (entry.occurred_at, entry.id))
 
+    def scored_entries(self, until: int) -> list[Entry]:
+        """Return `entries` without those that were voided by then."""
+        return [entry for entry in self.entries(until) if entry.score is not None]
+
     def row_at(self, position: int) -> LearnerRow:
         """Return the learner's row as it was at a position, but for the state."""
         arrived = [(r.occurred_at, r.id) for r in self.responses.values() if r.position <= position]

@@ -19,7 +19,7 @@ from app.adaptive.tracing.replay import replay_marked
 from app.adaptive.tracing.state_codec import ENGINE, encode_states
 from app.queries.checkpoints import StoredCheckpoint, list_checkpoints
 from app.queries.learners import LearnerRow, find_learners, page_learners
-from app.queries.responses import Entry, RecommendationRow, find_recommendations, page_offers
+from app.queries.responses import RecommendationRow, find_recommendations, page_offers
 from app.queries.sessions import page_sessions
 from app.services.course_model import CourseModel, LruCache, course_model_at, read_course_model
 from app.services.learner_log import LearnerLog, read_learner_logs
@@ -166,7 +166,7 @@ def _compare_checkpoints(
         stored[row.learner_id].append(row)
     for learner_log in [learner_log for learner_log in learner_logs if learner_log.row.id in stored]:
         rows = stored[learner_log.row.id]
-        entries = [entry for entry in learner_log.entries(learner_log.end) if entry.score is not None]
+        entries = learner_log.scored_entries(learner_log.end)
         sort_keys = [entry_sort_key(entry) for entry in entries]
         end_indices = np.array([bisect_right(sort_keys, row[1:3]) for row in rows], dtype=np.int64)
         marks = np.zeros(len(entries) + 1, dtype=np.bool_)
@@ -244,11 +244,6 @@ def _bring_up_to(
         replayed.rows[index] = learner_logs[index].row_at(position)
 
 
-def _scored_entries(learner_log: LearnerLog, position: int) -> list[Entry]:
-    """Return the answers of a learner's log that were not voided at a position."""
-    return [entry for entry in learner_log.entries(position) if entry.score is not None]
-
-
 def _compare_recommendations(
     db: Connection, decision: Decision, imported: set[str], result: VerificationResult
 ) -> None:
@@ -293,7 +288,7 @@ def _same_offer(course: CourseModel, learner_log: LearnerLog, offer: Recommendat
     states = replay_entries(course, [learner_log.row.id], learner_log.entries(offer.position)).states
     states_then, options = states_at(course, states, offer.offered_at), options_from_row(offer.options) or NO_OPTIONS
     resolved = resolve_options(
-        course, options, _scored_entries(learner_log, offer.position), offer.offered_at, offer.avoided
+        course, options, learner_log.scored_entries(offer.position), offer.offered_at, offer.avoided
     )
     [choice] = choose_resolved(course, states_then, np.array([offer.seed], dtype=np.uint64), [resolved]).each()
     if choice.item < 0:

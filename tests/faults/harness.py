@@ -36,11 +36,6 @@ from tests.postgres import children_of
 ROOT = Path(__file__).parents[2]
 PROXIMA = (sys.executable, "-m", "app", "serve")
 HOOKED = (sys.executable, "-m", "tests.faults.hooked")
-# What starts at once if it is not to be traced; the workers of several are started by Python anew in any case.
-PROGRAMS = {
-    PROXIMA: (processes.PROXIMA, "serve"),
-    HOOKED: ("import runpy; runpy.run_module('tests.faults.hooked', run_name='__main__')",),
-}
 LONGEST_S = 90.0
 CLIENTS = 16
 AGAIN_S = 0.05
@@ -122,11 +117,9 @@ class Service:
         with (self.folder / "log").open("ab") as log:
             environment |= {"PROXIMA_DATABASE_URL": self.url, "PROXIMA_LOG_LEVEL": "info"}
             options = ["--port", str(self.port), "--workers", str(self.workers)]
-            if self.alone and self.command in PROGRAMS:
-                program, *words = PROGRAMS[self.command]
+            if self.alone:
                 self.process = processes.start(
-                    [*words, *options],
-                    program=program,
+                    ["serve", *options],
                     env=environment,
                     stdout=log,
                     stderr=log,

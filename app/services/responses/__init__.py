@@ -25,7 +25,7 @@ from app.services.responses.read import (
 from app.services.responses.types import AcceptedResponse, NewResponse, RecordedResponse
 from app.services.responses.write import write_decision
 
-__all__ = ["NewResponse", "RecordedResponse", "record"]
+__all__ = ["NewResponse", "RecordResult", "RecordedResponse", "record"]
 
 RecordResult = RecordedResponse | ProximaError
 

@@ -33,10 +33,7 @@ def known_from_logs(
     responses = [_to_accepted(course, learner_log.responses[position], offered) for learner_log in learner_logs]
     needs = find_reading_needs(rows, responses)
     histories = {learner: full_history([learner], logs[learner].entries(position - 1)) for learner in needs.late}
-    recent = {
-        id_: [entry for entry in logs[learner].entries(position - 1) if entry.score is not None]
-        for id_, (learner, _, _) in needs.recent.items()
-    }
+    recent = {id_: logs[learner].scored_entries(position - 1) for id_, (learner, _, _) in needs.recent.items()}
     return Known(course, rows, states, responses, histories, recent, {})
 
 

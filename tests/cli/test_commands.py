@@ -325,7 +325,7 @@ def stored(url: str) -> int:
 
 def test_import_of_many_answers_continues_after_a_kill(proxima: Run, database_url: str, tmp_path: Path) -> None:
     """kill -9 between two chunks or in the middle of one: what was committed stays, the next run loads the rest."""
-    file, learners, items = tmp_path / "large.csv", 2_000, 50
+    file, learners, items = tmp_path / "large.csv", 800, 50
     rows = [
         f"l{who},i{item},s{item % 7},{(who * item) % 3 % 2},{item}" for who in range(learners) for item in range(items)
     ]

@@ -75,6 +75,12 @@ def postgres_template(postgres_server: str) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def postgres_databases(postgres_server: str, postgres_template: str) -> postgres.Databases:
+    """Migrated databases without a row; they go with the server."""
+    return postgres.Databases(postgres_server, postgres_template, names)
+
+
+@pytest.fixture(scope="session")
 def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A migrated file that nobody has open."""
     path = tmp_path_factory.mktemp("template") / "template.db"
@@ -102,8 +108,8 @@ def database_url(engine_name: str, request: pytest.FixtureRequest, tmp_path: Pat
         path = shutil.copy(request.getfixturevalue("sqlite_template"), tmp_path / "proxima.db")
         yield f"sqlite:///{path}"
     else:
-        server, template = (request.getfixturevalue(name) for name in ("postgres_server", "postgres_template"))
-        with postgres.fresh_database(server, next(names), template=template) as url:
+        databases: postgres.Databases = request.getfixturevalue("postgres_databases")
+        with databases.empty() as url:
             yield url
 
 

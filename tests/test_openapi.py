@@ -3,6 +3,8 @@
 import asyncio
 import json
 import secrets
+from collections.abc import Callable, Iterator
+from functools import cache
 
 import jsonschema_rs
 import pytest
@@ -12,10 +14,11 @@ from app.core.settings import Settings
 from app.main import create_app
 from app.routers import webhooks
 from app.services import course_model
-from tests.client import client_of, make_key, served
+from tests.client import client_of, make_key, opened, served
 from tests.contract.conformance import ROLES, Role, explore, format_findings
 from tests.contract.course import calibrate, fill, insert_running_calibration, insert_webhooks, open_sections
 from tests.contract.document import PATH, current_document, render
+from tests.tenants import MakeUrl, databases
 
 DOCUMENT = current_document()
 OPERATIONS = {operation["operationId"]: operation for path in DOCUMENT["paths"].values() for operation in path.values()}
@@ -24,23 +27,57 @@ READS = {"list_skills", "list_items", "get_recommendations", "post_recommendatio
 UNLIKELY = {"post_token", "end_session", "submit_results"}
 
 
-async def prepare(database_url: str, role: Role) -> str | None:
-    async with served(database_url) as app, client_of(app, await make_key(app.state.database)) as client:
+async def prepare(url: str) -> None:
+    """Fill a database with something of everything."""
+    async with served(url) as app, client_of(app, await make_key(app.state.database)) as client:
         await fill(client)
         await calibrate(client)
         await open_sections(client)
         # So that a run does not spend its time on fits.
         await insert_running_calibration(app.state.database)
         await app.state.database.write(insert_webhooks)
-        return None if role.scopes is None else await make_key(app.state.database, scopes=role.scopes)
+
+
+async def key_of(url: str, role: Role) -> str | None:
+    """What a caller in a role sends."""
+    async with opened(url) as database:
+        return None if role.scopes is None else await make_key(database, scopes=role.scopes)
+
+
+@pytest.fixture(scope="module")
+def make(
+    postgres_server: str, tmp_path_factory: pytest.TempPathFactory, templates: dict[str, str]
+) -> Iterator[MakeUrl]:
+    """Makes databases of either kind."""
+    with databases(postgres_server, tmp_path_factory.mktemp("schemathesis"), templates) as maker:
+        yield maker
+
+
+@pytest.fixture(scope="module")
+def filled(make: MakeUrl) -> Callable[[str], str]:
+    """The URL of a filled database of either kind; it is only copied."""
+
+    @cache
+    def fill_one(kind: str) -> str:
+        url = make(kind)
+        asyncio.run(prepare(url))
+        return url
+
+    return fill_one
+
+
+@pytest.fixture
+def filled_url(engine_name: str, make: MakeUrl, filled: Callable[[str], str]) -> str:
+    """The URL of a database with something of everything."""
+    return make(engine_name, like=filled(engine_name))
 
 
 @pytest.mark.examples
 @pytest.mark.parametrize("role", ROLES, ids=[role.name for role in ROLES])
-def test_schemathesis_finds_no_fault(database_url: str, role: Role) -> None:
-    key = asyncio.run(prepare(database_url, role))
+def test_schemathesis_finds_no_fault(filled_url: str, role: Role) -> None:
+    key = asyncio.run(key_of(filled_url, role))
     course_model.COURSE_MODELS = course_model.LruCache()
-    app = create_app(Settings(database_url=database_url, log_level="error", failed_keys_per_minute=1_000_000))
+    app = create_app(Settings(database_url=filled_url, log_level="error", failed_keys_per_minute=1_000_000))
     run = explore(app, key, role)
     assert not run.findings, format_findings(run.findings)
     answered = {name for name, status in run.statuses if status < 300}
@@ -61,12 +98,12 @@ def test_schemathesis_finds_no_fault(database_url: str, role: Role) -> None:
 
 
 @pytest.mark.soak
-def test_schemathesis_finds_no_fault_in_a_long_run(database_url: str) -> None:
+def test_schemathesis_finds_no_fault_in_a_long_run(filled_url: str) -> None:
     role, seed = Role("admin", ("admin",), 400), secrets.randbits(32)
-    key = asyncio.run(prepare(database_url, role))
+    key = asyncio.run(key_of(filled_url, role))
     course_model.COURSE_MODELS = course_model.LruCache()
     run = explore(
-        create_app(Settings(database_url=database_url, log_level="error", failed_keys_per_minute=1_000_000)),
+        create_app(Settings(database_url=filled_url, log_level="error", failed_keys_per_minute=1_000_000)),
         key,
         role,
         seed,

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import pytest
 import schemathesis
 from fastapi import FastAPI
 from schemathesis.checks import CheckContext
@@ -15,7 +16,7 @@ from schemathesis.core.transport import Response
 from schemathesis.engine import events, from_schema
 from schemathesis.hooks import HookContext
 from schemathesis.openapi.checks import RejectedPositiveData
-from schemathesis.python.asgi import shutdown_lifespans
+from schemathesis.python import asgi
 
 from app.http import ims_status
 from tests.client import encoded
@@ -165,13 +166,22 @@ def explore(app: FastAPI, key: str | None, role: Role, seed: int = SEED) -> Run:
             run.refusals.add(refusal)
         return refusal is None and not too_long_to_look_at(failure, response)
 
-    try:
-        for event in from_schema(schema).execute():
-            run.findings.extend(findings_of(event))
-            run.statuses.update(statuses_of(event))
-    finally:
-        shutdown_lifespans()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asgi, "get_client", direct_client)
+        try:
+            for event in from_schema(schema).execute():
+                run.findings.extend(findings_of(event))
+                run.statuses.update(statuses_of(event))
+        finally:
+            asgi.shutdown_lifespans()
     return run
+
+
+def direct_client(app: Any, **options: Any) -> asgi.ASGIClient:
+    """A client that looks for no proxy and no password in its surroundings: the service is in this process."""
+    client = asgi.ASGIClient(app, **options)
+    client.trust_env = False
+    return client
 
 
 def allowed_refusal(failure: Failure, case: Case, response: Response) -> tuple[str, str, str] | None:

@@ -11,6 +11,7 @@ import os
 import runpy
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,8 @@ from types import ModuleType
 from typing import IO, Any, TextIO
 
 PROXIMA = "from app.cli import main; main()"
+# For who calls such a process over HTTP: to load the certificates takes longer than the call.
+NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 PRELOADED = ["app.cli.service", "app.main", "app.jobs.calibrations", "httpx"]
 
 # What a new interpreter would do.

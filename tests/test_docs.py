@@ -38,7 +38,7 @@ from app.core.settings import PREFIX, Settings
 from app.http.auth import permits_of
 from app.main import create_app
 from tests import postgres
-from tests.processes import command_at, start
+from tests.processes import NO_CERTIFICATES, command_at, start
 
 ROOT = Path(__file__).parents[1]
 RUN = ("README.md", "docs/api.md", "docs/operate.md", "docs/sessions.md", "docs/cat.md", "docs/tutorial.md")
@@ -274,7 +274,7 @@ def wait_until_ready(url: str) -> None:
     """Return once the service answers."""
     for _ in range(200):
         try:
-            if httpx.get(url).is_success:
+            if httpx.get(url, verify=NO_CERTIFICATES).is_success:
                 return
         except httpx.TransportError:
             pass

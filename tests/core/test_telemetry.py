@@ -20,6 +20,7 @@ from structlog.testing import capture_logs
 from app.core.database import Database
 from app.services.keys import create_key
 from tests.http.edge import CANARY, edge_client, make_edge
+from tests.processes import NO_CERTIFICATES
 
 ROOT = Path(__file__).parents[2]
 
@@ -166,15 +167,16 @@ def two_workers(tmp_path: Path) -> Iterator[str]:
 
 
 def test_metrics_are_those_of_all_workers(two_workers: str, tmp_path: Path) -> None:
-    wait_for(lambda: httpx.get(f"{two_workers}/livez").is_success)
+    wait_for(lambda: httpx.get(f"{two_workers}/livez", verify=NO_CERTIFICATES).is_success)
     wanted = 'proxima_http_requests_total{method="GET",route="/v1/overloaded",status="503"} '
 
     def both_have_answered() -> bool:
-        httpx.get(f"{two_workers}/v1/overloaded")
+        httpx.get(f"{two_workers}/v1/overloaded", verify=NO_CERTIFICATES)
         return len(list(tmp_path.glob("counter_*.db"))) == 2
 
     sent = wait_for(both_have_answered)
-    seen = {httpx.get(f"{two_workers}/metrics").text.split(wanted)[1].split("\n")[0] for _ in range(10)}
+    texts = [httpx.get(f"{two_workers}/metrics", verify=NO_CERTIFICATES).text for _ in range(10)]
+    seen = {text.split(wanted)[1].split("\n")[0] for text in texts}
     assert seen == {f"{sent:.1f}"}
 
 

@@ -20,7 +20,7 @@ from app.core.times import now
 from app.http.server import Deadlines
 from app.services.catalogue import upsert
 from tests.client import CATALOGUE, COURSE, make_key, opened
-from tests.processes import Started, start
+from tests.processes import NO_CERTIFICATES, Started, start
 
 ROOT = Path(__file__).parents[2]
 ANSWERS = f"/v1/courses/{COURSE}/responses"
@@ -46,7 +46,9 @@ class Service:
     def client(self, **options: Any) -> httpx.Client:
         """A caller with a key."""
         headers = {"Authorization": f"Bearer {self.key}"}
-        return httpx.Client(base_url=self.address, headers=headers, timeout=LONGEST_S, **options)
+        return httpx.Client(
+            base_url=self.address, headers=headers, timeout=LONGEST_S, verify=NO_CERTIFICATES, **options
+        )
 
     def workers(self) -> list[int]:
         """The processes of its workers, oldest first."""
@@ -142,7 +144,7 @@ def wait_until_ready(started: Service) -> None:
     deadline = time.monotonic() + LONGEST_S
     while True:
         with suppress(httpx.TransportError):
-            if httpx.get(f"{started.address}/readyz").status_code == 200:
+            if httpx.get(f"{started.address}/readyz", verify=NO_CERTIFICATES).status_code == 200:
                 return
         assert started.process.poll() is None, started.log()
         assert time.monotonic() < deadline, started.log()

@@ -15,7 +15,7 @@ import ssl
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing import process as ours
@@ -24,7 +24,9 @@ from pathlib import Path
 from subprocess import DEVNULL, PIPE
 from threading import Thread
 from types import ModuleType
-from typing import IO, Any, TextIO
+from typing import IO, Any, TextIO, cast
+
+import uvicorn._subprocess
 
 PROXIMA = "from app.cli import main; main()"
 # For who calls such a process over HTTP: to load the certificates takes longer than the call.
@@ -172,11 +174,29 @@ def become(
     os.environ.update(environment)
     os.chdir(folder)
     runpy.run_path(str(CLOCK))
+    # So do its workers start at once.
+    uvicorn._subprocess.spawn = cast("Any", Forks())
     # For the program it is the first process, not one of a pool.
     ours._parent_process = None  # type: ignore[attr-defined]
     sys.argv = ["proxima", *arguments]
     main = sys.modules["__main__"] = ModuleType("__main__")
     exec(compile(program, "<program>", "exec"), main.__dict__)  # noqa: S102 (it is what the test says)
+
+
+class Forks:
+    """A context of processes that are forked from the one that starts them, without its handlers of signals."""
+
+    def Process(self, target: Callable[..., None], kwargs: dict[str, Any]) -> Any:  # noqa: N802 (a context has it)
+        """A process that is yet to be started."""
+        return multiprocessing.get_context("fork").Process(target=without_handlers, args=(target, kwargs))
+
+
+def without_handlers(target: Callable[..., None], kwargs: dict[str, Any]) -> None:
+    """Begin with the signals as a new process has them."""
+    for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    target(**kwargs)
 
 
 # The command in a shell: a small program that hands its arguments, its environment and its streams over, and ends as

@@ -55,13 +55,18 @@ class Service:
         pid = self.process.pid
         with suppress(OSError):
             children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-            return [int(child) for child in children if b"spawn_main" in command_of(int(child))]
+            return [int(child) for child in children if is_worker(pid, int(child))]
         return []
 
     def stop(self) -> int:
         """Tell it to stop; its exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(LONGEST_S)
+
+
+def is_worker(supervisor: int, pid: int) -> bool:
+    """Whether a child of a supervisor serves: it is forked from it, and has not become another program."""
+    return command_of(pid) == command_of(supervisor) != b""
 
 
 def command_of(pid: int) -> bytes:
@@ -109,7 +114,7 @@ def service(
 ) -> Iterator[Service]:
     """The service of `proxima serve`, once it is ready, under other `deadlines` if they are given.
 
-    `patch` is run before, to break a rule; it reaches the process that is started, not the workers it may start.
+    `patch` is run before, to break a rule; it reaches the process that is started, and the workers it may fork.
     """
     key = prepare(url) if ready else ""
     with socket.socket() as listener:

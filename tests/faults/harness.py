@@ -87,12 +87,14 @@ class Service:
     workers: int
     command: tuple[str, ...]
     settings: Mapping[str, str]
+    forked: bool = field(init=False)
     alone: bool = field(init=False)
     port: int = field(default_factory=free_port)
     process: "processes.Started | subprocess.Popen[bytes]" = field(init=False)
 
     def __post_init__(self) -> None:
-        self.alone = self.command is PROXIMA and self.workers == 1
+        self.forked = self.command is PROXIMA
+        self.alone = self.forked and self.workers == 1
 
     @property
     def log(self) -> str:
@@ -117,7 +119,7 @@ class Service:
         with (self.folder / "log").open("ab") as log:
             environment |= {"PROXIMA_DATABASE_URL": self.url, "PROXIMA_LOG_LEVEL": "info"}
             options = ["--port", str(self.port), "--workers", str(self.workers)]
-            if self.alone:
+            if self.forked:
                 self.process = processes.start(
                     ["serve", *options],
                     env=environment,

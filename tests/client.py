@@ -54,6 +54,10 @@ CATALOGUE: dict[str, Any] = {
 }
 
 
+# Right answers to i1 and i2 in turns: with the last of them "add" is mastered.
+UNTIL_MASTERED = 11
+
+
 def minute_text(minute: int) -> str:
     """A moment on the first day of 2025 and later, as it is sent."""
     return to_text(NEW_YEAR_US + minute * MINUTE_US)

@@ -10,7 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
-from app.adaptive.arrays import Floats, Integers
+from app.adaptive.arrays import Booleans, Floats, Integers
 from app.adaptive.hashing import Keys, hash_keys
 from app.adaptive.numerics import ragged
 
@@ -103,7 +103,8 @@ class Items:
     """Per item, in the slope-intercept form: the logit is intercept + discrimination × (ability …), each (I,).
 
     `guessing` and `upper` are the asymptotes c and d. `thresholds` (I, M), padded with infinity, makes an item
-    graded (Samejima 1969): category k or above is reached past the k-th. `skills` is (I, K).
+    graded (Samejima 1969): category k or above is reached past the k-th. `skills` is (I, K). `measured` (I,): whether
+    the parameters come from data or the author, and are not assumed; None: all.
     """
 
     intercept: Floats
@@ -112,11 +113,17 @@ class Items:
     upper: Floats
     thresholds: Floats
     skills: Integers
+    measured: Booleans | None = None
 
     @property
     def count(self) -> int:
         """I."""
         return len(self.intercept)
+
+    @cached_property
+    def unmeasured(self) -> Booleans:
+        """(I,): whether the parameters of an item are only assumed."""
+        return np.zeros(self.count, dtype=np.bool_) if self.measured is None else ~self.measured
 
     @property
     def difficulty(self) -> Floats:

@@ -303,6 +303,24 @@ def simulate_practice_command(
     print_practice_study(worlds or WORLDS, policies or POLICIES, learners, seed, plots, as_json=as_json)
 
 
+@simulate_group.command("truth")
+@click.option("--world", "worlds", multiple=True, help="May be repeated.  [default: all]")
+@click.option(
+    "--learners",
+    default=300,
+    show_default=True,
+    type=click.IntRange(1, 100_000),
+    help="Simulate this many learners in each world.",
+)
+@click.option("--seed", default=SEED, show_default=True, type=click.IntRange(0), help="Seed of all random numbers.")
+@json_option
+def simulate_truth_command(worlds: tuple[str, ...], learners: int, seed: int, as_json: bool) -> None:
+    """Hold what the engine tells to a known truth, before and after a calibration, in worlds of many kinds."""
+    from app.cli.simulate import print_truth_study
+
+    print_truth_study(worlds, learners, seed, as_json=as_json)
+
+
 @simulate_group.command("test")
 @click.argument("files", nargs=-1, required=True, type=EXISTING_FILE)
 @click.option(

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from app.analysis import cat_study, practice_study
+from app.analysis import cat_study, practice_study, truth_study
 from app.analysis.plots import need_matplotlib
 from app.cli.progress import progress_bar
 from app.files.item_parameters import Constraints, ItemFile, read_constraints, read_item_file
@@ -24,6 +24,19 @@ def print_practice_study(
     click.echo(json.dumps(practice_study.as_json(report), indent=1) if as_json else practice_study.as_table(report))
     for path in practice_study.save_plots(report, plots) if plots else ():
         click.echo(f"{path} written", err=True)
+
+
+def print_truth_study(worlds: Sequence[str], learners: int, seed: int, *, as_json: bool) -> None:
+    """Compare what the engine tells with what is true of simulated learners."""
+    unknown = sorted(set(worlds) - set(truth_study.WORLD_NAMES))
+    if unknown:
+        raise click.BadParameter(
+            f"there is no world {unknown[0]!r}; choose among: {'; '.join(truth_study.WORLD_NAMES)}",
+            param_hint="--world",
+        )
+    with progress_bar() as progress:
+        report = truth_study.run_truth_study(worlds or truth_study.WORLD_NAMES, learners, seed, progress)
+    click.echo(json.dumps(truth_study.as_json(report), indent=1) if as_json else truth_study.as_table(report))
 
 
 def print_cat_study(

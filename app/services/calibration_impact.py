@@ -111,10 +111,7 @@ def mastery_changes(
     for first in range(0, log.learners, width):
         part = select_learners(log, np.arange(first, min(first + width, log.learners)))
         old, new = replay(before, part)[0], replay(after, part)[0]
-        mastered_before, mastered_after = (
-            is_mastered(old.mastery, old.responses),
-            is_mastered(new.mastery, new.responses),
-        )
+        mastered_before, mastered_after = is_mastered(old), is_mastered(new)
         gained += (mastered_after & ~mastered_before).sum(axis=0)
         lost += (mastered_before & ~mastered_after).sum(axis=0)
         crossing += (first + np.flatnonzero((mastered_before != mastered_after).any(axis=1))).tolist()

@@ -196,10 +196,9 @@ def build_items(catalogue: Catalogue, values: CalibratedValues | None) -> tuple[
         fmean(p["thresholds"]) if steps else p.get("b") or 0.0
         for p, steps in zip(item_parameters, has_steps, strict=True)
     ]
-    intercept = to_intercept(np.array(difficulty), discrimination)
+    intercept, fitted = to_intercept(np.array(difficulty), discrimination), np.zeros(len(records), dtype=np.bool_)
     if values is not None:
         count = min(len(values.intercept), len(records))
-        fitted = np.zeros(len(records), dtype=np.bool_)
         fitted[:count] = True
         fitted &= ~known
         intercept[fitted] = values.intercept[:count][fitted[:count]]
@@ -212,6 +211,7 @@ def build_items(catalogue: Catalogue, values: CalibratedValues | None) -> tuple[
         upper=np.array([1.0 if p.get("d") is None else p["d"] for p in item_parameters]),
         thresholds=discrimination[:, None] * _pad_thresholds(thresholds),
         skills=skills,
+        measured=known | fitted,
     )
     return items, known
 

@@ -53,7 +53,9 @@ def mastery_rows(
     low, high = rules.mastery_interval(
         mastery, responses, parameters.skills.has_prerequisites[skills], parameters.overlap[skills]
     )
-    statuses = rules.mastery_status(mastery, responses, states.attained[learners, skills])
+    statuses = rules.mastery_status(
+        mastery, responses, states.attained[learners, skills], states.mastered[learners, skills]
+    )
     rows: list[Json] = [
         {
             "skill": course.skill_ids[skill],

@@ -110,7 +110,7 @@ def mastery_events(
     `before` and `after` are the learners at the moment of the event, without the answer and with it; `offers` follow
     the answers.
     """
-    mastered_before, mastered_after = (is_mastered(states.mastery, states.responses) for states in (before, after))
+    mastered_before, mastered_after = (is_mastered(states) for states in (before, after))
     events = []
     for number, skill in np.argwhere(mastered_after & ~mastered_before).tolist():
         offer = offers[number]

@@ -111,6 +111,7 @@ class Learner:
     responses: list[int] = field(init=False)
     practised: list[int] = field(init=False)
     practised_at: list[float] = field(init=False)
+    mastered: list[bool] = field(init=False)
 
     def __post_init__(self) -> None:
         population, count = self.parameters.population, self.parameters.skills.count
@@ -118,6 +119,7 @@ class Learner:
         self.skill_effect, self.v_s = [0.0] * count, [population.skill_variance] * count
         self.q, self.learning_gain = [float(q) for q in self.parameters.skills.prior], [0.0] * count
         self.responses, self.practised, self.practised_at = [0] * count, [0] * count, [0.0] * count
+        self.mastered = [False] * count
 
     def prerequisites(self, skill: int) -> list[int]:
         return [int(r) for r in self.parameters.skills.prerequisites[skill] if r >= 0]
@@ -129,7 +131,7 @@ class Learner:
             self.ability + self.daily_effect + sum(share * self.skill_effect[s] for s in item.skills)
         )
         variance = item.a**2 * (self.v + self.v_f + sum(share**2 * self.v_s[s] for s in item.skills))
-        q = sum(share * self.q[s] for s in item.skills)
+        q = math.prod(self.q[s] for s in item.skills) if item.skills else 0.0
         kappa = (1 + math.pi * variance / 8) ** -0.5
         high, low = self.shifts(item)
         return eta, variance, q, kappa * (eta + high), kappa * (eta + low)
@@ -186,8 +188,11 @@ class Learner:
         self.daily_effect = rho * clip(self.daily_effect + gain * g, -LIMIT, LIMIT)
         self.v_f = rho**2 * (self.v_f - gain**2 * c) + (1 - rho**2) * population.daily_effect_variance
         self.total_responses, self.last = self.total_responses + 1, number
+        before = list(self.q)
         for s in item.skills:
-            posterior = self.q[s] * l1 / (self.q[s] * l1 + (1 - self.q[s]) * l0)
+            others = math.prod(before[o] for o in item.skills if o != s)
+            l_s = others * l1 + (1 - others) * l0
+            posterior = self.q[s] * l_s / (self.q[s] * l_s + (1 - self.q[s]) * l0)
             gain = item.a / len(item.skills) * self.v_s[s]
             self.skill_effect[s] = clip(self.skill_effect[s] + gain * g, -LIMIT, LIMIT)
             self.v_s[s] = min(self.v_s[s] - gain**2 * c + population.skill_drift, max(2.0, population.skill_variance))
@@ -210,6 +215,7 @@ class Learner:
 
     def master(self, s: int, posterior: float, score: float) -> None:
         p_learn, p_forget = float(self.parameters.skills.p_learn[s]) * score, float(self.parameters.skills.p_forget[s])
+        p_learn *= 1.05 * posterior / (posterior + 0.05)
         self.q[s] = posterior * (1 - p_forget) + (1 - posterior) * p_learn
         self.learning_gain[s] = max(self.q[s] - posterior, 0.0)
         self.responses[s] += 1
@@ -225,6 +231,7 @@ def learner_of(parameters: Parameters, states: States, row: int) -> Learner:
     learner.skill_effect, learner.v_s = states.skill_effect[row].tolist(), states.skill_effect_variance[row].tolist()
     learner.q, learner.learning_gain = states.mastery[row].tolist(), states.learning_gain[row].tolist()
     learner.responses, learner.practised = states.responses[row].tolist(), states.practised[row].tolist()
+    learner.mastered = states.mastered[row].tolist()
     learner.seen_at, learner.practised_at = float(states.seen_at[row]), states.practised_at[row].tolist()
     return learner
 
@@ -280,7 +287,7 @@ class Policy:
         return (last >= 0 and s in self.items[last].skills, -self.level(s), self.unlocks(s))
 
     def mastered(self, s: int) -> bool:
-        return self.learner.q[s] >= 0.9 and self.learner.responses[s] >= 3
+        return self.learner.mastered[s] and self.learner.q[s] >= 0.7
 
     def skill(self, avoid: set[int]) -> tuple[str, int]:
         if not any(item.skills for item in self.items):

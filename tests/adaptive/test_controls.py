@@ -160,8 +160,8 @@ def shift_the_counts(patch: Patch) -> None:
     """The filtered instead of the smoothed probabilities."""
     expect = calibration.count_expected
 
-    def filtered(skills: Any, chains: Any, known: Any, unknown: Any, taught: Any) -> Any:
-        counts = expect(skills, chains, known, unknown, taught)
+    def filtered(skills: Any, chains: Any, known: Any, unknown: Any, taught: Any, measure: Any) -> Any:
+        counts = expect(skills, chains, known, unknown, taught, measure)
         q = skills.prior[chains.skill]
         first = q * known[chains.starts]
         counts["prior"] = (first / (first + (1 - q) * unknown[chains.starts]), counts["prior"][1])
@@ -223,7 +223,8 @@ def test_warning_of_numpy_is_an_error() -> None:
 
 def test_status_follows_the_constant_of_the_mastery_line(monkeypatch: Patch) -> None:
     """The status follows the constant it names."""
-    args = np.array([0.85]), np.array([5]), np.array([False])
-    assert mastery.STATUSES[mastery.mastery_status(*args)[0]] == "developing"
+    args = (np.array([value]) for value in (0.85, 5, 3.0, 0.0, 0.2))
+    values = tuple(args)
+    assert not mastery.becomes_mastered(*values)[0]
     monkeypatch.setattr(mastery, "MASTERY_LINE", 0.8)
-    assert mastery.STATUSES[mastery.mastery_status(*args)[0]] == "mastered"
+    assert mastery.becomes_mastered(*values)[0]

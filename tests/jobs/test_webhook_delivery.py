@@ -30,7 +30,7 @@ from app.services.keys import create_key
 from app.services.responses import record
 from app.services.webhooks import EVENTS, WebhookCall, create_webhook
 from tests import processes
-from tests.client import CATALOGUE, COURSE, app_of, make_key, make_response, school, served
+from tests.client import CATALOGUE, COURSE, UNTIL_MASTERED, app_of, make_key, make_response, school, served
 from tests.contract.document import current_document
 from tests.processes import Started
 from tests.receiver import ReceivedCall, Replier, accept_call, never_reply, refuse_call, running_receiver, status_reply
@@ -106,8 +106,12 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def mastering(*learners: str) -> list[Any]:
-    """Three right answers each: with the third the skill is mastered."""
-    return [make_response(f"{who}-{n}", who, "i1", n, correct=True) for who in learners for n in range(3)]
+    """Right answers of each: with the last of them the skill is mastered."""
+    return [
+        make_response(f"{who}-{n}", who, ("i1", "i2")[n % 2], n, correct=True)
+        for who in learners
+        for n in range(UNTIL_MASTERED)
+    ]
 
 
 async def prepare(database: Database, url: str) -> str:
@@ -344,8 +348,9 @@ async def test_call_fails_after_the_last_attempt_and_the_webhook_shows_it(
     async with running_receiver(refuse_call) as receiver, school(database_url, webhook_hosts=HOSTS) as client:
         address = client.base_url.join("/v1/webhooks")
         await client.post(address, json={"url": receiver.url, "events": ["skill.mastered"]})
-        for n in range(3):
-            await client.post("responses", json={"learner": "ann", "item": "i1", "correct": True, "id": f"r{n}"})
+        for n in range(UNTIL_MASTERED):
+            response = {"learner": "ann", "item": ("i1", "i2")[n % 2], "correct": True, "id": f"r{n}"}
+            await client.post("responses", json=response)
         await until(app_of(client).state.database, lambda left: left != [] and left[0].due_at is None)
         [listed] = (await client.get(address)).json()["data"]
     assert len(receiver.calls) == 3
@@ -400,8 +405,8 @@ async def test_calls_follow_the_openapi_document(database_url: str, monkeypatch:
             client.base_url.join("/v1/webhooks"), json={"url": receiver.url, "events": list(EVENTS), "course": COURSE}
         )
         assert made.status_code == 201
-        for n in range(3):
-            body = {"learner": CANARY, "item": "i1", "correct": True, "id": f"r-{n}"}
+        for n in range(UNTIL_MASTERED):
+            body = {"learner": CANARY, "item": ("i1", "i2")[n % 2], "correct": True, "id": f"r-{n}"}
             assert (await client.post("responses", json=body)).status_code == 201
         assert (await client.post("responses/r-1/void", json={"reason": "misprint"})).status_code == 200
         assert (await client.post("responses/r-2/regrade", json={"score": 0.5, "reason": "half"})).status_code == 200

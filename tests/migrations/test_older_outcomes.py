@@ -32,6 +32,8 @@ from tests.client import COURSE, app_of, client_of, make_key, opened, served, ve
 pytestmark = pytest.mark.anyio
 
 BACKUP = Path(__file__).parents[1] / "data" / "backup-0007.gz"
+# The engine and the learners of the file.
+OLD_ENGINE, OLD_LEARNERS = 3, 3
 OLD_WORDS = (b'"evidence":', b'"doubt":', b'"opens_up":', b'"challenge":', b'"tells":')
 NEW_WORDS = (b'"responses":', b'"need":', b'"unlocks":', b'"difficulty_match":', b'"diagnosticity":')
 NEXT = {"goal": ["divide"], "expires_in": 60, "prefetch": True, "why_not": ["i1", "i8"], "forecast": True}
@@ -89,28 +91,31 @@ async def test_outcome_in_old_words_is_repeated_byte_for_byte(empty_database_url
         assert other.status_code == 409
 
 
-async def test_verification_counts_old_outcomes_and_their_states_stay(empty_database_url: str) -> None:
+async def test_verification_counts_old_outcomes_and_stale_states(empty_database_url: str) -> None:
     async with restored(empty_database_url) as client:
         database = app_of(client).state.database
         result = await verify(database)
         assert result.differences == []
-        assert (result.responses, result.other_version, result.stale) == (0, len(STORED) + 1, 0)
+        assert (result.responses, result.other_version) == (0, len(STORED) + 1)
+        # As many as the service has not yet replayed by itself.
+        assert result.stale <= OLD_LEARNERS
 
         new = await client.post("responses", json={"id": "n-1", "learner": "ann", "item": "i4", "correct": True})
         assert all(word in new.content for word in NEW_WORDS)
         assert not any(word in new.content for word in OLD_WORDS)
         result = await verify(database)
-        assert (result.differences, result.responses, result.stale) == ([], 1, 0)
+        assert (result.differences, result.responses) == ([], 1)
+        assert result.stale < OLD_LEARNERS
 
 
 async def test_verification_reports_old_outcomes_if_they_have_the_new_version(
     empty_database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The control of the test above: without a version of their own, old outcomes would be called damage."""
-    assert {row["engine"] for row in STORED.values()} == {ENGINE}
-    assert OUTCOME_VERSION > ENGINE
+    assert {row["engine"] for row in STORED.values()} == {OLD_ENGINE}
+    assert OUTCOME_VERSION > ENGINE > OLD_ENGINE
     async with restored(empty_database_url) as client:
-        monkeypatch.setattr(verification, "OUTCOME_VERSION", ENGINE)
+        monkeypatch.setattr(verification, "OUTCOME_VERSION", OLD_ENGINE)
         differences = (await verify(app_of(client).state.database)).differences
         assert f"response {min(OUTCOMES)}: another outcome follows from the log" in differences
 

@@ -15,7 +15,7 @@ from app.adaptive.tracing.replay import replay
 from app.services import calibration_impact
 from app.services.calibration_impact import MAX_LISTED, MIN_ANCHORS, find_link, item_changes, mastery_changes
 
-ITEMS, SKILLS, LEARNERS, ANSWERS = 40, 4, 30, 16
+ITEMS, SKILLS, LEARNERS, ANSWERS = 40, 4, 30, 40
 IDS = [f"i{number}" for number in range(ITEMS)]
 
 
@@ -131,7 +131,7 @@ def crossed(before: Parameters, after: Parameters, log: Log) -> dict[str, list[i
     for learner in range(log.learners):
         part = select_learners(log, np.array([learner]))
         states = [replay(parameters, part)[0] for parameters in (before, after)]
-        was, becomes = [is_mastered(one.mastery, one.responses)[0].tolist() for one in states]
+        was, becomes = [is_mastered(one)[0].tolist() for one in states]
         for skill in range(SKILLS):
             gained[skill] += becomes[skill] and not was[skill]
             lost[skill] += was[skill] and not becomes[skill]

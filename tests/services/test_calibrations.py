@@ -58,6 +58,10 @@ async def school(database: Database) -> Database:
     return database
 
 
+# Right answers with which everybody masters a skill, if few learners do not know it at first.
+FURTHER = 12
+
+
 def answer(who: int, n: int) -> NewResponse:
     return make_response(f"r-{who}-{n}", f"l{who}", ITEMS[n], 10 * who + n, correct=(who * n + who) % 3 > 0)
 
@@ -207,12 +211,17 @@ def moved(job: CalibrationJob, by: float, loss: tuple[float, float] = (0.6, 0.5)
 
 
 async def test_calibration_report_names_items_skills_and_learners(school: Database) -> None:
-    await send(school, [make_response(f"x-{who}", f"l{who}", "i1", 900 + who, correct=True) for who in range(10)])
+    further = [
+        make_response(f"x-{who}-{n}", f"l{who}", ("i1", "i2")[n % 2], 900 + 20 * who + n, correct=True)
+        for who in range(10)
+        for n in range(FURTHER)
+    ]
+    await send(school, further)
     claim = await asked(school)
     job = await school.read(read_calibration_job, claim)
-    skills = replace(job.course.parameters.skills, prior=np.full(4, 0.97))
+    rare = replace(job.course.parameters.skills, prior=np.full(4, 0.02), p_learn=np.full(4, 0.012))
     fit = moved(job, 0.5)
-    fit = replace(fit, parameters=replace(fit.parameters, skills=skills))
+    fit = replace(fit, parameters=replace(fit.parameters, skills=rare))
     await school.write(save_result, claim, build_result(job, fit), T0)
     report = (await school.read(calibration_reply))["report"]
 
@@ -224,15 +233,16 @@ async def test_calibration_report_names_items_skills_and_learners(school: Databa
         "difficulty_before": 0.0,
         "difficulty_after": -0.5,
         "change": -0.5,
-        "responses": 20,
+        "responses": 10 + 10 * FURTHER // 2,
     } in report["most_changed_items"]
     crossing = report["mastery"]
-    assert crossing["gained"] == sum(skill["gained"] for skill in crossing["skills"]) > 0
+    assert crossing["lost"] == sum(skill["lost"] for skill in crossing["skills"]) > 0
     assert crossing["learners"] == len(crossing["learner_ids"]) > 0
-    # Three answers are needed, and only two skills have them.
+    # Evidence is needed, and only two skills have it.
     assert {skill["skill"] for skill in crossing["skills"]} <= {"add", "multiply"}
     assert set(crossing["learner_ids"]) <= {f"l{who}" for who in range(10)}
-    assert crossing["ability_change"] < 0
+    # Who seldom knows is taken for able instead.
+    assert crossing["ability_change"] > 0
 
 
 async def test_calibration_is_activated_only_if_better_unless_forced(school: Database) -> None:

@@ -647,7 +647,7 @@ def filled(url: str, answers: int) -> str:
 def test_backup_memory_does_not_grow_with_the_log(
     engine_name: str, make: MakeUrl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    paths = {many: tmp_path / f"{many}.gz" for many in (1_200, 4_800)}
+    paths = {many: tmp_path / f"{many}.gz" for many in (2_400, 9_600)}
     sources = {many: filled(make(engine_name), many) for many in paths}
 
     def dumped(many: int) -> int:

@@ -41,7 +41,16 @@ from app.services.webhooks import (
     remove_webhook,
     settle_calls,
 )
-from tests.client import CATALOGUE, COURSE, NEW_YEAR_US, RunAndUndo, make_response, opened, rolled_back_runs
+from tests.client import (
+    CATALOGUE,
+    COURSE,
+    NEW_YEAR_US,
+    UNTIL_MASTERED,
+    RunAndUndo,
+    make_response,
+    opened,
+    rolled_back_runs,
+)
 from tests.gate.examples import examples
 
 URL = "https://lms.example.org/hook"
@@ -82,8 +91,11 @@ def record_all(db: Connection, answers: Sequence[NewResponse]) -> None:
 
 
 def mastering(learner: str = "ann", first: int = 0) -> list[NewResponse]:
-    """Three right answers: with the third the skill is mastered."""
-    return [make_response(f"{learner}-{n}", learner, "i1", n, correct=True) for n in range(first, first + 3)]
+    """Right answers: with the last of them the skill is mastered."""
+    return [
+        make_response(f"{learner}-{n}", learner, ITEMS[n % 2], n, correct=True)
+        for n in range(first, first + UNTIL_MASTERED)
+    ]
 
 
 rows = st.tuples(st.sampled_from(["ann", "bob"]), st.sampled_from(ITEMS), st.integers(0, 3), st.integers(0, 5))
@@ -135,8 +147,8 @@ def test_mastered_event_is_repeated_for_mastery_that_was_lost_and_regained(
     run_and_undo: RunAndUndo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The control does not look at what was known before: then every right answer tells it again."""
-    results = [True, True, True, True, False, False, False, True, True, True, True]
-    history = [make_response(f"{n:02d}", "ann", "i1", n, correct=good) for n, good in enumerate(results)]
+    results = [True] * (UNTIL_MASTERED + 1) + [False] * 4 + [True] * 20
+    history = [make_response(f"{n:02d}", "ann", ITEMS[n % 2], n, correct=good) for n, good in enumerate(results)]
 
     def work(db: Connection) -> list[str]:
         create_webhook(db, 1, URL, EVENTS, None, AT)
@@ -144,12 +156,12 @@ def test_mastered_event_is_repeated_for_mastery_that_was_lost_and_regained(
         return sorted(data["response"] for data in data_of(db))
 
     first, second = run_and_undo(work)
-    assert (first, second > "06") == ("02", True)
+    assert (first, int(second) > UNTIL_MASTERED + 4) == (f"{UNTIL_MASTERED - 1:02d}", True)
     find = webhooks.mastery_events
 
     def forgetful(course_model: CourseModel, before: States, after: States, *rest: Any) -> list[webhooks.WebhookEvent]:
         before = before.copy()
-        before.responses[:] = 0
+        before.mastered[:] = False
         return find(course_model, before, after, *rest)
 
     monkeypatch.setattr(write, "mastery_events", forgetful)
@@ -170,13 +182,13 @@ def test_event_describes_mastery_and_corrections(run_and_undo: RunAndUndo) -> No
         "course": COURSE,
         "learner": "ann",
         "skill": "add",
-        "mastery": pytest.approx(0.92, abs=0.01),
-        "response": "ann-2",
-        "position": 3,
+        "mastery": pytest.approx(0.96, abs=0.01),
+        "response": f"ann-{UNTIL_MASTERED - 1}",
+        "position": UNTIL_MASTERED,
     }
     about = {"course": COURSE, "learner": "ann", "response": "ann-1"}
-    assert regrade["data"] == {**about, "kind": "regrade", "score": 0.0, "position": 4}
-    assert void["data"] == {**about, "kind": "void", "score": None, "position": 5}
+    assert regrade["data"] == {**about, "kind": "regrade", "score": 0.0, "position": UNTIL_MASTERED + 1}
+    assert void["data"] == {**about, "kind": "void", "score": None, "position": UNTIL_MASTERED + 2}
     assert {row["learner_id"] for row in (mastery, regrade, void)} == {"ann"}
     assert {row["course_id"] for row in (mastery, regrade, void)} == {COURSE}
     assert len({row["id"] for row in (mastery, regrade, void)}) == 3

@@ -32,6 +32,7 @@ from app.adaptive.behaviour.model import (
 )
 from app.adaptive.hashing import find_keys
 from app.adaptive.parameters import BehaviourModel, Items
+from app.adaptive.recent_items import initial_recent_items, remember_items
 
 FOLDS = 4
 FACTOR_CHOICES = (0, 4)
@@ -146,16 +147,20 @@ def trace_features(behaviour_model: BehaviourModel, item_bank: Items, log: Filte
     order = np.argsort(-lengths, kind="stable")
     for first in range(0, len(order), LARGEST_BATCH):
         block = order[first : first + LARGEST_BATCH]
-        behaviour_state, sizes = initial_behaviour_state(len(block), behaviour_model), lengths[block]
+        behaviour_state, recent = initial_behaviour_state(len(block), behaviour_model), initial_recent_items(len(block))
+        sizes = lengths[block]
         for t in range(int(sizes[0])):
             active = int(np.searchsorted(-sizes, -t, side="left"))
             rows = log.starts[:-1][block[:active]] + t
             outputs = FilterOutputs(
                 **{field.name: getattr(log.outputs, field.name)[rows] for field in fields(FilterOutputs)}
             )
-            working = behaviour_state[:active]
-            current = build_features(behaviour_model, item_bank, working, np.arange(active), log.items[rows], outputs)
+            working, seen = behaviour_state[:active], recent[:active]
+            current = build_features(
+                behaviour_model, item_bank, working, seen, np.arange(active), log.items[rows], outputs
+            )
             update_behaviour_state(working, current, log.items[rows], log.scores[rows])
+            remember_items(seen, log.items[rows], log.scores[rows], np.full(active, t + 1))
             for field in fields(Features):
                 getattr(features, field.name)[rows] = getattr(current, field.name)
     return features

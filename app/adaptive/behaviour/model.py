@@ -10,7 +10,7 @@ where p is the filter's prediction, c the context of the answer (first, n-th ret
 coincidence, such as "this item after that one was wrong". Nothing here feeds back: ability and mastery do
 not depend on this model.
 
-Sizes: B learners, N answers or candidates, R factors, M remembered items, D features.
+Sizes: B learners, N answers or candidates, R factors, D features.
 """
 
 from dataclasses import dataclass
@@ -22,9 +22,9 @@ from app.adaptive.arrays import Booleans, Floats, Integers
 from app.adaptive.hashing import Keys, find_keys, hash_keys
 from app.adaptive.numerics import HALF, TINY, logit, ordered_sum
 from app.adaptive.parameters import BehaviourModel, Items
-from app.adaptive.state import BehaviourState
+from app.adaptive.recent_items import find_recent
+from app.adaptive.state import BehaviourState, RecentItems
 
-REMEMBERED = 64
 CONTEXTS, KINDS = 14, 8
 FIRST, RETRY_LIMIT, AGAIN_AFTER_RIGHT, BACK_AFTER_WRONG, BACK_AFTER_RIGHT = 0, 10, 11, 12, 13
 DECAYS = (0.5, 0.8, 0.95)
@@ -71,8 +71,8 @@ class Features:
 
 
 def initial_behaviour_state(count: int, behaviour_model: BehaviourModel | None) -> BehaviourState:
-    """`count` learners of whom nothing is known; without a head nothing is remembered."""
-    factors, remembered = (0, 0) if behaviour_model is None else (behaviour_model.factors, REMEMBERED)
+    """`count` learners of whom nothing is known."""
+    factors = 0 if behaviour_model is None else behaviour_model.factors
     return BehaviourState(
         trait=np.zeros((count, factors)),
         trait_variance=np.ones((count, factors)),
@@ -82,11 +82,6 @@ def initial_behaviour_state(count: int, behaviour_model: BehaviourModel | None) 
         run=np.zeros(count, dtype=np.int64),
         right=np.zeros(count, dtype=np.bool_),
         last_item=np.full(count, -1, dtype=np.int64),
-        items=np.full((count, remembered), -1, dtype=np.int64),
-        tries=np.zeros((count, remembered), dtype=np.int64),
-        scores=np.zeros((count, remembered)),
-        solved=np.zeros((count, remembered), dtype=np.bool_),
-        met=np.zeros(count, dtype=np.int64),
     )
 
 
@@ -94,16 +89,16 @@ def build_features(
     behaviour_model: BehaviourModel,
     item_bank: Items,
     behaviour_state: BehaviourState,
+    recent: RecentItems,
     learners: Integers,
     chosen: Integers,
     outputs: FilterOutputs,
 ) -> Features:
-    """Return the features of item `chosen[n]` for learner `learners[n]` (a row of `behaviour_state`)."""
-    slot = np.argmax(behaviour_state.items[learners] == chosen[:, None], axis=1)
-    known = behaviour_state.items[learners, slot] == chosen
-    tries = np.where(known, behaviour_state.tries[learners, slot], 0)
-    scores = np.where(known, behaviour_state.scores[learners, slot], 0.0)
-    context = _response_context(behaviour_state, learners, chosen, known, behaviour_state.solved[learners, slot])
+    """Return the features of item `chosen[n]` for learner `learners[n]` (a row of `behaviour_state` and `recent`)."""
+    slot, known = find_recent(recent, learners, chosen)
+    tries = np.where(known, recent.tries[learners, slot], 0)
+    scores = np.where(known, recent.scores[learners, slot], 0.0)
+    context = _response_context(behaviour_state, learners, chosen, known, recent.solved[learners, slot])
     base = logit(np.clip(outputs.p, TINY, 1 - TINY))
     loading, psi = _find_loadings(behaviour_model, item_bank, chosen, context, base)
     pull = ordered_sum(loading * behaviour_state.trait[learners]) if behaviour_model.factors else np.zeros(len(chosen))
@@ -253,17 +248,3 @@ def update_behaviour_state(
     behaviour_state.run[:] = np.where(behaviour_state.last_item == items, behaviour_state.run + 1, 1)
     behaviour_state.last_item[:] = items
     behaviour_state.right[:] = right
-    _remember_items(behaviour_state, items, scores, right)
-
-
-def _remember_items(behaviour_state: BehaviourState, items: Integers, scores: Floats, right: Booleans) -> None:
-    """Count the answers in the list of remembered items; a new item takes the place of the one that came first."""
-    rows = np.arange(len(items))
-    slot = np.argmax(behaviour_state.items == items[:, None], axis=1)
-    fresh = behaviour_state.items[rows, slot] != items
-    slot = np.where(fresh, behaviour_state.met % REMEMBERED, slot)
-    behaviour_state.items[rows, slot] = items
-    behaviour_state.tries[rows, slot] = np.where(fresh, 1, behaviour_state.tries[rows, slot] + 1)
-    behaviour_state.scores[rows, slot] = np.where(fresh, scores, behaviour_state.scores[rows, slot] + scores)
-    behaviour_state.solved[rows, slot] = right
-    behaviour_state.met[:] += fresh

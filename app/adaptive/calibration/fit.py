@@ -25,7 +25,7 @@ from app.adaptive.parameters import Items, Parameters, Population, Skills
 from app.adaptive.response_log import Log
 from app.adaptive.skill_chains import SkillChains, link_skill_chains
 from app.adaptive.state import Prediction
-from app.adaptive.tracing.filter import elapsed_days
+from app.adaptive.tracing.filter import elapsed_days, likelihood_if_known, measure_of_learning
 from app.adaptive.tracing.replay import replay
 
 FOLDS = 5
@@ -33,14 +33,14 @@ ROUNDS = 4
 NEWTON_STEPS = 4
 ITEM_VARIANCE = 1.0
 PSEUDO_LEARNERS = 20.0
-EM_STEPS = 3
+EM_STEPS = 10
 SEARCH_LEARNERS = 600
 SEARCH_ANSWERS = 150
 SEARCH_EVALUATIONS = 160
 INTERCEPT_LIMIT = 8.0
 
-DEFAULT_PRIOR, DEFAULT_LEARN, DEFAULT_FORGET = 0.36, 0.40, 0.02
-BOUNDS = {"prior": (0.02, 0.98), "p_learn": (0.05, 0.6), "p_forget": (0.001, 0.05)}
+DEFAULT_PRIOR, DEFAULT_LEARN, DEFAULT_FORGET = 0.36, 0.30, 0.02
+BOUNDS = {"prior": (0.02, 0.98), "p_learn": (0.012, 0.95), "p_forget": (0.001, 0.05)}
 # Mastery settles at T / (T + F) where answers say nothing: so somebody always right passes the line, .9, in the end.
 LEARN_TO_FORGET = 12.0
 
@@ -89,7 +89,7 @@ def calibrate_parameters(
     training, validation = select_learners(log, ~held_out), select_learners(log, held_out)
     if not len(training.items):
         training = log
-    start = replace(before, skills=default_rates(before.skills), population=Population(), behaviour=None)
+    start = _start_from_defaults(before)
     trained, filtered = _alternate_fits(start, training, fixed, rng, ROUNDS, lambda share: progress("fit", 0.6 * share))
     everybody = training is log or not len(validation.items)
     final, filtered_finally = trained, filtered
@@ -111,6 +111,18 @@ def calibrate_parameters(
     )
     progress("behaviour", 1.0)
     return CalibrationFit(final, trained, len(validation.items), was[0], became[0], was[1], became[1], alone[0])
+
+
+def calibrate_filter(before: Parameters, log: Log, fixed: Booleans, seed: int) -> Parameters:
+    """Fit the items, skills and population of `before` to all answers of `log`, without a behaviour model."""
+    return _alternate_fits(
+        _start_from_defaults(before), log, fixed, np.random.default_rng(seed), ROUNDS, lambda _share: None
+    )[0]
+
+
+def _start_from_defaults(before: Parameters) -> Parameters:
+    """Where the fits begin: the items of `before`, and defaults for everything else."""
+    return replace(before, skills=default_rates(before.skills), population=Population(), behaviour=None)
 
 
 def default_rates(skills: Skills) -> Skills:
@@ -156,7 +168,8 @@ def _alternate_fits(
     offset = predicted.logit - intercept[fold, log.items]
     nobody = np.full(len(log.items), -1)
     everybody = fit_intercepts(parameters, intercept.mean(axis=0)[None], log, nobody, fixed, offset, predicted)
-    fitted = replace(parameters, items=replace(parameters.items, intercept=everybody[0]))
+    measured = np.ones(parameters.items.count, dtype=np.bool_)
+    fitted = replace(parameters, items=replace(parameters.items, intercept=everybody[0], measured=measured))
     return fitted, _filter_log(crossed, crossed_log, log)
 
 
@@ -259,11 +272,10 @@ def _fit_rates(parameters: Parameters, log: Log, predicted: Prediction) -> Skill
     chains = link_skill_chains(parameters.items.skills, log)
     if not len(chains.skill):
         return skills
-    taught = log.scores[chains.answer]
+    taught, unknown = log.scores[chains.answer], predicted.unknown[chains.answer]
+    known = likelihood_if_known(predicted.known[chains.answer], unknown, predicted.others[chains.answer, chains.column])
     for _ in range(EM_STEPS):
-        counts = count_expected(
-            skills, chains, predicted.known[chains.answer], predicted.unknown[chains.answer], taught
-        )
+        counts = count_expected(skills, chains, known, unknown, taught, measure_of_learning)
         rates = {}
         for name, (happened, possible) in counts.items():
             hits = np.bincount(chains.skill, happened, skills.count)
@@ -277,14 +289,20 @@ def _fit_rates(parameters: Parameters, log: Log, predicted: Prediction) -> Skill
 
 
 def count_expected(
-    skills: Skills, chains: SkillChains, known: Floats, unknown: Floats, taught: Floats
+    skills: Skills,
+    chains: SkillChains,
+    known: Floats,
+    unknown: Floats,
+    taught: Floats,
+    measure: Callable[[Floats], Floats],
 ) -> dict[str, tuple[Floats, Floats]]:
     """The E-step: for every chain how often something is expected to have happened, and could have; each (C,).
 
-    `known`, `unknown` and `taught`, the score that P(T) counts by, stand in the order of `chains.answer`.
+    `known`, `unknown` and `taught`, the score that P(T) counts by, stand in the order of `chains.answer`; `measure`
+    says how far P(T) counts besides for somebody who knew the skill with such a probability after the answer.
     """
     p_learn, p_forget = skills.p_learn[chains.skill], skills.p_forget[chains.skill]
-    before, after = np.empty(len(known)), np.empty(len(known))
+    before, after, may_learn = np.empty((3, len(known)))
     mastery = skills.prior[chains.skill].copy()
     for t in range(len(chains.active)):
         positions = chains.positions_at(t)
@@ -293,7 +311,9 @@ def count_expected(
         weight = q * known[positions]
         posterior = weight / (weight + (1 - q) * unknown[positions])
         before[positions], after[positions] = q, posterior
-        mastery[:active] = posterior * (1 - p_forget[:active]) + (1 - posterior) * p_learn[:active] * taught[positions]
+        may_learn[positions] = taught[positions] * measure(posterior)
+        learning = p_learn[:active] * may_learn[positions]
+        mastery[:active] = posterior * (1 - p_forget[:active]) + (1 - posterior) * learning
     smoothed = np.empty(len(known))
     learnt, could_learn, forgot, could_forget = np.zeros((4, len(chains.skill)))
     following = 0
@@ -301,7 +321,7 @@ def count_expected(
         positions = chains.positions_at(t)
         smoothed[positions[following:]] = after[positions[following:]]
         now, coming = positions[:following], positions[:following] + 1
-        gained = (1 - after[now]) * p_learn[:following] * taught[now]
+        gained = (1 - after[now]) * p_learn[:following] * may_learn[now]
         retained = after[now] * (1 - p_forget[:following])
         # P(known next | all) / P(known next | so far), and the same for not known: the backward correction.
         up = smoothed[coming] / np.maximum(before[coming], 1e-12)
@@ -309,7 +329,7 @@ def count_expected(
         lost = after[now] * p_forget[:following]
         smoothed[now] = retained * up + lost * down
         learnt[:following] += gained * up
-        could_learn[:following] += taught[now] * (1 - smoothed[now])
+        could_learn[:following] += may_learn[now] * (1 - smoothed[now])
         forgot[:following] += lost * down
         could_forget[:following] += smoothed[now]
         following = len(positions)

@@ -93,9 +93,7 @@ def plan_branches(
     usual = [_best_branch(parameters, offered, *each) for each in found if each[1].any()][:1]
     if not usual:
         return Branches(_reason_for_nothing(parameters, states, skill_status, allowed, criteria), (), eligible)
-    decayed = _without_resting(
-        eligible & states.attained[0] & ~is_mastered(states.mastery, states.responses)[0], criteria
-    )
+    decayed = _without_resting(eligible & states.attained[0] & ~is_mastered(states)[0], criteria)
     review = (
         [_best_branch(parameters, offered, REVIEW, decayed, skill_status.need[0])]
         if criteria.review and decayed.any()

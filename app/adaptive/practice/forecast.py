@@ -21,13 +21,13 @@ from app.adaptive.practice.items import DIAGNOSTICITY_WEIGHT, TARGET
 from app.adaptive.practice.skills import goal_skills as skills_of_goal
 from app.adaptive.practice.skills import judge_skills, practice_discount, secured_threshold
 from app.adaptive.state import States
-from app.adaptive.tracing.filter import logits_by_knowledge
+from app.adaptive.tracing.filter import logits_by_knowledge, measure_of_learning
 from app.adaptive.tracing.likelihood import expected_score
 from app.adaptive.tracing.mastery import LEAST_RESPONSES
 
 LONGEST = 200
-STEPS = 48
-EDGE = 6.0
+STEPS = 72
+EDGE = 9.0
 GRID = np.linspace(-EDGE, EDGE, STEPS)
 # A goal that more than this share of chains have not reached after `LONGEST` answers has no forecast.
 UNREACHED = 0.05
@@ -104,7 +104,8 @@ def passage_times(
     right = q * known + (1 - q) * unknown
     p_learn, p_forget = parameters.skills.p_learn[skills, None], parameters.skills.p_forget[skills, None]
     after_right, after_wrong = q * known / right, q * (1 - known) / (1 - right)
-    up, down = after_right * (1 - p_forget) + (1 - after_right) * p_learn, after_wrong * (1 - p_forget)
+    learnt = (1 - after_right) * p_learn * measure_of_learning(after_right)
+    up, down = after_right * (1 - p_forget) + learnt, after_wrong * (1 - p_forget)
     up_location, down_location = _locate_on_grid(up), _locate_on_grid(down)
     begin, few = states.mastery[0, skills, None], LEAST_RESPONSES - states.responses[0, skills]
     going = _scatter(np.where(begin < lines[0, :, None], 1.0, 0.0), _locate_on_grid(begin))

@@ -66,7 +66,7 @@ def judge_skills(parameters: Parameters, states: States) -> SkillStatus:
     # A level outweighs all that a skill can unlock; staying with a skill outweighs all levels.
     apart = skills.count + 1
     value = unlocks + apart * (STAY * apart * skills_of_last_item(parameters, states) - skills.depth)
-    mastered = is_mastered(states.mastery, states.responses)
+    mastered = is_mastered(states)
     return SkillStatus(unlocks, need, ready, secured, ~secured & (ready == 1), mastered, value)
 
 

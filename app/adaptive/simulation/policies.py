@@ -18,7 +18,7 @@ from app.adaptive.simulation.practice import Policy, PolicyOffer, PolicyView
 from app.adaptive.simulation.worlds import is_ready, is_truly_mastered, strength_gain, true_chance
 from app.adaptive.tracing.filter import latent_moments, logits_by_knowledge, predict_score
 from app.adaptive.tracing.likelihood import expected_score
-from app.adaptive.tracing.mastery import is_mastered
+from app.adaptive.tracing.mastery import LEAST_RESPONSES, MASTERY_LINE
 
 # The line of Corbett & Anderson (1995), and the one that is best for linear mastery by the engine (docs/simulation.md).
 LINE, BEST_LINE = 0.95, 0.85
@@ -53,7 +53,7 @@ def _first_need(view: PolicyView) -> PolicyOffer:
     for prerequisite in skills.prerequisites.T:
         ready &= secured[:, prerequisite] | (prerequisite < 0)
     value = unlocks * np.sqrt(speed / (CEILING - held)) + STAY * skills_of_last_item(view.parameters, states)
-    unmastered = ~is_mastered(held, states.responses)
+    unmastered = (held < MASTERY_LINE) | (states.responses < LEAST_RESPONSES)
     done = _none_of(unmastered)
     doubtful = np.argmax(np.where(unmastered | done[:, None], need, -np.inf), axis=1)
     skill = _best_skill(~secured & ready, value, doubtful)

@@ -3,7 +3,8 @@
 An item's difficulty and the learner's ability set how likely somebody who knows the skill, or does not, is to answer
 correctly; the answer updates ability, skill offsets and mastery together. Ability and offsets are an assumed-density
 filter (Gaussian; a Laplace step for each of the two states of knowledge, moments matched), mastery is the filter of
-Corbett & Anderson (1995, equations 2 to 4) with slip and guess that belong to the item and the learner.
+Corbett & Anderson (1995, equations 2 to 4) with slip and guess that belong to the item and the learner. All skills of
+an item are needed (Haertel 1989: DINA): an answer speaks of each in the measure in which the others are known.
 
 Everything works element by element in a fixed order: a learner's numbers are bit-identical in any batch.
 """
@@ -12,7 +13,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import expm1, log1p
+from scipy.special import expm1, log1p, xlogy
 
 from app.adaptive.arrays import Floats, Integers
 from app.adaptive.behaviour.model import (
@@ -23,10 +24,11 @@ from app.adaptive.behaviour.model import (
     update_behaviour_state,
 )
 from app.adaptive.numerics import clip
-from app.adaptive.parameters import Items, Parameters, Population, Skills
+from app.adaptive.parameters import Items, Parameters, Population
+from app.adaptive.recent_items import count_tries, has_met_another, initial_recent_items, remember_items
 from app.adaptive.state import Prediction, States
-from app.adaptive.tracing.likelihood import expected_score, likelihood_given_p, slopes
-from app.adaptive.tracing.mastery import is_mastered
+from app.adaptive.tracing.likelihood import expected_score, likelihood, likelihood_given_p, slopes
+from app.adaptive.tracing.mastery import becomes_mastered, stays_mastered
 
 BOUND = 6.0
 NEWTON_STEPS = 3
@@ -37,6 +39,13 @@ WITHOUT_PREREQUISITE = 0.2
 CERTAIN = 1e-9
 # In days: within an hour nothing is forgotten.
 SHORTEST_PAUSE = 1 / 24
+# A right answer teaches in the measure post / (post + .05): luck, where the skill is all but certainly missing, little.
+LUCK = 0.05
+# What an item answered again tells, of what it told at first.
+REPEATED = 0.5
+HIGHEST_EXCUSE = 1.0
+# More likely unknown than known after an answer: nothing was gained by it.
+STALLED_BELOW = 0.5
 
 
 class _SkillSlot(NamedTuple):
@@ -63,12 +72,16 @@ def initial_states(parameters: Parameters, count: int) -> States:
         skill_effect_variance=np.full(shape, population.skill_variance),
         mastery=np.broadcast_to(skills.prior, shape).copy(),
         learning_gain=np.zeros(shape),
+        evidence=np.zeros(shape),
+        mastered=np.zeros(shape, dtype=np.bool_),
+        stalled=np.zeros(shape, dtype=np.int64),
         responses=np.zeros(shape, dtype=np.int64),
         practised=np.zeros(shape, dtype=np.int64),
         attained=np.zeros(shape, dtype=np.bool_),
         seen_at=np.zeros(count),
         practised_at=np.zeros(shape),
         successes=np.zeros(shape),
+        recent=initial_recent_items(count),
         behaviour=initial_behaviour_state(count, parameters.behaviour),
     )
 
@@ -81,7 +94,7 @@ def predict_score(parameters: Parameters, states: States, learners: Integers, it
 def predict_score_and_gap(
     parameters: Parameters, states: States, learners: Integers, items: Integers
 ) -> tuple[Floats, Floats]:
-    """`predict_score`, and how much more who knows the skills is expected to score than who does not; all (N,)."""
+    """`predict_score`, and how much more who knows all skills is expected to score than who does not; all (N,)."""
     logit, variance, mastery = latent_moments(parameters.items, states, learners, items)
     known, unknown = expected_score(parameters.items, items, logits_by_knowledge(parameters, items, logit, variance))
     return np.asarray(mastery * known + (1 - mastery) * unknown), known - unknown
@@ -105,10 +118,10 @@ def predict_p_correct(parameters: Parameters, states: States, learners: Integers
     outputs = FilterOutputs(
         p, variance, mastery, total_responses, *_log_counts(parameters.items, states, learners, items)
     )
-    return expected_p(
-        parameters.behaviour,
-        build_features(parameters.behaviour, parameters.items, states.behaviour, learners, items, outputs),
+    features = build_features(
+        parameters.behaviour, parameters.items, states.behaviour, states.recent, learners, items, outputs
     )
+    return expected_p(parameters.behaviour, features)
 
 
 def _log_counts(items: Items, states: States, learners: Integers, chosen: Integers) -> tuple[Floats, Floats]:
@@ -124,11 +137,14 @@ def _log_counts(items: Items, states: States, learners: Integers, chosen: Intege
 
 
 def latent_moments(items: Items, states: States, learners: Integers, chosen: Integers) -> tuple[Floats, Floats, Floats]:
-    """Mean and variance of the latent logit, and the mean mastery of the item's skills; all (N,)."""
+    """Mean and variance of the latent logit, and the chance that all skills of the item are known; all (N,).
+
+    The chance is the product of the masteries, as if they were independent; 0 for an item that asks for no skill.
+    """
     slope = items.discrimination[chosen]
     logit = states.ability[learners] + states.daily_effect[learners]
     variance = states.ability_variance[learners] + states.daily_effect_variance[learners]
-    mastery = np.zeros(len(chosen))
+    mastery = items.has_skills[chosen]
     skills, weights = items.skills[chosen], items.weights[chosen]
     for column in range(skills.shape[1] if states.skill_effect.shape[1] else 0):
         weight = weights[:, column]
@@ -138,8 +154,20 @@ def latent_moments(items: Items, states: States, learners: Integers, chosen: Int
         cells = _cell_indices(states, learners, skills[:, column])
         logit += weight * states.skill_effect.take(cells)
         variance += weight * weight * states.skill_effect_variance.take(cells)
-        mastery += weight * states.mastery.take(cells)
+        mastery = mastery * np.where(weight, states.mastery.take(cells), 1.0)
     return items.intercept[chosen] + slope * logit, slope * slope * variance, mastery
+
+
+def _chance_of_others(items: Items, states: States, learners: Integers, chosen: Integers) -> Floats:
+    """For each of an item's skills the chance that all its other skills are known; (N, K)."""
+    skills = items.skills[chosen]
+    others = np.ones(skills.shape)
+    if skills.shape[1] == 1 or not states.skill_effect.shape[1]:
+        return others
+    mastery = np.where(skills >= 0, states.mastery.take(_cell_indices(states, learners[:, None], skills)), 1.0)
+    others[:, 1:] = np.multiply.accumulate(mastery, axis=1)[:, :-1]
+    others[:, :-1] *= np.multiply.accumulate(mastery[:, ::-1], axis=1)[:, -2::-1]
+    return others
 
 
 def _cell_indices(states: States, learners: Integers, skill: Integers) -> Integers:
@@ -196,6 +224,7 @@ def advance_states(
     p = expected_score(item_bank, items, both)
     likely = likelihood_given_p(item_bank, items, both, scores, p)
     without_behaviour = mastery * p[0] + (1 - mastery) * p[1]
+    others = _chance_of_others(item_bank, states, learners, items)
     successes, failures = (
         _log_counts(item_bank, states, learners, items) if parameters.behaviour else (np.zeros(states.count),) * 2
     )
@@ -207,6 +236,7 @@ def advance_states(
         known=likely[0],
         unknown=likely[1],
         mastery=mastery,
+        others=others,
         successes=successes,
         failures=failures,
     )
@@ -214,11 +244,14 @@ def advance_states(
         outputs = FilterOutputs(
             without_behaviour, variance, mastery, states.total_responses.astype(np.float64), successes, failures
         )
-        features = build_features(parameters.behaviour, item_bank, states.behaviour, learners, items, outputs)
+        features = build_features(
+            parameters.behaviour, item_bank, states.behaviour, states.recent, learners, items, outputs
+        )
         prediction = replace(prediction, p=expected_p(parameters.behaviour, features))
         update_behaviour_state(states.behaviour, features, items, scores)
     pull, shrinkage = measure_surprise(parameters, items, scores, prediction)
     slope = item_bank.discrimination[items]
+    told = _tell_by_answers(parameters, states, items, scores, both, likely)
     _update_ability(population, states, slope, pull, shrinkage)
     states.total_responses[:] += 1
     states.last_item[:] = items
@@ -226,10 +259,51 @@ def advance_states(
         rows, asking = slot.rows, items[slot.rows]
         loading = slope[rows] * item_bank.weights[asking, slot.column]
         _update_skill_effect(population, states, slot.cells, loading, pull[rows], shrinkage[rows])
-        posterior = bayes(states.mastery.take(slot.cells), prediction.known[rows], prediction.unknown[rows])
+        unknown = prediction.unknown[rows]
+        known = likelihood_if_known(prediction.known[rows], unknown, others[rows, slot.column])
+        posterior = bayes(states.mastery.take(slot.cells), known, unknown)
+        _add_evidence(states, slot, told, others)
         update_prerequisites(parameters, states, slot, asking, posterior, times[rows])
-        update_mastery(parameters.skills, states, slot, posterior, scores[rows])
+        update_mastery(parameters, states, slot, asking, posterior, scores[rows])
+    remember_items(states.recent, items, scores, states.total_responses)
     return prediction
+
+
+def likelihood_if_known(known: Floats, unknown: Floats, others: Floats) -> Floats:
+    """The likelihood of an answer if one of the item's skills is known, from those of all known and not all known.
+
+    `others` is the chance that the other skills are known; without this one, the others make no difference.
+    """
+    return unknown + others * (known - unknown)
+
+
+def _tell_by_answers(
+    parameters: Parameters, states: States, items: Integers, scores: Floats, both: Floats, likely: Floats
+) -> tuple[Floats, Floats]:
+    """What an answer may count for as evidence: its likelihoods (2, B), and a weight (B,): ½ for an item met before.
+
+    Two things are not believed. An item that nobody has measured is not hard: who does not know its skills succeeds
+    with at least ½ beyond guessing. And an ability of more than 1 does not explain right answers away.
+    """
+    unmeasured = parameters.items.unmeasured[items]
+    excess = np.maximum(states.ability + states.daily_effect - HIGHEST_EXCUSE, 0.0)
+    rows = (unmeasured | (excess > 0)).nonzero()[0]
+    if rows.size:
+        logits = both[:, rows] - parameters.items.discrimination[items[rows]] * excess[rows]
+        least = np.stack([logits[1], np.where(unmeasured[rows], 0.0, logits[1])])
+        likely = likely.copy()
+        likely[:, rows] = likelihood(parameters.items, items[rows], np.maximum(logits, least), scores[rows])
+    return likely, np.where(count_tries(states.recent, items) > 0, REPEATED, 1.0)
+
+
+def _add_evidence(states: States, slot: _SkillSlot, told: tuple[Floats, Floats], others: Floats) -> None:
+    """The cumulative sum of log likelihood ratios for knowing a skill, never below 0 (CUSUM, Page 1954)."""
+    likely, weight = told
+    rows = slot.rows
+    unknown = likely[1][rows]
+    ratio = likelihood_if_known(likely[0][rows], unknown, others[rows, slot.column]) / unknown
+    gain = weight[rows] * xlogy(1.0, ratio)
+    states.evidence.put(slot.cells, np.maximum(states.evidence.take(slot.cells) + gain, 0.0))
 
 
 def fade_states(parameters: Parameters, states: States, times: Floats) -> States:
@@ -358,13 +432,18 @@ def _update_skill_effect(
     states.skill_effect_variance.put(cells, np.minimum(after, max(SKILL_VARIANCE_LIMIT, population.skill_variance)))
 
 
-def update_mastery(skills: Skills, states: States, asked: _SkillSlot, posterior: Floats, scores: Floats) -> None:
+def update_mastery(
+    parameters: Parameters, states: States, asked: _SkillSlot, items: Integers, posterior: Floats, scores: Floats
+) -> None:
     """After Bayes one transition: what was known may be forgotten, what was not may be learnt by answering right.
 
     P(T) counts in the measure of the score. That a wrong answer teaches as much as a right one, as in Corbett &
-    Anderson, predicts worse, and would lift somebody who is always wrong to mastery (docs/decisions/0011).
+    Anderson, predicts worse, and would lift somebody who is always wrong to mastery (docs/decisions/0011). It counts
+    little where the answer was luck (`measure_of_learning`).
     """
-    learn, forget, cells = skills.p_learn[asked.skill] * scores, skills.p_forget[asked.skill], asked.cells
+    skills, cells = parameters.skills, asked.cells
+    p_learn, forget = skills.p_learn[asked.skill], skills.p_forget[asked.skill]
+    learn = p_learn * scores * measure_of_learning(posterior)
     mastery = posterior * (1 - forget) + (1 - posterior) * learn
     responses = states.responses.take(cells) + 1
     states.mastery.put(cells, mastery)
@@ -372,7 +451,23 @@ def update_mastery(skills: Skills, states: States, asked: _SkillSlot, posterior:
     states.responses.put(cells, responses)
     states.successes.put(cells, states.successes.take(cells) + scores)
     states.practised.put(cells, states.total_responses[asked.rows])
-    states.attained.put(cells, states.attained.take(cells) | is_mastered(mastery, responses))
+    states.stalled.put(cells, np.where(mastery < STALLED_BELOW, states.stalled.take(cells) + 1, 0))
+    uncertainty = states.ability_variance[asked.rows] + states.daily_effect_variance[asked.rows]
+    becomes = becomes_mastered(mastery, responses, states.evidence.take(cells), uncertainty, p_learn)
+    if np.count_nonzero(becomes):
+        becomes &= has_met_another(parameters, states.recent, asked.rows, items, asked.skill)
+    mastered = becomes | stays_mastered(states.mastered.take(cells), mastery)
+    states.mastered.put(cells, mastered)
+    states.attained.put(cells, states.attained.take(cells) | mastered)
+
+
+def measure_of_learning(posterior: Floats) -> Floats:
+    """How far P(T) counts for somebody who knew the skill with this probability after the answer; within 0..1.
+
+    post / (post + .05): a right answer that was all but certainly luck teaches hardly anything. So one cannot raise the
+    odds of knowing by more than the likelihood ratio times 1 + P(T) / .05.
+    """
+    return posterior / (posterior + LUCK) * (1 + LUCK)
 
 
 def update_prerequisites(

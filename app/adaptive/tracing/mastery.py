@@ -1,12 +1,19 @@
 """What the number P(known) is allowed to say: an interval, and one of four words."""
 
 import numpy as np
-from scipy.special import expm1, xlogy
+from scipy.special import expm1, log1p, xlogy
 
 from app.adaptive.arrays import Booleans, Floats, Integers
+from app.adaptive.state import States
 
-MASTERY_LINE = 0.9
+MASTERY_LINE, LEAVING_LINE = 0.9, 0.7
 LEAST_RESPONSES = 3
+# The answers alone have to make knowing nine times as likely as before.
+EVIDENCE_LINE = 2.1972245773362196
+EVIDENCE_RISE, HIGHEST_RISE = 0.6, 2.0
+LARGEST_LEARN = 1 - 1e-9
+# After so many answers in a row without getting anywhere a learner is stuck on a skill.
+STUCK_AFTER = 8
 # Half the width of the 90 % interval in logits: errors of the parameters do not average out with more answers.
 LASTING_WIDTH = 0.83
 FIRST_WIDTH = 0.05
@@ -25,16 +32,38 @@ INSUFFICIENT, DEVELOPING, MASTERED, DECAYED = range(4)
 STATUSES = ("insufficient", "developing", "mastered", "decayed")
 
 
-def is_mastered(mastery: Floats, responses: Integers) -> Booleans:
-    """Whether P(known) is above the line on enough answers."""
-    return np.asarray((mastery >= MASTERY_LINE) & (responses >= LEAST_RESPONSES))
+def becomes_mastered(
+    mastery: Floats, responses: Integers, evidence: Floats, uncertainty: Floats, p_learn: Floats
+) -> Booleans:
+    """Whether a skill that was not mastered is now: P(known) and what the answers alone say are above their lines.
+
+    The second line rises with the `uncertainty` (variance) of ability, which disturbs all answers on a skill alike and
+    does not average out, over as many answers as are likely to have been given without learning, n (1 - P(T))^n.
+    """
+    lasting = uncertainty * responses * (expm1(responses * log1p(-np.minimum(p_learn, LARGEST_LEARN))) + 1)
+    line = EVIDENCE_LINE * np.minimum(1 + EVIDENCE_RISE * lasting, HIGHEST_RISE)
+    return np.asarray((mastery >= MASTERY_LINE) & (evidence >= line) & (responses >= LEAST_RESPONSES))
 
 
-def mastery_status(mastery: Floats, responses: Integers, attained: Booleans) -> Integers:
-    """One of `STATUSES` by its place; `attained` says that the skill was mastered at some time before."""
+def stays_mastered(mastered: Booleans, mastery: Floats) -> Booleans:
+    """Whether a skill that was mastered still is: the line to leave is below the line to enter."""
+    return np.asarray(mastered & (mastery >= LEAVING_LINE))
+
+
+def is_mastered(states: States) -> Booleans:
+    """Which skills are mastered at the moment of the states; (B, S)."""
+    return stays_mastered(states.mastered, states.mastery)
+
+
+def mastery_status(mastery: Floats, responses: Integers, attained: Booleans, mastered: Booleans) -> Integers:
+    """One of `STATUSES` by its place.
+
+    `mastered` says that the skill was after the last answer, `mastery` is that of now; `attained` says that it was
+    mastered at some time before.
+    """
     result = np.where(attained, DECAYED, DEVELOPING)
     result[responses < LEAST_RESPONSES] = INSUFFICIENT
-    result[is_mastered(mastery, responses)] = MASTERED
+    result[stays_mastered(mastered, mastery)] = MASTERED
     return result
 
 

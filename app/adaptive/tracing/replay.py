@@ -30,7 +30,9 @@ def replay_marked(
 ) -> tuple[States, Prediction, States]:
     """`replay`, and the states as they were after each of the marked answers (N,), in the log's order."""
     states = initial_states(parameters, log.learners) if before is None else before.copy()
-    predicted = Prediction(**{name: np.empty(len(log.items)) for name in PREDICTED})
+    count = len(log.items)
+    others = np.empty((count, parameters.items.skills.shape[1]))
+    predicted = Prediction(**{name: np.empty(count) for name in PREDICTED if name != "others"}, others=others)
     states_at_marks = initial_states(parameters, int(marks.sum()))
     lengths = np.diff(log.starts)
     order = np.argsort(-lengths, kind="stable")

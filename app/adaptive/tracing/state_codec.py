@@ -4,13 +4,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from app.adaptive.behaviour.model import DECAYS, REMEMBERED
+from app.adaptive.behaviour.model import DECAYS
 from app.adaptive.parameters import BehaviourModel, Parameters
-from app.adaptive.state import BehaviourState, States
+from app.adaptive.recent_items import REMEMBERED
+from app.adaptive.state import BehaviourState, RecentItems, States
 from app.adaptive.tracing.filter import initial_states
 
 # To be raised with every change of the engine that changes a result: older snapshots are then rebuilt.
-ENGINE = 3
+ENGINE = 4
 
 FIXED = np.dtype(
     [
@@ -21,6 +22,7 @@ FIXED = np.dtype(
         ("total_responses", "<i4"),
         ("last_item", "<i4"),
         ("seen_at", "<f8"),
+        ("met", "<i4"),
     ]
 )
 SKILL = np.dtype(
@@ -29,22 +31,27 @@ SKILL = np.dtype(
         ("skill_effect_variance", "<f8"),
         ("mastery", "<f8"),
         ("learning_gain", "<f8"),
+        ("evidence", "<f8"),
         ("practised_at", "<f8"),
         ("successes", "<f8"),
         ("responses", "<i4"),
         ("practised", "<i4"),
         ("skill", "<i4"),
         ("attained", "<i4"),
+        ("mastered", "<i4"),
+        ("stalled", "<i4"),
     ]
 )
 SKILL_FIELDS = [name for name in SKILL.names or () if name != "skill"]
 
 
-REMEMBERED_ITEM = np.dtype([("items", "<i4"), ("tries", "<i4"), ("scores", "<f8"), ("solved", "<i4")])
+REMEMBERED_ITEM = np.dtype(
+    [("items", "<i4"), ("tries", "<i4"), ("scores", "<f8"), ("solved", "<i4"), ("answered_at", "<i4")]
+)
 
 
 def _behaviour_record(factors: int) -> "np.dtype[np.void]":
-    """Return the record of a learner's behaviour but for the remembered items, which follow it."""
+    """Return the record of a learner's behaviour."""
     return np.dtype(
         [
             ("trait", "<f8", (factors,)),
@@ -54,16 +61,18 @@ def _behaviour_record(factors: int) -> "np.dtype[np.void]":
             ("episodes", "<i4"),
             ("run", "<i4"),
             ("right", "<i4"),
-            ("met", "<i4"),
         ]
     )
 
 
 def encode_states(parameters: Parameters, states: States) -> list[bytes]:
-    """Return bytes for each learner: the fixed part, behaviour if any, and a record per skill that left its prior."""
+    """Return bytes for each learner: the fixed part, recent items, behaviour if any, and a record per skill.
+
+    Skills that have not left their prior have no record.
+    """
     fixed_parts = np.empty(states.count, dtype=FIXED)
     for name in FIXED.names or ():
-        fixed_parts[name] = getattr(states, name)
+        fixed_parts[name] = states.recent.met if name == "met" else getattr(states, name)
     touched = (states.responses > 0) | (states.practised_at > 0) | (states.mastery != parameters.skills.prior)
     rows, skills = np.nonzero(touched)
     records = np.zeros(len(rows), dtype=SKILL)
@@ -72,28 +81,30 @@ def encode_states(parameters: Parameters, states: States) -> list[bytes]:
         records[name] = getattr(states, name)[rows, skills]
     ends = np.cumsum(np.bincount(rows, minlength=states.count)).tolist()
     starts = [0, *ends][:-1]
-    behaviour_state = (
-        [b""] * states.count
-        if parameters.behaviour is None
-        else _encode_behaviour(parameters.behaviour, states.behaviour)
-    )
+    recent, behaviour = _encode_recent(states.recent), _encode_behaviour(parameters.behaviour, states.behaviour)
     return [
-        fixed_parts[i].tobytes() + behaviour_state[i] + records[a:b].tobytes()
+        fixed_parts[i].tobytes() + recent[i] + behaviour[i] + records[a:b].tobytes()
         for i, (a, b) in enumerate(zip(starts, ends, strict=True))
     ]
 
 
-def _encode_behaviour(behaviour_model: BehaviourModel, behaviour_state: BehaviourState) -> list[bytes]:
-    """Return the behaviour of each learner as bytes."""
-    dtype = _behaviour_record(behaviour_model.factors)
-    fixed = np.empty(len(behaviour_state.run), dtype=dtype)
-    for name in dtype.names or ():
-        fixed[name] = getattr(behaviour_state, name)
-    remembered = np.empty(behaviour_state.items.shape, dtype=REMEMBERED_ITEM)
+def _encode_recent(recent: RecentItems) -> list[bytes]:
+    """Return the recent items of each learner as bytes."""
+    remembered = np.empty(recent.items.shape, dtype=REMEMBERED_ITEM)
     for name in REMEMBERED_ITEM.names or ():
-        remembered[name] = getattr(behaviour_state, name)
-    counts = np.minimum(behaviour_state.met, REMEMBERED).tolist()
-    return [fixed[i].tobytes() + remembered[i, :count].tobytes() for i, count in enumerate(counts)]
+        remembered[name] = getattr(recent, name)
+    return [remembered[i, :count].tobytes() for i, count in enumerate(np.minimum(recent.met, REMEMBERED).tolist())]
+
+
+def _encode_behaviour(behaviour_model: BehaviourModel | None, behaviour_state: BehaviourState) -> list[bytes]:
+    """Return the behaviour of each learner as bytes, none without a model."""
+    count = len(behaviour_state.run)
+    if behaviour_model is None:
+        return [b""] * count
+    fixed = np.empty(count, dtype=_behaviour_record(behaviour_model.factors))
+    for name in fixed.dtype.names or ():
+        fixed[name] = getattr(behaviour_state, name)
+    return [fixed[i].tobytes() for i in range(count)]
 
 
 def decode_states(parameters: Parameters, encoded: Sequence[bytes]) -> States:
@@ -105,12 +116,11 @@ def decode_states(parameters: Parameters, encoded: Sequence[bytes]) -> States:
     known = [i for i, data in enumerate(encoded) if data]
     if not known:
         return states
-    if any(len(encoded[i]) < FIXED.itemsize for i in known):
-        raise ValueError("a state is torn")
-    fixed_parts = np.frombuffer(b"".join(encoded[i][: FIXED.itemsize] for i in known), dtype=FIXED)
+    parts, rest = _split_each([encoded[i] for i in known], [FIXED.itemsize] * len(known))
+    fixed_parts = np.frombuffer(b"".join(parts), dtype=FIXED)
     for name in FIXED.names or ():
-        getattr(states, name)[known] = fixed_parts[name]
-    rest = [encoded[i][FIXED.itemsize :] for i in known]
+        (states.recent.met if name == "met" else getattr(states, name))[known] = fixed_parts[name]
+    rest = _decode_recent(states.recent, known, rest)
     if parameters.behaviour is not None:
         rest = _decode_behaviour(parameters.behaviour, states, known, rest)
     if any(len(data) % SKILL.itemsize for data in rest):
@@ -124,24 +134,35 @@ def decode_states(parameters: Parameters, encoded: Sequence[bytes]) -> States:
     return states
 
 
+def _split_each(encoded: Sequence[bytes], sizes: Sequence[int]) -> tuple[list[bytes], list[bytes]]:
+    """Cut each at its size. Raises ValueError where one is shorter."""
+    if any(len(data) < size for data, size in zip(encoded, sizes, strict=True)):
+        raise ValueError("a state is torn")
+    return (
+        [data[:size] for data, size in zip(encoded, sizes, strict=True)],
+        [data[size:] for data, size in zip(encoded, sizes, strict=True)],
+    )
+
+
+def _decode_recent(recent: RecentItems, known: Sequence[int], encoded: Sequence[bytes]) -> list[bytes]:
+    """Read the recent items of learners, whose number is there already; return the bytes that follow them."""
+    counts = np.minimum(recent.met[known], REMEMBERED)
+    parts, rest = _split_each(encoded, (counts * REMEMBERED_ITEM.itemsize).tolist())
+    remembered = np.frombuffer(b"".join(parts), dtype=REMEMBERED_ITEM)
+    rows, slots = np.nonzero(np.arange(REMEMBERED) < counts[:, None])
+    for name in REMEMBERED_ITEM.names or ():
+        getattr(recent, name)[np.asarray(known)[rows], slots] = remembered[name]
+    return rest
+
+
 def _decode_behaviour(
     behaviour_model: BehaviourModel, states: States, known: Sequence[int], encoded: Sequence[bytes]
 ) -> list[bytes]:
     """Read the behaviour of learners into `states`; return the bytes that follow it."""
     behaviour_state, dtype = states.behaviour, _behaviour_record(behaviour_model.factors)
-    if any(len(data) < dtype.itemsize for data in encoded):
-        raise ValueError("a state is torn")
-    fixed = np.frombuffer(b"".join(data[: dtype.itemsize] for data in encoded), dtype=dtype)
+    parts, rest = _split_each(encoded, [dtype.itemsize] * len(known))
+    fixed = np.frombuffer(b"".join(parts), dtype=dtype)
     for name in dtype.names or ():
         getattr(behaviour_state, name)[known] = fixed[name]
     behaviour_state.last_item[known] = states.last_item[known]
-    counts = np.minimum(fixed["met"], REMEMBERED)
-    ends = dtype.itemsize + counts * REMEMBERED_ITEM.itemsize
-    if any(len(data) < end for data, end in zip(encoded, ends.tolist(), strict=True)):
-        raise ValueError("a state is torn")
-    parts = [data[dtype.itemsize : end] for data, end in zip(encoded, ends.tolist(), strict=True)]
-    remembered = np.frombuffer(b"".join(parts), dtype=REMEMBERED_ITEM)
-    rows, slots = np.nonzero(np.arange(REMEMBERED) < counts[:, None])
-    for name in REMEMBERED_ITEM.names or ():
-        getattr(behaviour_state, name)[np.asarray(known)[rows], slots] = remembered[name]
-    return [data[end:] for data, end in zip(encoded, ends.tolist(), strict=True)]
+    return rest

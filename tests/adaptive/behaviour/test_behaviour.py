@@ -21,7 +21,6 @@ from app.adaptive.behaviour.model import (
     BACK_AFTER_RIGHT,
     BACK_AFTER_WRONG,
     FIRST,
-    REMEMBERED,
     Features,
     FilterOutputs,
     build_features,
@@ -32,8 +31,9 @@ from app.adaptive.behaviour.model import (
 from app.adaptive.hashing import find_keys, hash_keys
 from app.adaptive.parameters import BehaviourModel, Items, Parameters
 from app.adaptive.practice.choose import choose_items
+from app.adaptive.recent_items import REMEMBERED, initial_recent_items, remember_items
 from app.adaptive.response_log import Log
-from app.adaptive.state import BehaviourState, States
+from app.adaptive.state import RecentItems, States
 from app.adaptive.tracing.filter import fade_states, initial_states, predict_p_correct, update_states
 from app.adaptive.tracing.replay import replay
 from app.adaptive.tracing.state_codec import decode_states, encode_states
@@ -75,21 +75,24 @@ def simulate(learners: int, length: int, rng: np.random.Generator, habit: float)
     return FilteredLog(starts, items, scores, plain(len(items)))
 
 
-def follow_one_learner(items: list[int], scores: list[float]) -> tuple[list[int], BehaviourState]:
+def follow_one_learner(items: list[int], scores: list[float]) -> tuple[list[int], RecentItems]:
     """The contexts of one learner's answers, and what is remembered after them."""
     behaviour_state, contexts = initial_behaviour_state(1, empty_behaviour_model()), []
+    recent = initial_recent_items(1)
     for item, score in zip(items, scores, strict=True):
         features = build_features(
             empty_behaviour_model(),
             make_items(200),
             behaviour_state,
+            recent,
             np.zeros(1, dtype=np.int64),
             np.array([item]),
             plain(1),
         )
         contexts.append(int(features.context[0]))
         update_behaviour_state(behaviour_state, features, np.array([item]), np.array([score]))
-    return contexts, behaviour_state
+        remember_items(recent, np.array([item]), np.array([score]), np.array([len(contexts)]))
+    return contexts, recent
 
 
 def test_contexts_of_answers_equal_those_by_hand() -> None:
@@ -102,20 +105,17 @@ def test_retries_are_counted_up_to_ten() -> None:
     assert contexts == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 10, 10, 10, 10]
 
 
-def test_behaviour_state_forgets_the_earliest_item_first() -> None:
-    contexts, behaviour_state = follow_one_learner([*range(REMEMBERED + 1), 0, REMEMBERED], [1] * (REMEMBERED + 3))
+def test_earliest_item_is_forgotten_first() -> None:
+    contexts, recent = follow_one_learner([*range(REMEMBERED + 1), 0, REMEMBERED], [1] * (REMEMBERED + 3))
     assert contexts[-2:] == [FIRST, BACK_AFTER_RIGHT]
-    assert behaviour_state.met[0] == REMEMBERED + 2
+    assert recent.met[0] == REMEMBERED + 2
 
 
-def test_behaviour_state_sums_tries_and_scores() -> None:
-    _, behaviour_state = follow_one_learner([4, 4, 9, 4], [0, 0.5, 1, 1])
-    place = int(np.argmax(behaviour_state.items[0] == 4))
-    assert (behaviour_state.tries[0, place], behaviour_state.scores[0, place], behaviour_state.solved[0, place]) == (
-        3,
-        1.5,
-        True,
-    )
+def test_tries_and_scores_of_recent_items_are_summed() -> None:
+    _, recent = follow_one_learner([4, 4, 9, 4], [0, 0.5, 1, 1])
+    place = int(np.argmax(recent.items[0] == 4))
+    assert (recent.tries[0, place], recent.scores[0, place], recent.solved[0, place]) == (3, 1.5, True)
+    assert recent.answered_at[0, place] == 4
 
 
 def fitted(answers: FilteredLog, factors: int) -> BehaviourModel:
@@ -198,6 +198,7 @@ def test_behaviour_model_predicts_unknown_items_by_those_of_their_skills(behavio
         behaviour_model,
         larger,
         initial_behaviour_state(1, behaviour_model),
+        initial_recent_items(1),
         np.zeros(1, dtype=np.int64),
         np.array([ITEMS + 4]),
         plain(1),
@@ -302,7 +303,9 @@ def test_mastery_does_not_depend_on_the_behaviour_model(seed: int) -> None:
     with_it, told = replay(parameters, log)
     without, plainly = replay(replace(parameters, behaviour=None), log)
     for field in fields(States):
-        if field.name not in ("behaviour", "successes"):
+        if field.name == "recent":
+            assert engine_same(with_it.recent, without.recent)
+        elif field.name not in ("behaviour", "successes"):
             assert np.array_equal(getattr(with_it, field.name), getattr(without, field.name)), field.name
     assert np.array_equal(told.without_behaviour, plainly.p)
     assert not np.array_equal(told.p, told.without_behaviour)

@@ -92,7 +92,7 @@ def test_calibration_orders_learning_rates_but_shrinks_them(found: CalibrationFi
     p_learn = found.parameters.skills.p_learn
     assert p_learn[0] < p_learn[1]
     assert p_learn[0] < p_learn[2]
-    assert (np.abs(p_learn - TRUTH.skills.p_learn) < 0.12).all()
+    assert (np.abs(p_learn - TRUTH.skills.p_learn) < 0.15).all()
     assert (np.abs(found.parameters.skills.prior - TRUTH.skills.prior) < 0.3).all()
 
 
@@ -235,7 +235,7 @@ def test_fixed_items_stay_and_anchor_the_others() -> None:
     fit = calibrate_parameters(parameters, log, fixed, aside(log), SEED)
     assert fit.parameters.items.intercept[:2].tolist() == [-9.0, 2.0]
     assert fit.parameters.items.intercept[2] > 1
-    same_otherwise = replace(fit.parameters.items, intercept=parameters.items.intercept)
+    same_otherwise = replace(fit.parameters.items, intercept=parameters.items.intercept, measured=None)
     assert same(same_otherwise, parameters.items)
 
 

@@ -17,7 +17,7 @@ from app.adaptive.practice.choose import Choices, choose_items
 from app.adaptive.practice.items import JITTER, TARGET, propensities
 from app.adaptive.practice.skills import judge_skills
 from app.adaptive.state import States
-from app.adaptive.tracing.filter import initial_states, predict_score, update_states
+from app.adaptive.tracing.filter import initial_states, latent_moments, predict_score, update_states
 from app.adaptive.tracing.replay import replay
 from tests.adaptive import laws
 from tests.adaptive.reference import Policy, learner_of
@@ -247,7 +247,12 @@ def test_only_item_of_a_course_is_chosen_again() -> None:
 def mastered(parameters: Parameters) -> States:
     """A learner who knows everything."""
     nobody = initial_states(parameters, 1)
-    return replace(nobody, mastery=np.full_like(nobody.mastery, 0.99), responses=np.full_like(nobody.responses, 9))
+    return replace(
+        nobody,
+        mastery=np.full_like(nobody.mastery, 0.99),
+        responses=np.full_like(nobody.responses, 9),
+        mastered=np.ones_like(nobody.mastered),
+    )
 
 
 def test_course_that_is_mastered_is_reported_as_all_mastered() -> None:
@@ -292,11 +297,13 @@ def test_item_with_guessing_is_chosen_by_its_probability_of_success() -> None:
     assert abs(choices.p[0] - TARGET) < 0.1
 
 
-def test_item_of_several_skills_is_chosen_as_often_as_one_of_a_single_skill() -> None:
-    """An item of three skills has the same chance as one of one skill where all masteries are equal."""
+def test_item_of_several_skills_takes_all_of_them() -> None:
+    """The chance of the item's skills is their product: .5 and .5³."""
     parameters = course(tree([[], [], []], prior=[0.5] * 3), make_items([[0], [0, 1, 2]]))
-    p = predict_score(parameters, initial_states(parameters, 1), np.zeros(2, dtype=np.int64), np.arange(2))
-    assert abs(p[0] - p[1]) < 1e-12
+    states, learners = initial_states(parameters, 1), np.zeros(2, dtype=np.int64)
+    assert latent_moments(parameters.items, states, learners, np.arange(2))[2].tolist() == [0.5, 0.125]
+    p = predict_score(parameters, states, learners, np.arange(2))
+    assert p[0] > p[1]
 
 
 def test_practice_of_a_learner_who_is_always_right_masters_every_skill() -> None:

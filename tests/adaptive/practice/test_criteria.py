@@ -15,7 +15,7 @@ from app.adaptive.practice.explain import EXPLANATION_CODES, Explanation, explai
 from app.adaptive.practice.skills import goal_skills, judge_skills
 from app.adaptive.state import States
 from app.adaptive.tracing.filter import initial_states
-from app.adaptive.tracing.mastery import is_mastered
+from app.adaptive.tracing.mastery import MASTERY_LINE, is_mastered
 from tests.adaptive.worlds import course, make_items, random_course, random_states, tree
 from tests.gate.examples import examples
 
@@ -215,7 +215,7 @@ def test_review_chooses_decayed_skills_only(seed: int, review: float) -> None:
     parameters = random_course(seed, skills=5, items=20)
     states = random_states(parameters, seed, learners=6, longest=60)
     found = choose_items(parameters, states, numbers(6, seed), None, [SelectionCriteria(review=review)] * 6)
-    decayed = states.attained & ~is_mastered(states.mastery, states.responses)
+    decayed = states.attained & ~is_mastered(states)
     for row in np.flatnonzero(found.code == CODES.index("review_skill")):
         assert decayed[row, found.skill[row]]
 
@@ -238,7 +238,8 @@ def chain(mastery: list[float], responses: list[int]) -> tuple[Parameters, State
     """Three skills that build on each other, and one apart."""
     parameters = course(tree([[], [0], [1], []]), make_items([[0]] * 2 + [[1]] * 2 + [[2]] * 2 + [[3]] * 2))
     states = initial_states(parameters, 1)
-    return parameters, replace(states, mastery=np.array([mastery]), responses=np.array([responses]))
+    told = np.array([mastery]) >= MASTERY_LINE
+    return parameters, replace(states, mastery=np.array([mastery]), responses=np.array([responses]), mastered=told)
 
 
 @pytest.mark.parametrize(

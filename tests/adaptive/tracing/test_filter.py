@@ -109,14 +109,25 @@ def test_filter_is_not_changed_by_padding_and_unpractised_skills_and_items(seed:
     extra = make_items([[0, 1, 2]], guessing=[0.3], thresholds=np.full((1, items.thresholds.shape[1]), np.inf))
     extra = replace(extra, skills=np.pad(extra.skills, ((0, 0), (0, items.skills.shape[1] - 3)), constant_values=-1))
     names = Items.__dataclass_fields__
-    wider = Items(**{name: np.concatenate([getattr(items, name), getattr(extra, name)]) for name in names})
+    wider = Items(
+        **{name: np.concatenate([getattr(items, name), getattr(extra, name)]) for name in names if name != "measured"}
+    )
     log = random_log(parameters, seed)
     one, predicted = replay(parameters, log)
     other, predicted_other = replay(Parameters(parameters.population, more, wider), log)
-    assert same(predicted, predicted_other)
+    others = predicted_other.others[:, : predicted.others.shape[1]].copy()
+    assert same(predicted, replace(predicted_other, others=others))
     for name in ("ability", "ability_variance", "daily_effect", "daily_effect_variance"):
         assert getattr(one, name).tobytes() == getattr(other, name).tobytes()
-    for name in ("skill_effect", "skill_effect_variance", "mastery", "learning_gain"):
+    for name in (
+        "skill_effect",
+        "skill_effect_variance",
+        "mastery",
+        "learning_gain",
+        "evidence",
+        "mastered",
+        "stalled",
+    ):
         assert (getattr(one, name) == getattr(other, name)[:, :-1]).all()
 
 
@@ -224,7 +235,7 @@ def test_mastery_of_a_prerequisite_never_reaches_0_or_1() -> None:
         long, _ = replay(parameters, log_of([[(0, score)] * 2000]))
         assert 0 < long.mastery[0, 0] < 1
         back, _ = replay(parameters, log_of([[(0, 1 - score)] * 60]), long)
-        assert abs(back.mastery[0, 0] - long.mastery[0, 0]) > 0.01
+        assert abs(back.mastery[0, 0] - long.mastery[0, 0]) > 0.001
 
 
 @given(seeds, kinds)

@@ -73,7 +73,7 @@ class States(_Rows):
 
     `ability`, `daily_effect` and their variances, `total_responses` (how many were processed) and `last_item` are (B,).
     Per skill, (B, S): `skill_effect` and `skill_effect_variance`, `mastery` q = P(known), `learning_gain` (what the
-    last answer taught), `evidence` (what the answers alone say for knowing it, in nats), `mastered` (after the last
+    last answer taught), `cusum` (what the answers alone say for knowing it, in nats), `mastered` (after the last
     answer), `attained` (mastered once), `stalled` (how many answers on it in a row have left it more likely unknown),
     `responses` (answers on it), `successes` (the sum of their scores), `practised` (the value of `total_responses`
     after the last of them). `recent` are the items of late; `behaviour` is for predictions only.
@@ -92,7 +92,7 @@ class States(_Rows):
     skill_effect_variance: Floats
     mastery: Floats
     learning_gain: Floats
-    evidence: Floats
+    cusum: Floats
     mastered: Booleans
     stalled: Integers
     responses: Integers

@@ -42,7 +42,7 @@ class TruthFigures:
     expected calibration error of mastery over all answers, and `held`: the share of tellings whose interval holds the
     share of knowers among those told the same tenth. `flips`: changes of the word mastered for a learner and skill;
     `most_flips` for the worst learner. θ within ± 1.645 standard errors at the end: `ability`, and of the thirds by
-    true ability the `worst_third`. `told`: mean mastery of known skills that some item tells from the missing one,
+    true ability the `worst_third`. `separable`: mean mastery of known skills that some item tells from the missing one,
     `blamed`: of these, below .5 after answer 20; `missing`: mean mastery of what is not known; all three at the answers
     after 20. `run`: longest run of exercises on one skill set without it being learnt (mean), `repeats`: of the
     answers, to an item met before while others of its skills were unseen; `exercises` until the engine stopped.
@@ -59,7 +59,7 @@ class TruthFigures:
     most_flips: float
     ability: float | None
     worst_third: float | None
-    told: float | None
+    separable: float | None
     blamed: float | None
     missing: float | None
     run: float
@@ -85,7 +85,7 @@ def run_truth_study(names: Sequence[str], learners: int, seed: int, progress: Pr
         results[world.name] = {}
         for done, calibrated in enumerate((False, True)):
             progress(world.name, 2 * number + done, 2 * len(worlds))
-            parameters = calibrate_on_others(world, course, seed, ANSWERS) if calibrated else course.told
+            parameters = calibrate_on_others(world, course, seed, ANSWERS) if calibrated else course.given
             history = answer_items(world, course, parameters, learner_seeds(seed, number, learners), ANSWERS)
             results[world.name]["calibrated" if calibrated else "defaults"] = measure_history(
                 history, course.items.skills, known_ability=world.chances is None and world.learners == "mixed"
@@ -94,26 +94,26 @@ def run_truth_study(names: Sequence[str], learners: int, seed: int, progress: Pr
 
 
 def measure_history(history: LearnerHistory, asked: Integers, *, known_ability: bool) -> TruthFigures:
-    """Compare what was told with what is true; `asked` (I, K) are the true skills of the items."""
+    """Compare what was mastered with what is true; `asked` (I, K) are the true skills of the items."""
     met = _count_met(history, asked)
-    told, known = history.mastered, history.known
-    ever = told.any(axis=0)
-    when = np.argmax(told, axis=0)
+    mastered, known = history.mastered, history.known
+    ever = mastered.any(axis=0)
+    when = np.argmax(mastered, axis=0)
     first_known = _values_at(known, when)[ever]
     counted = known[-1] & (met[-1] >= ENOUGH)
-    early = told[:EARLY].any(axis=(0, 2))
+    early = mastered[:EARLY].any(axis=(0, 2))
     separable = _separable_skills(known[-1], asked)
     late = history.mastery[BLAME_FROM:]
     error, held = _calibration_of_mastery(history, met)
-    changes = (told[1:] != told[:-1]).sum(axis=0)
+    changes = (mastered[1:] != mastered[:-1]).sum(axis=0)
     inside = np.abs(history.ability_error[-1]) <= NORMAL_90
     third = np.argsort(np.argsort(history.ability)) * 3 // max(len(history.ability), 1)
     answered = history.items >= 0
     return TruthFigures(
         first_false=_mean_or_none(~first_known),
-        false=_mean_or_none(~known[-1][told[-1]]),
+        false=_mean_or_none(~known[-1][mastered[-1]]),
         first=float(np.median(_values_at(met, when)[ever])) if ever.any() else None,
-        missed=_mean_or_none(~told[-1][counted]),
+        missed=_mean_or_none(~mastered[-1][counted]),
         early=float(early.mean()),
         error=error,
         held=held,
@@ -121,7 +121,7 @@ def measure_history(history: LearnerHistory, asked: Integers, *, known_ability: 
         most_flips=float(changes.sum(axis=1).max()),
         ability=_mean_or_none(inside) if known_ability else None,
         worst_third=min(float(inside[third == each].mean()) for each in set(third.tolist())) if known_ability else None,
-        told=_mean_or_none(late[:, separable]),
+        separable=_mean_or_none(late[:, separable]),
         blamed=_mean_or_none(late[:, separable] < BLAMED),
         missing=_mean_or_none(late[~known[BLAME_FROM:]]),
         run=float(np.mean([_longest_run(history, asked, row) for row in range(known.shape[1])])),
@@ -161,12 +161,12 @@ def _calibration_of_mastery(history: LearnerHistory, met: Any) -> tuple[float, f
     mastery, known = history.mastery[use], history.known[use]
     if not mastery.size:
         return 0.0, 1.0
-    place = np.minimum((mastery * BINS).astype(np.int64), BINS - 1)
-    size = np.maximum(np.bincount(place, minlength=BINS), 1)
-    truth = np.bincount(place, known, BINS) / size
-    told = np.bincount(place, mastery, BINS) / size
-    held = (history.low[use] <= truth[place]) & (truth[place] <= history.high[use])
-    return float((np.abs(truth - told) * size).sum() / len(mastery)), float(held.mean())
+    bin_number = np.minimum((mastery * BINS).astype(np.int64), BINS - 1)
+    size = np.maximum(np.bincount(bin_number, minlength=BINS), 1)
+    truth = np.bincount(bin_number, known, BINS) / size
+    reported = np.bincount(bin_number, mastery, BINS) / size
+    held = (history.low[use] <= truth[bin_number]) & (truth[bin_number] <= history.high[use])
+    return float((np.abs(truth - reported) * size).sum() / len(mastery)), float(held.mean())
 
 
 def _longest_run(history: LearnerHistory, asked: Integers, learner: int) -> int:

@@ -62,7 +62,7 @@ def figures(name: str, learners: int = 60) -> TruthFigures:
     """Without a calibration."""
     world = WORLDS[name]
     course = create_truth_course(world, 5)
-    told = answer_items(world, course, course.told, learner_seeds(5, 0, learners), 60)
+    told = answer_items(world, course, course.given, learner_seeds(5, 0, learners), 60)
     return measure_history(told, course.items.skills, known_ability=False)
 
 
@@ -75,7 +75,7 @@ def test_coin_tosser_is_hardly_ever_told_mastered_within_twenty_answers(name: st
 
 @pytest.mark.controls
 def test_coin_tosser_is_told_mastered_without_evidence(monkeypatch: Patch) -> None:
-    monkeypatch.setattr(mastery, "EVIDENCE_LINE", 0.0)
+    monkeypatch.setattr(mastery, "CUSUM_LINE", 0.0)
     assert figures("coins, undeclared").early > 0.2
 
 
@@ -83,10 +83,10 @@ def test_coin_tosser_is_told_mastered_without_evidence(monkeypatch: Patch) -> No
 def test_known_skills_are_not_blamed_for_the_missing_one() -> None:
     """Random items, no calibration, one of the eight skills of fractions missing."""
     found = figures("lacks one of fractions", 64)
-    assert found.told is not None
+    assert found.separable is not None
     assert found.blamed is not None
     assert found.missing is not None
-    assert found.told > 0.85
+    assert found.separable > 0.85
     assert found.blamed < 0.05
     assert found.missing < 0.2
 
@@ -103,8 +103,8 @@ def test_histories_do_not_depend_on_the_batch() -> None:
     world = WORLDS["compound items, next"]
     course = create_truth_course(world, 1)
     seeds = learner_seeds(1, 0, 6)
-    together = answer_items(world, course, course.told, seeds, 12)
-    alone = answer_items(world, course, course.told, seeds[2:3], 12)
+    together = answer_items(world, course, course.given, seeds, 12)
+    alone = answer_items(world, course, course.given, seeds[2:3], 12)
     for name in ("items", "scores", "known", "mastery", "mastered"):
         assert np.array_equal(getattr(together, name)[:, 2:3], getattr(alone, name)), name
 

@@ -2,7 +2,7 @@
 
 A skill is known or not. An item is answered by who knows all its skills, or does not, with the logit of its difficulty,
 the ability, the daily effect and a shift. Each world changes what it names: what learners do, what items do, or what
-the engine is told of them. Every number of a learner follows from the learner's own seed.
+the engine knows of them. Every number of a learner follows from the learner's own seed.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -26,14 +26,14 @@ ABILITY_VARIANCE, DAILY_VARIANCE, DAILY_RETENTION = 0.76, 0.15, 0.98
 KNOWN_SHIFT, UNKNOWN_SHIFT = 1.37, -0.32
 DIFFICULTY_SD = 0.8
 # The answer before which a world turns: half of the learners learn or forget all, or everybody has paused.
-TURN = 30
+EVENT_AFTER = 30
 HALF = 0.5
 SLIPPING, SLIP = 0.2, 0.25
 BY_HEART, KNOWN_BY_HEART = 2, 0.98
 FIRST_DAY, MINUTE, PAUSE, LOST = 20000.0, 1 / 1440, 60.0, 0.6
 CALIBRATED_LEARNERS = 300
 
-ABILITY, DAILY, KNOWN, ANSWER, CHANGE, ORDER, TURNING, SLIPPER, CHOICE, WAVE = range(10)
+ABILITY, DAILY, KNOWN, ANSWER, CHANGE, ORDER, EVENT, SLIPPER, CHOICE, WAVE = range(10)
 
 SkillSets = tuple[tuple[int, ...], ...]
 
@@ -66,12 +66,12 @@ TEN, TWO, ONE = _single_skill_items(4, 10), _single_skill_items(4, 2), _single_s
 
 @dataclass(frozen=True)
 class _TruthWorld:
-    """What learners and items truly do, and what of it the engine is not told.
+    """What learners and items truly do, and what of it the engine is not given.
 
     `asked` are the skills of each item. A skill is known at first with `known`; after a right answer it is learnt with
     `p_learn`, after any answer forgotten with `p_forget`. `guessing` are the values of c of the items, in turns, and
     `slope_sd` the spread of log a; the engine knows of c where it is `declared`, never of a. Half of the learners know
-    all (`turn` "learn") or nothing ("forget") after answer 30; or all pause for 60 days, and lose 60 % ("pause").
+    all (`event` "learn") or nothing ("forget") after answer 30; or all pause for 60 days, and lose 60 % ("pause").
     `slipping`: a fifth of the learners slip on a quarter of what they know. `by_heart`: an item is known after two
     answers to it. Shares: `wrong_tags` of the items carry another skill than they ask for, `miskeyed` ones are scored
     the wrong way round. `learners` are "mixed", lack exactly one skill ("lacking"), "coins" who toss with the chance
@@ -89,7 +89,7 @@ class _TruthWorld:
     guessing: tuple[float, ...] = (0.0,)
     declared: bool = False
     slope_sd: float = 0.0
-    turn: str = ""
+    event: str = ""
     slipping: bool = False
     by_heart: bool = False
     wrong_tags: float = 0.0
@@ -115,13 +115,13 @@ TRUTH_WORLDS = (
     _TruthWorld("two items a skill, next", asked=TWO, practise=True),
     _TruthWorld("guessing .5, declared", guessing=(0.5,), declared=True),
     _TruthWorld("guessing .5, undeclared", guessing=(0.5,)),
-    _TruthWorld("half learn all", turn="learn"),
-    _TruthWorld("half forget all", turn="forget"),
-    _TruthWorld("pause of 60 days", turn="pause"),
+    _TruthWorld("half learn all", event="learn"),
+    _TruthWorld("half forget all", event="forget"),
+    _TruthWorld("pause of 60 days", event="pause"),
     _TruthWorld("forgetting .08", p_forget=0.08),
     _TruthWorld("a fifth slip", slipping=True),
     _TruthWorld("a quarter of tags wrong", wrong_tags=0.25),
-    _TruthWorld("a tenth mis-keyed", miskeyed=0.1),
+    _TruthWorld("a tenth of keys wrong", miskeyed=0.1),
     _TruthWorld("slopes and guessing", slope_sd=0.5, guessing=(0.0, 0.25)),
     _TruthWorld("one item a skill, by heart", asked=ONE, by_heart=True),
     _TruthWorld("nobody learns", p_learn=0.0),
@@ -150,11 +150,11 @@ TRUTH_WORLDS = (
 
 @dataclass(frozen=True)
 class _TruthCourse:
-    """A course of a world: the true items, with the skills they truly ask for, and what the engine is told at first."""
+    """A course of a world: the true items and skills, and what the engine believes at first."""
 
     items: Items
     miskeyed: Booleans
-    told: Parameters
+    given: Parameters
 
 
 @dataclass(frozen=True)
@@ -170,10 +170,10 @@ class _Learners:
 
 @dataclass(frozen=True)
 class LearnerHistory:
-    """What B learners did in T answers, and what they were told after each.
+    """What B learners did in T answers, and what the engine reported after each.
 
-    `items` (T, B), -1 where none was offered, and `scores`; per skill, (T, B, S), `known` in truth, and as told
-    `mastery`, its interval `low` and `high`, `mastered`; (T, B) `ability_error`, in standard errors told, and `stuck`.
+    `items` (T, B), -1 where none was offered, and `scores`; per skill, (T, B, S), `known` in truth, and as reported
+    `mastery`, its interval `low` and `high`, `mastered`; (T, B) `ability_error`, in standard errors given, and `stuck`.
     `ability` (B,) is the true one.
     """
 
@@ -205,7 +205,7 @@ def create_truth_course(world: _TruthWorld, seed: int) -> _TruthCourse:
     )
     wrong = rng.permutation(count) < world.wrong_tags * count
     shifted = (skills + 1 + rng.integers(0, max(world.skills - 1, 1), count)[:, None]) % world.skills
-    told = Items(
+    given = Items(
         intercept=np.zeros(count),
         discrimination=np.ones(count),
         guessing=guessing * world.declared,
@@ -216,7 +216,7 @@ def create_truth_course(world: _TruthWorld, seed: int) -> _TruthCourse:
     )
     empty = np.empty(world.skills)
     edges = _pad_skills(world.prerequisites or ((),) * world.skills)
-    parameters = Parameters(Population(), default_rates(Skills(empty, empty, empty, edges)), told)
+    parameters = Parameters(Population(), default_rates(Skills(empty, empty, empty, edges)), given)
     return _TruthCourse(items, rng.permutation(count) < world.miskeyed * count, parameters)
 
 
@@ -248,17 +248,17 @@ def _start_learners(world: _TruthWorld, seeds: Seeds) -> _Learners:
 
 def _true_chance(world: _TruthWorld, course: _TruthCourse, learners: _Learners, items: Integers) -> Floats:
     """The true chance of each learner to be scored right on an item; (B,)."""
-    rows, bank = np.arange(len(items)), course.items
-    skills = bank.skills[items]
+    rows, true_items = np.arange(len(items)), course.items
+    skills = true_items.skills[items]
     knows = (learners.known[rows[:, None], skills] | (skills < 0)).all(axis=1)
-    logit = bank.intercept[items] + bank.discrimination[items] * (
+    logit = true_items.intercept[items] + true_items.discrimination[items] * (
         learners.ability + learners.daily_effect + np.where(knows, KNOWN_SHIFT, UNKNOWN_SHIFT)
     )
-    p = bank.guessing[items] + (1 - bank.guessing[items]) * expit(logit)
+    p = true_items.guessing[items] + (1 - true_items.guessing[items]) * expit(logit)
     if world.chances is not None:
         p = np.where(knows, *world.chances)
     elif world.learners == "coins":
-        p = bank.guessing[items]
+        p = true_items.guessing[items]
     p = np.where(learners.slips & knows, (1 - SLIP) * p, p)
     if world.by_heart:
         p = np.where(learners.tries[rows, items] >= BY_HEART, KNOWN_BY_HEART, p)
@@ -289,12 +289,12 @@ def _undergo_answer(
     learners.daily_effect[:] = retention * learners.daily_effect + np.sqrt(
         (1 - retention**2) * DAILY_VARIANCE
     ) * draw_normal(seeds, WAVE, number)
-    if world.turn and number == TURN - 1:
-        turned = draw_uniform(seeds[:, None], TURNING, np.arange(world.skills))
-        if world.turn == "pause":
-            learners.known[turned < LOST] = False
+    if world.event and number == EVENT_AFTER - 1:
+        happened = draw_uniform(seeds[:, None], EVENT, np.arange(world.skills))
+        if world.event == "pause":
+            learners.known[happened < LOST] = False
         else:
-            learners.known[turned[:, 0] < HALF] = world.turn == "learn"
+            learners.known[happened[:, 0] < HALF] = world.event == "learn"
 
 
 def _random_order(seeds: Seeds, items: int, answers: int) -> Integers:
@@ -337,7 +337,7 @@ def answer_items(
         if at.size:
             _answer_once(world, course, parameters, seeds, learners, states, at, items[at], number, history.scores)
         history.items[number] = items
-        _note_what_is_told(parameters, states, learners, history, number)
+        _note_reports(parameters, states, learners, history, number)
     return history
 
 
@@ -360,16 +360,16 @@ def _answer_once(
     for field in fields(_Learners):
         getattr(learners, field.name)[at] = getattr(some, field.name)
     scores[number, at] = right
-    time = FIRST_DAY + number * MINUTE + PAUSE * (world.turn == "pause" and number >= TURN)
+    time = FIRST_DAY + number * MINUTE + PAUSE * (world.event == "pause" and number >= EVENT_AFTER)
     part = states[at]
     advance_states(parameters, part, items, right.astype(np.float64), np.full(len(at), time))
     states.put(at, part)
 
 
-def _note_what_is_told(
+def _note_reports(
     parameters: Parameters, states: States, learners: _Learners, history: LearnerHistory, number: int
 ) -> None:
-    """Note what is true and what is told of everybody after an answer."""
+    """Note what is true and what is reported of everybody after an answer."""
     history.known[number] = learners.known
     history.mastery[number] = states.mastery
     history.low[number], history.high[number] = mastery_interval(
@@ -383,8 +383,10 @@ def calibrate_on_others(world: _TruthWorld, course: _TruthCourse, seed: int, ans
     """Calibrate a course on 300 other learners of its world, who answer in random order."""
     seeds = learner_seeds(seed, -1 % 2**31, CALIBRATED_LEARNERS)
     plain = replace(world, practise=False, learners="mixed" if world.learners != "coins" else "coins")
-    history = answer_items(plain, course, course.told, seeds, answers)
+    history = answer_items(plain, course, course.given, seeds, answers)
     starts = np.arange(CALIBRATED_LEARNERS + 1) * answers
-    moments = FIRST_DAY + np.arange(answers) * MINUTE + PAUSE * (np.arange(answers) >= TURN) * (world.turn == "pause")
+    moments = (
+        FIRST_DAY + np.arange(answers) * MINUTE + PAUSE * (np.arange(answers) >= EVENT_AFTER) * (world.event == "pause")
+    )
     log = Log(starts, history.items.T.reshape(-1), history.scores.T.reshape(-1), np.tile(moments, CALIBRATED_LEARNERS))
-    return calibrate_filter(course.told, log, np.zeros(len(world.asked), dtype=np.bool_), seed)
+    return calibrate_filter(course.given, log, np.zeros(len(world.asked), dtype=np.bool_), seed)

@@ -72,7 +72,7 @@ def initial_states(parameters: Parameters, count: int) -> States:
         skill_effect_variance=np.full(shape, population.skill_variance),
         mastery=np.broadcast_to(skills.prior, shape).copy(),
         learning_gain=np.zeros(shape),
-        evidence=np.zeros(shape),
+        cusum=np.zeros(shape),
         mastered=np.zeros(shape, dtype=np.bool_),
         stalled=np.zeros(shape, dtype=np.int64),
         responses=np.zeros(shape, dtype=np.int64),
@@ -251,7 +251,7 @@ def advance_states(
         update_behaviour_state(states.behaviour, features, items, scores)
     pull, shrinkage = measure_surprise(parameters, items, scores, prediction)
     slope = item_bank.discrimination[items]
-    told = _tell_by_answers(parameters, states, items, scores, both, likely)
+    cautious = _cautious_likelihood(parameters, states, items, scores, both, likely)
     _update_ability(population, states, slope, pull, shrinkage)
     states.total_responses[:] += 1
     states.last_item[:] = items
@@ -262,7 +262,7 @@ def advance_states(
         unknown = prediction.unknown[rows]
         known = likelihood_if_known(prediction.known[rows], unknown, others[rows, slot.column])
         posterior = bayes(states.mastery.take(slot.cells), known, unknown)
-        _add_evidence(states, slot, told, others)
+        _add_to_cusum(states, slot, cautious, others)
         update_prerequisites(parameters, states, slot, asking, posterior, times[rows])
         update_mastery(parameters, states, slot, asking, posterior, scores[rows])
     remember_items(states.recent, items, scores, states.total_responses)
@@ -277,10 +277,10 @@ def likelihood_if_known(known: Floats, unknown: Floats, others: Floats) -> Float
     return unknown + others * (known - unknown)
 
 
-def _tell_by_answers(
+def _cautious_likelihood(
     parameters: Parameters, states: States, items: Integers, scores: Floats, both: Floats, likely: Floats
 ) -> tuple[Floats, Floats]:
-    """What an answer may count for as evidence: its likelihoods (2, B), and a weight (B,): ½ for an item met before.
+    """The likelihoods (2, B) that count as evidence, and the weight (B,) of the answer: ½ for an item met before.
 
     Two things are not believed. An item that nobody has measured is not hard: who does not know its skills succeeds
     with at least ½ beyond guessing. And an ability of more than 1 does not explain right answers away.
@@ -296,14 +296,14 @@ def _tell_by_answers(
     return likely, np.where(count_tries(states.recent, items) > 0, REPEATED, 1.0)
 
 
-def _add_evidence(states: States, slot: _SkillSlot, told: tuple[Floats, Floats], others: Floats) -> None:
+def _add_to_cusum(states: States, slot: _SkillSlot, cautious: tuple[Floats, Floats], others: Floats) -> None:
     """The cumulative sum of log likelihood ratios for knowing a skill, never below 0 (CUSUM, Page 1954)."""
-    likely, weight = told
+    likely, weight = cautious
     rows = slot.rows
     unknown = likely[1][rows]
     ratio = likelihood_if_known(likely[0][rows], unknown, others[rows, slot.column]) / unknown
     gain = weight[rows] * xlogy(1.0, ratio)
-    states.evidence.put(slot.cells, np.maximum(states.evidence.take(slot.cells) + gain, 0.0))
+    states.cusum.put(slot.cells, np.maximum(states.cusum.take(slot.cells) + gain, 0.0))
 
 
 def fade_states(parameters: Parameters, states: States, times: Floats) -> States:
@@ -453,7 +453,7 @@ def update_mastery(
     states.practised.put(cells, states.total_responses[asked.rows])
     states.stalled.put(cells, np.where(mastery < STALLED_BELOW, states.stalled.take(cells) + 1, 0))
     uncertainty = states.ability_variance[asked.rows] + states.daily_effect_variance[asked.rows]
-    becomes = becomes_mastered(mastery, responses, states.evidence.take(cells), uncertainty, p_learn)
+    becomes = becomes_mastered(mastery, responses, states.cusum.take(cells), uncertainty, p_learn)
     if np.count_nonzero(becomes):
         becomes &= has_met_another(parameters, states.recent, asked.rows, items, asked.skill)
     mastered = becomes | stays_mastered(states.mastered.take(cells), mastery)

@@ -9,8 +9,8 @@ from app.adaptive.state import States
 MASTERY_LINE, LEAVING_LINE = 0.9, 0.7
 LEAST_RESPONSES = 3
 # The answers alone have to make knowing nine times as likely as before.
-EVIDENCE_LINE = 2.1972245773362196
-EVIDENCE_RISE, HIGHEST_RISE = 0.6, 2.0
+CUSUM_LINE = 2.1972245773362196
+CUSUM_RISE, HIGHEST_RISE = 0.6, 2.0
 LARGEST_LEARN = 1 - 1e-9
 # After so many answers in a row without getting anywhere a learner is stuck on a skill.
 STUCK_AFTER = 8
@@ -33,7 +33,7 @@ STATUSES = ("insufficient", "developing", "mastered", "decayed")
 
 
 def becomes_mastered(
-    mastery: Floats, responses: Integers, evidence: Floats, uncertainty: Floats, p_learn: Floats
+    mastery: Floats, responses: Integers, cusum: Floats, uncertainty: Floats, p_learn: Floats
 ) -> Booleans:
     """Whether a skill that was not mastered is now: P(known) and what the answers alone say are above their lines.
 
@@ -41,8 +41,8 @@ def becomes_mastered(
     does not average out, over as many answers as are likely to have been given without learning, n (1 - P(T))^n.
     """
     lasting = uncertainty * responses * (expm1(responses * log1p(-np.minimum(p_learn, LARGEST_LEARN))) + 1)
-    line = EVIDENCE_LINE * np.minimum(1 + EVIDENCE_RISE * lasting, HIGHEST_RISE)
-    return np.asarray((mastery >= MASTERY_LINE) & (evidence >= line) & (responses >= LEAST_RESPONSES))
+    line = CUSUM_LINE * np.minimum(1 + CUSUM_RISE * lasting, HIGHEST_RISE)
+    return np.asarray((mastery >= MASTERY_LINE) & (cusum >= line) & (responses >= LEAST_RESPONSES))
 
 
 def stays_mastered(mastered: Booleans, mastery: Floats) -> Booleans:

@@ -31,7 +31,7 @@ SKILL = np.dtype(
         ("skill_effect_variance", "<f8"),
         ("mastery", "<f8"),
         ("learning_gain", "<f8"),
-        ("evidence", "<f8"),
+        ("cusum", "<f8"),
         ("practised_at", "<f8"),
         ("successes", "<f8"),
         ("responses", "<i4"),

@@ -124,7 +124,7 @@ def test_filter_is_not_changed_by_padding_and_unpractised_skills_and_items(seed:
         "skill_effect_variance",
         "mastery",
         "learning_gain",
-        "evidence",
+        "cusum",
         "mastered",
         "stalled",
     ):

@@ -50,8 +50,8 @@ def test_status_follows_from_mastery_responses_and_attainment(
     assert STATUSES[found[0]] == expected
 
 
-def becomes(mastery: float, responses: int, evidence: float, uncertainty: float = 0.0, p_learn: float = 0.2) -> bool:
-    values = (np.array([value]) for value in (mastery, responses, evidence, uncertainty, p_learn))
+def becomes(mastery: float, responses: int, cusum: float, uncertainty: float = 0.0, p_learn: float = 0.2) -> bool:
+    values = (np.array([value]) for value in (mastery, responses, cusum, uncertainty, p_learn))
     return bool(becomes_mastered(*values)[0])
 
 
@@ -63,13 +63,13 @@ def test_mastered_takes_a_high_mastery_three_answers_and_evidence_of_nine_to_one
     assert not becomes(0.999, 3, nine - 1e-9)
 
 
-@given(st.floats(0, 1), st.integers(0, 40), st.floats(0, 9), st.floats(0, 1), st.floats(0.005, 0.95))
+@given(st.floats(0, 1), st.integers(0, 40), st.floats(0, 9), st.floats(1e-9, 1), st.floats(0.005, 0.95))
 def test_uncertain_ability_never_makes_mastered_easier(
-    mastery: float, responses: int, evidence: float, uncertainty: float, p_learn: float
+    mastery: float, responses: int, cusum: float, uncertainty: float, p_learn: float
 ) -> None:
     """Least of all where nothing is learnt, so that all answers share the error."""
-    if becomes(mastery, responses, evidence, uncertainty, p_learn):
-        assert becomes(mastery, responses, evidence, 0.0, p_learn)
+    if becomes(mastery, responses, cusum, uncertainty, p_learn):
+        assert becomes(mastery, responses, cusum, 0.0, p_learn)
     assert not becomes(0.93, 15, 3.0, 0.4, 0.012)
     assert becomes(0.93, 15, 3.0, 0.4, 0.5)
 
@@ -79,7 +79,7 @@ def test_one_item_again_and_again_is_not_enough_where_there_are_others() -> None
     same_item, _ = replay(two, log_of([[(0, 1.0)] * 40]))
     both, _ = replay(two, log_of([[(0, 1.0), (1, 1.0)] * 20]))
     assert (same_item.mastered[0, 0], both.mastered[0, 0]) == (False, True)
-    assert same_item.evidence[0, 0] < both.evidence[0, 0]
+    assert same_item.cusum[0, 0] < both.cusum[0, 0]
 
 
 def test_answer_tells_of_one_skill_what_the_others_leave() -> None:

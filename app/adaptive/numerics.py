@@ -1,11 +1,15 @@
 """Arithmetic that more than one part of the engine needs."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy.special import log1p, xlogy
 
 from app.adaptive.arrays import Floats, Integers
 
 HALF = 0.5
+# Of a normal distribution 90 % lie within so many standard deviations.
+NORMAL_90 = 1.6448536269514722
 TINY = 1e-9
 
 
@@ -14,6 +18,13 @@ def ragged(lists: list[list[int]]) -> tuple[Integers, Integers]:
     starts = np.zeros(len(lists) + 1, dtype=np.int64)
     np.cumsum([len(row) for row in lists], out=starts[1:])
     return starts, np.array([value for row in lists for value in row], dtype=np.int64)
+
+
+def pad_numbers(lists: Sequence[Sequence[int]]) -> Integers:
+    """Return rows of different length as one array, filled up with -1."""
+    width = max((len(row) for row in lists), default=0)
+    rows = [[*row, *[-1] * (width - len(row))] for row in lists]
+    return np.array(rows, dtype=np.int64).reshape(len(lists), width)
 
 
 def clip(x: Floats, low: "Floats | float", high: "Floats | float") -> Floats:

@@ -30,13 +30,6 @@ def find_recent(recent: RecentItems, learners: Integers, items: Integers) -> tup
     return slot, held[np.arange(len(items)), slot] == items
 
 
-def count_tries(recent: RecentItems, items: Integers) -> Integers:
-    """How often each learner has answered an item, as far as that is remembered; (B,)."""
-    rows = np.arange(len(items))
-    slot, known = find_recent(recent, rows, items)
-    return np.where(known, recent.tries[rows, slot], 0)
-
-
 def has_met_another(
     parameters: Parameters, recent: RecentItems, learners: Integers, items: Integers, skill: Integers
 ) -> Booleans:

@@ -27,7 +27,7 @@ from app.adaptive.assess.metrics import (
 )
 from app.adaptive.calibration.duplicates import find_duplicates, first_of_each_group
 from app.adaptive.calibration.fit import calibrate_parameters, default_rates, select_learners
-from app.adaptive.numerics import HALF
+from app.adaptive.numerics import HALF, pad_numbers
 from app.adaptive.parameters import Items, Parameters, Population, Skills
 from app.adaptive.response_log import Log
 from app.adaptive.tracing.replay import replay
@@ -35,7 +35,6 @@ from app.analysis.tables import align_columns
 from app.core.errors import InvalidFile
 from app.core.times import UNDATED_EPOCH_US, to_days
 from app.files.responses import INSTANTS, ROWS_BETWEEN_REPORTS, Rejection, ResponseRecord, read_responses
-from app.services.course_model import pad_numbers
 
 SPLIT = "split"
 FOLDS = 5

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from app.adaptive.arrays import Booleans, Floats, Integers
+from app.adaptive.numerics import NORMAL_90
 from app.adaptive.simulation.truth_worlds import (
     TRUTH_WORLDS,
     LearnerHistory,
@@ -28,7 +29,6 @@ EARLY = 20
 BLAME_FROM = 20
 BLAMED = 0.5
 ENOUGH = 3
-NORMAL_90 = 1.6448536269514722
 BINS = 10
 
 

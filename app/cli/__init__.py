@@ -5,6 +5,7 @@ Here is what can be asked; what is done then is in a module for each subject, im
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -279,19 +280,29 @@ def simulate_group() -> None:
     """Try on simulated learners what is hard to try on real ones; needs no database."""
 
 
+def _learners_option(default: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """How many learners a study simulates."""
+    return click.option(
+        "--learners",
+        default=default,
+        show_default=True,
+        type=click.IntRange(1, 100_000),
+        help="Simulate this many learners in each world.",
+    )
+
+
+seed_option = click.option(
+    "--seed", default=SEED, show_default=True, type=click.IntRange(0), help="Seed of all random numbers."
+)
+
+
 @simulate_group.command("practice")
 @click.option("--world", "worlds", multiple=True, type=click.Choice(WORLDS), help="May be repeated.  [default: all]")
 @click.option(
     "--policy", "policies", multiple=True, type=click.Choice(POLICIES), help="May be repeated.  [default: all]"
 )
-@click.option(
-    "--learners",
-    default=1200,
-    show_default=True,
-    type=click.IntRange(1, 100_000),
-    help="Simulate this many learners in each world.",
-)
-@click.option("--seed", default=SEED, show_default=True, type=click.IntRange(0), help="Seed of all random numbers.")
+@_learners_option(1200)
+@seed_option
 @json_option
 @click.option("--plots", type=NEW_FOLDER, help="Draw each world into this folder.")
 def simulate_practice_command(
@@ -305,14 +316,8 @@ def simulate_practice_command(
 
 @simulate_group.command("truth")
 @click.option("--world", "worlds", multiple=True, help="May be repeated.  [default: all]")
-@click.option(
-    "--learners",
-    default=300,
-    show_default=True,
-    type=click.IntRange(1, 100_000),
-    help="Simulate this many learners in each world.",
-)
-@click.option("--seed", default=SEED, show_default=True, type=click.IntRange(0), help="Seed of all random numbers.")
+@_learners_option(300)
+@seed_option
 @json_option
 def simulate_truth_command(worlds: tuple[str, ...], learners: int, seed: int, as_json: bool) -> None:
     """Hold what the engine tells to a known truth, before and after a calibration, in worlds of many kinds."""

@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 from app.adaptive.arrays import Booleans, Floats, Integers
 from app.adaptive.calibration.fit import default_rates
 from app.adaptive.irt.item_models import ITEM_MODELS
+from app.adaptive.numerics import pad_numbers
 from app.adaptive.parameters import Items, Parameters, Population, Skills, to_intercept
 from app.queries.calibrations import find_parameters
 from app.services.calibration_codec import CalibratedValues, decode_calibration
@@ -229,20 +230,8 @@ def _mean_intercepts(intercept: Floats, skills: Integers, fitted: Booleans) -> F
     return np.where(skill_counts > 0, sums / np.maximum(skill_counts, 1), overall)
 
 
-def pad_numbers(lists: Sequence[Sequence[int]]) -> Integers:
-    """Return rows of different length as one array, filled up with -1."""
-    width = _max_length(lists)
-    rows = [[*row, *[-1] * (width - len(row))] for row in lists]
-    return np.array(rows, dtype=np.int64).reshape(len(lists), width)
-
-
 def _pad_thresholds(lists: Sequence[Sequence[float]]) -> Floats:
     """Return rows of different length as one array, filled up with infinity."""
-    width = _max_length(lists)
+    width = max((len(row) for row in lists), default=0)
     rows = [[*row, *[np.inf] * (width - len(row))] for row in lists]
     return np.array(rows, dtype=np.float64).reshape(len(lists), width)
-
-
-def _max_length(lists: Sequence[Sequence[float]]) -> int:
-    """Return the length of the longest row."""
-    return max((len(row) for row in lists), default=0)

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.special import expit, expm1, log1p
 
 from app.adaptive.arrays import Booleans, Floats, Integers
-from app.adaptive.numerics import logit
+from app.adaptive.numerics import NORMAL_90, logit
 from app.adaptive.parameters import Parameters
 from app.adaptive.practice.items import DIAGNOSTICITY_WEIGHT, TARGET
 from app.adaptive.practice.skills import goal_skills as skills_of_goal
@@ -33,7 +33,6 @@ GRID = np.linspace(-EDGE, EDGE, STEPS)
 UNREACHED = 0.05
 # The standard deviation of what all skills have in common, an ability misjudged above all, as a share of the mean.
 COMMON = 0.25
-NORMAL_90 = 1.6448536269514722
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from scipy.special import expit
 
 from app.adaptive.arrays import Booleans, Floats, Integers, Seeds
 from app.adaptive.calibration.fit import calibrate_filter, default_rates
-from app.adaptive.numerics import ragged
+from app.adaptive.numerics import pad_numbers
 from app.adaptive.parameters import Items, Parameters, Population, Skills
 from app.adaptive.practice.choose import choose_items
 from app.adaptive.response_log import Log
@@ -32,6 +32,8 @@ SLIPPING, SLIP = 0.2, 0.25
 BY_HEART, KNOWN_BY_HEART = 2, 0.98
 FIRST_DAY, MINUTE, PAUSE, LOST = 20000.0, 1 / 1440, 60.0, 0.6
 CALIBRATED_LEARNERS = 300
+# No world has this number: the others are not those who are told.
+OTHERS = 2**31 - 1
 
 ABILITY, DAILY, KNOWN, ANSWER, CHANGE, ORDER, EVENT, SLIPPER, CHOICE, WAVE = range(10)
 
@@ -173,7 +175,7 @@ class LearnerHistory:
     """What B learners did in T answers, and what the engine reported after each.
 
     `items` (T, B), -1 where none was offered, and `scores`; per skill, (T, B, S), `known` in truth, and as reported
-    `mastery`, its interval `low` and `high`, `mastered`; (T, B) `ability_error`, in standard errors given, and `stuck`.
+    `mastery`, its interval `low` and `high`, `mastered`; (T, B) `ability_error`, in reported standard errors.
     `ability` (B,) is the true one.
     """
 
@@ -194,7 +196,7 @@ def create_truth_course(world: _TruthWorld, seed: int) -> _TruthCourse:
     count = len(world.asked)
     slope = np.exp(world.slope_sd * rng.normal(size=count))
     guessing = np.resize(np.array(world.guessing), count)
-    skills = _pad_skills(world.asked)
+    skills = pad_numbers(world.asked)
     items = Items(
         intercept=DIFFICULTY_SD * rng.normal(size=count),
         discrimination=slope,
@@ -215,18 +217,9 @@ def create_truth_course(world: _TruthWorld, seed: int) -> _TruthCourse:
         measured=np.zeros(count, dtype=np.bool_),
     )
     empty = np.empty(world.skills)
-    edges = _pad_skills(world.prerequisites or ((),) * world.skills)
+    edges = pad_numbers(world.prerequisites or ((),) * world.skills)
     parameters = Parameters(Population(), default_rates(Skills(empty, empty, empty, edges)), given)
     return _TruthCourse(items, rng.permutation(count) < world.miskeyed * count, parameters)
-
-
-def _pad_skills(asked: SkillSets) -> Integers:
-    """The skills of each item as an array, padded with -1."""
-    starts, values = ragged([list(row) for row in asked])
-    sizes = np.diff(starts)
-    result = np.full((len(asked), int(sizes.max())), -1, dtype=np.int64)
-    result[np.arange(result.shape[1]) < sizes[:, None]] = values
-    return result
 
 
 def _start_learners(world: _TruthWorld, seeds: Seeds) -> _Learners:
@@ -360,10 +353,15 @@ def _answer_once(
     for field in fields(_Learners):
         getattr(learners, field.name)[at] = getattr(some, field.name)
     scores[number, at] = right
-    time = FIRST_DAY + number * MINUTE + PAUSE * (world.event == "pause" and number >= EVENT_AFTER)
+    time = _moments(world, np.full(len(at), number))
     part = states[at]
-    advance_states(parameters, part, items, right.astype(np.float64), np.full(len(at), time))
+    advance_states(parameters, part, items, right.astype(np.float64), time)
     states.put(at, part)
+
+
+def _moments(world: _TruthWorld, numbers: Integers) -> Floats:
+    """When answers are given, in days: a minute apart, but for the pause of a world."""
+    return FIRST_DAY + numbers * MINUTE + PAUSE * ((numbers >= EVENT_AFTER) & (world.event == "pause"))
 
 
 def _note_reports(
@@ -381,12 +379,10 @@ def _note_reports(
 
 def calibrate_on_others(world: _TruthWorld, course: _TruthCourse, seed: int, answers: int) -> Parameters:
     """Calibrate a course on 300 other learners of its world, who answer in random order."""
-    seeds = learner_seeds(seed, -1 % 2**31, CALIBRATED_LEARNERS)
-    plain = replace(world, practise=False, learners="mixed" if world.learners != "coins" else "coins")
+    seeds = learner_seeds(seed, OTHERS, CALIBRATED_LEARNERS)
+    plain = replace(world, practise=False, learners="coins" if world.learners == "coins" else "mixed")
     history = answer_items(plain, course, course.given, seeds, answers)
     starts = np.arange(CALIBRATED_LEARNERS + 1) * answers
-    moments = (
-        FIRST_DAY + np.arange(answers) * MINUTE + PAUSE * (np.arange(answers) >= EVENT_AFTER) * (world.event == "pause")
-    )
+    moments = _moments(world, np.arange(answers))
     log = Log(starts, history.items.T.reshape(-1), history.scores.T.reshape(-1), np.tile(moments, CALIBRATED_LEARNERS))
     return calibrate_filter(course.given, log, np.zeros(len(world.asked), dtype=np.bool_), seed)

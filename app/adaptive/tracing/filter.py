@@ -25,7 +25,7 @@ from app.adaptive.behaviour.model import (
 )
 from app.adaptive.numerics import clip
 from app.adaptive.parameters import Items, Parameters, Population
-from app.adaptive.recent_items import count_tries, has_met_another, initial_recent_items, remember_items
+from app.adaptive.recent_items import find_recent, has_met_another, initial_recent_items, remember_items
 from app.adaptive.state import Prediction, States
 from app.adaptive.tracing.likelihood import expected_score, likelihood, likelihood_given_p, slopes
 from app.adaptive.tracing.mastery import becomes_mastered, stays_mastered
@@ -293,7 +293,8 @@ def _cautious_likelihood(
         least = np.stack([logits[1], np.where(unmeasured[rows], 0.0, logits[1])])
         likely = likely.copy()
         likely[:, rows] = likelihood(parameters.items, items[rows], np.maximum(logits, least), scores[rows])
-    return likely, np.where(count_tries(states.recent, items) > 0, REPEATED, 1.0)
+    seen = find_recent(states.recent, np.arange(states.count), items)[1]
+    return likely, np.where(seen, REPEATED, 1.0)
 
 
 def _add_to_cusum(states: States, slot: _SkillSlot, cautious: tuple[Floats, Floats], others: Floats) -> None:

@@ -12,8 +12,6 @@ LEAST_RESPONSES = 3
 CUSUM_LINE = 2.1972245773362196
 CUSUM_RISE, HIGHEST_RISE = 0.6, 2.0
 LARGEST_LEARN = 1 - 1e-9
-# After so many answers in a row without getting anywhere a learner is stuck on a skill.
-STUCK_AFTER = 8
 # Half the width of the 90 % interval in logits: errors of the parameters do not average out with more answers.
 LASTING_WIDTH = 0.83
 FIRST_WIDTH = 0.05

@@ -218,6 +218,13 @@ def parameters(name: str) -> Iterator[str]:
     return (parameter for parameter in OURS if f"{{{parameter}}}" in name)
 
 
+def absent_parameters(name: str) -> Iterator[str]:
+    """The ids without which there is nothing; anybody may be a new learner who asks for a first exercise."""
+    if name == MAKES_A_COURSE:
+        return iter(())
+    return (each for each in parameters(name) if (each, name.endswith("/recommendations")) != ("learner", True))
+
+
 def code_of(reply: httpx.Response) -> str:
     """The code of an error, in whichever form it is told."""
     told = reply.json()
@@ -245,7 +252,7 @@ async def test_resources_of_another_tenant_look_like_missing_ones(world: World) 
     database = world.app.state.database
     before = await database.read(rows_of_tenant, 1)
     for name, request in REQUESTS.items():
-        for parameter in parameters(name) if name != MAKES_A_COURSE else ():
+        for parameter in absent_parameters(name):
             caller = world.keys["stranger" if parameter == "course" else "neighbour"]
             foreign = await world.send(name, caller, OURS)
             absent = await world.send(name, world.keys["owner"], OURS | {parameter: ABSENT[parameter]})
@@ -254,6 +261,20 @@ async def test_resources_of_another_tenant_look_like_missing_ones(world: World) 
             world.expect(name, parameter, without_request_id(foreign), without_request_id(absent))
             world.expect(name, f"{parameter}: type", foreign.headers["content-type"], absent.headers["content-type"])
     assert world.faults == []
+    assert await database.read(rows_of_tenant, 1) == before
+
+
+async def test_learner_of_another_tenant_is_a_new_learner(world: World) -> None:
+    database = world.app.state.database
+    before = await database.read(rows_of_tenant, 1)
+    mastery = f"GET {COURSES}/learners/{{learner}}/mastery"
+    for method in ("GET", "POST"):
+        assert (await world.send(mastery, world.keys["neighbour"], OURS)).status_code == 404
+        reply = await world.send(
+            f"{method} {COURSES}/learners/{{learner}}/recommendations", world.keys["neighbour"], OURS
+        )
+        assert reply.json()["recommendations"][0]["skill"] == "add"
+    assert (await world.send(mastery, world.keys["neighbour"], OURS)).json()["position"] == 0
     assert await database.read(rows_of_tenant, 1) == before
 
 

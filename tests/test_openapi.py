@@ -150,7 +150,12 @@ def test_bodies_have_valid_examples() -> None:
 
 def test_webhooks_describe_only_replies_that_count() -> None:
     """FastAPI adds its own form of an error to every operation with a body, and here every error is a problem."""
-    assert set(DOCUMENT["webhooks"]) == {"skill.mastered", "calibration.finished", "response.corrected"}
+    assert set(DOCUMENT["webhooks"]) == {
+        "skill.mastered",
+        "learner.stuck",
+        "calibration.finished",
+        "response.corrected",
+    }
     for call in DOCUMENT["webhooks"].values():
         assert set(call["post"]["responses"]) == {"204", "default"}
     assert DOCUMENT["components"]["schemas"].keys() & {"HTTPValidationError", "ValidationError"} == set()

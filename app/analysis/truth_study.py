@@ -170,15 +170,16 @@ def _calibration_of_mastery(history: LearnerHistory, met: Any) -> tuple[float, f
 
 
 def _longest_run(history: LearnerHistory, asked: Integers, learner: int) -> int:
-    """The longest run of exercises of one learner with a skill in common that nothing was learnt in."""
-    items = history.items[:, learner]
+    """The longest run of exercises for one skill that one learner did not learn in it."""
+    items, practised = history.items[:, learner], history.practised[:, learner]
     best = 0
     for skill in range(history.known.shape[2]):
         run = 0
         for number, item in enumerate(items.tolist()):
             if item < 0:
                 break
-            run = run + 1 if skill in asked[item] and not history.known[number, learner, skill] else 0
+            same = skill == practised[number] if practised[number] >= 0 else skill in asked[item]
+            run = run + 1 if same and not history.known[number, learner, skill] else 0
             best = max(best, run)
     return best
 

@@ -1,6 +1,6 @@
 """Learners as rows: the snapshots of their folds."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -83,11 +83,9 @@ def _learners_by_id(dialect: str, *, lock: bool) -> Select[*tuple[Any, ...]]:
     return statement.with_for_update() if lock else statement
 
 
-def insert_learners(
-    db: Connection, tenant_id: int, course_id: str, ids: Collection[str], blank: Mapping[str, Any]
-) -> None:
-    """Add learners with the snapshot `blank`; one that another transaction has just added stays as it is."""
-    rows = [{"tenant_id": tenant_id, "course_id": course_id, "id": id_, **blank} for id_ in sorted(ids)]
+def insert_learners(db: Connection, tenant_id: int, course_id: str, learners: Sequence[Mapping[str, Any]]) -> None:
+    """Add learners, in the order of their ids; one that another transaction has just added stays as it is."""
+    rows = [{"tenant_id": tenant_id, "course_id": course_id, **learner} for learner in learners]
     execute_many(db, _learner_insert_statement(db.dialect.name), rows)
 
 

@@ -16,7 +16,7 @@ from app.services.recommendations import offer_recommendations, preview_recommen
 router = APIRouter(prefix="/v1/courses/{course}/learners/{learner}", tags=["recommendations"], route_class=StrictRoute)
 
 Reader = Annotated[Caller, require("learners:read")]
-ASK = responses_for("unknown_course", "unknown_learner")
+ASK = responses_for("unknown_course")
 
 
 @router.get("/recommendations", response_model=Recommendations, responses=ASK)

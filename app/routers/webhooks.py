@@ -13,6 +13,7 @@ from app.jobs.webhook_delivery import read_target
 from app.schemas.webhooks import (
     WEBHOOK_ID,
     CalibrationFinished,
+    LearnerStuck,
     ResponseCorrected,
     SkillMastered,
     WebhookIn,
@@ -68,6 +69,11 @@ async def delete_webhook(webhook: WebhookId, caller: Admin, request: Request) ->
 @calls.post("skill.mastered", **RECEIVER_REPLIES)
 async def skill_mastered(body: SkillMastered) -> None:
     """A learner has mastered a skill with an answer."""
+
+
+@calls.post("learner.stuck", **RECEIVER_REPLIES)
+async def learner_stuck(body: LearnerStuck) -> None:
+    """Practice of a skill makes no progress."""
 
 
 @calls.post("calibration.finished", **RECEIVER_REPLIES)

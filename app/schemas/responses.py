@@ -110,6 +110,9 @@ class SkillMastery(Reply):
     interval: Annotated[list[Probability], Field(min_length=2, max_length=2, description="90 %")]
     responses: int = Field(ge=0, description="responses to items that need this skill")
     status: Literal["insufficient", "developing", "mastered", "decayed"]
+    stuck: Literal[True] | Absent = Field(
+        default=None, description="only where eight answers in a row left it more likely unknown than known"
+    )
 
 
 class SkillChange(SkillMastery):

@@ -9,7 +9,7 @@ from app.schemas.common import Identifier, Page, Probability, Reply, Request, Ti
 WEBHOOK_ID = r"^wh-[0-9a-f]{16}$"
 MOST_EVENTS = 20
 
-EventType = Literal["skill.mastered", "calibration.finished", "response.corrected"]
+EventType = Literal["skill.mastered", "learner.stuck", "calibration.finished", "response.corrected"]
 Url = Annotated[str, StringConstraints(max_length=2000, strict=True, pattern=r"^https?://[!-~]+$")]
 
 
@@ -67,6 +67,23 @@ class SkillMasteredData(Reply):
     mastery: Probability
     response: str = Field(description="the id of the answer with which it was mastered")
     position: int = Field(description="the place of the answer in the learner's log")
+
+
+class LearnerStuckData(Reply):
+    course: str
+    learner: str
+    skill: str
+    mastery: Probability
+    response: str = Field(description="the id of the answer after which no progress was seen")
+    position: int = Field(description="the place of the answer in the learner's log")
+
+
+class LearnerStuck(Reply):
+    """Practice makes no progress: eight answers in a row left a skill more likely unknown than known."""
+
+    type: Literal["learner.stuck"]
+    timestamp: Timestamp = Field(description="when the answer came in")
+    data: LearnerStuckData
 
 
 class SkillMastered(Reply):

@@ -20,6 +20,7 @@ from app.services.replay import (
     CheckpointSet,
     Replayed,
     catch_up,
+    create_learners,
     entry_sort_key,
     read_history,
     replay_from_states,
@@ -27,7 +28,7 @@ from app.services.replay import (
     save_states,
 )
 from app.services.responses.decide import is_late
-from app.services.responses.read import check_score, create_learners
+from app.services.responses.read import check_score
 
 
 @dataclass

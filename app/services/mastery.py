@@ -7,10 +7,10 @@ import numpy as np
 from sqlalchemy import Connection
 
 from app.adaptive.state import States
-from app.core.errors import UnknownSkill
+from app.core.errors import UnknownLearner, UnknownSkill
+from app.queries.learners import LearnerRow, find_learners
 from app.services.course_model import CourseModel, read_course_model
 from app.services.present import ability_rows, all_mastery, calibration_id, mastery_rows
-from app.services.recommendations import need_learner
 from app.services.replay import load_states, read_states_page, replay_from_checkpoints, states_at
 
 # A page reads at least so many learners at a time: of most, few skills may have been met.
@@ -22,11 +22,19 @@ def learner_mastery(
 ) -> dict[str, Any]:
     """Return ability and the mastery of every skill now, or at `as_of` by the answers until then (both µs)."""
     course = read_course_model(db, tenant_id, course_id)
-    row = need_learner(db, course, learner)
+    row = _need_learner(db, course, learner)
     if as_of is None:
         return mastery_report(course, states_at(course, load_states(db, course, [row]), now), learner, row.position)
     states = replay_from_checkpoints(db, course, {learner: (as_of + 1, "")}, as_of).states
     return mastery_report(course, states_at(course, states, as_of), learner, row.position)
+
+
+def _need_learner(db: Connection, course: CourseModel, learner: str) -> LearnerRow:
+    """Return the learner's row. Raises `UnknownLearner`."""
+    rows = find_learners(db, course.tenant_id, course.course_id, [learner])
+    if learner not in rows:
+        raise UnknownLearner("the course has no such learner; one is known from the first answer or offer on")
+    return rows[learner]
 
 
 def mastery_report(course: CourseModel, states: States, learner: str, position: int) -> dict[str, Any]:
@@ -74,7 +82,7 @@ def _rows_of_learner(
     db: Connection, course: CourseModel, learner: str, skill: str | None, now: int
 ) -> Iterator[dict[str, Any]]:
     """Return the cohort rows of one learner."""
-    row = need_learner(db, course, learner)
+    row = _need_learner(db, course, learner)
     yield from _cohort_rows(course, [learner], states_at(course, load_states(db, course, [row]), now), skill)
 
 

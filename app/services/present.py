@@ -36,8 +36,10 @@ REWORDINGS = 1
 OUTCOME_VERSION = ENGINE + REWORDINGS
 # Half a skill's worth of need further on: worth a word in the reason.
 UNLOCKS_MENTIONED = 1.5
+# From which chance of success an exercise is called easy, and below which it is called hard.
+EASY, HARD = 0.8, 0.45
 # The terms of a reason, in the order in which they are written.
-TERMS = ("need", "unlocks", "p_learn", "difficulty_match", "diagnosticity", "prerequisites")
+TERMS = ("need", "unlocks", "p_learn", "difficulty_match", "diagnosticity", "delay", "prerequisites")
 Json = dict[str, Any]
 
 
@@ -46,7 +48,7 @@ def mastery_rows(
 ) -> list[Json]:
     """Return a row for each pair of learner (a row of `states`) and skill, with `change` if earlier states are given.
 
-    Both faded to the moment of the reply.
+    `stuck` only where practice makes no progress. Both faded to the moment of the reply.
     """
     mastery, responses = states.mastery[learners, skills], states.responses[learners, skills]
     parameters = course.parameters
@@ -74,6 +76,8 @@ def mastery_rows(
             strict=True,
         )
     ]
+    for number in np.flatnonzero(rules.is_stuck(states)[learners, skills]):
+        rows[number]["stuck"] = True
     if before is not None:
         changes = mastery - before.mastery[learners, skills]
         for row, change in zip(rows, changes.tolist(), strict=True):
@@ -147,9 +151,30 @@ def _reason_text(
         f"{code}.goal" if for_goal else code,
         skill=_quoted_title(course, skill, language) if skill >= 0 else "",
         mastery=_percent_text(states.mastery[learner, skill], language) if skill >= 0 else "",
+        ready=say(language, "ready") if skill >= 0 and course.parameters.skills.has_prerequisites[skill] else "",
         opens=say(language, "unlocks") if choice.unlocks >= UNLOCKS_MENTIONED else "",
+        rests=_join_names(
+            [_quoted_title(course, each, language) for each in _resting(course, states, learner)], language
+        ),
+        stalled=str(states.stalled[learner, skill]) if skill >= 0 else "",
+        match=say(language, _match_key(choice.p), chance=_percent_text(choice.p, language)),
         chance=_percent_text(choice.p, language),
     )
+
+
+def _resting(course: CourseModel, states: States, learner: int) -> list[int]:
+    """Return the skills of the last item of one learner on which practice makes no progress."""
+    last = int(states.last_item[learner])
+    asked: list[int] = course.parameters.items.skills[last].tolist() if last >= 0 else []
+    stuck = rules.is_stuck(states)[learner]
+    return [skill for skill in asked if skill >= 0 and stuck[skill]]
+
+
+def _match_key(p: float) -> str:
+    """Return the key of what is said of an exercise with this chance of success."""
+    if p >= EASY:
+        return "match.easy"
+    return "match.hard" if p < HARD else "match.right"
 
 
 def _quoted_title(course: CourseModel, skill: int, language: str) -> str:
@@ -193,9 +218,8 @@ def _blocking_filter(course: CourseModel, states: States, resolved: ResolvedOpti
     everything = np.asarray((item_skills >= 0).any(axis=1))
     if not everything.any():
         return first_exhausting_filter(~everything, masks if criteria.goal is None else {**masks, "goal": everything})
-    in_question = np.logical_or(
-        *open_skills(parameters, states, judge_skills(parameters, states), replace(criteria, skills=None))
-    )
+    skills = open_skills(parameters, states, judge_skills(parameters, states), replace(criteria, skills=None))
+    in_question = (skills.doable | skills.unfinished | skills.fading)[0]
     worth_it = np.asarray((in_question[item_skills] & (item_skills >= 0)).any(axis=1))
     if criteria.goal is None:
         return first_exhausting_filter(worth_it, masks)

@@ -14,7 +14,6 @@ from app.adaptive.practice.branches import CODES
 from app.adaptive.practice.choose import Choice, Choices, choose_items
 from app.adaptive.state import States
 from app.adaptive.tracing.filter import fade_states, initial_states, update_states
-from app.core.errors import UnknownLearner
 from app.core.times import to_days, to_text
 from app.queries.learners import LearnerRow, find_learners
 from app.queries.responses import Entry, insert_recommendations
@@ -35,7 +34,7 @@ from app.services.present import (
     reason_terms,
     recommendation_reply,
 )
-from app.services.replay import load_states, states_at
+from app.services.replay import create_learners, load_states, new_learner, states_at
 
 SECOND_US = 1_000_000
 
@@ -58,11 +57,14 @@ class RecommendationOffer:
 def preview_recommendations(
     db: Connection, tenant_id: int, course_id: str, learner: str, limit: int, options: RecommendationOptions, now: int
 ) -> dict[str, Any]:
-    """Return the best `limit` exercises for a learner now, drawn alike until the next answer; nothing is stored."""
+    """Return the best `limit` exercises for a learner now, drawn alike until the next answer; nothing is stored.
+
+    A learner never seen gets a first exercise, by what is likely of anybody.
+    """
     course = read_course_model(db, tenant_id, course_id)
     if not course.item_ids:
         return _empty_course_reply(course, options, now)
-    row = need_learner(db, course, learner)
+    row = find_learners(db, tenant_id, course_id, [learner]).get(learner) or new_learner(course, learner)
     names = (f"{learner}\0{row.position}\0{rank}" for rank in range(limit))
     ids = [f"p-{_hash_id(course, name, 'preview').hex()}" for name in names]
     return _recommend(db, course, row, ids, options, now)[0]
@@ -71,14 +73,17 @@ def preview_recommendations(
 def offer_recommendations(
     db: Connection, tenant_id: int, course_id: str, learner: str, limit: int, options: RecommendationOptions, now: int
 ) -> dict[str, Any]:
-    """Choose the best `limit` exercises for a learner now, and store them with their probabilities and options."""
+    """Choose the best `limit` exercises for a learner now, and store them with their probabilities and options.
+
+    A learner never seen is created.
+    """
     need_course(db, tenant_id, course_id)
-    find_learners(db, tenant_id, course_id, [learner], lock=True)
+    locked = find_learners(db, tenant_id, course_id, [learner], lock=True)
     # Only once the learner is locked: another transaction may have replayed it under a newer course model.
     course = read_course_model(db, tenant_id, course_id)
     if not course.item_ids:
         return _empty_course_reply(course, options, now)
-    row = need_learner(db, course, learner)
+    row = (locked or create_learners(db, course, [learner]))[learner]
     ids = [f"o-{secrets.token_hex(12)}" for _ in range(limit)]
     expires_at = expiry_time(options, now)
     reply, chosen = _recommend(db, course, row, ids, options, now, expires_at)
@@ -106,14 +111,6 @@ def expiry_time(options: RecommendationOptions | None, offered_at: int) -> int |
     if options is None or options.expires_in is None:
         return None
     return offered_at + options.expires_in * SECOND_US
-
-
-def need_learner(db: Connection, course: CourseModel, learner: str) -> LearnerRow:
-    """Return the learner's row. Raises `UnknownLearner`."""
-    rows = find_learners(db, course.tenant_id, course.course_id, [learner])
-    if learner not in rows:
-        raise UnknownLearner("the course has no such learner; a learner is known from the first answer on")
-    return rows[learner]
 
 
 def _recommend(

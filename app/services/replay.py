@@ -19,6 +19,7 @@ from app.adaptive.tracing.filter import fade_states
 from app.adaptive.tracing.replay import replay_marked
 from app.adaptive.tracing.state_codec import ENGINE, decode_states, encode_states
 from app.adaptive.tracing.uncertainty import standard_error
+from app.core.errors import Unavailable
 from app.core.times import to_days
 from app.queries.checkpoints import (
     BEGINNING,
@@ -30,7 +31,7 @@ from app.queries.checkpoints import (
     list_checkpoint_keys,
     read_entries_after,
 )
-from app.queries.learners import LearnerRow, find_learners, list_stale, page_learners, save_learners
+from app.queries.learners import LearnerRow, find_learners, insert_learners, list_stale, page_learners, save_learners
 from app.queries.responses import Entry, read_entries
 from app.services.course_model import CourseModel, read_course_model
 
@@ -240,6 +241,24 @@ def _snapshot_rows(course: CourseModel, rows: Sequence[LearnerRow], states: Stat
         }
         for number, (row, encoded) in enumerate(zip(rows, encode_states(course.parameters, states), strict=True))
     ]
+
+
+def new_learner(course: CourseModel, learner: str) -> LearnerRow:
+    """Return the row of a learner of whom nothing is known yet."""
+    return LearnerRow(learner, 0, b"", None, None, course.calibration, course.revision, ENGINE)
+
+
+def create_learners(db: Connection, course: CourseModel, ids: Collection[str]) -> dict[str, LearnerRow]:
+    """Create and lock learners never seen before; one that another transaction has just created is locked as it is."""
+    if not ids:
+        return {}
+    error = float(np.sqrt(course.parameters.population.ability_variance))
+    blank = {**new_learner(course, "")._asdict(), "theta": 0.0, "standard_error": error}
+    insert_learners(db, course.tenant_id, course.course_id, [{**blank, "id": id_} for id_ in sorted(ids)])
+    created = find_learners(db, course.tenant_id, course.course_id, ids, lock=True)
+    if any(row.revision > course.revision for row in created.values()):
+        raise Unavailable("the catalogue has changed at this very moment; send this again")
+    return created
 
 
 def save_states(

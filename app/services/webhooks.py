@@ -17,7 +17,7 @@ from pydantic_core import to_json
 from sqlalchemy import Connection
 
 from app.adaptive.state import States
-from app.adaptive.tracing.mastery import is_mastered
+from app.adaptive.tracing.mastery import is_mastered, is_stuck
 from app.core.errors import UnknownWebhook
 from app.core.times import DAY_US, to_text
 from app.queries import webhooks as rows
@@ -26,8 +26,9 @@ from app.services.course_model import CourseModel
 from app.services.present import DIGITS
 from app.services.recommendations import RecommendationOffer
 
-SKILL_MASTERED, CALIBRATION_FINISHED, RESPONSE_CORRECTED = EVENTS = (
+SKILL_MASTERED, LEARNER_STUCK, CALIBRATION_FINISHED, RESPONSE_CORRECTED = EVENTS = (
     "skill.mastered",
+    "learner.stuck",
     "calibration.finished",
     "response.corrected",
 )
@@ -105,22 +106,22 @@ def _event_body(course_id: str, event: WebhookEvent) -> str:
 def mastery_events(
     course: CourseModel, before: States, after: States, offers: Sequence[RecommendationOffer]
 ) -> list[WebhookEvent]:
-    """Return an event for every skill that became mastered with an answer, one answer each of B learners.
+    """Return an event for every skill that an answer made mastered, or stuck, one answer each of B learners.
 
     `before` and `after` are the learners at the moment of the event, without the answer and with it; `offers` follow
     the answers.
     """
-    mastered_before, mastered_after = (is_mastered(states) for states in (before, after))
     events = []
-    for number, skill in np.argwhere(mastered_after & ~mastered_before).tolist():
-        offer = offers[number]
-        data = {
-            "skill": course.skill_ids[skill],
-            "mastery": round(float(after.mastery[number, skill]), DIGITS),
-            "response": offer.response,
-            "position": offer.position,
-        }
-        events.append(WebhookEvent(SKILL_MASTERED, offer.learner, offer.offered_at, data))
+    for type_, happens in ((SKILL_MASTERED, is_mastered), (LEARNER_STUCK, is_stuck)):
+        for number, skill in np.argwhere(happens(after) & ~happens(before)).tolist():
+            offer = offers[number]
+            data = {
+                "skill": course.skill_ids[skill],
+                "mastery": round(float(after.mastery[number, skill]), DIGITS),
+                "response": offer.response,
+                "position": offer.position,
+            }
+            events.append(WebhookEvent(type_, offer.learner, offer.offered_at, data))
     return events
 
 

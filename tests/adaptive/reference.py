@@ -1,7 +1,9 @@
 """The filter and the policy once more, slow and obvious: plain Python, one learner, one number at a time."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -112,6 +114,8 @@ class Learner:
     practised: list[int] = field(init=False)
     practised_at: list[float] = field(init=False)
     mastered: list[bool] = field(init=False)
+    stalled: list[int] = field(init=False)
+    answered: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         population, count = self.parameters.population, self.parameters.skills.count
@@ -119,7 +123,7 @@ class Learner:
         self.skill_effect, self.v_s = [0.0] * count, [population.skill_variance] * count
         self.q, self.learning_gain = [float(q) for q in self.parameters.skills.prior], [0.0] * count
         self.responses, self.practised, self.practised_at = [0] * count, [0] * count, [0.0] * count
-        self.mastered = [False] * count
+        self.mastered, self.stalled = [False] * count, [0] * count
 
     def prerequisites(self, skill: int) -> list[int]:
         return [int(r) for r in self.parameters.skills.prerequisites[skill] if r >= 0]
@@ -188,6 +192,7 @@ class Learner:
         self.daily_effect = rho * clip(self.daily_effect + gain * g, -LIMIT, LIMIT)
         self.v_f = rho**2 * (self.v_f - gain**2 * c) + (1 - rho**2) * population.daily_effect_variance
         self.total_responses, self.last = self.total_responses + 1, number
+        self.answered[number] = self.total_responses
         before = list(self.q)
         for s in item.skills:
             others = math.prod(before[o] for o in item.skills if o != s)
@@ -220,6 +225,7 @@ class Learner:
         self.learning_gain[s] = max(self.q[s] - posterior, 0.0)
         self.responses[s] += 1
         self.practised[s] = self.total_responses
+        self.stalled[s] = self.stalled[s] + 1 if self.q[s] < 0.5 else 0
 
 
 def learner_of(parameters: Parameters, states: States, row: int) -> Learner:
@@ -231,7 +237,11 @@ def learner_of(parameters: Parameters, states: States, row: int) -> Learner:
     learner.skill_effect, learner.v_s = states.skill_effect[row].tolist(), states.skill_effect_variance[row].tolist()
     learner.q, learner.learning_gain = states.mastery[row].tolist(), states.learning_gain[row].tolist()
     learner.responses, learner.practised = states.responses[row].tolist(), states.practised[row].tolist()
-    learner.mastered = states.mastered[row].tolist()
+    learner.mastered, learner.stalled = states.mastered[row].tolist(), states.stalled[row].tolist()
+    recent = states.recent
+    learner.answered = {
+        int(i): int(at) for i, at in zip(recent.items[row], recent.answered_at[row], strict=True) if i >= 0
+    }
     learner.seen_at, learner.practised_at = float(states.seen_at[row]), states.practised_at[row].tolist()
     return learner
 
@@ -278,13 +288,28 @@ class Policy:
     def secured(self, s: int) -> bool:
         return self.discounted_mastery(s) >= self.line(s)
 
-    def is_open(self, s: int) -> bool:
-        ready = all(self.secured(r) or not self.items_of(r) for r in self.learner.prerequisites(s))
-        return not self.secured(s) and ready
+    def is_ready(self, s: int) -> bool:
+        return all(self.secured(r) or not self.items_of(r) for r in self.learner.prerequisites(s))
 
-    def order(self, s: int) -> tuple[bool, int, float]:
-        last = self.learner.last
-        return (last >= 0 and s in self.items[last].skills, -self.level(s), self.unlocks(s))
+    def is_open(self, s: int) -> bool:
+        return not self.secured(s) and self.is_ready(s)
+
+    def is_stuck(self, s: int) -> bool:
+        return self.learner.stalled[s] >= 8
+
+    def tired(self, s: int) -> int:
+        """0, or for a stuck skill how much of its rest is left, 1 to 6."""
+        since = self.learner.total_responses - self.learner.practised[s]
+        return 6 - since if self.is_stuck(s) and since < 5 else 0
+
+    def just_practised(self, s: int) -> bool:
+        return self.learner.last >= 0 and s in self.items[self.learner.last].skills
+
+    def order(self, s: int) -> tuple[int, int, float]:
+        return (self.just_practised(s) - 2 * self.tired(s), -self.level(s), self.unlocks(s))
+
+    def urgency(self, s: int) -> float:
+        return self.need(s) - (not self.is_ready(s)) - 2 * self.tired(s)
 
     def mastered(self, s: int) -> bool:
         return self.learner.mastered[s] and self.learner.q[s] >= 0.7
@@ -294,13 +319,25 @@ class Policy:
             return "practice_item", -1
         available = [s for s in self.skills if set(self.items_of(s)) - avoid]
         opened = [s for s in available if self.is_open(s)]
-        if opened:
-            return "practice_skill", max(opened, key=self.order)
         unmastered = [s for s in available if not self.mastered(s)]
-        if unmastered:
-            return "strengthen_skill", max(unmastered, key=self.need)
+        finished = [s for s in available if self.mastered(s) and (unmastered or self.learner.q[s] < 0.9)]
+        groups: list[tuple[str, list[int], Callable[[int], Any]]] = [
+            ("practice_skill", [s for s in opened if not self.tired(s)], self.order),
+            ("strengthen_skill", [s for s in unmastered if not self.tired(s)], self.urgency),
+            ("rest_skill" if unmastered else "upkeep_skill", finished, self.need),
+            ("practice_skill", opened, self.order),
+            ("strengthen_skill", unmastered, self.urgency),
+        ]
+        for code, group, value in groups:
+            if group:
+                return self.progress(code, max(group, key=value))
         done = all(self.mastered(s) for s in self.skills if self.items_of(s))
         return ("all_mastered" if done else "nothing_eligible"), -1
+
+    def progress(self, code: str, s: int) -> tuple[str, int]:
+        if self.is_stuck(s):
+            return "retry_skill", s
+        return ("rest_skill" if any(self.tired(r) and self.just_practised(r) for r in self.skills) else code), s
 
     def choose(self, uniform: list[float]) -> tuple[str, int, int]:
         """Code, skill and item; `uniform` has the random number of every item."""
@@ -319,17 +356,34 @@ class Policy:
         return (
             code,
             skill,
-            min(candidates, key=lambda i: self.distance(i) - 2 * self.diagnosticity(i) - 0.2 * uniform[i]),
+            min(candidates, key=lambda i: self.score(i, skill) - 0.2 * uniform[i]),
         )
+
+    def score(self, i: int, skill: int) -> float:
+        return self.distance(i) - 2 * self.diagnosticity(i, skill) + self.delay(i, skill)
+
+    def delay(self, i: int, skill: int) -> float:
+        """For an item that was seen, and for its other skills that are new, stuck or without prerequisites."""
+        learner, result = self.learner, 0.0
+        if i in learner.answered:
+            result = 1.5 + 0.5 * (1 - min(learner.total_responses - learner.answered[i], 64) / 64)
+        for s in self.items[i].skills:
+            if s == skill or learner.q[s] >= 0.8:
+                continue
+            result += 0.5 * (learner.responses[s] < 3)
+            before = [r for r in learner.prerequisites(s) if r not in self.items[i].skills]
+            result += self.is_stuck(s) or any(learner.q[r] < 0.8 for r in before)
+        return result
 
     def distance(self, i: int) -> float:
         p = self.learner.predict(i)
         return abs(math.log(p / (1 - p)) - math.log(0.62 / 0.38))
 
-    def diagnosticity(self, i: int) -> float:
+    def diagnosticity(self, i: int, skill: int) -> float:
         item = item_of(self.learner.parameters, i)
         _, _, _, known, unknown = self.learner.look(item)
-        return item.expected(known) - item.expected(unknown)
+        others = math.prod(self.learner.q[s] for s in item.skills if s != skill) if skill in item.skills else 1.0
+        return (item.expected(known) - item.expected(unknown)) * others
 
 
 def chance(distance: list[float], i: int, points: int = 20000) -> float:

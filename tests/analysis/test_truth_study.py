@@ -27,6 +27,7 @@ def history(mastered: list[list[list[bool]]], known: list[list[list[bool]]], ite
     told = np.array(mastered)
     return LearnerHistory(
         items=np.array(items),
+        practised=np.full(told.shape[:2], -1),
         scores=np.ones(told.shape[:2]),
         known=np.array(known),
         mastery=np.where(told, 0.9, 0.1),

@@ -49,7 +49,6 @@ ROWS = [
     Row("unknown_item", "post_response", "POST", f"{AT}/responses", {**ANSWER, "item": "none"}),
     Row("unknown_skill", "get_cohort", "GET", f"{AT}/mastery?skill=none"),
     Row("unknown_learner", "get_mastery", "GET", f"{AT}/learners/none/mastery"),
-    Row("unknown_learner", "post_recommendations", "POST", f"{AT}/learners/none/recommendations"),
     Row("unknown_response", "post_void", "POST", f"{AT}/responses/none/void", {"reason": "r"}),
     Row("unknown_recommendation", "post_response", "POST", f"{AT}/responses", {**ANSWER, "recommendation": "none"}),
     Row("unknown_calibration", "get_calibration", "GET", f"{AT}/calibrations/c-9"),

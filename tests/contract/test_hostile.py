@@ -5,6 +5,7 @@ import gzip
 import json
 from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import unquote
 
 import httpx
 import pytest
@@ -124,9 +125,9 @@ PATHS = [
     ("POST", "courses/{0}/calibrations"),
     ("GET", f"{AT}/learners/{{0}}/mastery"),
     ("GET", "courses/{0}/learners/ann/mastery"),
-    ("GET", f"{AT}/learners/{{0}}/recommendations"),
-    ("POST", f"{AT}/learners/{{0}}/recommendations"),
 ]
+# Anybody may be a new learner.
+NEW_LEARNERS = [("GET", 200), ("POST", 201)]
 PATHS_WITH_BODY: list[tuple[str, str, dict[str, Any]]] = [
     ("POST", "courses/{0}/responses", {"learner": "ann", "item": "i1", "correct": True}),
     ("POST", "courses/{0}/responses/r-1/void", {"reason": "because"}),
@@ -207,6 +208,19 @@ async def test_ids_in_paths_are_used_unchanged_or_refused(client: httpx.AsyncCli
         await check_ids(client, method, template, None)
     for method, template, body in PATHS_WITH_BODY:
         await check_ids(client, method, template, body)
+
+
+async def test_id_of_a_new_learner_is_used_unchanged_or_refused(client: httpx.AsyncClient) -> None:
+    for method, status in NEW_LEARNERS:
+        for id_ in BAD_IDS:
+            reply = await client.request(method, f"{AT}/learners/{id_}/recommendations")
+            check_problem(reply, 422, "invalid", (method, id_))
+        for id_ in GOOD_IDS:
+            reply = await client.request(method, f"{AT}/learners/{id_}/recommendations")
+            assert reply.status_code == status, (method, id_, reply.text)
+            known = await client.get(f"{AT}/learners/{id_}/mastery")
+            assert known.status_code == (200 if method == "POST" else 404), (method, id_)
+            assert method == "GET" or known.json()["learner"] == unquote(id_)
 
 
 async def check_ids(client: httpx.AsyncClient, method: str, template: str, body: dict[str, Any] | None) -> None:

@@ -2,14 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
-from app.adaptive.arrays import Booleans, Floats, Integers, Seeds
+from app.adaptive.arrays import Booleans, Integers, Seeds
 from app.adaptive.hashing import uniform
 from app.adaptive.parameters import Parameters
 from app.adaptive.practice.items import add_jitter, propensities, score_items
-from app.adaptive.practice.skills import SkillStatus, goal_skills
+from app.adaptive.practice.skills import SkillStatus, all_prerequisites, goal_skills
 from app.adaptive.state import States
 from app.adaptive.tracing.mastery import MASTERY_LINE, is_mastered
 
@@ -22,9 +23,23 @@ CODES = (
     "review_skill",
     "explore_item",
     "goal_reached",
+    "rest_skill",
+    "retry_skill",
+    "upkeep_skill",
 )
-
-PRACTISE, STRENGTHEN, NO_SKILL, ALL_MASTERED, NOTHING_ELIGIBLE, REVIEW, EXPLORE, GOAL_REACHED = range(len(CODES))
+(
+    PRACTISE,
+    STRENGTHEN,
+    NO_SKILL,
+    ALL_MASTERED,
+    NOTHING_ELIGIBLE,
+    REVIEW,
+    EXPLORE,
+    GOAL_REACHED,
+    REST,
+    RETRY,
+    UPKEEP,
+) = range(len(CODES))
 
 # Numbers that no item has: the draw of the branch, and that of one item among all.
 WHICH_BRANCH, WHICH_ITEM = np.array([-1]), np.array([-2])
@@ -71,6 +86,23 @@ class Branches:
     eligible: Booleans
 
 
+class OpenSkills(NamedTuple):
+    """Which skills of B learners may be practised, each (B, S).
+
+    `doable` may come first, `unfinished` and `finished` are those that are and are not mastered or reached, and
+    `fading` those to be kept up when nothing is left.
+    """
+
+    doable: Booleans
+    unfinished: Booleans
+    finished: Booleans
+    fading: Booleans
+
+    def limited_to(self, skills: Booleans) -> "OpenSkills":
+        """Return those that are among some (S,) or (B, S)."""
+        return OpenSkills(*(each & skills for each in self))
+
+
 def plan_branches(
     parameters: Parameters, states: States, skill_status: SkillStatus, avoid: Integers, criteria: SelectionCriteria
 ) -> Branches:
@@ -78,54 +110,81 @@ def plan_branches(
     allowed = np.ones(parameters.items.count, dtype=np.bool_) if criteria.items is None else criteria.items
     offered = allowed.copy()
     offered[avoid] = False
-    doable, unfinished = open_skills(parameters, states, skill_status, criteria)
+    skills = open_skills(parameters, states, skill_status, criteria)
     if not len(parameters.items.by_skill[1]):
         restricted = criteria.skills is not None or criteria.goal is not None
         items = np.flatnonzero(offered & ~restricted)
         branches = _assign_shares(criteria, [_Branch(NO_SKILL, 0.0, -1, items)], items) if items.size else ()
-        return Branches(NOTHING_ELIGIBLE, branches, doable)
-    available = _items_per_skill(parameters, offered) > 0
-    eligible = (doable | unfinished) & available
-    found = [
-        (PRACTISE, _without_resting(doable & available, criteria), skill_status.value[0]),
-        (STRENGTHEN, _without_resting(unfinished & available, criteria), skill_status.need[0]),
-    ]
-    usual = [_best_branch(parameters, offered, *each) for each in found if each[1].any()][:1]
-    if not usual:
-        return Branches(_reason_for_nothing(parameters, states, skill_status, allowed, criteria), (), eligible)
-    decayed = _without_resting(eligible & states.attained[0] & ~is_mastered(states)[0], criteria)
-    review = (
-        [_best_branch(parameters, offered, REVIEW, decayed, skill_status.need[0])]
-        if criteria.review and decayed.any()
-        else []
-    )
-    return Branches(
-        usual[0].code,
-        _assign_shares(criteria, review + usual, _items_for_skills(parameters, offered, eligible)),
-        eligible,
-    )
+        return Branches(NOTHING_ELIGIBLE, branches, skills.doable[0])
+    available = skills.limited_to(_items_per_skill(parameters, offered) > 0)
+    [skill], [code] = rank_skills(skill_status, OpenSkills(*(_without_resting(each, criteria) for each in available)))
+    if skill < 0:
+        reason = _reason_for_nothing(parameters, states, skill_status, allowed, criteria)
+        return Branches(reason, (), np.zeros_like(available.doable[0]))
+    usual = _practice_branch(parameters, offered, int(code), int(skill))
+    eligible = (available.doable | available.unfinished)[0]
+    if not eligible.any():
+        eligible = available.fading[0]
+    decayed = _without_resting(eligible & states.attained & ~is_mastered(states), criteria)[0]
+    review = []
+    if criteria.review and decayed.any():
+        most_needed = int(np.argmax(np.where(decayed, skill_status.need[0], -np.inf)))
+        review = [_practice_branch(parameters, offered, REVIEW, most_needed)]
+    branches = _assign_shares(criteria, [*review, usual], _items_for_skills(parameters, offered, eligible))
+    return Branches(usual.code, branches, eligible)
 
 
 def open_skills(
     parameters: Parameters, states: States, skill_status: SkillStatus, criteria: SelectionCriteria
-) -> tuple[Booleans, Booleans]:
-    """Return which skills of one learner may be practised first, and which are unfinished, as requested; both (S,)."""
-    doable, unfinished = skill_status.open[0], ~skill_status.mastered[0]
+) -> OpenSkills:
+    """Return which skills of one learner are in question, as requested; each (1, S)."""
+    doable, unfinished, finished = skill_status.open, ~skill_status.mastered, skill_status.mastered
+    fading = skill_status.fading
     if criteria.goal is not None:
         lacking, needed = goal_skills(parameters, states, criteria.goal, criteria.target)
-        doable = (lacking & (skill_status.ready[0] == 1)) | (needed & doable)
+        doable = (lacking & (skill_status.ready == 1)) | (needed & doable)
         unfinished = lacking | (needed & unfinished)
-    if criteria.skills is not None:
-        doable, unfinished = doable & criteria.skills, unfinished & criteria.skills
-    return doable, unfinished
+        named = np.isin(np.arange(parameters.skills.count), criteria.goal)
+        finished = finished & ~unfinished & (named | all_prerequisites(parameters, named))
+        fading = np.zeros_like(fading)
+    skills = OpenSkills(doable, unfinished, finished, fading)
+    return skills if criteria.skills is None else skills.limited_to(criteria.skills)
+
+
+def rank_skills(skill_status: SkillStatus, skills: OpenSkills) -> tuple[Integers, Integers]:
+    """Return the skill that each learner practises, -1 for none, and the code of the reason; both (B,).
+
+    First come the open skills, then all that are not mastered; those on which practice makes no progress rest, and
+    meanwhile a mastered one is kept up. Where everything is mastered, those that fade are kept up. The code is
+    `RETRY` where practice of the skill has made no progress, and `REST` where others rest for its sake.
+    """
+    awake = ~skill_status.resting
+    left = np.asarray(skills.unfinished.any(axis=1))[:, None]
+    kept = np.where(left, skills.finished, skills.fading)
+    groups = (
+        (PRACTISE, skills.doable & awake, skill_status.value),
+        (STRENGTHEN, skills.unfinished & awake, skill_status.urgency),
+        (UPKEEP, kept, skill_status.need),
+        (PRACTISE, skills.doable, skill_status.value),
+        (STRENGTHEN, skills.unfinished, skill_status.urgency),
+    )
+    rows, code = np.arange(len(awake)), np.full(len(awake), NOTHING_ELIGIBLE)
+    skill = np.full(len(awake), -1)
+    for name, group, value in reversed(groups):
+        some = np.asarray(group.any(axis=1))
+        code = np.where(some, name, code)
+        skill = np.where(some, np.argmax(np.where(group, value, -np.inf), axis=1), skill)
+    rests = (skill_status.resting & skill_status.just_practised).any(axis=1) | ((code == UPKEEP) & left[:, 0])
+    code = np.where((skill >= 0) & rests, REST, code)
+    return skill, np.where((skill >= 0) & skill_status.stuck[rows, skill], RETRY, code)
 
 
 def _without_resting(skills: Booleans, criteria: SelectionCriteria) -> Booleans:
-    """Return the skills but for the resting ones, unless there is no other."""
+    """Return the skills (1, S) but for the resting ones of the criteria, unless there is no other."""
     if criteria.resting is None:
         return skills
     others = skills.copy()
-    others[criteria.resting] = False
+    others[:, criteria.resting] = False
     return others if others.any() else skills
 
 
@@ -135,9 +194,8 @@ def _items_per_skill(parameters: Parameters, offered: Booleans) -> Integers:
     return np.bincount(asked[asked >= 0], minlength=parameters.skills.count)
 
 
-def _best_branch(parameters: Parameters, offered: Booleans, code: int, skills: Booleans, value: Floats) -> _Branch:
-    """Return the branch that practises the most valuable of some skills with an offered item."""
-    skill = int(np.argmax(np.where(skills, value, -np.inf)))
+def _practice_branch(parameters: Parameters, offered: Booleans, code: int, skill: int) -> _Branch:
+    """Return the branch that practises a skill with an offered item."""
     starts, members = parameters.items.by_skill
     items = members[starts[skill] : starts[skill + 1]]
     return _Branch(code, 0.0, skill, items[offered[items]])
@@ -187,7 +245,9 @@ def draw_item(parameters: Parameters, states: States, seeds: Seeds, branch: _Bra
     if branch.code == EXPLORE:
         return int(branch.items[int(uniform(seeds, WHICH_ITEM)[0] * len(branch.items))])
     learners = np.zeros(len(branch.items), dtype=np.int64)
-    score = add_jitter(score_items(parameters, states, learners, branch.items).score, seeds[learners], branch.items)
+    skill = np.full(len(branch.items), branch.skill)
+    score = score_items(parameters, states, learners, branch.items, skill).score
+    score = add_jitter(score, seeds[learners], branch.items)
     return int(branch.items[np.argmin(score)])
 
 
@@ -202,7 +262,8 @@ def item_propensity(parameters: Parameters, states: States, branches: Sequence[_
             total += branch.share / len(branch.items)
         else:
             learners = np.zeros(len(branch.items), dtype=np.int64)
-            score = score_items(parameters, states, learners, branch.items).score
+            skill = np.full(len(branch.items), branch.skill)
+            score = score_items(parameters, states, learners, branch.items, skill).score
             total += branch.share * float(propensities(score, learners, index)[0])
     return min(total, 1.0)
 

@@ -2,11 +2,15 @@
 
     discounted_s = mastery (1 - .5 exp(-n max(T_s, .15)))   n responses on s; P(T_s) n is how much practice that is
     need_s       = 1 - discounted_s exp(-.2 F_s Δt_s)       Δt_s in responses, not days
+    fading: mastered, but mastery < .9;  stuck: 8 answers in a row left it below ½;  resting: stuck, < 5 others since
     secured: discounted ≥ .8;  open: not secured, all prerequisites secured or without items
     unlocks_s    = 1 + Σ over the skills that build on s of (1 - discounted)
     skill        = the last item's while it is open, else of the open skills of least depth the one of greatest unlocks
-                   none open → argmax need over the skills not mastered
-    item         = of that skill, not the last: the least |logit p - logit .62| - 2 (p_known - p_unknown) - .2 U(0, 1)
+                   none open, or all of them resting → argmax need over the skills not mastered, ready ones first
+                   all mastered → argmax need over the fading ones
+    item         = of that skill, not the last: the least |logit p - logit .62| - 2 d + delay - .2 U(0, 1)
+                   d = (p_known - p_unknown) P(the item's other skills are known)
+                   delay for items seen of late, and for other skills that are new, unready or resting
 
 The constants were frozen on simulated learners (docs/simulation.md).
 """
@@ -25,14 +29,14 @@ from app.adaptive.practice.branches import (
     EXPLORE,
     NO_SKILL,
     NOTHING_ELIGIBLE,
-    PRACTISE,
-    STRENGTHEN,
+    OpenSkills,
     SelectionCriteria,
     draw_branch,
     draw_item,
     item_propensity,
     most_valuable_skill,
     plan_branches,
+    rank_skills,
 )
 from app.adaptive.practice.items import ItemScores, add_jitter, propensities, score_items, smallest_by_learner
 from app.adaptive.practice.skills import SkillStatus, judge_skills
@@ -53,6 +57,7 @@ class Choice(NamedTuple):
     p_learn: float
     difficulty_match: float
     diagnosticity: float
+    delay: float
     prerequisites: float
 
 
@@ -73,6 +78,7 @@ class Choices:
     p_learn: Floats
     difficulty_match: Floats
     diagnosticity: Floats
+    delay: Floats
     prerequisites: Floats
 
     def __getitem__(self, rows: slice | Integers) -> "Choices":
@@ -162,7 +168,7 @@ def _choose_without_criteria(parameters: Parameters, states: States, seeds: Seed
     available = _count_available(parameters, states.count, avoid)
     skill, code = _choose_skill(parameters, states, skill_status, available > 0)
     learners, candidates = _list_candidates(parameters, skill, code, avoid)
-    item_scores = score_items(parameters, states, learners, candidates)
+    item_scores = score_items(parameters, states, learners, candidates, skill[learners])
     score = item_scores.score
     chosen = smallest_by_learner(add_jitter(score, seeds[learners], candidates), learners, states.count)
     picked = chosen[chosen >= 0]
@@ -217,6 +223,7 @@ def build_choices(
         p_learn=of_skill(np.broadcast_to(parameters.skills.p_learn, skill_status.need.shape)),
         difficulty_match=of_item(expm1(-item_scores.distance) + 1),
         diagnosticity=of_item(item_scores.diagnosticity),
+        delay=of_item(item_scores.delay),
         prerequisites=of_skill(skill_status.ready),
     )
 
@@ -228,14 +235,14 @@ def _choose_with_criteria(
     skill_status = judge_skills(parameters, states)
     plan = plan_branches(parameters, states, skill_status, avoid, criteria)
     code, skill, item = np.array([plan.code]), np.array([-1]), np.array([-1])
-    item_scores, propensity = ItemScores(np.empty(0), np.empty(0)), np.empty(0)
+    item_scores, propensity = ItemScores(*[np.empty(0)] * 3), np.empty(0)
     if plan.branches:
         branch = plan.branches[draw_branch(plan.branches, seeds)]
         code[0], skill[0] = branch.code, branch.skill
         item[0] = draw_item(parameters, states, seeds, branch)
         if branch.code == EXPLORE:
             skill[0] = most_valuable_skill(parameters, skill_status, plan.eligible, int(item[0]))
-        item_scores = score_items(parameters, states, np.array([0]), item)
+        item_scores = score_items(parameters, states, np.array([0]), item, skill)
         propensity = np.array([item_propensity(parameters, states, plan.branches, int(item[0]))])
     return build_choices(parameters, states, skill_status, (code, skill, item), item_scores, propensity)
 
@@ -257,18 +264,12 @@ def _choose_skill(
     count = states.count
     if not len(parameters.items.by_skill[1]):
         return np.full(count, -1), np.full(count, NO_SKILL)
-    candidates = skill_status.open & available
-    rows = np.arange(count)
-    best = np.argmax(np.where(candidates, skill_status.value, -np.inf), axis=1)
-    code = np.where(candidates[rows, best], PRACTISE, STRENGTHEN)
-    unmastered = available & ~skill_status.mastered
-    fallback = np.argmax(np.where(unmastered, skill_status.need, -np.inf), axis=1)
-    skill = np.where(code == PRACTISE, best, fallback)
-    nothing = (code == STRENGTHEN) & ~unmastered[rows, fallback]
+    mastered = skill_status.mastered
+    skills = OpenSkills(skill_status.open, ~mastered, mastered, skill_status.fading).limited_to(available)
+    skill, code = rank_skills(skill_status, skills)
     practisable = parameters.item_counts > 0
-    done = np.atleast_1d((skill_status.mastered | ~practisable).all(axis=1))
-    code[nothing] = np.where(done[nothing], ALL_MASTERED, NOTHING_ELIGIBLE)
-    return np.where(nothing, -1, skill), code
+    done = (skill < 0) & np.asarray((mastered | ~practisable).all(axis=1))
+    return skill, np.where(done, ALL_MASTERED, code)
 
 
 def _list_candidates(

@@ -8,7 +8,6 @@ from app.adaptive.arrays import Booleans, Floats, Integers, Seeds
 from app.adaptive.parameters import Parameters
 from app.adaptive.practice.branches import (
     EXPLORE,
-    PRACTISE,
     REVIEW,
     Branches,
     SelectionCriteria,
@@ -32,6 +31,7 @@ EXPLANATION_CODES = (
     "skill_ranks_lower",
     "prerequisites_missing",
     "skill_secured",
+    "skill_stuck",
 )
 (
     JUST_ANSWERED,
@@ -45,6 +45,7 @@ EXPLANATION_CODES = (
     SKILL_RANKS_LOWER,
     PREREQUISITES_MISSING,
     SKILL_SECURED,
+    SKILL_STUCK,
 ) = range(len(EXPLANATION_CODES))
 
 
@@ -83,20 +84,18 @@ def explain(
     code, meant = _find_obstacle(parameters, states, skill_status, criteria, asked, choices)
     if item == spared:
         code = JUST_ANSWERED
-    by = skill_status.value[0] if int(choices.code[0]) == PRACTISE else skill_status.need[0]
+    rivals, by = _rival_skills(parameters, states, skill_status, criteria, choices)
     skill = int(np.argmax(np.where(meant, by, -np.inf))) if meant.any() else -1
     rank, of = 0, 0
     if code == ITEM_RANKS_LOWER:
         rank, of = _rank_of_item(parameters, states, seeds, plan, choices, item)
     elif code == SKILL_RANKS_LOWER:
-        rank, of = _rank_of_skill(
-            by, _rival_skills(parameters, states, skill_status, criteria, choices) & plan.eligible, skill
-        )
+        rank, of = _rank_of_skill(by, rivals & plan.eligible, skill)
     missing = (
         _missing_prerequisites(parameters, skill_status, skill) if code == PREREQUISITES_MISSING else np.empty(0, int)
     )
     named = choices.code.copy(), np.array([skill]), np.array([item])
-    item_scores = score_items(parameters, states, np.array([0]), named[2])
+    item_scores = score_items(parameters, states, np.array([0]), named[2], named[1])
     return Explanation(
         code, build_choices(parameters, states, skill_status, named, item_scores, np.zeros(1)), rank, of, missing
     )
@@ -127,13 +126,12 @@ def _find_obstacle(
         lacking, needed = goal_skills(parameters, states, criteria.goal, criteria.target)
         if not (asked & (lacking | needed)).any():
             return OUTSIDE_GOAL, asked
-    doable, unfinished = open_skills(parameters, states, skill_status, criteria)
-    in_question = asked & (doable | unfinished)
+    skills = open_skills(parameters, states, skill_status, criteria)
+    rivals, _ = _rival_skills(parameters, states, skill_status, criteria, choices)
+    in_question = asked & (skills.doable[0] | skills.unfinished[0] | rivals)
     if not in_question.any():
         return SKILL_MASTERED, asked
-    return _find_preferred(
-        skill_status, criteria, in_question, _rival_skills(parameters, states, skill_status, criteria, choices), choices
-    )
+    return _find_preferred(skill_status, criteria, in_question, rivals, choices)
 
 
 def _find_preferred(
@@ -152,10 +150,14 @@ def _find_preferred(
 
 def _rival_skills(
     parameters: Parameters, states: States, skill_status: SkillStatus, criteria: SelectionCriteria, choices: Choices
-) -> Booleans:
-    """Return the skills among which the one of a choice was the most valuable; (S,)."""
-    doable, unfinished = open_skills(parameters, states, skill_status, criteria)
-    return doable if int(choices.code[0]) == PRACTISE else unfinished
+) -> tuple[Booleans, Floats]:
+    """Return the skills among which the one of a choice was chosen, and by which value; both (S,)."""
+    skills, skill = open_skills(parameters, states, skill_status, criteria), int(choices.skill[0])
+    if skill >= 0 and skills.doable[0, skill]:
+        return skills.doable[0], skill_status.value[0]
+    if skill < 0 or skills.unfinished[0, skill]:
+        return skills.unfinished[0], skill_status.urgency[0]
+    return skills.finished[0] if skills.unfinished.any() else skills.fading[0], skill_status.need[0]
 
 
 def _find_outranking(
@@ -165,7 +167,10 @@ def _find_outranking(
     if rivalling.any():
         rested = rivalling.copy()
         rested[[] if criteria.resting is None else criteria.resting] = False
-        return (SKILL_RANKS_LOWER, rested) if rested.any() else (SKILL_RESTS, rivalling)
+        if not rested.any():
+            return SKILL_RESTS, rivalling
+        awake = rested & ~skill_status.resting[0]
+        return (SKILL_RANKS_LOWER, awake) if awake.any() else (SKILL_STUCK, rested)
     not_ready = in_question & (skill_status.ready[0] < 1)
     return (PREREQUISITES_MISSING, not_ready) if not_ready.any() else (SKILL_SECURED, in_question)
 
@@ -176,7 +181,9 @@ def _rank_of_item(
     """Return the rank of an item among all of the branch in which another was chosen, and how many these are."""
     branch = next(branch for branch in plan.branches if branch.code == int(choices.code[0]))
     learners = np.zeros(len(branch.items), dtype=np.int64)
-    score = add_jitter(score_items(parameters, states, learners, branch.items).score, seeds[learners], branch.items)
+    skill = np.full(len(branch.items), branch.skill)
+    score = score_items(parameters, states, learners, branch.items, skill).score
+    score = add_jitter(score, seeds[learners], branch.items)
     index = int(np.flatnonzero(branch.items == item)[0])
     ahead = (score < score[index]) | ((score == score[index]) & (np.arange(len(score)) < index))
     return int(ahead.sum()) + 1, len(score)

@@ -4,16 +4,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from app.adaptive.arrays import Floats, Integers, Seeds
+from app.adaptive.arrays import Booleans, Floats, Integers, Seeds
 from app.adaptive.hashing import uniform
 from app.adaptive.numerics import clip, logit, run_lengths, run_starts
 from app.adaptive.parameters import Parameters
+from app.adaptive.recent_items import REMEMBERED, answers_since
 from app.adaptive.state import States
-from app.adaptive.tracing.filter import predict_score_and_gap
+from app.adaptive.tracing.filter import chance_of_others, predict_score_and_gap
+from app.adaptive.tracing.mastery import is_stuck
 
 TARGET = 0.62
 DIAGNOSTICITY_WEIGHT = 2.0
 JITTER = 0.2
+# Unseen before seen, then longest ago: in logits of difficulty.
+SEEN, SEEN_OF_LATE = 1.5, 0.5
+# For every other skill of the item that is new, and for one that is stuck or whose prerequisites are missing.
+NEW_SKILL, UNREADY_SKILL = 0.5, 1.0
+FEW_RESPONSES, LIKELY_KNOWN = 3, 0.8
 # Candidates whose factors are multiplied at a time.
 PIECE = 512
 # 64-point Gauss-Legendre in s, where 1 - u = s³ (width): dense near u = 1, where a choice among very many is decided.
@@ -27,26 +34,59 @@ class ItemScores:
     """The scores of items for learners, all (N,): the least `score` is best.
 
     `distance` of the chance of success from the one aimed at, in logits; `diagnosticity`: by how much those who know
-    the skills are expected to score more than those who do not.
+    the skill practised are expected to score more than those who do not, with what is known of the item's other skills.
+    `delay`, in logits, is for items that were seen, and for other skills that are new or whose time has not come.
     """
 
     distance: Floats
     diagnosticity: Floats
+    delay: Floats
 
     @property
     def score(self) -> Floats:
         """The score without the random term."""
-        return self.distance - DIAGNOSTICITY_WEIGHT * self.diagnosticity
+        return self.distance + self.delay - DIAGNOSTICITY_WEIGHT * self.diagnosticity
 
     def __getitem__(self, rows: Integers) -> "ItemScores":
         """Return some of the pairs."""
-        return ItemScores(self.distance[rows], self.diagnosticity[rows])
+        return ItemScores(self.distance[rows], self.diagnosticity[rows], self.delay[rows])
 
 
-def score_items(parameters: Parameters, states: States, learners: Integers, items: Integers) -> ItemScores:
-    """Score each of N items for its learner; all (N,)."""
-    p, diagnosticity = predict_score_and_gap(parameters, states, learners, items)
-    return ItemScores(np.abs(logit(p) - logit(np.array(TARGET))), diagnosticity)
+def score_items(
+    parameters: Parameters, states: States, learners: Integers, items: Integers, skill: Integers
+) -> ItemScores:
+    """Score each of N items for its learner, to practise a skill (-1: none in particular); all (N,)."""
+    p, gap = predict_score_and_gap(parameters, states, learners, items)
+    asked = parameters.items.skills[items]
+    practised = (asked == skill[:, None]) & (asked >= 0)
+    delay = _delay_of_seen(states, learners, items)
+    if parameters.items.skills.shape[1] > 1:
+        others = chance_of_others(parameters.items, states, learners, items)
+        gap = gap * np.where(practised.any(axis=1), np.where(practised, others, 0.0).max(axis=1), 1.0)
+        delay = delay + _delay_of_others(parameters, states, learners, items, practised)
+    return ItemScores(np.abs(logit(p) - logit(np.array(TARGET))), gap, delay)
+
+
+def _delay_of_seen(states: States, learners: Integers, items: Integers) -> Floats:
+    """More for an item the sooner it was seen; none for an unseen one; (N,)."""
+    since = answers_since(states.recent, states.total_responses, learners, items)
+    late = 1 - np.minimum(since, REMEMBERED) / REMEMBERED
+    return np.where(since >= 0, SEEN + SEEN_OF_LATE * late, 0.0)
+
+
+def _delay_of_others(
+    parameters: Parameters, states: States, learners: Integers, items: Integers, practised: Booleans
+) -> Floats:
+    """More for every other skill of an item that is new to the learner, stuck, or without its prerequisites; (N,)."""
+    skills = parameters.items.skills[items]
+    rows = learners[:, None]
+    doubtful = states.mastery < LIKELY_KNOWN
+    other = (skills >= 0) & ~practised & doubtful[rows, skills]
+    new = other & (states.responses[rows, skills] < FEW_RESPONSES)
+    prerequisites = parameters.informed_prerequisites[items]
+    unready = ((prerequisites >= 0) & doubtful[rows[:, :, None], prerequisites]).any(axis=2)
+    unready |= is_stuck(states)[rows, skills]
+    return np.asarray(NEW_SKILL * new.sum(axis=1) + UNREADY_SKILL * (other & unready).sum(axis=1))
 
 
 def add_jitter(score: Floats, seeds: Seeds, items: Integers) -> Floats:

@@ -9,7 +9,7 @@ from app.adaptive.arrays import Booleans, Floats, Integers
 from app.adaptive.numerics import clip
 from app.adaptive.parameters import Parameters
 from app.adaptive.state import States
-from app.adaptive.tracing.mastery import LEAST_RESPONSES, is_mastered
+from app.adaptive.tracing.mastery import LEAST_RESPONSES, MASTERY_LINE, is_mastered, is_stuck
 
 UNPRACTISED = 0.5
 LEAST_PACE = 0.15
@@ -18,19 +18,32 @@ SECURED = 0.8
 # Where a skill is forgotten nearly as fast as it is learnt, right answers alone never lift it to that.
 OF_CEILING = 0.85
 STAY = 1.0
+# Exercises on other skills before one that makes no progress is tried again.
+REST = 5
 LEAST = 1e-9
 
 
 @dataclass(frozen=True)
 class SkillStatus:
-    """The status of every skill of every learner, each (B, S)."""
+    """The status of every skill of every learner, each (B, S).
+
+    `urgency` is the need by which skills are ranked where none is open: those whose prerequisites are missing come
+    after the others, and those that rest last, the longest rested first. `fading` are mastered skills that are below
+    the line they had to pass. `resting` is a skill on which practice made no progress (`stuck`), until there have been
+    other exercises. `just_practised` are those of the last item.
+    """
 
     unlocks: Floats
     need: Floats
+    urgency: Floats
     ready: Floats
     secured: Booleans
     open: Booleans
     mastered: Booleans
+    fading: Booleans
+    stuck: Booleans
+    resting: Booleans
+    just_practised: Booleans
     value: Floats
 
 
@@ -42,12 +55,17 @@ def goal_skills(parameters: Parameters, states: States, goal: Integers, target: 
     lacking = np.zeros(parameters.skills.count, dtype=np.bool_)
     lacking[goal] = True
     lacking &= (states.mastery[0] < target) | (states.responses[0] < LEAST_RESPONSES)
-    needed = np.zeros_like(lacking)
+    return lacking, all_prerequisites(parameters, lacking)
+
+
+def all_prerequisites(parameters: Parameters, skills: Booleans) -> Booleans:
+    """Return the prerequisites of some skills (S,), direct or not; (S,)."""
+    result = np.zeros_like(skills)
     starts, opened = parameters.skills.descendants
     opening = (starts[1:] != starts[:-1]).nonzero()[0]
     if opening.size:
-        needed[opening] = np.logical_or.reduceat(lacking[opened], starts[opening])
-    return lacking, needed
+        result[opening] = np.logical_or.reduceat(skills[opened], starts[opening])
+    return result
 
 
 def judge_skills(parameters: Parameters, states: States) -> SkillStatus:
@@ -63,11 +81,29 @@ def judge_skills(parameters: Parameters, states: States) -> SkillStatus:
         unlocks[:, opening] += np.add.reduceat(1 - discounted_mastery[:, opened], starts[opening], axis=1)
     secured = discounted_mastery >= secured_threshold(parameters)
     ready = _ready_share(parameters, secured)
-    # A level outweighs all that a skill can unlock; staying with a skill outweighs all levels.
+    since = states.total_responses[:, None] - states.practised
+    stuck = is_stuck(states)
+    resting = stuck & (since < REST)
+    just_practised = skills_of_last_item(parameters, states)
+    tired = resting * (1 + REST - np.minimum(since, REST))
+    # A level outweighs all that a skill can unlock; staying with a skill outweighs all levels, rest outweighs it.
     apart = skills.count + 1
-    value = unlocks + apart * (STAY * apart * skills_of_last_item(parameters, states) - skills.depth)
+    value = unlocks + apart * (STAY * apart * (just_practised - 2 * tired) - skills.depth)
     mastered = is_mastered(states)
-    return SkillStatus(unlocks, need, ready, secured, ~secured & (ready == 1), mastered, value)
+    return SkillStatus(
+        unlocks=unlocks,
+        need=need,
+        urgency=need - (ready < 1) - 2 * tired,
+        ready=ready,
+        secured=secured,
+        open=~secured & (ready == 1),
+        mastered=mastered,
+        fading=mastered & (states.mastery < MASTERY_LINE),
+        stuck=stuck,
+        resting=resting,
+        just_practised=just_practised,
+        value=value,
+    )
 
 
 def practice_discount(parameters: Parameters, responses: Integers) -> Floats:

@@ -251,7 +251,7 @@ def _suited_item(view: PolicyView, skill: Integers) -> Integers:
     """An item of the skill by the rule of the service."""
     items, _, luck, last = _items_of_skill(view, skill)
     rows = np.repeat(np.arange(len(skill)), items.shape[1])
-    item_scores = score_items(view.parameters, view.states, rows, items.reshape(-1))
+    item_scores = score_items(view.parameters, view.states, rows, items.reshape(-1), skill[rows])
     return _least(items, item_scores.score.reshape(items.shape) - JITTER * luck, last)
 
 

@@ -174,12 +174,14 @@ class _Learners:
 class LearnerHistory:
     """What B learners did in T answers, and what the engine reported after each.
 
-    `items` (T, B), -1 where none was offered, and `scores`; per skill, (T, B, S), `known` in truth, and as reported
+    `items` (T, B), -1 where none was offered, the skill `practised` with each, -1 where the engine did not choose, and
+    `scores`; per skill, (T, B, S), `known` in truth, and as reported
     `mastery`, its interval `low` and `high`, `mastered`; (T, B) `ability_error`, in reported standard errors.
     `ability` (B,) is the true one.
     """
 
     items: Integers
+    practised: Integers
     scores: Floats
     known: Booleans
     mastery: Floats
@@ -312,6 +314,7 @@ def answer_items(
     order = _random_order(seeds, len(world.asked), answers)
     history = LearnerHistory(
         items=np.full((answers, count), -1),
+        practised=np.full((answers, count), -1),
         scores=np.zeros((answers, count)),
         known=np.zeros(shape, dtype=np.bool_),
         mastery=np.zeros(shape),
@@ -325,7 +328,8 @@ def answer_items(
         items = order[number]
         if world.practise:
             chance = np.floor(draw_uniform(seeds, CHOICE, number) * 2.0**53).astype(np.uint64)
-            items = choose_items(parameters, states, chance).item
+            choices = choose_items(parameters, states, chance)
+            items, history.practised[number] = choices.item, choices.skill
         at = np.flatnonzero(items >= 0)
         if at.size:
             _answer_once(world, course, parameters, seeds, learners, states, at, items[at], number, history.scores)

@@ -158,7 +158,7 @@ def latent_moments(items: Items, states: States, learners: Integers, chosen: Int
     return items.intercept[chosen] + slope * logit, slope * slope * variance, mastery
 
 
-def _chance_of_others(items: Items, states: States, learners: Integers, chosen: Integers) -> Floats:
+def chance_of_others(items: Items, states: States, learners: Integers, chosen: Integers) -> Floats:
     """For each of an item's skills the chance that all its other skills are known; (N, K)."""
     skills = items.skills[chosen]
     others = np.ones(skills.shape)
@@ -224,7 +224,7 @@ def advance_states(
     p = expected_score(item_bank, items, both)
     likely = likelihood_given_p(item_bank, items, both, scores, p)
     without_behaviour = mastery * p[0] + (1 - mastery) * p[1]
-    others = _chance_of_others(item_bank, states, learners, items)
+    others = chance_of_others(item_bank, states, learners, items)
     successes, failures = (
         _log_counts(item_bank, states, learners, items) if parameters.behaviour else (np.zeros(states.count),) * 2
     )

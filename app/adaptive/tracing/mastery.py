@@ -7,6 +7,8 @@ from app.adaptive.arrays import Booleans, Floats, Integers
 from app.adaptive.state import States
 
 MASTERY_LINE, LEAVING_LINE = 0.9, 0.7
+# Answers on a skill in a row that left it more likely unknown: practice makes no progress.
+STUCK_AFTER = 8
 LEAST_RESPONSES = 3
 # The answers alone have to make knowing nine times as likely as before.
 CUSUM_LINE = 2.1972245773362196
@@ -51,6 +53,15 @@ def stays_mastered(mastered: Booleans, mastery: Floats) -> Booleans:
 def is_mastered(states: States) -> Booleans:
     """Which skills are mastered at the moment of the states; (B, S)."""
     return stays_mastered(states.mastered, states.mastery)
+
+
+def is_stuck(states: States) -> Booleans:
+    """On which skills practice makes no progress; (B, S).
+
+    Eight answers in a row have left the skill more likely unknown than known: wheel-spinning (Beck & Gong 2013), told
+    earlier and by the mastery instead of by three right answers.
+    """
+    return np.asarray(states.stalled >= STUCK_AFTER)
 
 
 def mastery_status(mastery: Floats, responses: Integers, attained: Booleans, mastered: Booleans) -> Integers:

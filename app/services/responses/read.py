@@ -4,27 +4,24 @@ The rows of the learners are locked first, in the order of their ids, so that no
 learner side by side.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 from sqlalchemy import Connection
 
-from app.adaptive.tracing.state_codec import ENGINE
 from app.core.errors import (
     Conflict,
     Fault,
     InvalidScore,
     ProximaError,
-    Unavailable,
     UnknownItem,
     UnknownRecommendation,
 )
-from app.queries.learners import LearnerRow, find_learners, insert_learners
+from app.queries.learners import LearnerRow, find_learners
 from app.queries.responses import RecommendationRow, ResponseRow, find_recommendations, find_responses
 from app.services.course_model import CourseModel, course_model_at, read_course_model
 from app.services.options import options_from_row, read_entries_for_options
-from app.services.replay import catch_up, read_history
+from app.services.replay import catch_up, create_learners, read_history
 from app.services.responses.decide import find_reading_needs
 from app.services.responses.types import AcceptedResponse, Known, NewResponse, RecordedResponse
 
@@ -69,28 +66,6 @@ def read_known(db: Connection, stored: Stored, responses: Sequence[AcceptedRespo
     histories = {learner: read_history(db, course, {learner: first}) for learner, first in needs.late.items()}
     recent = {id_: read_entries_for_options(db, course, *asked) for id_, asked in needs.recent.items()}
     return Known(course, rows, states, responses, histories, recent, checkpoint_sets)
-
-
-def create_learners(db: Connection, course: CourseModel, ids: Collection[str]) -> dict[str, LearnerRow]:
-    """Create and lock learners never seen before; one that another transaction has just created is locked as it is."""
-    if not ids:
-        return {}
-    blank = {
-        "position": 0,
-        "theta": 0.0,
-        "standard_error": float(np.sqrt(course.parameters.population.ability_variance)),
-        "state": b"",
-        "last_occurred_at": None,
-        "last_response_id": None,
-        "calibration": course.calibration,
-        "revision": course.revision,
-        "engine": ENGINE,
-    }
-    insert_learners(db, course.tenant_id, course.course_id, ids, blank)
-    created = find_learners(db, course.tenant_id, course.course_id, ids, lock=True)
-    if any(row.revision > course.revision for row in created.values()):
-        raise Unavailable("the catalogue has changed at this very moment; send this again")
-    return created
 
 
 def triage(db: Connection, stored: Stored, responses: Sequence[NewResponse]) -> list[Verdict]:

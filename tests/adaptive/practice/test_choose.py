@@ -58,7 +58,8 @@ def test_policy_equals_its_reference(seed: int, avoided: int) -> None:
             continue
         assert abs(found.p[row] - policy.learner.predict(item)) < 1e-9
         assert abs(found.difficulty_match[row] - math.exp(-policy.distance(item))) < 1e-8
-        assert abs(found.diagnosticity[row] - policy.diagnosticity(item)) < 1e-9
+        assert abs(found.diagnosticity[row] - policy.diagnosticity(item, skill)) < 1e-9
+        assert abs(found.delay[row] - policy.delay(item, skill)) < 1e-9
         if skill >= 0:
             assert abs(found.need[row] - policy.need(skill)) < 1e-9
             assert abs(found.unlocks[row] - policy.unlocks(skill)) < 1e-9

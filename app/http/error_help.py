@@ -12,7 +12,7 @@ ADVICE = {
     "unknown_course": "Check the id, or create the course with PUT /v1/courses/{course}/catalogue.",
     "unknown_item": "Check the id, or add the item to the catalogue of the course first.",
     "unknown_skill": "Check the id, or add the skill to the catalogue of the course first.",
-    "unknown_learner": "Check the id; a learner exists from the first answer, or from the first exercise offered with POST.",
+    "unknown_learner": "Check the id; a learner exists from the first answer or offered exercise on.",
     "unknown_response": "Check the id; only an answer that was stored can be voided or regraded.",
     "unknown_recommendation": "Use the id of a recommendation made for this learner, or leave the field out.",
     "unknown_calibration": "Check the id; GET /v1/courses/{course}/calibrations lists them.",

@@ -30,7 +30,7 @@ from app.texts import say
 
 DIGITS = 6
 # How often the words of outcomes were changed. Raise it with each change of words, codes or rounding.
-REWORDINGS = 1
+REWORDINGS = 2
 # What outcomes and recommendations are stored with, and verified by: only equal versions give equal bytes. Snapshots
 # and checkpoints are bound to ENGINE alone, so they are not replayed for the sake of a word.
 OUTCOME_VERSION = ENGINE + REWORDINGS

@@ -13,10 +13,10 @@ import numpy as np
 
 from app.adaptive import bkt
 from app.adaptive.arrays import Booleans, Floats, Integers
+from app.adaptive.calibration.rest_predictions import first_responses
 from app.adaptive.irt import ItemBank, ItemCalibration, ItemResponses, Model, Priors, calibrate_items
 from app.adaptive.irt.ability import estimate
 from app.adaptive.irt.item_models import ASYMPTOTIC, BINARY, COMMON_SLOPE, ITEM_MODELS
-from app.adaptive.response_log import Log
 from app.adaptive.skill_chains import link_skill_chains
 from app.analysis.evaluate import SPLIT, Progress, ResponseSample, read_sample
 from app.analysis.tables import align_columns
@@ -98,12 +98,6 @@ def fit_skills(path: Path, setup: bkt.Setup, progress: Progress) -> _SkillFit:
 
 
 # Answers
-
-
-def first_responses(log: Log, items: int) -> Integers:
-    """The places in the log of the first answer of each learner to each item, ascending."""
-    learner = np.repeat(np.arange(log.learners), np.diff(log.starts))
-    return np.sort(np.unique(learner * items + log.items, return_index=True)[1])
 
 
 def max_categories(sample: ResponseSample, model: Model, categories: int | None) -> Integers:

@@ -199,18 +199,6 @@ def test_fit_allows_items_with_different_numbers_of_categories(tmp_path: Path) -
 MIXED = [("two", 1), ("three", 2), ("six", 5)]
 
 
-@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4)), max_size=30))
-def test_first_answers_are_the_earliest_of_each_learner_and_item(given: list[tuple[int, int]]) -> None:
-    given = sorted(given, key=lambda pair: pair[0])
-    starts = np.searchsorted([who for who, _ in given], np.arange(5))
-    items = np.array([item for _, item in given], dtype=np.int64)
-    log = Log(starts, items, np.zeros(len(items)), np.zeros(len(items)))
-    seen: dict[tuple[int, int], int] = {}
-    for place, pair in enumerate(given):
-        seen.setdefault(pair, place)
-    assert fitting.first_responses(log, 5).tolist() == sorted(seen.values())
-
-
 def test_fit_ignores_repeated_answers(tmp_path: Path, lsat7: Path) -> None:
     rows = lsat7.read_text().splitlines()[1:]
     again = fit_report(write(tmp_path, [*rows, *(row[:-3] + "0.0" for row in rows[:50])]), "2pl")

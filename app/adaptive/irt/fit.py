@@ -78,18 +78,37 @@ def calibrate_items(
     of ability. Items that cannot be calibrated get the default prior wherever `priors` (default: `Priors()`) has none,
     so that every number is finite and bounded. Deterministic. Raises ValueError for responses that fit no item.
     """
+    problem, start, enough = _build_problem(responses, max_category, model, priors or Priors(), nodes)
+    bounds = parameter_bounds(problem.shape)
+    optimum = _find_optimum(problem, start, bounds, tolerance, most)
+    covariance = parameter_covariance(problem, responses, optimum, bounds)
+    return _build_calibration(problem, optimum, enough, covariance, bounds)
+
+
+def calibrate_rasch(responses: ItemResponses, items: int, nodes: int, tolerance: float) -> tuple[ItemBank, float]:
+    """Return the Rasch items of `calibrate_items` with default priors, and the variance of the ability.
+
+    Standard errors, which take most of the time where items are many, are left out.
+    """
+    problem, start, _ = _build_problem(responses, np.ones(items, dtype=np.int64), "rasch", Priors(), nodes)
+    optimum = _find_optimum(problem, start, parameter_bounds(problem.shape), tolerance, MAX_ITERATIONS)
+    item_bank = to_item_bank(problem.shape, problem.shape.spread(optimum.vector))
+    return item_bank, float(np.exp(2 * optimum.vector[-1]))
+
+
+def _build_problem(
+    responses: ItemResponses, max_category: Integers, model: Model, priors: Priors, nodes: int
+) -> tuple[LikelihoodProblem, Floats, Booleans]:
+    """What is to be maximised, where to begin, and which items (I,) have enough responses."""
     check_responses(responses, max_category, model)
     shape = build_layout(model, max_category)
     categories = shape.steps + 1
     reached = np.bincount(responses.items * categories + responses.categories, minlength=len(max_category) * categories)
     counts = reached.reshape(len(max_category), categories).astype(np.float64)
     enough = _have_enough_responses(shape, counts)
-    prior = build_prior(shape, priors or Priors(), ~enough)
+    prior = build_prior(shape, priors, ~enough)
     problem = LikelihoodProblem(shape, prior, build_matrices(responses, len(max_category), categories), grid(nodes))
-    bounds = parameter_bounds(shape)
-    optimum = _find_optimum(problem, starting_values(shape, prior, counts), bounds, tolerance, most)
-    covariance = parameter_covariance(problem, responses, optimum, bounds)
-    return _build_calibration(problem, optimum, enough, covariance, bounds)
+    return problem, starting_values(shape, prior, counts), enough
 
 
 def _have_enough_responses(shape: Layout, counts: Floats) -> Booleans:

@@ -17,6 +17,7 @@ from app.adaptive.irt import (
     Model,
     Priors,
     calibrate_items,
+    calibrate_rasch,
     design,
     fit,
     marginal,
@@ -326,3 +327,11 @@ def test_table_of_models_has_every_model_once() -> None:
     assert get_args(CatalogueModel) == tuple(model.catalogue_name for model in ITEM_MODELS)
     assert len(BY_FILE_NAME) == sum(len(model.file_names) for model in ITEM_MODELS)
     assert all(set(model.optional) < set(model.parameters) for model in ITEM_MODELS)
+
+
+def test_rasch_items_without_standard_errors_are_those_with() -> None:
+    responses = sample(random_bank("rasch", 12, np.random.default_rng(3)), 300, np.random.default_rng(4))
+    whole = calibrate_items(responses, np.ones(12, dtype=np.int64), "rasch", nodes=31, tolerance=1e-6)
+    item_bank, variance = calibrate_rasch(responses, 12, 31, 1e-6)
+    assert item_bank.difficulty.tobytes() == whole.item_bank.difficulty.tobytes()
+    assert variance == whole.ability_variance

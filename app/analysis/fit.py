@@ -14,6 +14,7 @@ import numpy as np
 from app.adaptive import bkt
 from app.adaptive.arrays import Booleans, Floats, Integers
 from app.adaptive.calibration.rest_predictions import first_responses
+from app.adaptive.calibration.screening import Screening, screen_log
 from app.adaptive.irt import ItemBank, ItemCalibration, ItemResponses, Model, Priors, calibrate_items
 from app.adaptive.irt.ability import estimate
 from app.adaptive.irt.item_models import ASYMPTOTIC, BINARY, COMMON_SLOPE, ITEM_MODELS
@@ -21,6 +22,7 @@ from app.adaptive.skill_chains import link_skill_chains
 from app.analysis.evaluate import SPLIT, Progress, ResponseSample, read_sample
 from app.analysis.tables import align_columns
 from app.core.errors import InvalidFile
+from app.services.screening import describe_suspect_items, screening_report, screening_warnings
 
 # The names under which the engine takes calibrated items; it has no partial credit.
 CATALOGUE_MODELS = {model.name: model.catalogue_name for model in ITEM_MODELS if not model.partial_credit}
@@ -41,6 +43,7 @@ class _ItemFit:
     """A bank calibrated to the first answer of every learner to every item; `repeated` others were left out.
 
     `reliability` is the share of the variance of ability that its estimates show: Var(EAP) / (Var(EAP) + mean SE²).
+    `screening` says which items do not measure what the others do, and how many learners do not fit.
     """
 
     sample: ResponseSample
@@ -48,6 +51,7 @@ class _ItemFit:
     repeated: int
     calibration: ItemCalibration
     reliability: float
+    screening: Screening
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,8 @@ def fit_items(path: Path, model: Model, priors: Priors, categories: int | None, 
     progress("calibrating", 0, 1)
     result = calibrate_items(responses, max_category, model, priors)
     progress("estimating abilities", 0, 1)
-    return _ItemFit(sample, responses, len(log.items) - len(first), result, _reliability(result, responses))
+    reliability = _reliability(result, responses)
+    return _ItemFit(sample, responses, len(log.items) - len(first), result, reliability, screen_log(log, sample.skills))
 
 
 def fit_skills(path: Path, setup: bkt.Setup, progress: Progress) -> _SkillFit:
@@ -195,8 +200,16 @@ def items_table(fit: _ItemFit) -> str:
             ", ".join(facts),
             "",
             *align_columns([["item", "answers", *(f"{title} (SE)" for title in titles), "calibrated"], *rows]),
+            *_screening_lines(fit),
         ]
     )
+
+
+def _screening_lines(fit: _ItemFit) -> list[str]:
+    """What to look at before the parameters are relied on; nothing if nothing was found."""
+    report = screening_report(fit.screening, fit.sample.items, [""] * fit.sample.log.learners)
+    lines = [f"WARNING {warning['code']}: {warning['detail']}" for warning in screening_warnings(report)]
+    return ["", *lines, *describe_suspect_items(report["suspect_items"]["items"])] if lines else []
 
 
 def _item_cells(result: ItemCalibration, item: int) -> Iterator[str]:
@@ -237,6 +250,11 @@ def items_json(fit: _ItemFit) -> dict[str, Any]:
         "reliability": _rounded(fit.reliability),
         "ability_variance": _rounded(result.ability_variance),
         "ability_variance_error": _rounded(result.ability_variance_error) or None,
+        "person_fit": {
+            "judged": int(fit.screening.persons.judged.sum()),
+            "misfitting": int(fit.screening.persons.misfitting.sum()),
+            "many": fit.screening.persons.many,
+        },
         "items": [
             {
                 "item": name,
@@ -245,6 +263,7 @@ def items_json(fit: _ItemFit) -> dict[str, Any]:
                 "calibrated": bool(result.calibrated[item]),
                 **_item_estimates(result.item_bank, item),
                 "standard_errors": _item_standard_errors(result.standard_errors, item),
+                "item_rest": fit.screening.items.describe(item),
             }
             for item, name in enumerate(fit.sample.items)
         ],

@@ -401,3 +401,21 @@ def test_fit_writes_no_catalogue_that_cannot_be_imported(
     assert "NOT converged" in result.stdout
     assert (result.exit_code, "has not converged" in result.stderr) == (1, True)
     assert not target.exists()
+
+
+def test_fit_names_an_item_with_a_wrong_key(tmp_path: Path) -> None:
+    """With the number it rests on, in the table and as JSON; without it there is nothing to say."""
+    responses = sample(random_bank("rasch", 12, np.random.default_rng(3)), 300, np.random.default_rng(4))
+    rows = list(zip(responses.rows.tolist(), responses.items.tolist(), responses.categories.tolist(), strict=True))
+    good = write(tmp_path, [f"l{who},i{item},s,{right}" for who, item, right in rows], "good.csv")
+    wrong = write(tmp_path, [f"l{who},i{item},s,{1 - right if item == 3 else right}" for who, item, right in rows])
+    assert "WARNING" not in fit(good, "2pl").stdout
+    assert [item["item_rest"]["problem"] for item in fit_report(good, "2pl")["items"]] == [None] * 12
+    lines = fit(wrong, "2pl").stdout.splitlines()
+    assert lines[-2].startswith("WARNING suspect_items: 1 of 12 items ")
+    assert lines[-1].startswith("item i3: its key is probably wrong: item-rest correlation -0.")
+    report = fit_report(wrong, "2pl")
+    suspect = [item for item in report["items"] if item["item_rest"]["problem"] is not None]
+    assert [(item["item"], item["item_rest"]["problem"]) for item in suspect] == [("i3", "negative_discrimination")]
+    assert suspect[0]["item_rest"]["responses"] == 300
+    assert report["person_fit"]["judged"] == 0

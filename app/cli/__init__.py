@@ -227,13 +227,31 @@ def restore_command(file: Path) -> None:
 @tenant_option
 @click.option("--activate", is_flag=True, help="Put the result in force, unless it predicts worse.")
 @click.option("--force", is_flag=True, help="With --activate: even if it predicts worse.")
-def calibrate_command(course: str, tenant: str | None, activate: bool, force: bool) -> None:
+@click.option(
+    "--leave-out-learners", "learners", type=EXISTING_FILE, help="Leave out the learners in this file, an id a line."
+)
+@click.option(
+    "--leave-out-span",
+    "spans",
+    nargs=2,
+    multiple=True,
+    metavar="SINCE UNTIL",
+    help="Leave out the answers of this time; `-` is no end. May be repeated.",
+)
+def calibrate_command(
+    course: str,
+    tenant: str | None,
+    activate: bool,
+    force: bool,
+    learners: Path | None,
+    spans: tuple[tuple[str, str], ...],
+) -> None:
     """Fit item difficulties, skill rates and population to the answers of a course, and say what would change."""
     if force and not activate:
         raise click.UsageError("--force says how to --activate; give both")
     from app.cli.calibrate import calibrate
 
-    calibrate(course, tenant, activate=activate, force=force)
+    calibrate(course, tenant, activate=activate, force=force, learners=learners, spans=spans)
 
 
 @main.command("evaluate")
@@ -414,9 +432,13 @@ def replay_command() -> None:
 
 
 @main.command("doctor")
-def doctor_command() -> None:
+@click.option("--course", help="Screen the items and learners of this course as well.")
+@tenant_option
+def doctor_command(course: str | None, tenant: str | None) -> None:
     """Check everything the service needs, one line each; exit 1 if something is wrong."""
+    if tenant is not None and course is None:
+        raise click.UsageError("--tenant says whose --course it is; give both")
     from app.cli.doctor import check_all
 
-    if not check_all():
+    if not check_all(course, tenant):
         sys.exit(FAILED)

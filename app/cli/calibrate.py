@@ -1,9 +1,11 @@
 """`proxima calibrate`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
+from pydantic import ValidationError
 
 from app.cli.database import with_database
 from app.cli.progress import progress_bar
@@ -11,31 +13,72 @@ from app.core.database import Database
 from app.core.errors import Invalid
 from app.core.settings import read_settings
 from app.core.times import now
+from app.http.problems import faults_in
 from app.jobs.calibrations import finish_calibration
 from app.jobs.replay_stale import rebuild_course
+from app.schemas.calibrations import CalibrationIn, to_left_out
 from app.services import calibrations
 from app.services.keys import choose_tenant
+from app.services.left_out import LeftOut
+from app.services.screening import describe_suspect_items
 
 # As many of the most changed items and skills as fit on a line.
 FEW = 5
+MOST_ITEMS = 20
+OPEN_END = "-"
 
 
-def calibrate(course: str, tenant: str | None, *, activate: bool, force: bool) -> None:
-    """Calibrate a course, named with its tenant, and say what would change."""
+def calibrate(
+    course: str,
+    tenant: str | None,
+    *,
+    activate: bool,
+    force: bool,
+    learners: Path | None,
+    spans: Sequence[tuple[str, str]],
+) -> None:
+    """Calibrate a course, named with its tenant, and say what would change.
+
+    The answers of the learners in the file `learners` are left out, and those in `spans` (since, until).
+    """
+    left_out = _read_left_out(learners, spans)
 
     async def run(database: Database) -> None:
         tenant_id = await database.write(choose_tenant, tenant, now())
-        await calibrate_course(database, tenant_id, course, activate=activate, force=force)
+        await calibrate_course(database, tenant_id, course, activate=activate, force=force, left_out=left_out)
 
     with_database(run)
 
 
+def _read_left_out(learners: Path | None, spans: Sequence[tuple[str, str]]) -> LeftOut:
+    """What the options leave out, checked as the service checks it. Raises `Invalid`."""
+    ids = [] if learners is None else learners.read_text("utf-8-sig", errors="replace").splitlines()
+    ends = [
+        {name: end for name, end in zip(("since", "until"), span, strict=True) if end != OPEN_END} for span in spans
+    ]
+    request = {"leave_out": {"learners": [id_ for id_ in ids if id_.strip()], "spans": ends}}
+    try:
+        return to_left_out(CalibrationIn.model_validate(request))
+    except ValidationError as error:
+        raise Invalid("what is to be left out is not valid", faults_in(error, request)) from error
+
+
 async def calibrate_course(
-    database: Database, tenant_id: int, course: str, *, activate: bool, force: bool = False
+    database: Database,
+    tenant_id: int,
+    course: str,
+    *,
+    activate: bool,
+    force: bool = False,
+    left_out: LeftOut | None = None,
 ) -> None:
     """Calibrate a course and say what it brought."""
     claim = await database.write(
-        calibrations.call_at_database_time, calibrations.request_calibration, tenant_id, course
+        calibrations.call_at_database_time,
+        calibrations.request_calibration,
+        tenant_id,
+        course,
+        left_out=left_out or LeftOut(),
     )
     with progress_bar() as progress:
         await finish_calibration(
@@ -78,3 +121,11 @@ def _describe_report(id_: str, report: dict[str, Any]) -> Iterator[str]:
         f"mastery: {mastery['gained']:,} gained and {mastery['lost']:,} lost, by {mastery['learners']:,} "
         f"learners{': ' if skills else ''}{skills}"
     )
+    if report["left_out"] is not None:
+        yield f"left out on request: {report['left_out']['responses']:,} answers"
+    for warning in report["warnings"]:
+        yield f"WARNING {warning['code']}: {warning['detail']}"
+    yield from describe_suspect_items(report["suspect_items"]["items"][:MOST_ITEMS])
+    if report["person_fit"]["many"]:
+        worst = report["person_fit"]["learner_ids"]
+        yield f"learners who do not fit: {', '.join(worst[:FEW])}{' …' if len(worst) > FEW else ''}"

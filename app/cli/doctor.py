@@ -10,16 +10,20 @@ from app.cli.database import need_migrated, with_database
 from app.core.database import Database
 from app.core.errors import Invalid, ProximaError
 from app.core.settings import read_settings
+from app.core.times import now
 from app.queries.catalogue import list_courses
 from app.queries.durability import connections_allowed, durability_faults
 from app.queries.keys import list_tenants
-from app.services.keys import list_keys
+from app.services.keys import choose_tenant, list_keys
 from app.services.replay import count_stale
+from app.services.screening import ScreenedCourse, describe_suspect_items, read_course_log, screen_course
 
 
-def check_all() -> bool:
-    """Print a line for each check; whether all is well."""
+def check_all(course: str | None = None, tenant: str | None = None) -> bool:
+    """Print a line for each check, of a course as well if one is named; whether all is well."""
     findings = [(name, *_run_check(check)) for name, check in CHECKS]
+    if course is not None:
+        findings += _check_course(course, tenant)
     for name, passed, message in findings:
         click.echo(f"{'ok  ' if passed else 'FAIL'}  {name}: {message}")
     return all(passed for _, passed, _ in findings)
@@ -97,6 +101,27 @@ def _check_snapshots() -> str:
         return total
 
     return f"{with_database(count):,} to be rebuilt when they are next read"
+
+
+def _check_course(course: str, tenant: str | None) -> list[tuple[str, bool, str]]:
+    """Whether the items of a course measure what the others measure, and its learners try."""
+
+    async def screen(database: Database) -> ScreenedCourse:
+        tenant_id = await database.write(choose_tenant, tenant, now())
+        return screen_course(*await database.read(read_course_log, tenant_id, course))
+
+    try:
+        screened = with_database(screen)
+    except ProximaError as error:
+        return [("course", False, error.detail)]
+    items, persons = screened.report["suspect_items"], screened.report["person_fit"]
+    wrong = {warning["code"]: warning["detail"] for warning in screened.warnings}
+    unfit = f"{persons['misfitting']:,} of {persons['judged']:,} with enough answers do not fit; a few never do"
+    return [
+        ("items", not items["count"], wrong.get("suspect_items", f"{items['judged']:,} judged, none is suspect")),
+        *(("items", False, line) for line in describe_suspect_items(items["items"])),
+        ("learners", not persons["many"], wrong.get("misfitting_learners", unfit)),
+    ]
 
 
 CHECKS: tuple[tuple[str, Callable[[], str]], ...] = (

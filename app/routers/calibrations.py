@@ -2,10 +2,10 @@
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Path, Request, Response
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from app.core.errors import Invalid
 from app.http.auth import Caller, require
@@ -25,7 +25,14 @@ from app.http.problems import faults_in, responses_for
 from app.http.rate_limits import charge
 from app.jobs.calibrations import run_calibration
 from app.jobs.replay_stale import rebuild_course
-from app.schemas.calibrations import ActivationIn, CalibrationId, CalibrationOut, CalibrationPage
+from app.schemas.calibrations import (
+    ActivationIn,
+    CalibrationId,
+    CalibrationIn,
+    CalibrationOut,
+    CalibrationPage,
+    to_left_out,
+)
 from app.services import calibrations as services
 
 router = APIRouter(prefix="/v1/courses/{course}/calibrations", tags=["calibrations"], route_class=StrictRoute)
@@ -50,21 +57,46 @@ ACTIVATE = responses_for(
     "calibration_not_ready",
     "calibration_worse",
 )
-# FastAPI's own bodies are never absent where reading is strict.
-OPTIONAL_BODY = {
-    "requestBody": {
-        "required": False,
-        "content": {"application/json": {"schema": ActivationIn.model_json_schema()}},
-    }
-}
+Body = TypeVar("Body", bound=BaseModel)
 
 
-@router.post("", status_code=202, response_model=CalibrationOut, responses=START, dependencies=NO_PARAMETERS)
+def _optional_body(model: type[BaseModel]) -> dict[str, Any]:
+    """How a body that may be absent is documented; FastAPI's own never are where reading is strict."""
+    schema = model.model_json_schema()
+    schema = _without_references(schema, schema.pop("$defs", {}))
+    return {"requestBody": {"required": False, "content": {"application/json": {"schema": schema}}}}
+
+
+def _without_references(schema: Any, definitions: dict[str, Any]) -> Any:
+    """A JSON schema in which every reference to a definition is replaced by that; they must not refer to themselves."""
+    if isinstance(schema, list):
+        return [_without_references(part, definitions) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    whole = definitions[schema["$ref"].removeprefix("#/$defs/")] | schema if "$ref" in schema else schema
+    return {name: _without_references(part, definitions) for name, part in whole.items() if name != "$ref"}
+
+
+@router.post(
+    "",
+    status_code=202,
+    response_model=CalibrationOut,
+    responses=START,
+    dependencies=NO_PARAMETERS,
+    openapi_extra=_optional_body(CalibrationIn),
+)
 async def post_calibration(course: PathId, caller: Writer, request: Request) -> Response:
     """Start a calibration; watch it at the address in `Location`."""
     database, tenant_id = request.app.state.database, caller.tenant_id
     await charge(request, request.app.state.limits.calibrations, tenant_id, caller.key_id)
-    claim = await database.write(services.call_at_database_time, services.request_calibration, tenant_id, course)
+    body = await _read_optional_body(request, CalibrationIn)
+    claim = await database.write(
+        services.call_at_database_time,
+        services.request_calibration,
+        tenant_id,
+        course,
+        left_out=to_left_out(body),
+    )
     _run_in_background(request, run_calibration(database, request.app.state.settings.database_url, claim))
     details = await database.read(services.describe_calibration, tenant_id, course, claim.number)
     return reply(details, 202, {"Location": f"{request.scope['raw_path'].decode('ascii')}/{details['id']}"})
@@ -93,12 +125,12 @@ async def get_calibration(course: PathId, calibration: NumberedId, caller: Analy
     response_model=CalibrationOut,
     responses=ACTIVATE,
     dependencies=NO_PARAMETERS,
-    openapi_extra=OPTIONAL_BODY,
+    openapi_extra=_optional_body(ActivationIn),
 )
 async def post_activation(course: PathId, calibration: NumberedId, caller: Writer, request: Request) -> Response:
     """Put a calibration in force; activating an older one is the way back."""
     database, tenant_id, number = request.app.state.database, caller.tenant_id, _calibration_number(calibration)
-    activation = await _read_activation(request)
+    activation = await _read_optional_body(request, ActivationIn)
     details = await database.write(
         services.call_at_database_time, services.activate, tenant_id, course, number, force=activation.force
     )
@@ -106,16 +138,16 @@ async def post_activation(course: PathId, calibration: NumberedId, caller: Write
     return reply(details)
 
 
-async def _read_activation(request: Request) -> ActivationIn:
+async def _read_optional_body(request: Request, model: type[Body]) -> Body:
     """The body, or what its absence means."""
     headers = request.headers
     if headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers:
-        return ActivationIn()
-    activation = await StrictRequest(request.scope, request.receive).json()
+        return model()
+    body = await StrictRequest(request.scope, request.receive).json()
     try:
-        return ActivationIn.model_validate(activation)
+        return model.model_validate(body)
     except ValidationError as error:
-        raise Invalid("the request is not valid; errors lists each place", faults_in(error, activation)) from error
+        raise Invalid("the request is not valid; errors lists each place", faults_in(error, body)) from error
 
 
 def _calibration_number(calibration: str) -> int:

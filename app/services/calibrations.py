@@ -18,6 +18,7 @@ from sqlalchemy import Connection
 
 from app.adaptive.arrays import Booleans
 from app.adaptive.calibration.fit import CalibrationFit
+from app.adaptive.calibration.screening import screen_log
 from app.adaptive.parameters import Parameters
 from app.adaptive.response_log import Log
 from app.adaptive.tracing.state_codec import ENGINE
@@ -37,8 +38,10 @@ from app.services.calibration_codec import encode_calibration
 from app.services.calibration_impact import MIN_RESPONSES_OF_ANCHOR, item_changes, mastery_changes
 from app.services.catalogue import catalogue_at, need_course, read_catalogue
 from app.services.course_model import CourseModel, build_course_model, read_calibrated_values
+from app.services.left_out import LeftOut, left_out_from_json, left_out_report
 from app.services.present import calibration_id
 from app.services.replay import course_log
+from app.services.screening import change_warnings, screening_report, screening_warnings
 from app.services.webhooks import CALIBRATION_FINISHED, WebhookEvent, publish_events
 
 RUNNING, SUCCEEDED, FAILED = "running", "succeeded", "failed"
@@ -79,6 +82,8 @@ class CalibrationJob:
     learners: tuple[str, ...]
     held_out: Booleans
     anchors: Booleans
+    left_out: LeftOut
+    left_out_responses: int
 
 
 @dataclass(frozen=True)
@@ -99,9 +104,12 @@ def _is_leased(row: rows.CalibrationRow, now: int) -> bool:
     return now < row.leased_until <= now + rows.LONGEST_LEASE_US
 
 
-def request_calibration(db: Connection, tenant_id: int, course_id: str, now: int) -> Claim:
+def request_calibration(
+    db: Connection, tenant_id: int, course_id: str, now: int, *, left_out: LeftOut | None = None
+) -> Claim:
     """Create a calibration under the next number, and give the caller the first attempt.
 
+    What is to be left out stands where the report will stand, so that every attempt leaves out the same.
     Raises `CalibrationRunning`, `NothingToCalibrate`. A run without a live attempt makes room.
     """
     course = need_course(db, tenant_id, course_id, lock=True)
@@ -125,7 +133,7 @@ def request_calibration(db: Connection, tenant_id: int, course_id: str, now: int
         "revision": course.revision,
         "compared_with": course.calibration,
         "parameters": None,
-        "report": None,
+        "report": {"left_out": left_out.to_json()} if left_out else None,
         "error": None,
     }
     rows.insert_calibration(db, row)
@@ -201,15 +209,19 @@ def read_calibration_job(db: Connection, claim: Claim) -> CalibrationJob:
     tenant_id, course_id = claim.tenant_id, claim.course_id
     row = _need_calibration(db, tenant_id, course_id, claim.number)
     course, before = _read_compared_models(db, tenant_id, course_id, row)
-    entries = [
+    left_out = left_out_from_json((row.report or {}).get("left_out"))
+    counted = [
         entry
         for entry in _read_entries_as_of(db, tenant_id, course_id, row.requested_at)
         # What was sent about an item newer than the request was in flight then.
-        if entry.item_id in course.item_numbers
+        if entry.item_id in course.item_numbers and entry.score is not None
     ]
-    log, learners = course_log(course, entries)
-    if not len(log.items):
+    entries = [entry for entry in counted if not left_out.has(entry)]
+    if not counted:
         raise NothingToCalibrate("all responses of the course were voided; send or import others")
+    if not entries:
+        raise NothingToCalibrate("all responses of the course were left out; leave out fewer")
+    log, learners = course_log(course, entries)
     return CalibrationJob(
         course=course,
         before=before,
@@ -219,6 +231,8 @@ def read_calibration_job(db: Connection, claim: Claim) -> CalibrationJob:
         learners=tuple(learners),
         held_out=_hold_out(learners),
         anchors=_find_anchors(db, course, row.compared_with, log),
+        left_out=left_out,
+        left_out_responses=len(counted) - len(entries),
     )
 
 
@@ -280,9 +294,11 @@ def build_result(job: CalibrationJob, fit: CalibrationFit) -> CalibrationResult:
     """Build what is stored of a fit: its values, and what a person needs to decide whether to activate them."""
     before, after = job.course.parameters, fit.parameters
     response_counts = np.bincount(job.log.items, minlength=after.items.count)
+    screening = screen_log(job.log, after.items.skills)
     report = {
         "responses": len(job.log.items),
         "learners": job.log.learners,
+        "left_out": left_out_report(job.left_out, job.left_out_responses),
         "compared_with": calibration_id(job.compared_with),
         "held_out_responses": fit.held_out_responses,
         "log_loss_before": fit.log_loss_before,
@@ -293,7 +309,12 @@ def build_result(job: CalibrationJob, fit: CalibrationFit) -> CalibrationResult:
         **item_changes(before, after, job.course.item_ids, response_counts, job.anchors),
         "mastery": mastery_changes(before, after, job.log, job.learners, job.course.skill_ids),
         "population": asdict(after.population),
+        **screening_report(screening, job.course.item_ids, job.learners),
     }
+    report["warnings"] = [
+        *screening_warnings(report),
+        *change_warnings(report, int((response_counts > 0).sum())),
+    ]
     return CalibrationResult(encode_calibration(fit), report)
 
 
@@ -360,6 +381,6 @@ def _to_calibration_reply(row: rows.CalibrationRow, active: int | None) -> dict[
         "finished_at": None if row.finished_at is None else to_text(row.finished_at),
         "activated_at": None if row.activated_at is None else to_text(row.activated_at),
         "revision": row.revision,
-        "report": row.report,
+        "report": row.report if row.status == SUCCEEDED else None,
         "error": row.error,
     }

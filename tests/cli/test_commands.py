@@ -184,6 +184,45 @@ def test_calibrate_needs_answers_and_activates_its_result(proxima: Run, course: 
     assert ", 0 snapshots to be rebuilt, 0 of another version, 0 differences" in fine(proxima("replay", "--verify"))
 
 
+def test_calibrate_leaves_out_learners_and_spans(proxima: Run, course: Path) -> None:
+    fine(proxima("import", "responses", str(course), "--course", "arithmetic"))
+    learners = course.with_name("bots.txt")
+    learners.write_text("l0\nl1\n\n")
+    leave = ("--leave-out-learners", str(learners), "--leave-out-span", "2027-01-01T00:00:00Z", "-")
+    told = fine(proxima("calibrate", "--course", "arithmetic", *leave)).splitlines()
+    assert told[0].startswith("calibration c-1: 126 answers of 18 learners; ")
+    assert "left out on request: 14 answers" in told
+    wrong = proxima("calibrate", "--course", "arithmetic", "--leave-out-span", "yesterday", "-")
+    assert (wrong.exit_code, wrong.stdout) == (1, "")
+    assert "/leave_out/spans/0/since" in wrong.stderr
+
+
+def test_doctor_screens_a_course(proxima: Run, tmp_path: Path) -> None:
+    """An item with a wrong key is named with what that rests on, and fails the check; without it all is well."""
+    file = tmp_path / "answers.csv"
+    for turned in (False, True):
+        rows = ["learner_id,item_id,skill_ids,correct"]
+        for who in range(200):
+            for item in range(10):
+                right = (who * 7919 % 200) / 20 + (who * 31 + item * 17) % 5 > item + 2
+                rows.append(f"{turned}{who},i{item},s,{int(right != (turned and item == 4))}")
+        file.write_text("\n".join(rows) + "\n")
+        name = f"c{int(turned)}"
+        catalogue = {"skills": [{"id": "s"}], "items": [{"id": f"i{item}", "skills": ["s"]} for item in range(10)]}
+        (tmp_path / f"{name}.json").write_text(json.dumps(catalogue))
+        fine(proxima("import", "catalogue", str(tmp_path / f"{name}.json")))
+        fine(proxima("import", "responses", str(file), "--course", name))
+    well, ill = proxima("doctor", "--course", "c0"), proxima("doctor", "--course", "c1")
+    assert "ok    items: 10 judged, none is suspect" in well.stdout
+    assert "ok    learners: 0 of 0 with enough answers do not fit" in well.stdout
+    assert "FAIL  items: 1 of 10 items do not measure what the others measure" in ill.stdout
+    assert "FAIL  items: item i4: its key is probably wrong: item-rest correlation -0." in ill.stdout
+    assert "over 200 answers" in ill.stdout
+    assert ill.exit_code == 1
+    assert "FAIL  course: " in proxima("doctor", "--course", "nowhere").stdout
+    assert proxima("doctor", "--tenant", "school").exit_code == 2
+
+
 def test_replay_finds_the_first_difference(proxima: Run, course: Path, database_url: str) -> None:
     fine(proxima("import", "responses", str(course), "--course", "arithmetic"))
     told = fine(proxima("replay", "--verify"))

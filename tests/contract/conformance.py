@@ -88,6 +88,7 @@ MAY_REFUSE = {
     ("post_token", "invalid_request", ""): "that a form has each field once, in ASCII",
     ("get_quality", "invalid_cursor", ""): CURSOR,
     ("get_quality", "invalid", "must be later than since"): "that one time is before another",
+    ("post_calibration", "invalid", "must be later than since"): "that one time is before another",
 }
 
 

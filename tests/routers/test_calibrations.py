@@ -1,5 +1,6 @@
 """Calibrations at the interface: a body that may be absent, what is refused, and the way there and back."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -91,3 +92,48 @@ async def test_activation_reads_a_body_in_pieces(client: httpx.AsyncClient) -> N
 
     told = await activate(client, "c-2", content=pieces(), headers={"content-type": "application/json"})
     assert told.status_code == 200
+
+
+async def report_of(client: httpx.AsyncClient, id_: str) -> Any:
+    """The report of a calibration that runs in a process of its own."""
+    await asyncio.gather(*app_of(client).state.tasks)
+    said = (await client.get(f"calibrations/{id_}")).json()
+    assert said["status"] == "succeeded", said
+    return said["report"]
+
+
+async def test_calibration_leaves_out_what_it_is_asked_to(client: httpx.AsyncClient) -> None:
+    """Learners with all their answers, and the answers of everybody in a span of time; the report says so."""
+    for day, learner in ((1, "bot"), (2, "bob"), (3, "bob"), (4, "bob")):
+        body = {"id": f"d-{day}", "learner": learner, "item": "i1", "correct": True}
+        sent = await client.post("responses", json=body | {"occurred_at": f"2026-01-0{day}T12:00:00Z"})
+        assert sent.status_code == 201, sent.text
+    span = {"since": "2026-01-03T12:00:00Z", "until": "2026-01-04T12:00:00Z"}
+    started = await client.post("calibrations", json={"leave_out": {"learners": ["bot", "nobody"], "spans": [span]}})
+    assert (started.status_code, started.json()["report"]) == (202, None)
+    report = await report_of(client, started.json()["id"])
+    assert (report["responses"], report["learners"]) == (3, 2)
+    assert report["left_out"] == {"responses": 2, "learners": ["bot", "nobody"], "spans": [span]}
+
+    whole = await client.post("calibrations")
+    report = await report_of(client, whole.json()["id"])
+    assert (report["responses"], report["left_out"]) == (5, None)
+
+
+@pytest.mark.parametrize(
+    "leave_out",
+    [
+        {"learners": ["x"] * 1001},
+        {"learners": [""]},
+        {"learners": "ann"},
+        {"spans": [{}]},
+        {"spans": [{"since": "2026-01-02T00:00:00Z", "until": "2026-01-02T00:00:00Z"}]},
+        {"spans": [{"since": "yesterday"}]},
+        {"spans": [{"until": "2026-01-02T00:00:00Z"}] * 21},
+        {"items": ["i1"]},
+    ],
+)
+async def test_request_that_leaves_out_nonsense_starts_nothing(client: httpx.AsyncClient, leave_out: Any) -> None:
+    refused = await client.post("calibrations", json={"leave_out": leave_out})
+    assert (refused.status_code, refused.json()["code"]) == (422, "invalid")
+    assert len((await client.get("calibrations")).json()["data"]) == 2

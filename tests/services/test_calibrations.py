@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 from app.adaptive.calibration.fit import CalibrationFit
 from app.core.database import Database
 from app.core.errors import CalibrationNotReady, CalibrationRunning, CalibrationWorse, ProximaError
+from app.core.times import to_text
 from app.queries.calibrations import list_lapsed
 from app.services import calibrations
 from app.services.calibrations import (
@@ -34,6 +35,7 @@ from app.services.calibrations import (
 from app.services.catalogue import upsert
 from app.services.corrections import correct_response
 from app.services.keys import create_key
+from app.services.left_out import LeftOut
 from app.services.responses import NewResponse, RecordedResponse, record
 from tests.client import CATALOGUE, COURSE, MINUTE_US, NEW_YEAR_US, make_response
 
@@ -285,3 +287,56 @@ async def test_calibration_of_voided_answers_only_is_refused(school: Database) -
     claim = await asked(school)
     with pytest.raises(ProximaError, match="voided"):
         await school.read(read_calibration_job, claim)
+
+
+async def test_every_attempt_leaves_out_what_was_asked(school: Database) -> None:
+    """The request is stored with the calibration, also for a process that takes it over; a failure shows no report."""
+    left_out = LeftOut(frozenset({"l1", "nobody"}), ((None, NEW_YEAR_US + 5 * MINUTE_US),))
+
+    def ask(db: Connection) -> Claim:
+        return request_calibration(db, 1, COURSE, T0, left_out=left_out)
+
+    claim = await school.write(ask)
+    assert (await school.read(calibration_reply))["report"] is None
+    job = await school.read(read_calibration_job, claim)
+    assert "l1" not in job.learners
+    # Of l0 the answers in the first five minutes.
+    assert len(job.log.items) == 60 - 6 - 5
+    second = await lapsed(school, T0 + LEASE_US)
+    assert second is not None
+    assert same(job, await school.read(read_calibration_job, second))
+
+    await school.write(save_result, second, build_result(job, moved(job, 0.1)), T0 + LEASE_US)
+    report = (await school.read(calibration_reply))["report"]
+    assert report["left_out"] == {
+        "responses": 11,
+        "learners": ["l1", "nobody"],
+        "spans": [{"since": None, "until": to_text(NEW_YEAR_US + 5 * MINUTE_US)}],
+    }
+    failed = await school.write(ask)
+    await school.write(save_failure, failed, "no", T0)
+    assert (await school.read(calibration_reply, failed.number))["report"] is None
+
+
+async def test_calibration_that_leaves_out_everything_is_refused(school: Database) -> None:
+    def ask(db: Connection) -> Claim:
+        return request_calibration(db, 1, COURSE, T0, left_out=LeftOut(spans=((0, None),)))
+
+    with pytest.raises(ProximaError, match="left out"):
+        await school.read(read_calibration_job, await school.write(ask))
+
+
+async def test_calibration_that_moves_most_items_says_so(school: Database) -> None:
+    """But the first one does not: the defaults were only assumed."""
+
+    async def codes(by: float) -> list[str]:
+        claim = await asked(school)
+        job = await school.read(read_calibration_job, claim)
+        await school.write(save_result, claim, build_result(job, moved(job, by)), T0)
+        report = (await school.read(calibration_reply, claim.number))["report"]
+        await school.write(activate, 1, COURSE, claim.number, T0)
+        return [warning["code"] for warning in report["warnings"]]
+
+    assert await codes(0.5) == []
+    assert await codes(0.1) == []
+    assert await codes(-0.5) == ["many_items_changed"]

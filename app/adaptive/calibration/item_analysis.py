@@ -7,6 +7,7 @@ items.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.special import ndtr
@@ -24,6 +25,8 @@ FALSE_DISCOVERIES = 0.05
 # An item discriminates if it does so by this share of what an average item would in its place.
 LEAST_SHARE = 0.25
 SMALLEST = 1e-12
+DIGITS = 4
+NEGATIVE, UNINFORMATIVE = "negative_discrimination", "no_discrimination"
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,24 @@ class ItemAnalysis:
         """The 90 % interval of the correlation, within −1 and 1; both ends (I,)."""
         reach = NORMAL_90 * self.standard_error
         return np.maximum(self.correlation - reach, -1.0), np.minimum(self.correlation + reach, 1.0)
+
+    def describe(self, item: int) -> dict[str, Any] | None:
+        """What is reported of an item: its problem, if it has one, and what that rests on; None if it is not judged."""
+        if not self.judged[item]:
+            return None
+        low, high = self.interval
+        return {
+            "problem": NEGATIVE if self.negative[item] else UNINFORMATIVE if self.uninformative[item] else None,
+            "correlation": _rounded(self.correlation[item]),
+            "interval": [_rounded(low[item]), _rounded(high[item])],
+            "expected": _rounded(self.expected[item]),
+            "responses": int(self.responses[item]),
+        }
+
+
+def _rounded(value: "np.float64") -> float:
+    """As many digits as mean something, never −0."""
+    return round(float(value), DIGITS) + 0.0
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtri
 
-from app.adaptive.arrays import Booleans, Floats
+from app.adaptive.arrays import Booleans, Floats, Integers
 from app.adaptive.calibration.rest_predictions import RestPredictions
 from app.adaptive.irt import ItemResponses
 
@@ -31,6 +31,12 @@ class PersonFit:
         """Whether so many do not fit that they may move the items."""
         count = int(self.misfitting.sum())
         return count >= MANY_LEARNERS and count > MANY_SHARE * int(self.judged.sum())
+
+    @property
+    def worst(self) -> Integers:
+        """The learners who do not fit, those who fit least first."""
+        order = np.argsort(self.l_z, kind="stable")
+        return order[self.misfitting[order]]
 
 
 def measure_person_fit(responses: ItemResponses, rest: RestPredictions) -> PersonFit:

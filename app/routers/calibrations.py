@@ -42,7 +42,15 @@ Analyst = Annotated[Caller, require("analytics:read")]
 NumberedId = Annotated[CalibrationId, Path()]
 
 START = {
-    **responses_for("unknown_course", "calibration_running", "nothing_to_calibrate"),
+    **responses_for(
+        "malformed_json",
+        "too_large",
+        "too_slow",
+        "unsupported_media_type",
+        "unknown_course",
+        "calibration_running",
+        "nothing_to_calibrate",
+    ),
     202: {"headers": {"Location": {**TEXT_HEADER, "description": "where to watch it"}}},
 }
 LIST = {**responses_for("unknown_course", "invalid_cursor"), 200: LINK}

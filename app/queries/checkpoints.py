@@ -9,7 +9,7 @@ from app.models import Checkpoint, Response
 from app.models.base import Identifier, Instant
 from app.queries.bulk import insert_rows
 from app.queries.matching import matches_any
-from app.queries.responses import Entry, read_corrected
+from app.queries.responses import ENTRY, Entry, correct_entries, read_corrected
 
 # The sort key of a response: when it was given, and its id.
 SortKey = tuple[int, str]
@@ -89,7 +89,7 @@ def read_entries_after(
     db: Connection, tenant_id: int, course_id: str, learner_id: str, after: SortKey, until: int | None = None
 ) -> list[Entry]:
     """The answers of one learner after a sort key, corrected and in their order; up to a time, if given."""
-    statement = select(Response.learner_id, Response.id, Response.item_id, Response.score, Response.occurred_at).where(
+    statement = select(*ENTRY).where(
         Response.tenant_id == tenant_id,
         Response.course_id == course_id,
         Response.learner_id == learner_id,
@@ -98,10 +98,7 @@ def read_entries_after(
     if until is not None:
         statement = statement.where(Response.occurred_at <= until)
     corrected = read_corrected(db, tenant_id, course_id, [learner_id])
-    return [
-        Entry(row.learner_id, row.id, row.item_id, corrected.get(row.id, row.score), row.occurred_at)
-        for row in db.execute(statement.order_by(Response.occurred_at, Response.id))
-    ]
+    return correct_entries(db.execute(statement.order_by(Response.occurred_at, Response.id)), corrected)
 
 
 def drop_checkpoints(db: Connection, tenant_id: int, course_id: str, after: Mapping[str, SortKey]) -> None:

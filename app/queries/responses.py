@@ -1,6 +1,6 @@
 """The log as rows: answers, corrections and recommendations."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ class Entry(NamedTuple):
     item_id: str
     score: float | None
     occurred_at: int
+    duration_ms: int | None = None
 
 
 class ResponseRow(NamedTuple):
@@ -73,6 +74,7 @@ class RecommendationRow(NamedTuple):
     expires_at: int | None
 
 
+ENTRY = [getattr(Response, name) for name in ("learner_id", *Entry._fields[1:])]
 RESPONSE = [getattr(Response, name) for name in ResponseRow._fields]
 CORRECTION = [getattr(Correction, name) for name in CorrectionRow._fields]
 RECOMMENDATION = [getattr(Recommendation, name) for name in RecommendationRow._fields]
@@ -112,7 +114,7 @@ def read_entries(
     db: Connection, tenant_id: int, course_id: str, learner_ids: Collection[str], until: int | None = None
 ) -> list[Entry]:
     """All answers of some learners, corrected, by learner and sort key; up to a time, if given."""
-    statement = select(Response.learner_id, Response.id, Response.item_id, Response.score, Response.occurred_at).where(
+    statement = select(*ENTRY).where(
         Response.tenant_id == tenant_id,
         Response.course_id == course_id,
         matches_any(db, Response.learner_id, learner_ids),
@@ -121,10 +123,7 @@ def read_entries(
         statement = statement.where(Response.occurred_at <= until)
     statement = statement.order_by(Response.learner_id, Response.occurred_at, Response.id)
     corrected = read_corrected(db, tenant_id, course_id, learner_ids)
-    return [
-        Entry(learner_id, id_, item_id, corrected.get(id_, score), occurred_at)
-        for learner_id, id_, item_id, score, occurred_at in db.execute(statement)
-    ]
+    return correct_entries(db.execute(statement), corrected)
 
 
 def read_recent(
@@ -135,7 +134,7 @@ def read_recent(
     With the scores they came with.
     """
     statement = (
-        select(Response.learner_id, Response.id, Response.item_id, Response.score, Response.occurred_at)
+        select(*ENTRY)
         .where(
             Response.tenant_id == tenant_id,
             Response.course_id == course_id,
@@ -158,15 +157,17 @@ def read_recent(
 def read_all_entries(db: Connection, tenant_id: int, course_id: str) -> list[Entry]:
     """All answers of a course, corrected, by learner and sort key."""
     statement = (
-        select(Response.learner_id, Response.id, Response.item_id, Response.score, Response.occurred_at)
+        select(*ENTRY)
         .where(Response.tenant_id == tenant_id, Response.course_id == course_id)
         .order_by(Response.learner_id, Response.occurred_at, Response.id)
     )
     corrected = read_corrected(db, tenant_id, course_id)
-    return [
-        Entry(learner_id, id_, item_id, corrected.get(id_, score), occurred_at)
-        for learner_id, id_, item_id, score, occurred_at in db.execute(statement)
-    ]
+    return correct_entries(db.execute(statement), corrected)
+
+
+def correct_entries(rows: Iterable[Any], corrected: Mapping[str, float | None]) -> list[Entry]:
+    """Entries from rows of `ENTRY`, with the scores that count."""
+    return [entry._replace(score=corrected.get(entry.id, entry.score)) for entry in map(Entry._make, rows)]
 
 
 def read_corrected(

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from app.adaptive.arrays import Floats
+from app.adaptive.arrays import Floats, Integers
 from app.adaptive.calibration.fit import CalibrationFit
 from app.adaptive.parameters import BehaviourModel, Population
 
@@ -29,7 +29,10 @@ def _written(name: str) -> str:
 
 @dataclass(frozen=True)
 class CalibratedValues:
-    """The values of a calibration: population, rates of each skill, intercept of each item, behaviour model."""
+    """The values of a calibration: population, rates of each skill, intercept of each item, behaviour model.
+
+    `rapid_below` (I,): in ms, below which an answer to an item was not thought about; 0 where that is not known.
+    """
 
     population: Population
     prior: Floats
@@ -37,12 +40,13 @@ class CalibratedValues:
     p_forget: Floats
     intercept: Floats
     behaviour: BehaviourModel | None
+    rapid_below: Integers
 
 
-def encode_calibration(fit: CalibrationFit) -> bytes:
+def encode_calibration(fit: CalibrationFit, rapid_below: Integers) -> bytes:
     """Return the values of a fit, of all learners and without the held-out ones, as a NumPy archive."""
     buffer = io.BytesIO()
-    arrays = {}
+    arrays: dict[str, Any] = {"rapid_below": rapid_below}
     for kind, parameters in (("final", fit.parameters), ("trained", fit.trained)):
         arrays[f"{kind}_population"] = np.array(astuple(parameters.population))
         arrays[f"{kind}_easiness"] = parameters.items.intercept
@@ -68,6 +72,7 @@ def decode_calibration(encoded: bytes, *, trained: bool = False) -> CalibratedVa
             archive[f"{kind}_forget"],
             archive[f"{kind}_easiness"],
             _decode_behaviour_model(archive, f"{kind}_head_"),
+            archive["rapid_below"] if "rapid_below" in archive else np.empty(0, dtype=np.int64),
         )
 
 

@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 import numpy as np
 from sqlalchemy import Connection
 
-from app.adaptive.arrays import Booleans
+from app.adaptive.arrays import Booleans, Integers
+from app.adaptive.assess.effort import rapid_thresholds
 from app.adaptive.calibration.fit import CalibrationFit
 from app.adaptive.calibration.screening import screen_log
 from app.adaptive.parameters import Parameters
@@ -84,6 +85,8 @@ class CalibrationJob:
     anchors: Booleans
     left_out: LeftOut
     left_out_responses: int
+    rapid_below: Integers
+    rapid_responses: int
 
 
 @dataclass(frozen=True)
@@ -221,7 +224,11 @@ def read_calibration_job(db: Connection, claim: Claim) -> CalibrationJob:
         raise NothingToCalibrate("all responses of the course were voided; send or import others")
     if not entries:
         raise NothingToCalibrate("all responses of the course were left out; leave out fewer")
-    log, learners = course_log(course, entries)
+    rapid_below = _find_rapid_thresholds(course, entries)
+    thoughtful = [entry for entry in entries if not _is_rapid(course, rapid_below, entry)]
+    if not thoughtful:
+        raise NothingToCalibrate("every response of the course came too fast to be thought about")
+    log, learners = course_log(course, thoughtful)
     return CalibrationJob(
         course=course,
         before=before,
@@ -233,7 +240,21 @@ def read_calibration_job(db: Connection, claim: Claim) -> CalibrationJob:
         anchors=_find_anchors(db, course, row.compared_with, log),
         left_out=left_out,
         left_out_responses=len(counted) - len(entries),
+        rapid_below=rapid_below,
+        rapid_responses=len(entries) - len(thoughtful),
     )
+
+
+def _find_rapid_thresholds(course: CourseModel, entries: Sequence[Entry]) -> Integers:
+    """Return below how many ms an answer to each item was not thought about, by how long its answers took."""
+    items = np.array([course.item_numbers[entry.item_id] for entry in entries], dtype=np.int64)
+    durations = np.array([np.nan if entry.duration_ms is None else entry.duration_ms for entry in entries])
+    return rapid_thresholds(items, durations, len(course.item_ids))
+
+
+def _is_rapid(course: CourseModel, rapid_below: Integers, entry: Entry) -> bool:
+    """Return whether an answer came too fast to be thought about."""
+    return entry.duration_ms is not None and entry.duration_ms < rapid_below[course.item_numbers[entry.item_id]]
 
 
 def _read_compared_models(
@@ -299,6 +320,7 @@ def build_result(job: CalibrationJob, fit: CalibrationFit) -> CalibrationResult:
         "responses": len(job.log.items),
         "learners": job.log.learners,
         "left_out": left_out_report(job.left_out, job.left_out_responses),
+        "rapid_responses": job.rapid_responses,
         "compared_with": calibration_id(job.compared_with),
         "held_out_responses": fit.held_out_responses,
         "log_loss_before": fit.log_loss_before,
@@ -315,7 +337,7 @@ def build_result(job: CalibrationJob, fit: CalibrationFit) -> CalibrationResult:
         *screening_warnings(report),
         *change_warnings(report, int((response_counts > 0).sum())),
     ]
-    return CalibrationResult(encode_calibration(fit), report)
+    return CalibrationResult(encode_calibration(fit, job.rapid_below), report)
 
 
 def activate(

@@ -31,8 +31,9 @@ class CourseModel:
     """A course as the engine sees it. Immutable, so threads may share it and it never expires.
 
     `replay_revision` is the oldest revision under which a learner's snapshot is still good. `known` (I,) marks the
-    items whose parameters came with the catalogue; `tags` and `kinds` list the items that have each;
-    `watched`: some webhook subscribes to the course.
+    items whose parameters came with the catalogue. Nobody thinks about an item in less than `rapid_below` (I,) ms; 0
+    where that is not known. `tags` and `kinds` list the items that have each. `watched`: some webhook subscribes to the
+    course.
     """
 
     tenant_id: int
@@ -47,6 +48,7 @@ class CourseModel:
     item_numbers: dict[str, int]
     max_scores: Floats
     known: Booleans
+    rapid_below: Integers
     tags: dict[str, Integers]
     kinds: dict[str, Integers]
     parameters: Parameters
@@ -150,12 +152,20 @@ def build_course_model(
         item_numbers={item_id: number for number, item_id in enumerate(item_ids)},
         max_scores=np.array([item["max_score"] for item in catalogue.items.values()]),
         known=known,
+        rapid_below=_pad_to(values.rapid_below if values else np.empty(0, dtype=np.int64), len(item_ids)),
         tags=_items_by_label([item["tags"] for item in catalogue.items.values()]),
         kinds=_items_by_label([[item["kind"]] if item["kind"] else [] for item in catalogue.items.values()]),
         parameters=Parameters(
             values.population if values else Population(), skills, items, values.behaviour if values else None
         ),
     )
+
+
+def _pad_to(values: Integers, count: int) -> Integers:
+    """Return the first values, and 0 for items that are newer."""
+    result = np.zeros(count, dtype=np.int64)
+    result[: len(values)] = values[:count]
+    return result
 
 
 def _items_by_label(labels: Sequence[Sequence[str]]) -> dict[str, Integers]:

@@ -96,7 +96,7 @@ def _check_rows(
             result.rejections.append(Rejection(response.line, reason, row))
             continue
         id_ = response.response_id or f"{digest[:16]}-{response.line:09d}"
-        yield Entry(response.learner, id_, response.item, score, moment), response
+        yield Entry(response.learner, id_, response.item, score, moment, response.duration_ms), response
 
 
 def _drop_known(
@@ -105,7 +105,8 @@ def _drop_known(
     """Drop answers that are stored or repeated in the chunk; reject a known id with other content."""
     stored = find_responses(db, course.tenant_id, course.course_id, {entry.id for entry, _ in checked})
     seen: dict[str, Entry] = {
-        id_: Entry(row.learner_id, id_, row.item_id, row.score, row.occurred_at) for id_, row in stored.items()
+        id_: Entry(row.learner_id, id_, row.item_id, row.score, row.occurred_at, row.duration_ms)
+        for id_, row in stored.items()
     }
     new_responses = []
     for entry, response in checked:

@@ -28,7 +28,10 @@ class LearnerLog:
         """Return the responses that had arrived at a position, by sort key, with the scores that counted then."""
         scores = {c.response_id: c.score for c in self.corrections.values() if c.position <= until}
         arrived = [r for r in self.responses.values() if r.position <= until]
-        entries = [Entry(self.row.id, r.id, r.item_id, scores.get(r.id, r.score), r.occurred_at) for r in arrived]
+        entries = [
+            Entry(self.row.id, r.id, r.item_id, scores.get(r.id, r.score), r.occurred_at, r.duration_ms)
+            for r in arrived
+        ]
         return sorted(entries, key=lambda entry: (entry.occurred_at, entry.id))
 
     def scored_entries(self, until: int) -> list[Entry]:

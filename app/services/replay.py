@@ -150,7 +150,17 @@ def to_log(course: CourseModel, entries: Sequence[Entry], lengths: Sequence[int]
     np.cumsum(lengths, out=starts[1:])
     items = np.array([course.item_numbers[entry.item_id] for entry in entries], dtype=np.int64)
     times = np.array([to_days(entry.occurred_at) for entry in entries], dtype=np.float64)
-    return Log(starts, items, as_fractions(course, items, [entry.score or 0.0 for entry in entries]), times)
+    scores = as_fractions(course, items, [entry.score or 0.0 for entry in entries])
+    return Log(starts, items, scores, times, find_rapid(course, items, [entry.duration_ms for entry in entries]))
+
+
+def find_rapid(course: CourseModel, items: Integers, durations: Sequence[int | None]) -> Booleans | None:
+    """Return which answers were given too fast to be thought about; None where none was."""
+    if not course.rapid_below.any():
+        return None
+    taken = np.array([np.inf if each is None else each for each in durations], dtype=np.float64)
+    rapid = taken < course.rapid_below[items]
+    return rapid if np.count_nonzero(rapid) else None
 
 
 def as_fractions(

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import expm1, log1p, xlogy
 
-from app.adaptive.arrays import Floats, Integers
+from app.adaptive.arrays import Booleans, Floats, Integers
 from app.adaptive.behaviour.model import (
     FilterOutputs,
     build_features,
@@ -199,22 +199,46 @@ def logits_by_knowledge(parameters: Parameters, chosen: Integers, logit: Floats,
 
 
 def update_states(
-    parameters: Parameters, states: States, items: Integers, scores: Floats, times: Floats
+    parameters: Parameters,
+    states: States,
+    items: Integers,
+    scores: Floats,
+    times: Floats,
+    rapid: Booleans | None = None,
 ) -> tuple[States, Prediction]:
     """Update the states of B learners by one answer of each.
 
     `items` (B,) are item numbers, `scores` (B,) fractions of the maximum within 0..1, `times` (B,) days since 1970 (0
-    where unknown). Returns the states after the answers and what was expected before them; the arguments are not
-    changed.
+    where unknown). `rapid` (B,) marks answers given too fast to say anything: effort-moderated (Wise & DeMars 2006),
+    they count as given and move nothing else. Returns the states after the answers and what was expected before them;
+    the arguments are not changed.
     """
     after = states.copy()
-    return after, advance_states(parameters, after, items, scores, times)
+    return after, advance_states(parameters, after, items, scores, times, rapid)
 
 
 def advance_states(
-    parameters: Parameters, states: States, items: Integers, scores: Floats, times: Floats
+    parameters: Parameters,
+    states: States,
+    items: Integers,
+    scores: Floats,
+    times: Floats,
+    rapid: Booleans | None = None,
 ) -> Prediction:
     """`update_states` in place: `states` becomes the states after the answers."""
+    rows = np.empty(0, dtype=np.int64) if rapid is None else np.flatnonzero(rapid)
+    before = states[rows] if rows.size else states
+    prediction = _take_answers(parameters, states, items, scores, times)
+    if rows.size:
+        given = states[rows]
+        _drift_ability(parameters.population, before, times[rows])
+        counted = {name: getattr(given, name) for name in ("total_responses", "last_item", "recent")}
+        states.put(rows, replace(before, **counted))
+    return prediction
+
+
+def _take_answers(parameters: Parameters, states: States, items: Integers, scores: Floats, times: Floats) -> Prediction:
+    """Update the states, in place, by answers that all say something."""
     population, item_bank = parameters.population, parameters.items
     learners, asked = np.arange(states.count), _skill_slots(item_bank, states, items)
     _pass_time(parameters, states, asked, times)

@@ -65,7 +65,12 @@ def _replay_block(
         # Of one learner a part of the log is a view.
         positions: Integers | slice = starts[:active] + t if active > 1 else slice(starts[0] + t, starts[0] + t + 1)
         prediction = advance_states(
-            parameters, active_states, log.items[positions], log.scores[positions], log.times[positions]
+            parameters,
+            active_states,
+            log.items[positions],
+            log.scores[positions],
+            log.times[positions],
+            None if log.rapid is None else log.rapid[positions],
         )
         for name in PREDICTED:
             getattr(predicted, name)[positions] = getattr(prediction, name)

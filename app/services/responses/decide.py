@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from app.adaptive.arrays import Floats
+from app.adaptive.arrays import Booleans, Floats
 from app.adaptive.practice.choose import choose_items
 from app.adaptive.state import States
 from app.adaptive.tracing.filter import fade_states, update_states
@@ -24,7 +24,7 @@ from app.services.recommendations import (
     next_recommendation_id,
     prefetch_key,
 )
-from app.services.replay import CheckpointSet, as_fractions, entry_sort_key, replay_history
+from app.services.replay import CheckpointSet, as_fractions, entry_sort_key, find_rapid, replay_history
 from app.services.responses.types import AcceptedResponse, DecidedRound, Decision, Known
 
 
@@ -102,7 +102,8 @@ def _decide_round(known: Known, progress: _Progress, responses: Sequence[Accepte
     index = {row.id: number for number, row in enumerate(progress.learners)}
     indices = np.array([index[accepted.response.learner] for accepted in responses])
     before = progress.states[indices]
-    after, p = _update(course, before, responses)
+    rapid = _find_rapid(course, responses)
+    after, p = _update(course, before, responses, rapid)
     for number, (accepted, learner) in enumerate(zip(responses, indices.tolist(), strict=True)):
         row, entry = progress.learners[learner], accepted.entry()
         progress.pending.setdefault(row.id, []).append(entry)
@@ -119,15 +120,23 @@ def _decide_round(known: Known, progress: _Progress, responses: Sequence[Accepte
     choices = (
         choose_resolved(course, now, seeds, resolved) if any(resolved) else choose_items(course.parameters, now, seeds)
     )
-    return DecidedRound(responses, before_now, after, now, p, offers, resolved, choices)
+    return DecidedRound(responses, before_now, after, now, p, rapid, offers, resolved, choices)
 
 
-def _update(course: CourseModel, before: States, responses: Sequence[AcceptedResponse]) -> tuple[States, Floats]:
+def _find_rapid(course: CourseModel, responses: Sequence[AcceptedResponse]) -> Booleans | None:
+    """Which responses were given too fast to be thought about; none if none was."""
+    items = np.array([accepted.item for accepted in responses])
+    return find_rapid(course, items, [accepted.response.duration_ms for accepted in responses])
+
+
+def _update(
+    course: CourseModel, before: States, responses: Sequence[AcceptedResponse], rapid: Booleans | None
+) -> tuple[States, Floats]:
     """The states of B learners after one response each, and P(correct) before it, (B,)."""
     items = np.array([accepted.item for accepted in responses])
     times = np.array([to_days(accepted.response.occurred_at) for accepted in responses])
     scores = as_fractions(course, items, [accepted.score for accepted in responses])
-    after, predicted = update_states(course.parameters, before, items, scores, times)
+    after, predicted = update_states(course.parameters, before, items, scores, times, rapid)
     return after, predicted.p
 
 

@@ -44,7 +44,7 @@ def _round_outcomes(course: CourseModel, decided: DecidedRound) -> Iterator[dict
     ):
         response = accepted.response
         following = _following(course, decided, number, choice)
-        outcome = {
+        outcome: dict[str, Any] = {
             "response": {
                 "id": response.id,
                 "learner": response.learner,
@@ -59,6 +59,8 @@ def _round_outcomes(course: CourseModel, decided: DecidedRound) -> Iterator[dict
             "next": following,
             "calibration": calibration_id(course.calibration),
         }
+        if decided.rapid is not None and decided.rapid[number]:
+            outcome["rapid"] = True
         if accepted.offered is not None:
             outcome["offer"] = _compare_with_offer(accepted.offered, response)
         if following is None:

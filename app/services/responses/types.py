@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from app.adaptive.arrays import Floats
+from app.adaptive.arrays import Booleans, Floats
 from app.adaptive.practice.choose import Choices
 from app.adaptive.state import States
 from app.queries.learners import LearnerRow
@@ -72,7 +72,9 @@ class AcceptedResponse:
     def entry(self) -> Entry:
         """The response as an entry of the log."""
         response = self.response
-        return Entry(response.learner, response.id, response.item, self.score, response.occurred_at)
+        return Entry(
+            response.learner, response.id, response.item, self.score, response.occurred_at, response.duration_ms
+        )
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,8 @@ class DecidedRound:
     """What follows from one response each of B learners.
 
     `before` and `now` are the states without and with the responses, faded to the moment of each learner's last
-    response; `after` those with them as they are kept. `p` (B,) is P(correct) before each response. `choices` are the
+    response; `after` those with them as they are kept. `p` (B,) is P(correct) before each response. `rapid` (B,) marks
+    those given too fast to be thought about, None if none was. `choices` are the
     recommendations chosen for `offers`, under the options in `resolved`.
     """
 
@@ -108,6 +111,7 @@ class DecidedRound:
     after: States
     now: States
     p: Floats
+    rapid: Booleans | None
     offers: Sequence[RecommendationOffer]
     resolved: Sequence[ResolvedOptions | None]
     choices: Choices

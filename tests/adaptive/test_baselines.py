@@ -12,21 +12,26 @@ from scipy.special import expit
 
 from app.adaptive import baselines
 from app.adaptive.arrays import Floats, Integers
+from app.adaptive.assess.metrics import auc
 from app.adaptive.baselines import (
+    BktVariant,
     RaschCurves,
     best_choice,
     best_lr,
     best_lr_features,
     bkt,
+    bkt_variants,
     fit_logistic,
     fit_rasch,
     irt,
     item_only,
     learner_blocks,
     pfa,
+    predict_bkt_variant,
     predict_irt,
     prior_counts,
     skill_matrix,
+    skill_sets,
     split,
     with_null_skill,
 )
@@ -154,10 +159,31 @@ def test_features_of_best_lr_equal_those_by_hand() -> None:
     rows = best_lr_features(make_items([[0], [0, 1]]).skills, log).toarray()
     one, two = np.log(2), np.log(3)
     intercept, item, skills = [1], [0, 1], [1, 1]
-    total, wins, fails = [one, one], [one, 0], [one, one]
-    assert rows[2] == pytest.approx([*intercept, *item, *skills, *total, *wins, *fails])
-    assert rows[0] == pytest.approx([1, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0])
+    total, same_item, wins, fails = [one, one], [0, one], [one, 0], [one, one]
+    assert rows[2] == pytest.approx([*intercept, *item, *skills, *total, *same_item, *wins, *fails])
+    assert rows[0] == pytest.approx([1, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0])
     assert two > one
+
+
+def test_best_lr_learns_from_the_earlier_answers_to_an_item(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Learners know some of the items of one skill by heart; without the counts of the item nothing tells which."""
+    rng = np.random.default_rng(4)
+    known = rng.random((80, 10)) < 0.5
+    rows = [
+        [(item, float(rng.random() < (0.95 if heart[item] else 0.3))) for item in rng.integers(0, 10, 60)]
+        for heart in known
+    ]
+    skills, training, unseen = make_items([[0]] * 10).skills, log_of(rows[:60]), log_of(rows[60:])
+    told = auc(best_lr(skills, training, unseen), unseen.scores)
+
+    def without_item_counts(skills: Integers, log: Log) -> csr_array:
+        columns = best_lr_features(skills, log).tolil()
+        columns[:, [14, 15]] = 0
+        return csr_array(columns.tocsr())
+
+    monkeypatch.setattr(baselines, "best_lr_features", without_item_counts)
+    assert told > 0.75
+    assert auc(best_lr(skills, training, unseen), unseen.scores) < told - 0.1
 
 
 def newton(rows: Floats, scores: Floats, penalty: Floats) -> Floats:
@@ -219,6 +245,44 @@ def test_ability_is_the_posterior_after_earlier_answers() -> None:
             posterior = posterior * p ** log.scores[place] * (1 - p) ** (1 - log.scores[place])
             posterior /= posterior.sum()
     assert predict_irt(curves, log) == pytest.approx(expected, abs=1e-4)
+
+
+def test_sets_of_skills_are_one_skill_each() -> None:
+    assert skill_sets(make_items([[1], [], [0, 1], [1, 0], [1]]).skills)[:, 0].tolist() == [1, 0, 2, 2, 1]
+
+
+def test_variants_of_tracing_by_sets_need_items_with_several_skills() -> None:
+    single, several = bkt_variants(make_items([[0], [], [1]]).skills), bkt_variants(make_items([[0], [0, 1]]).skills)
+    assert len(single) == len(set(single)) == 4
+    assert len(several) == len(set(several)) == 8
+    assert bkt_variants(make_items([[], []]).skills) == single
+    assert set(single) == {variant for variant in several if not variant.by_skill_set}
+
+
+def tracing_world(name: str) -> tuple[Integers, Log, Log]:
+    """Answers made by one variant: its own items, or a skill for both skills of an item together."""
+    rng = np.random.default_rng(6)
+    skills = make_items([[0], [1], [0, 1]] * 4).skills
+    chain = skill_sets(skills)[:, 0] if name == "by skill set" else np.zeros(12, dtype=np.int64)
+    slip = np.where(np.arange(12) < 6, 0.02, 0.4) if name == "per item" else np.full(12, 0.05)
+    rows = []
+    for _ in range(150):
+        knows, answers = rng.random(3) < 0.4, []
+        for item in rng.integers(0, 12, 24):
+            of = chain[item]
+            answers.append((int(item), float(rng.random() < (1 - slip[item] if knows[of] else 0.15))))
+            knows[of] |= rng.random() < 0.05
+        rows.append(answers)
+    skills = skills if name == "by skill set" else make_items([[0]] * 12).skills
+    return skills, log_of(rows[:110]), log_of(rows[110:])
+
+
+@pytest.mark.parametrize("name", ["per item", "by skill set"])
+def test_bkt_is_the_variant_that_made_the_answers(name: str) -> None:
+    """It predicts clearly better than a chain for each skill with guess and slip of the skill."""
+    skills, training, unseen = tracing_world(name)
+    plain = predict_bkt_variant(BktVariant(by_skill_set=False, forgets=False, per_item=False), skills, training, unseen)
+    assert auc(bkt(skills, training, unseen), unseen.scores) > auc(plain, unseen.scores) + 0.02
 
 
 def test_blocks_of_learners_hold_each_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,6 @@ the others from what they answered before it. One prediction an answer, however 
 """
 
 import hashlib
-from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,7 +32,8 @@ from app.adaptive.response_log import Log
 from app.adaptive.tracing.replay import replay
 from app.analysis.tables import align_columns
 from app.core.errors import InvalidFile
-from app.core.times import UNDATED_EPOCH_US, to_days
+from app.core.times import to_days
+from app.files.duplicate_rows import DuplicateRows, ResponseColumns, find_duplicate_rows, sort_key_of
 from app.files.responses import INSTANTS, ROWS_BETWEEN_REPORTS, Rejection, ResponseRecord, read_responses
 
 SPLIT = "split"
@@ -78,8 +78,8 @@ class ResponseSample:
     """The answers of a file as arrays.
 
     `skills` (I, K) are those of each item, padded with -1; `learners` are the ids of the L learners of `log`, and
-    `splits` what the split column says of each; `items` and `skill_ids` are ids too. `rejections` are the rows that
-    could not be used.
+    `splits` what the split column says of each; `items` and `skill_ids` are ids too. `duplicates` are rows that repeat
+    a response and are not in the log, `rejections` the rows that could not be used.
     """
 
     name: str
@@ -90,6 +90,7 @@ class ResponseSample:
     items: tuple[str, ...]
     skill_ids: tuple[str, ...]
     inconsistent_learner: str | None
+    duplicates: DuplicateRows
     rejections: tuple[Rejection, ...]
 
 
@@ -120,6 +121,7 @@ class _EvaluationReport:
     learners: int
     folds: int
     duplicates: DuplicateCounts
+    duplicate_rows: DuplicateRows
     rejections: tuple[Rejection, ...]
 
 
@@ -154,84 +156,86 @@ def evaluate(path: Path, split_column: str | None, folds: int | None, progress: 
 def read_sample(path: Path, split_column: str, progress: Progress) -> ResponseSample:
     """Read a file once. Answers of a learner stand in the order in which `proxima import` would fold them.
 
-    As there, the first row of an item says which skills it asks for, and a response id counts once.
+    As there, the first row of an item says which skills it asks for, and a response counts once, also if it has one row
+    for each skill (`app/files/duplicate_rows.py`): then its skills are those of all of them.
     """
-    learners, items, skills = dict[str, int](), dict[str, int](), dict[str, int]()
-    item_skills: list[list[int]] = []
     splits: list[str | None] = []
     inconsistent_learner: str | None = None
     rejections: list[Rejection] = []
-    columns = _ResponseColumns([], array("q"), array("q"), array("d"), array("q"))
+    columns = ResponseColumns()
     for answer in _usable_responses(path, split_column, rejections, progress):
-        learner = learners.setdefault(answer.learner, len(learners))
-        item = items.setdefault(answer.item, len(items))
+        columns.append(answer)
+        learner = columns.learners[-1]
         if learner == len(splits):
             splits.append(answer.split)
         elif splits[learner] != answer.split:
             inconsistent_learner = answer.learner
-        if item == len(item_skills):
-            item_skills.append([skills.setdefault(skill, len(skills)) for skill in answer.skills])
-        columns.ids.append(answer.response_id or "")
-        columns.learners.append(learner)
-        columns.items.append(item)
-        columns.scores.append(answer.score)
-        columns.moments.append(_sort_key_of(answer))
-    if not learners:
+    if not splits:
         first = f"; line {rejections[0].line}: {rejections[0].reason}" if rejections else ""
         raise InvalidFile(f"{path.name} has no answer that can be used{first}.")
-    log = _build_log(columns, len(learners))
-    ids = tuple(learners), tuple(splits), tuple(items), tuple(skills)
-    return ResponseSample(path.name, pad_numbers(item_skills), log, *ids, inconsistent_learner, tuple(rejections))
-
-
-@dataclass(frozen=True)
-class _ResponseColumns:
-    """The answers of a file in its order: response id, number of learner and item, score, and the moment to sort by."""
-
-    ids: list[str]
-    learners: "array[int]"
-    items: "array[int]"
-    scores: "array[float]"
-    moments: "array[int]"
+    duplicates = find_duplicate_rows(columns)
+    item_skills, skills = _number_skills(columns, duplicates)
+    return ResponseSample(
+        name=path.name,
+        skills=pad_numbers(item_skills),
+        log=_build_log(columns, ~duplicates.repeats),
+        learners=tuple(columns.learner_numbers),
+        splits=tuple(splits),
+        items=tuple(columns.item_numbers),
+        skill_ids=skills,
+        inconsistent_learner=inconsistent_learner,
+        duplicates=duplicates,
+        rejections=tuple(rejections),
+    )
 
 
 def _usable_responses(
     path: Path, split_column: str, rejections: list[Rejection], progress: Progress
 ) -> Iterator[ResponseRecord]:
     """The answers of a file that an import would take; the other rows are added to `rejections`."""
-    known: set[str] = set()
+    known: dict[str, int] = {}
     reading = read_responses(path, split_column)
     for number, row in enumerate(reading):
         if number % ROWS_BETWEEN_REPORTS == 0:
             progress("reading", reading.position, reading.size)
         if isinstance(row, Rejection):
             rejections.append(row)
-        elif _sort_key_of(row) not in INSTANTS:
+        elif sort_key_of(row) not in INSTANTS:
             rejections.append(Rejection(row.line, "order is out of range", str(row.order)))
-        elif row.response_id in known:
-            rejections.append(Rejection(row.line, "the response_id is taken by another answer", str(row.response_id)))
+        elif row.response_id is not None and known.setdefault(row.response_id, _content_hash(row)) != _content_hash(
+            row
+        ):
+            rejections.append(Rejection(row.line, "the response_id is taken by another answer", row.response_id))
         else:
-            if row.response_id is not None:
-                known.add(row.response_id)
             yield row
 
 
-def _sort_key_of(answer: ResponseRecord) -> int:
-    """What the answers of a learner are sorted by, in microseconds: the time, else the order, else the line."""
-    if answer.occurred_at is not None:
-        return answer.occurred_at
-    return UNDATED_EPOCH_US + (answer.line if answer.order is None else answer.order)
+def _content_hash(answer: ResponseRecord) -> int:
+    """A hash of what rows with one response id must agree in to report one response."""
+    moment = None if answer.order is None and answer.occurred_at is None else sort_key_of(answer)
+    return hash((answer.learner, answer.item, answer.score, moment, answer.duration_ms))
 
 
-def _build_log(columns: _ResponseColumns, learners: int) -> Log:
-    """The log of the answers. At the same moment response ids decide, and without them the order of the file."""
-    learner_of, ids = np.array(columns.learners), columns.ids
-    ties = np.zeros(len(ids)) if not any(ids) else np.unique(np.array(ids, dtype=object), return_inverse=True)[1]
-    order = np.lexsort((ties, np.array(columns.moments), learner_of))
+def _number_skills(columns: ResponseColumns, duplicates: DuplicateRows) -> tuple[list[list[int]], tuple[str, ...]]:
+    """The numbers of the skills of every item, and the ids of the skills as they are numbered."""
+    sets, skills = list(columns.skill_set_numbers), dict[str, int]()
+    first_rows = np.unique(np.array(columns.items), return_index=True)[1]
+    item_skills = [
+        [skills.setdefault(skill, len(skills)) for skill in duplicates.skills.get(item, sets[columns.skill_sets[row]])]
+        for item, row in zip(columns.item_numbers, first_rows.tolist(), strict=True)
+    ]
+    return item_skills, tuple(skills)
+
+
+def _build_log(columns: ResponseColumns, rows: Booleans) -> Log:
+    """The log of these rows. At the same moment response ids decide, and without them the order of the file."""
+    learners = len(columns.learner_numbers)
+    learner_of, moments = np.array(columns.learners)[rows], np.array(columns.moments)[rows]
+    order = np.lexsort((columns.number_ids()[rows], moments, learner_of))
     starts = np.zeros(learners + 1, dtype=np.int64)
     np.cumsum(np.bincount(learner_of, minlength=learners), out=starts[1:])
-    times = np.array([to_days(moment) for moment in columns.moments])
-    return Log(starts, np.array(columns.items)[order], np.array(columns.scores)[order], times[order])
+    times = np.array([to_days(moment) for moment in moments.tolist()])
+    return Log(starts, np.array(columns.items)[rows][order], np.array(columns.scores)[rows][order], times[order])
 
 
 # Who is predicted
@@ -395,7 +399,10 @@ def _score_models(
         for name in predicted
     }
     duplicate_counts = _count_duplicates(groups, duplicate_groups)
-    return _EvaluationReport(models, len(score), learners, int(groups.max()) + 1, duplicate_counts, sample.rejections)
+    folds = int(groups.max()) + 1
+    return _EvaluationReport(
+        models, len(score), learners, folds, duplicate_counts, sample.duplicates, sample.rejections
+    )
 
 
 def as_json(report: _EvaluationReport) -> dict[str, Any]:
@@ -406,8 +413,14 @@ def as_json(report: _EvaluationReport) -> dict[str, Any]:
         "learners": report.learners,
         "folds": report.folds,
         "duplicates": {"learners": report.duplicates.learners, "left_out": report.duplicates.left_out},
+        "duplicate_rows": duplicate_rows_json(report.duplicate_rows),
         "rejected": len(report.rejections),
     }
+
+
+def duplicate_rows_json(found: DuplicateRows) -> dict[str, int]:
+    """How many rows were left out because they repeat a response, by kind."""
+    return {"per_skill": found.per_skill, "exact": found.exact}
 
 
 def _scores_json(name: str, scores: _ModelScores) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from app.adaptive.irt import ItemBank, ItemCalibration, ItemResponses, Model, Pr
 from app.adaptive.irt.ability import estimate
 from app.adaptive.irt.item_models import ASYMPTOTIC, BINARY, COMMON_SLOPE, ITEM_MODELS
 from app.adaptive.skill_chains import link_skill_chains
-from app.analysis.evaluate import SPLIT, Progress, ResponseSample, read_sample
+from app.analysis.evaluate import SPLIT, Progress, ResponseSample, duplicate_rows_json, read_sample
 from app.analysis.tables import align_columns
 from app.core.errors import InvalidFile
 from app.services.screening import describe_suspect_items, screening_report, screening_warnings
@@ -243,6 +243,7 @@ def items_json(fit: _ItemFit) -> dict[str, Any]:
         "learners": fit.responses.learners,
         "answers": len(fit.responses.items),
         "repeated": fit.repeated,
+        "duplicate_rows": duplicate_rows_json(fit.sample.duplicates),
         "rejected": len(fit.sample.rejections),
         "log_likelihood": _rounded(result.log_likelihood),
         "iterations": result.iterations,
@@ -344,6 +345,7 @@ def skills_json(fit: _SkillFit) -> dict[str, Any]:
         "model": "bkt",
         "learners": sample.log.learners,
         "answers": len(sample.log.items),
+        "duplicate_rows": duplicate_rows_json(sample.duplicates),
         "rejected": len(sample.rejections),
         "log_likelihood": _rounded(float(fitted.log_likelihood.sum())),
         "skills": [

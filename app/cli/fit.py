@@ -23,13 +23,13 @@ def print_fit(
     if model == "bkt":
         with progress_bar() as progress:
             traced = fit.fit_skills(file, Setup(forgets=options["forgets"], per_item=options["per_item"]), progress)
-        report_left_out(traced.sample.rejections)
+        report_left_out(traced.sample.rejections, traced.sample.duplicates)
         click.echo(json.dumps(fit.skills_json(traced), indent=1) if as_json else fit.skills_table(traced))
         return
     with progress_bar() as progress:
         priors = FLAT if options["no_priors"] else Priors()
         fitted = fit.fit_items(file, model, priors, options["categories"], progress)
-    report_left_out(fitted.sample.rejections)
+    report_left_out(fitted.sample.rejections, fitted.sample.duplicates)
     click.echo(json.dumps(fit.items_json(fitted), indent=1) if as_json else fit.items_table(fitted))
     if catalogue is not None:
         body = validate_catalogue(catalogue.name, fit.build_catalogue(fitted))

@@ -8,6 +8,7 @@ import click
 
 from app.cli.catalogue import validate_catalogue
 from app.cli.database import with_database
+from app.cli.evaluate import report_duplicate_rows
 from app.cli.progress import progress_bar
 from app.core.database import Database
 from app.core.times import now
@@ -35,9 +36,10 @@ def load_catalogue(file: Path, course: str | None, tenant: str | None) -> None:
 def check_responses(file: Path) -> None:
     """Say how many rows of a file could be loaded, and write the others beside it."""
     target = _rejected_file(file)
-    good, rejections = check_file(file)
+    good, rejections, duplicates = check_file(file)
     target.unlink(missing_ok=True)
     _report_rejected(write_rejections(target, rejections) if rejections else 0, target)
+    report_duplicate_rows(duplicates)
     click.echo(f"{good:,} rows can be loaded")
 
 
@@ -59,6 +61,8 @@ def load_responses(file: Path, course: str, tenant: str | None) -> None:
         totals = with_database(load)
     rate = totals.created / (time.monotonic() - started)
     _report_rejected(totals.rejected, target)
+    if totals.duplicates is not None:
+        report_duplicate_rows(totals.duplicates)
     click.echo(f"{totals.created:,} answers loaded ({rate:,.0f}/s), {totals.repeated:,} were there already")
 
 

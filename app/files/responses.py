@@ -12,6 +12,7 @@ import json
 import math
 import re
 import zlib
+from array import array
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from itertools import chain, repeat
 from operator import itemgetter
 from pathlib import Path
 from typing import IO, Any, NoReturn
+
+import numpy as np
 
 from app.core.errors import InvalidFile
 
@@ -125,6 +128,29 @@ def read_new_items(
         if isinstance(record, ResponseRecord):
             seen_items.add(record.item)
             yield record
+
+
+def may_have_duplicates(path: Path, progress: Callable[[int, int], object]) -> bool:
+    """Whether a learner has two rows of one item with the same moment or id, or in a row with different skills.
+
+    Rows are not judged, only compared as they stand in the file. `progress` takes the bytes read and the size.
+    """
+    size, keys, previous = _size(path), array("q"), dict[object, tuple[object, object]]()
+    columns = ("learner_id", "item_id", "skill_ids", "order", "attempted_at", "response_id")
+    for _, values, _ in _READERS[_file_type(path, _READERS)](path, columns, lambda read: progress(read, size)):
+        if isinstance(values, str):
+            continue
+        learner, item, skills, order, time, response = values
+        try:
+            before = previous.get(learner)
+            if before is not None and before[0] == item and before[1] != skills:
+                return True
+            previous[learner] = item, skills
+            if order or time or response or order == 0 or time == 0:
+                keys.append(hash((learner, item, order, time, response)))
+        except TypeError:  # a list or an object: no identifier, so the row will be rejected
+            continue
+    return len(np.unique(np.array(keys))) < len(keys)
 
 
 def hash_file(path: Path) -> str:

@@ -2,9 +2,9 @@
 
 import asyncio
 import gc
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count, groupby, islice
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 from app.core.database import Database
 from app.core.times import now
+from app.files.duplicate_rows import DuplicateRows, read_duplicate_rows
 from app.files.responses import Rejection, ResponseRecord, read_new_items, read_responses
 from app.files.responses import hash_file as file_digest
 from app.queries.responses import save_import
@@ -29,11 +30,12 @@ GC_THRESHOLD = (200_000, 50, 50)
 
 @dataclass
 class ImportTotals:
-    """The progress of an import."""
+    """The progress of an import; `duplicates` are the rows of the file that repeat a response of an earlier row."""
 
     created: int = 0
     repeated: int = 0
     rejected: int = 0
+    duplicates: DuplicateRows | None = None
 
 
 async def import_responses(
@@ -47,8 +49,9 @@ async def import_responses(
     """Import a file of answers in chunks, each in one transaction.
 
     After a kill the next run begins with the window where that one was, and skips what is stored of it. Skills and
-    items that the course lacks are added first. `rejected` takes rows that cannot be loaded, `progress` the name of
-    the phase, the bytes read and the size of the file.
+    items that the course lacks are added first. Rows that repeat a response of the file are left out, and an item with
+    one row for each skill gets all of them (`app/files/duplicate_rows.py`). `rejected` takes rows that cannot be
+    loaded, `progress` the name of the phase, the bytes read and the size of the file.
     """
     hash_file = await asyncio.to_thread(file_digest, path)
     done = await database.read(last_imported_line, tenant_id, course_id, hash_file)
@@ -56,7 +59,8 @@ async def import_responses(
 
     async def load(rows: Sequence[ResponseRecord | Rejection], begun: int, ended: int) -> None:
         at_once = CHUNKS_AT_ONCE[database.dialect]
-        chunks = _split_into_chunks([row for row in rows if isinstance(row, ResponseRecord)], apart=at_once > 1)
+        responses = [row for row in rows if isinstance(row, ResponseRecord) and row.line not in duplicate_lines]
+        chunks = _split_into_chunks(responses, apart=at_once > 1)
         pending_chunks, loaded = iter(chunks), list[ImportedChunk]()
 
         async def work() -> None:
@@ -79,7 +83,11 @@ async def import_responses(
         return list(islice(reading, WINDOW_ROWS)), reading.position
 
     with _rare_garbage_collection():
-        await _add_missing_items(database, tenant_id, course_id, path, progress)
+        duplicates, duplicate_lines = await asyncio.to_thread(
+            read_duplicate_rows, path, partial(progress, "looking for duplicate rows")
+        )
+        totals.duplicates = duplicates
+        await _add_missing_items(database, tenant_id, course_id, path, duplicates.skills, progress)
         # The next rows are read while the last ones are processed and written.
         begun, reader = 0, asyncio.create_task(asyncio.to_thread(read_on))
         while (window := await reader)[0]:
@@ -134,23 +142,30 @@ def _rare_garbage_collection() -> Iterator[None]:
 
 
 async def _add_missing_items(
-    database: Database, tenant_id: int, course_id: str, path: Path, progress: Callable[[str, int, int], None]
+    database: Database,
+    tenant_id: int,
+    course_id: str,
+    path: Path,
+    skills: Mapping[str, tuple[str, ...]],
+    progress: Callable[[str, int, int], None],
 ) -> None:
-    """Add the skills and items that a file names and the course lacks."""
+    """Add the skills and items that a file names and the course lacks; `skills` overrule the first row of an item."""
     # The file is read outside of any transaction: it may take longer than one may last.
     catalogue = await database.read(read_catalogue, tenant_id, course_id)
-    new = read_new_items(path, catalogue.items, partial(progress, "looking for new items"))
+    first_rows = read_new_items(path, catalogue.items, partial(progress, "looking for new items"))
+    new = (replace(row, skills=skills.get(row.item, row.skills)) for row in first_rows)
     missing = await asyncio.to_thread(missing_catalogue, catalogue, new)
     if missing["items"] or missing["skills"]:
         await database.write(upsert, tenant_id, course_id, missing, now())
 
 
-def check_file(path: Path) -> tuple[int, list[Rejection]]:
-    """Count the rows of a file that could be loaded, and return the others: a dry run."""
-    good, rejections = 0, []
+def check_file(path: Path) -> tuple[int, list[Rejection], DuplicateRows]:
+    """Count the responses of a file that could be loaded, and return the other rows: a dry run."""
+    duplicates, duplicate_lines = read_duplicate_rows(path, lambda *_: None)
+    good, rejections = -len(duplicate_lines), []
     for row in read_responses(path):
         if isinstance(row, Rejection):
             rejections.append(row)
         else:
             good += 1
-    return good, rejections
+    return good, rejections, duplicates

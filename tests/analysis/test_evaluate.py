@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from app.analysis import evaluate as evaluation
 from app.analysis.evaluate import as_json, as_table, evaluate, hashed_groups, hashed_together, read_sample, split_groups
 from app.cli import main
 from app.core.errors import InvalidFile
+from app.files.duplicate_rows import ResponseColumns, find_duplicate_rows
 
 HEADER = "learner_id,item_id,skill_ids,correct"
 MODELS = ["item", "irt", "bkt", "pfa", "best_lr", *evaluation.ENGINES]
@@ -292,6 +294,72 @@ def test_evaluation_refuses_duplicates_as_the_only_training_learners(tmp_path: P
     rows = [row for row in rows_with_duplicates(split=True) if row.split(",")[0] in {"l0", "l1", "l30", "l31"}]
     with pytest.raises(InvalidFile, match="all learners to fit have the same answers as learners to predict"):
         evaluate(write(tmp_path, rows, HEADER + ",split"), None, None, silent)
+
+
+def rows_of_two_skills(*, per_skill: bool) -> list[str]:
+    """Answers to items of two skills each that depend on the learner; as one row each, or as one row per skill."""
+    rng = np.random.default_rng(12)
+    ability = rng.normal(0, 1, 40)
+    answers = [
+        (who, item, int(rng.random() < 1 / (1 + np.exp(-ability[who]))))
+        for who in range(40)
+        for item in rng.integers(0, 12, 30)
+    ]
+    return [
+        f"l{who},i{item},{skills},{score}"
+        for who, item, score in answers
+        for skills in ([f"s{item % 3}", f"t{item % 4}"] if per_skill else [f"s{item % 3};t{item % 4}"])
+    ]
+
+
+@pytest.mark.usefixtures("hasty")
+def test_evaluation_counts_a_response_once_that_has_a_row_per_skill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every figure is that of the file with one row a response; left as they are, such rows give answers away."""
+    monkeypatch.setattr(evaluation, "BASELINES", {"best_lr": evaluation.BASELINES["best_lr"]})
+    honest = as_json(evaluate(write(tmp_path, rows_of_two_skills(per_skill=False)), None, None, silent))
+    path = write(tmp_path, rows_of_two_skills(per_skill=True))
+    merged = as_json(evaluate(path, None, None, silent))
+    assert honest.pop("duplicate_rows") == {"per_skill": 0, "exact": 0}
+    assert merged.pop("duplicate_rows") == {"per_skill": 1200, "exact": 0}
+    assert merged == honest
+    nothing = find_duplicate_rows(ResponseColumns())
+    monkeypatch.setattr(
+        evaluation,
+        "find_duplicate_rows",
+        lambda columns: replace(nothing, repeats=np.zeros(len(columns.lines), dtype=np.bool_)),
+    )
+    leaking = as_json(evaluate(path, None, None, silent))
+    assert leaking["responses"] == 2 * honest["responses"]
+    assert leaking["models"]["best_lr"]["auc"] > honest["models"]["best_lr"]["auc"] + 0.05
+
+
+def test_rows_of_one_response_id_are_one_response(tmp_path: Path) -> None:
+    """With the skills of all of them; an id with another answer is refused as before."""
+    rows = ["a,1,x,1,,r", "a,1,y,1,,r", "a,1,y,1,,r", "a,1,x,0,,r", "a,1,x,0,,q"]
+    sample = read_sample(write(tmp_path, rows, HEADER + ",order,response_id"), "split", silent)
+    assert (sample.log.scores.tolist(), sample.skills.tolist()) == ([1.0, 0.0], [[0, 1]])
+    assert (sample.duplicates.per_skill, sample.duplicates.first_line) == (2, 3)
+    assert [(row.line, row.reason) for row in sample.rejections] == [(5, "the response_id is taken by another answer")]
+
+
+@pytest.mark.usefixtures("hasty")
+def test_commands_report_rows_that_repeat_a_response(tmp_path: Path) -> None:
+    rows = rows_of_two_skills(per_skill=True)
+    path = write(tmp_path, [f"{row},{n // 2}" for n, row in enumerate([*rows, *rows[-2:]])], HEADER + ",order")
+    path.write_text(path.read_text().replace(",1200\n", ",1199\n"))
+    message = (
+        "rows that repeat a response, counted once: 1,200 for another skill of its item, 2 exactly; "
+        "the first is line 3. Rows with a response_id of their own count each.\n"
+    )
+    for command in (["evaluate"], ["fit", "--model", "rasch"], ["fit", "--model", "bkt"]):
+        result = CliRunner().invoke(main, [*command, "--json", str(path)])
+        assert result.exit_code == 0, result.output
+        assert result.stderr.endswith(message)
+        assert json.loads(result.stdout)["duplicate_rows"] == {"per_skill": 1200, "exact": 2}
+    result = CliRunner().invoke(main, ["import", "responses", "--course", "c", "--dry-run", str(path)])
+    assert (result.stdout, result.stderr) == ("1,200 rows can be loaded\n", message)
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=30), st.integers(2, 5), st.randoms())

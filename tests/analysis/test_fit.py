@@ -19,6 +19,7 @@ from app.analysis import fit as fitting
 from app.analysis.evaluate import ResponseSample, read_sample
 from app.cli import main, progress
 from app.core.errors import InvalidFile
+from app.files.duplicate_rows import ResponseColumns, find_duplicate_rows
 from app.schemas.catalogue import CatalogueIn
 from app.services.catalogue import Catalogue, apply_change
 from app.services.course_model import build_items
@@ -160,7 +161,9 @@ def test_fit_finds_categories_from_rounded_scores(grade: int, digits: int) -> No
 def max_category_of(scores: np.ndarray[Any, np.dtype[np.float64]], model: Model, categories: int | None) -> int:
     log = Log(np.array([0, len(scores)]), np.zeros(len(scores), dtype=np.int64), scores, np.zeros(len(scores)))
     one = np.full((1, 1), -1)
-    file = ResponseSample("f.csv", one, log, ("l",), (None,), ("i",), (), None, ())
+    file = ResponseSample(
+        "f.csv", one, log, ("l",), (None,), ("i",), (), None, find_duplicate_rows(ResponseColumns()), ()
+    )
     return int(fitting.max_categories(file, model, categories)[0])
 
 

@@ -84,6 +84,30 @@ async def test_import_of_a_copy_of_a_file_repeats_its_answers(database: Database
     assert await database.read(stored) == (12, 300, 300)
 
 
+async def test_import_counts_a_response_once_that_has_a_row_per_skill(database: Database, tmp_path: Path) -> None:
+    """New items get all skills; attempts, and rows with ids of their own, are loaded each."""
+    await begin(database)
+    answers = [("ann", "new", 1), ("ann", "new", 1), ("bob", "new", 0), ("bob", "i1", 1), ("bob", "i1", 1)]
+    rows = [
+        f"{learner},{item},{skill},{score},,,"
+        for learner, item, score in answers
+        for skill in (("x", "y", "z") if item == "new" else ("",))
+    ]
+    totals, rejections = await load(database, written(tmp_path / "answers.csv", rows))
+    assert (counts(totals), rejections) == ((5, 0, 0), [])
+    assert totals.duplicates is not None
+    assert (totals.duplicates.per_skill, totals.duplicates.exact, totals.duplicates.first_line) == (6, 0, 3)
+    assert await database.read(stored) == (2, 5, 5)
+    catalogue = await database.read(read_catalogue, 1, COURSE)
+    assert sorted(catalogue.items["new"]["skills"]) == ["x", "y", "z"]
+    named = [f"cy,new,{skill},1,,,{skill}" for skill in "xyz"]
+    totals, _ = await load(database, written(tmp_path / "named.csv", named))
+    assert counts(totals) == (3, 0, 0)
+    twice = [f"dan,i1,,{n % 2},{n},{minute_text(n)}," for n in (1, 2, 3, 2)]
+    totals, _ = await load(database, written(tmp_path / "twice.csv", twice))
+    assert counts(totals) == (3, 0, 0)
+
+
 class Killed(BaseException):
     """As if the process had ended here."""
 
@@ -160,7 +184,9 @@ async def test_import_reports_the_lines_of_rows_that_cannot_be_loaded(database: 
     ]
     totals, rejections = await load(database, written(tmp_path / "answers.csv", rows))
     assert [rejection.line for rejection in rejections] == [3, 4, 5, 7, 8, 9, 10, 14]
-    assert counts(totals) == (4, 1, 8)
+    assert counts(totals) == (4, 0, 8)
+    assert totals.duplicates is not None
+    assert (totals.duplicates.exact, totals.duplicates.first_line) == (1, 6)
     assert await find_differences(database) == []
     items = (await database.read(read_catalogue, 1, COURSE)).items
     assert items["fresh"]["skills"] == ["fraction", "add"]

@@ -419,8 +419,8 @@ def as_json(report: _EvaluationReport) -> dict[str, Any]:
 
 
 def duplicate_rows_json(found: DuplicateRows) -> dict[str, int]:
-    """How many rows were left out because they repeat a response, by kind."""
-    return {"per_skill": found.per_skill, "exact": found.exact}
+    """How many rows were left out because they repeat a response, by kind, and how many are suspected."""
+    return {"per_skill": found.per_skill, "exact": found.exact, "suspected": found.suspected}
 
 
 def _scores_json(name: str, scores: _ModelScores) -> dict[str, Any]:

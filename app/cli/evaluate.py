@@ -38,3 +38,9 @@ def report_duplicate_rows(found: DuplicateRows) -> None:
             "Rows with a response_id of their own count each.",
             err=True,
         )
+    if found.suspected:
+        click.echo(
+            f"rows that look like one row for each skill of a response, {found.suspected:,}, have a response_id of "
+            "their own and were counted each. If they are one response, give them one response_id, or none.",
+            err=True,
+        )

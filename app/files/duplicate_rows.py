@@ -11,12 +11,14 @@ row repeats the response of an earlier row of the same learner, item and score
 - as *one row per skill*, if they follow each other in the learner's log without ids, with the same duration, at the
   same time if there are times, and with skills that the rows before do not have, and if more than half of all responses
   to this item are in rows of this kind. Rows that follow each other with the same skills are attempts.
+
+Rows that would be one row per skill but for ids of their own are counted as *suspected*, and stay.
 """
 
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -88,6 +90,7 @@ class ResponseColumns:
 class DuplicateRows:
     """Which rows (N,) repeat an earlier one, how many of each kind, and the line of the first; 0 if there is none.
 
+    `suspected` rows have ids of their own, and no other sign of being a response of their own.
     `skills` are those of the items whose responses stand in one row per skill.
     """
 
@@ -95,6 +98,7 @@ class DuplicateRows:
     per_skill: int
     exact: int
     first_line: int
+    suspected: int
     skills: Mapping[str, tuple[str, ...]]
 
 
@@ -119,7 +123,12 @@ def find_duplicate_rows(columns: ResponseColumns) -> DuplicateRows:
     first = np.arange(len(rows.learner))
     _link_by_id(rows, first)
     _link_exact(rows, first)
+    without_ids = first.copy()
     _link_skills(rows, columns, first)
+    if rows.id.any():
+        _link_skills(replace(rows, id=np.zeros_like(rows.id)), columns, without_ids)
+    else:
+        without_ids = first
     repeats = first != np.arange(len(first))
     per_skill = repeats & (rows.skill_set != rows.skill_set[first])
     return DuplicateRows(
@@ -127,6 +136,7 @@ def find_duplicate_rows(columns: ResponseColumns) -> DuplicateRows:
         per_skill=int(per_skill.sum()),
         exact=int((repeats & ~per_skill).sum()),
         first_line=int(rows.line[repeats].min(initial=rows.line.max(initial=0))) if repeats.any() else 0,
+        suspected=int(((without_ids != np.arange(len(first))) & ~repeats).sum()),
         skills=_unite_skills(columns, np.flatnonzero(per_skill), first),
     )
 

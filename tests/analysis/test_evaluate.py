@@ -321,8 +321,8 @@ def test_evaluation_counts_a_response_once_that_has_a_row_per_skill(
     honest = as_json(evaluate(write(tmp_path, rows_of_two_skills(per_skill=False)), None, None, silent))
     path = write(tmp_path, rows_of_two_skills(per_skill=True))
     merged = as_json(evaluate(path, None, None, silent))
-    assert honest.pop("duplicate_rows") == {"per_skill": 0, "exact": 0}
-    assert merged.pop("duplicate_rows") == {"per_skill": 1200, "exact": 0}
+    assert honest.pop("duplicate_rows") == {"per_skill": 0, "exact": 0, "suspected": 0}
+    assert merged.pop("duplicate_rows") == {"per_skill": 1200, "exact": 0, "suspected": 0}
     assert merged == honest
     nothing = find_duplicate_rows(ResponseColumns())
     monkeypatch.setattr(
@@ -357,9 +357,15 @@ def test_commands_report_rows_that_repeat_a_response(tmp_path: Path) -> None:
         result = CliRunner().invoke(main, [*command, "--json", str(path)])
         assert result.exit_code == 0, result.output
         assert result.stderr.endswith(message)
-        assert json.loads(result.stdout)["duplicate_rows"] == {"per_skill": 1200, "exact": 2}
+        assert json.loads(result.stdout)["duplicate_rows"] == {"per_skill": 1200, "exact": 2, "suspected": 0}
     result = CliRunner().invoke(main, ["import", "responses", "--course", "c", "--dry-run", str(path)])
     assert (result.stdout, result.stderr) == ("1,200 rows can be loaded\n", message)
+    path = write(tmp_path, [f"{row},{n}" for n, row in enumerate(rows)], HEADER + ",response_id")
+    result = CliRunner().invoke(main, ["import", "responses", "--course", "c", "--dry-run", str(path)])
+    assert result.stdout == "2,400 rows can be loaded\n"
+    assert result.stderr.startswith(
+        "rows that look like one row for each skill of a response, 1,200, have a response_id"
+    )
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=30), st.integers(2, 5), st.randoms())

@@ -1,6 +1,7 @@
 """Rows that repeat a response are found; attempts, however many, are not taken for them."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,7 @@ def duplicates_of(folder: Path, rows: Sequence[str]) -> DuplicateRows:
     found = find_duplicate_rows(columns)
     again, lines = read_duplicate_rows(path, lambda *_: None)
     assert sorted(lines) == (np.flatnonzero(found.repeats) + 2).tolist()
-    assert (again.per_skill, again.exact, again.skills) == (found.per_skill, found.exact, found.skills)
+    assert replace(again, repeats=found.repeats) == found
     assert found.first_line == min(lines, default=0)
     return found
 
@@ -150,6 +151,15 @@ def test_rows_written_twice_count_once_if_the_file_says_when(tmp_path: Path) -> 
 )
 def test_rows_are_judged_one_by_one(tmp_path: Path, rows: list[str], repeats: int) -> None:
     assert duplicates_of(tmp_path, rows).repeats.sum() == repeats
+
+
+def test_rows_per_skill_with_ids_of_their_own_are_suspected(tmp_path: Path) -> None:
+    """They stay, for ids say that they are responses; attempts with ids are not even suspected."""
+    for split in (True, False):
+        rows = [f"{row[:-1]}r{n}," for n, row in enumerate(whole(4, "seconds", split=split))]
+        found = duplicates_of(tmp_path, rows)
+        assert not found.repeats.any()
+        assert found.suspected == len(rows) - len(attempts(4))
 
 
 def test_quick_look_passes_honest_files(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def best_lr(skills: Integers, training: Log, unseen: Log) -> Floats:
 
     The logit is the item's, plus the skills', plus log(1 + wins) and log(1 + fails) over all answers and over those to
     the item, plus the same for each skill with weights of its own. Their attempts instead of our fails predicted worse
-    on three data sets, and so did weights of its own for each item's counts.
+    on three data sets, and weights of its own for each item's counts no better.
     """
     return _fit_and_predict_logistic(best_lr_features, skills, training, unseen)
 

@@ -189,9 +189,12 @@ def test_calibrate_leaves_out_learners_and_spans(proxima: Run, course: Path) -> 
     learners = course.with_name("bots.txt")
     learners.write_text("l0\nl1\n\n")
     leave = ("--leave-out-learners", str(learners), "--leave-out-span", "2027-01-01T00:00:00Z", "-")
-    told = fine(proxima("calibrate", "--course", "arithmetic", *leave)).splitlines()
+    told = fine(proxima("calibrate", "--course", "arithmetic", "--activate", *leave)).splitlines()
     assert told[0].startswith("calibration c-1: 126 answers of 18 learners; ")
     assert "left out on request: 14 answers" in told
+    # Only the fit leaves them out: all learners are rebuilt, and nothing is another than what follows from the log.
+    assert told[-1] == "calibration c-1 is in force; 20 snapshots were rebuilt"
+    assert ", 0 snapshots to be rebuilt, 0 of another version, 0 differences" in fine(proxima("replay", "--verify"))
     wrong = proxima("calibrate", "--course", "arithmetic", "--leave-out-span", "yesterday", "-")
     assert (wrong.exit_code, wrong.stdout) == (1, "")
     assert "/leave_out/spans/0/since" in wrong.stderr

@@ -104,7 +104,8 @@ class Items:
 
     `guessing` and `upper` are the asymptotes c and d. `thresholds` (I, M), padded with infinity, makes an item
     graded (Samejima 1969): category k or above is reached past the k-th. `skills` is (I, K). `measured` (I,): whether
-    the parameters come from data or the author, and are not assumed; None: all.
+    the parameters come from data or the author, and are not assumed; None: all. Answers to `ignored` items (I,) say
+    nothing; None: there are none.
     """
 
     intercept: Floats
@@ -114,6 +115,7 @@ class Items:
     thresholds: Floats
     skills: Integers
     measured: Booleans | None = None
+    ignored: Booleans | None = None
 
     @property
     def count(self) -> int:

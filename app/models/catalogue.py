@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKeyConstraint, Integer, String, Text, UniqueConstraint
+from sqlalchemy import BigInteger, Boolean, ForeignKeyConstraint, Integer, String, Text, UniqueConstraint, false
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.models.base import Base, Identifier, Instant, Json, Real
@@ -80,7 +80,8 @@ class Prerequisite(Base):
 class Item(Base):
     """An exercise; `number` is its dense place in the arrays of the engine and never changes.
 
-    `exposure` is its exposure parameter in adaptive tests (Sympson & Hetter 1985), 1 where absent.
+    `exposure` is its exposure parameter in adaptive tests (Sympson & Hetter 1985), 1 where absent. `choices` is how
+    many options it has, one of them right; `reviewed`: somebody has looked at it, so it counts even if it is suspect.
     """
 
     __tablename__ = "item"
@@ -100,6 +101,8 @@ class Item(Base):
     max_score: Mapped[float] = mapped_column(Real)
     parameters: Mapped[dict[str, Any] | None] = mapped_column(Json)
     exposure: Mapped[float | None] = mapped_column(Real)
+    choices: Mapped[int | None] = mapped_column(Integer)
+    reviewed: Mapped[bool] = mapped_column(Boolean, server_default=false())
 
 
 class ItemSkill(Base):

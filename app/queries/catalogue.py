@@ -12,7 +12,7 @@ from app.queries.webhooks import IS_WATCHED
 
 # From here on a foreign key to items is looked up often enough to mind how.
 MANY = 1000
-ITEM_COLUMNS = ("title", "kind", "tags", "url", "max_score", "parameters", "exposure")
+ITEM_COLUMNS = ("title", "kind", "tags", "url", "max_score", "parameters", "exposure", "choices", "reviewed")
 ITEM = (Item.id, *(getattr(Item, column) for column in ITEM_COLUMNS))
 
 Record = Mapping[str, Any]

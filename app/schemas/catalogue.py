@@ -107,6 +107,14 @@ class ItemIn(Request):
         default=None, description="exposure parameter in adaptive tests (Sympson & Hetter); default 1"
     )
 
+    choices: Annotated[int, Field(ge=2, le=100)] | None = Field(
+        default=None,
+        description="how many options there are, one of them right: guessing without parameters",
+    )
+    reviewed: bool = Field(
+        default=False, description="somebody has looked at the item: it counts although a calibration suspects it"
+    )
+
     @model_validator(mode="after")
     def _graded(self) -> "ItemIn":
         thresholds = self.parameters.thresholds if self.parameters else None
@@ -171,6 +179,8 @@ class ItemOut(Reply):
     max_score: float
     parameters: dict[str, Any] | None
     exposure: float | None
+    choices: int | None
+    reviewed: bool
 
 
 class SkillPage(Page):

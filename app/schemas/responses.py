@@ -197,6 +197,9 @@ class ResponseOutcome(Reply):
     calibration: str | None
     reason: ReasonOut | Absent = Field(default=None, description="only where next is null: why")
     offer: OfferMatch | Absent = Field(default=None, description="only where a recommendation was named")
+    suspect: Literal[True] | Absent = Field(
+        default=None, description="only where the calibration suspects the item: the answer moved no number"
+    )
     rapid: Literal[True] | Absent = Field(
         default=None, description="only where the answer came too fast to be thought about: it moved no number"
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from app.adaptive.arrays import Floats, Integers
+from app.adaptive.arrays import Booleans, Floats, Integers
 from app.adaptive.calibration.fit import CalibrationFit
 from app.adaptive.parameters import BehaviourModel, Population
 
@@ -32,6 +32,7 @@ class CalibratedValues:
     """The values of a calibration: population, rates of each skill, intercept of each item, behaviour model.
 
     `rapid_below` (I,): in ms, below which an answer to an item was not thought about; 0 where that is not known.
+    `suspect` (I,) marks items that do not measure what the others do.
     """
 
     population: Population
@@ -41,12 +42,13 @@ class CalibratedValues:
     intercept: Floats
     behaviour: BehaviourModel | None
     rapid_below: Integers
+    suspect: Booleans
 
 
-def encode_calibration(fit: CalibrationFit, rapid_below: Integers) -> bytes:
+def encode_calibration(fit: CalibrationFit, rapid_below: Integers, suspect: Booleans) -> bytes:
     """Return the values of a fit, of all learners and without the held-out ones, as a NumPy archive."""
     buffer = io.BytesIO()
-    arrays: dict[str, Any] = {"rapid_below": rapid_below}
+    arrays: dict[str, Any] = {"rapid_below": rapid_below, "suspect": suspect}
     for kind, parameters in (("final", fit.parameters), ("trained", fit.trained)):
         arrays[f"{kind}_population"] = np.array(astuple(parameters.population))
         arrays[f"{kind}_easiness"] = parameters.items.intercept
@@ -73,6 +75,7 @@ def decode_calibration(encoded: bytes, *, trained: bool = False) -> CalibratedVa
             archive[f"{kind}_easiness"],
             _decode_behaviour_model(archive, f"{kind}_head_"),
             archive["rapid_below"] if "rapid_below" in archive else np.empty(0, dtype=np.int64),
+            archive["suspect"] if "suspect" in archive else np.empty(0, dtype=np.bool_),
         )
 
 

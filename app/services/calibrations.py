@@ -10,7 +10,7 @@ a year ahead must neither end the lease of another nor hold one for a year.
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -38,7 +38,7 @@ from app.queries.responses import Entry, count_responses, read_all_entries
 from app.services.calibration_codec import encode_calibration
 from app.services.calibration_impact import MIN_RESPONSES_OF_ANCHOR, item_changes, mastery_changes
 from app.services.catalogue import catalogue_at, need_course, read_catalogue
-from app.services.course_model import CourseModel, build_course_model, read_calibrated_values
+from app.services.course_model import CourseModel, build_course_model, ignored_items, read_calibrated_values
 from app.services.left_out import LeftOut, left_out_from_json, left_out_report
 from app.services.present import calibration_id
 from app.services.replay import course_log
@@ -277,7 +277,13 @@ def _read_compared_models(
         )
         for trained in (False, True)
     )
-    return final, trained.parameters
+    # All answers take part in a fit, whatever the last one suspected.
+    return final, _ignoring(trained.parameters, None)
+
+
+def _ignoring(parameters: Parameters, items: Booleans | None) -> Parameters:
+    """Return the parameters with other items to ignore."""
+    return replace(parameters, items=replace(parameters.items, ignored=items))
 
 
 def _read_entries_as_of(db: Connection, tenant_id: int, course_id: str, moment: int) -> list[Entry]:
@@ -313,9 +319,11 @@ def _hold_out(learners: Sequence[str]) -> Booleans:
 
 def build_result(job: CalibrationJob, fit: CalibrationFit) -> CalibrationResult:
     """Build what is stored of a fit: its values, and what a person needs to decide whether to activate them."""
-    before, after = job.course.parameters, fit.parameters
+    before = job.course.parameters
+    screening = screen_log(job.log, before.items.skills)
+    suspect = screening.items.suspect
+    after = _ignoring(fit.parameters, ignored_items(suspect, job.course.reviewed))
     response_counts = np.bincount(job.log.items, minlength=after.items.count)
-    screening = screen_log(job.log, after.items.skills)
     report = {
         "responses": len(job.log.items),
         "learners": job.log.learners,
@@ -337,7 +345,7 @@ def build_result(job: CalibrationJob, fit: CalibrationFit) -> CalibrationResult:
         *screening_warnings(report),
         *change_warnings(report, int((response_counts > 0).sum())),
     ]
-    return CalibrationResult(encode_calibration(fit, job.rapid_below), report)
+    return CalibrationResult(encode_calibration(fit, job.rapid_below, suspect), report)
 
 
 def activate(

@@ -11,7 +11,7 @@ from app.core.errors import Fault, Invalid, PrerequisiteCycle, UnknownCourse
 from app.queries import catalogue as rows
 
 # What of an item decides what an answer says about its learner.
-MEASUREMENT_FIELDS = ("skills", "max_score", "parameters")
+MEASUREMENT_FIELDS = ("skills", "max_score", "parameters", "choices", "reviewed")
 
 
 @dataclass
@@ -144,6 +144,8 @@ def _put_item(catalogue: Catalogue, submitted: Mapping[str, Any], difference: _C
         "max_score": float(submitted.get("max_score") or (len(thresholds) if thresholds else 1)),
         "parameters": parameters,
         "exposure": submitted.get("exposure"),
+        "choices": submitted.get("choices"),
+        "reviewed": bool(submitted.get("reviewed")),
     }
     old = catalogue.items.get(item["id"])
     number = old["number"] if old else len(catalogue.items)

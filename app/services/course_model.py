@@ -2,10 +2,10 @@
 
 import threading
 from collections import OrderedDict, defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from sqlalchemy import Connection
@@ -32,8 +32,8 @@ class CourseModel:
 
     `replay_revision` is the oldest revision under which a learner's snapshot is still good. `known` (I,) marks the
     items whose parameters came with the catalogue. Nobody thinks about an item in less than `rapid_below` (I,) ms; 0
-    where that is not known. `tags` and `kinds` list the items that have each. `watched`: some webhook subscribes to the
-    course.
+    where that is not known. `reviewed` (I,) are items that count even if they are suspect. `tags` and `kinds` list the
+    items that have each. `watched`: some webhook subscribes to the course.
     """
 
     tenant_id: int
@@ -49,6 +49,7 @@ class CourseModel:
     max_scores: Floats
     known: Booleans
     rapid_below: Integers
+    reviewed: Booleans
     tags: dict[str, Integers]
     kinds: dict[str, Integers]
     parameters: Parameters
@@ -152,7 +153,8 @@ def build_course_model(
         item_numbers={item_id: number for number, item_id in enumerate(item_ids)},
         max_scores=np.array([item["max_score"] for item in catalogue.items.values()]),
         known=known,
-        rapid_below=_pad_to(values.rapid_below if values else np.empty(0, dtype=np.int64), len(item_ids)),
+        rapid_below=_first_values(values.rapid_below if values else np.empty(0, dtype=np.int64), len(item_ids)),
+        reviewed=_find_reviewed(catalogue),
         tags=_items_by_label([item["tags"] for item in catalogue.items.values()]),
         kinds=_items_by_label([[item["kind"]] if item["kind"] else [] for item in catalogue.items.values()]),
         parameters=Parameters(
@@ -161,11 +163,22 @@ def build_course_model(
     )
 
 
-def _pad_to(values: Integers, count: int) -> Integers:
-    """Return the first values, and 0 for items that are newer."""
+def _first_values(values: Integers, count: int) -> Integers:
+    """Return the first values as so many numbers, 0 for items that are newer."""
     result = np.zeros(count, dtype=np.int64)
     result[: len(values)] = values[:count]
     return result
+
+
+def _find_reviewed(catalogue: Catalogue) -> Booleans:
+    """Return which items somebody has looked at; (I,)."""
+    return np.array([item["reviewed"] for item in catalogue.items.values()], dtype=np.bool_)
+
+
+def ignored_items(suspect: Booleans, reviewed: Booleans) -> Booleans | None:
+    """Return which items a calibration suspects and nobody has looked at, (I,); None if there is none."""
+    ignored = (_first_values(suspect.astype(np.int64), len(reviewed)) > 0) & ~reviewed
+    return ignored if ignored.any() else None
 
 
 def _items_by_label(labels: Sequence[Sequence[str]]) -> dict[str, Integers]:
@@ -218,13 +231,21 @@ def build_items(catalogue: Catalogue, values: CalibratedValues | None) -> tuple[
     items = Items(
         intercept=intercept,
         discrimination=discrimination,
-        guessing=np.array([p.get("c") or 0.0 for p in item_parameters]),
+        guessing=np.array([_guessing(item) for item in records]),
         upper=np.array([1.0 if p.get("d") is None else p["d"] for p in item_parameters]),
         thresholds=discrimination[:, None] * _pad_thresholds(thresholds),
         skills=skills,
         measured=known | fitted,
+        ignored=ignored_items(values.suspect, _find_reviewed(catalogue)) if values else None,
     )
     return items, known
+
+
+def _guessing(item: Mapping[str, Any]) -> float:
+    """Return the guessing of an item, by its parameters, else by how many options it has."""
+    if item["parameters"]:
+        return float(item["parameters"].get("c") or 0.0)
+    return 1 / item["choices"] if item["choices"] else 0.0
 
 
 def _mean_intercepts(intercept: Floats, skills: Integers, fitted: Booleans) -> Floats:

@@ -70,7 +70,8 @@ def screening_warnings(report: Json) -> Iterator[Json]:
         yield {
             "code": "suspect_items",
             "detail": f"{items['count']:,} of {items['judged']:,} items do not measure what the others measure; "
-            "look at their keys and texts",
+            "look at their keys and texts. With a calibration in force that says so, answers to them move no number, "
+            "until the catalogue has them as reviewed",
         }
     if persons["many"]:
         yield {

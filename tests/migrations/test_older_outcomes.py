@@ -175,7 +175,7 @@ async def test_downgrade_restores_old_names_within_columns(empty_database_url: s
 
     async with restored(empty_database_url):
         pass
-    await asyncio.to_thread(migrate, empty_database_url, "0007")
+    await asyncio.to_thread(migrate, empty_database_url, "0007", lose_data=True)
     async with opened(empty_database_url) as database:
         plan, (id_, options) = (await database.read(plans_and_options))[:2]
     [session] = rows_of("session")

@@ -64,7 +64,7 @@ only_postgres = pytest.mark.parametrize("engine_name", ["postgresql"], indirect=
 
 
 def use(db: Connection, table: Table, number: int) -> None:
-    """Read all columns, rewrite a row, and add one: an own one, or the same again after deleting it."""
+    """Read all columns, rewrite a row, and add one: an own one, or the same again after deleting it, if it can be."""
     row = dict(db.execute(select(table).limit(1)).mappings().one())
     keys = [column.name for column in table.primary_key.columns]
     same = [table.c[name] == row[name] for name in keys]
@@ -73,14 +73,20 @@ def use(db: Connection, table: Table, number: int) -> None:
     if any(new[name] != row[name] for name in keys):
         db.execute(table.insert().values(new))
         db.execute(table.delete().where(*(table.c[name] == new[name] for name in keys)))
-    else:
+    elif not is_referenced(table):
         db.execute(table.delete().where(*same))
         db.execute(table.insert().values(row))
+
+
+def is_referenced(table: Table) -> bool:
+    """Whether rows of other tables refer to rows of this one."""
+    return any(key.column.table is table for other in table.metadata.tables.values() for key in other.foreign_keys)
 
 
 def own_keys(table: Table) -> list[Column[Any]]:
     """Columns that tell rows apart and do not refer to others."""
     unique = {c for u in table.constraints if isinstance(u, UniqueConstraint) for c in u.columns}
+    unique |= {c for index in table.indexes if index.unique for c in index.columns}
     return [column for column in {*table.primary_key.columns, *unique} if not column.foreign_keys]
 
 

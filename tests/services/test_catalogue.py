@@ -79,7 +79,14 @@ async def test_upsert_replaces_what_it_names_and_leaves_the_rest(client: httpx.A
     }
     await put(client, items=[whole])
     items = {item["id"]: item for item in (await client.get("items")).json()["data"]}
-    assert items["i1"] == {**whole, "max_score": 3.0, "parameters": None, "exposure": None}
+    assert items["i1"] == {
+        **whole,
+        "max_score": 3.0,
+        "parameters": None,
+        "exposure": None,
+        "choices": None,
+        "reviewed": False,
+    }
     await put(client, items=[{"id": "i1", "skills": ["add"]}], skills=[{"id": "divide", "prerequisites": ["add"]}])
     items = {item["id"]: item for item in (await client.get("items")).json()["data"]}
     assert items["i1"] == {
@@ -92,6 +99,8 @@ async def test_upsert_replaces_what_it_names_and_leaves_the_rest(client: httpx.A
         "max_score": 1.0,
         "parameters": None,
         "exposure": None,
+        "choices": None,
+        "reviewed": False,
     }
     skills = {skill["id"]: skill for skill in (await client.get("skills")).json()["data"]}
     assert skills["divide"] == {"id": "divide", "title": None, "prerequisites": ["add"]}
@@ -254,3 +263,18 @@ async def test_repeated_answer_returns_first_outcome_after_a_change_of_the_catal
     assert [reply.status_code for reply in again] == [200, 200]
     assert [reply.content for reply in again] == [reply.content for reply in first]
     assert (await client.post("responses", json={**full, "correct": False})).status_code == 409
+
+
+async def test_number_of_choices_is_the_guessing_of_an_item_without_parameters(client: httpx.AsyncClient) -> None:
+    known = {"model": "3PL", "a": 1, "b": 0, "c": 0.2}
+    given = [
+        {"id": "c-1", "skills": ["add"], "choices": 4},
+        {"id": "c-2", "skills": ["add"], "choices": 4, "parameters": known},
+        {"id": "c-3", "skills": ["add"]},
+    ]
+    await put(client, items=given)
+    course_model = await database_of(client).read(read_course_model, 1, COURSE)
+    numbers = [course_model.item_numbers[item["id"]] for item in given]
+    assert course_model.parameters.items.guessing[numbers].tolist() == [0.25, 0.2, 0.0]
+    assert (await client.get("items")).json()["data"][0]["choices"] == 4
+    assert (await put(client, items=[{"id": "c-1", "skills": ["add"], "choices": 1}])).status_code == 422

@@ -18,6 +18,8 @@ DIAGNOSTICITY_WEIGHT = 2.0
 JITTER = 0.2
 # Unseen before seen, then longest ago: in logits of difficulty.
 SEEN, SEEN_OF_LATE = 1.5, 0.5
+# An item whose answers say nothing comes last.
+IGNORED = 5.0
 # For every other skill of the item that is new, and for one that is stuck or whose prerequisites are missing.
 NEW_SKILL, UNREADY_SKILL = 0.5, 1.0
 FEW_RESPONSES, LIKELY_KNOWN = 3, 0.8
@@ -60,6 +62,8 @@ def score_items(
     asked = parameters.items.skills[items]
     practised = (asked == skill[:, None]) & (asked >= 0)
     delay = _delay_of_seen(states, learners, items)
+    if parameters.items.ignored is not None:
+        delay = delay + IGNORED * parameters.items.ignored[items]
     if parameters.items.skills.shape[1] > 1:
         others = chance_of_others(parameters.items, states, learners, items)
         gap = gap * np.where(practised.any(axis=1), np.where(practised, others, 0.0).max(axis=1), 1.0)

@@ -226,7 +226,7 @@ def advance_states(
     rapid: Booleans | None = None,
 ) -> Prediction:
     """`update_states` in place: `states` becomes the states after the answers."""
-    rows = np.empty(0, dtype=np.int64) if rapid is None else np.flatnonzero(rapid)
+    rows = _find_ignored(parameters.items, items, rapid)
     before = states[rows] if rows.size else states
     prediction = _take_answers(parameters, states, items, scores, times)
     if rows.size:
@@ -235,6 +235,14 @@ def advance_states(
         counted = {name: getattr(given, name) for name in ("total_responses", "last_item", "recent")}
         states.put(rows, replace(before, **counted))
     return prediction
+
+
+def _find_ignored(items: Items, chosen: Integers, rapid: Booleans | None) -> Integers:
+    """The rows of answers that say nothing: given too fast, or to an item that is to be ignored."""
+    if rapid is None and items.ignored is None:
+        return np.empty(0, dtype=np.int64)
+    ignored = np.zeros(len(chosen), dtype=np.bool_) if items.ignored is None else items.ignored[chosen]
+    return np.flatnonzero(ignored if rapid is None else ignored | rapid)
 
 
 def _take_answers(parameters: Parameters, states: States, items: Integers, scores: Floats, times: Floats) -> Prediction:

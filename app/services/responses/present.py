@@ -61,6 +61,8 @@ def _round_outcomes(course: CourseModel, decided: DecidedRound) -> Iterator[dict
         }
         if decided.rapid is not None and decided.rapid[number]:
             outcome["rapid"] = True
+        if course.parameters.items.ignored is not None and course.parameters.items.ignored[accepted.item]:
+            outcome["suspect"] = True
         if accepted.offered is not None:
             outcome["offer"] = _compare_with_offer(accepted.offered, response)
         if following is None:

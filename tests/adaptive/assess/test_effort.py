@@ -93,3 +93,19 @@ def test_marked_rapid_guesses_do_not_bias_the_ability() -> None:
     error = standard_error(parameters, truth)[able].mean() / np.sqrt(able.sum())
     assert (truth.ability - misled.ability)[able].mean() > 0.4
     assert abs((truth.ability - marked.ability)[able].mean()) < 0.2 + 3 * error
+
+
+@given(seeds)
+@examples(30)
+def test_answer_to_an_ignored_item_moves_nothing(seed: int) -> None:
+    parameters = random_course(seed)
+    states = random_states(parameters, seed, learners=4)
+    ignored = np.arange(parameters.items.count) % 2 == 0
+    careful = replace(parameters, items=replace(parameters.items, ignored=ignored))
+    items = np.array([0, 1, 2, 3])
+    after, _ = update_states(careful, states, items, np.ones(4), states.seen_at)
+    plain, _ = update_states(parameters, states, items, np.ones(4), states.seen_at)
+    assert equal(after.mastery[::2], states.mastery[::2])
+    assert same(after[1::2], plain[1::2])
+    # The control: the same answers, had the items been trusted.
+    assert not equal(plain.ability[::2], states.ability[::2])

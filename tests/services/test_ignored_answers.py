@@ -1,8 +1,9 @@
-"""Answers that came too fast to be thought about: told, without effect, and the same after any replay."""
+"""Answers that say nothing, too fast or to a suspect item: told, without effect, and the same after any replay."""
 
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from sqlalchemy import Connection
 
@@ -15,6 +16,7 @@ from tests.client import COURSE, app_of, find_differences, minute_text, school
 pytestmark = pytest.mark.anyio
 
 USUAL_MS, RAPID_MS = 20_000, 1_500
+MOSTLY = 0.8
 
 
 def request_one(db: Connection) -> calibrations.Claim:
@@ -68,4 +70,36 @@ async def test_rapid_answer_is_told_and_moves_no_number(database_url: str) -> No
         late = await answer(client, "late", "l3", -5, RAPID_MS)
         assert late["rapid"] is True
         assert "rapid" not in await answer(client, "unknown", "l3", 102, None)
+        assert await find_differences(database) == []
+
+
+def half_able_answers() -> list[dict[str, Any]]:
+    """Learners of whom half are mostly right and half mostly wrong; on the first item it is the other way round."""
+    rng = np.random.default_rng(1)
+    pairs = [(n, item) for n in range(160) for item in ("i1", "i2", "i3", "i4", "i6", "i7")]
+    right = [(rng.random() < MOSTLY) == (n % 2 == (item == "i1")) for n, item in pairs]
+    return [
+        {"id": f"{n}-{item}", "learner": f"l{n}", "item": item, "correct": correct}
+        for (n, item), correct in zip(pairs, right, strict=True)
+    ]
+
+
+async def test_answers_to_a_suspect_item_move_no_number_until_it_is_reviewed(database_url: str) -> None:
+    async with school(database_url) as client:
+        database = app_of(client).state.database
+        reply = await client.post("./responses:batch", json={"responses": half_able_answers()})
+        assert reply.status_code == 200, reply.text[:500]
+        assert {result["status"] for result in reply.json()["results"]} == {"created"}, reply.text[:500]
+        assert "suspect" not in await answer(client, "before", "l2", 9, None)
+        report = await calibrate(database)
+        assert [item["item"] for item in report["suspect_items"]["items"]] == ["i1"]
+        ignored = await answer(client, "after", "l2", 10, None)
+        assert (ignored["suspect"], ignored["mastery"][0]["change"]) == (True, 0)
+        offer = (await client.post("learners/new/recommendations")).json()["recommendations"][0]
+        assert offer["item"] == "i2"
+        item = {"id": "i1", "skills": ["add"], "reviewed": True}
+        assert (await client.put("catalogue", json={"items": [item]})).status_code == 200
+        counted = await answer(client, "reviewed", "l2", 11, None)
+        assert "suspect" not in counted
+        assert counted["mastery"][0]["change"] != 0
         assert await find_differences(database) == []

@@ -32,19 +32,8 @@ def find_recent(recent: RecentItems, learners: Integers, items: Integers) -> tup
 
 def answers_since(recent: RecentItems, total_responses: Integers, learners: Integers, items: Integers) -> Integers:
     """How many answers ago each learner (a row of `recent`) last answered each item; -1 if not of late; (N,)."""
-    result = np.full(len(items), -1, dtype=np.int64)
-    rows, slots = np.nonzero(recent.items >= 0)
-    if not rows.size or not len(items):
-        return result
-    width = int(max(recent.items.max(), items.max())) + 1
-    held = rows * width + recent.items[rows, slots]
-    order = np.argsort(held)
-    held, since = held[order], (total_responses[rows] - recent.answered_at[rows, slots])[order]
-    wanted = learners * width + items
-    place = np.minimum(np.searchsorted(held, wanted), len(held) - 1)
-    found = held[place] == wanted
-    result[found] = since[place[found]]
-    return result
+    slot, seen = find_recent(recent, learners, items)
+    return np.where(seen, total_responses[learners] - recent.answered_at[learners, slot], -1)
 
 
 def has_met_another(

@@ -267,7 +267,7 @@ async def test_repeated_answer_returns_first_outcome_after_a_change_of_the_catal
 
 async def test_number_of_choices_is_the_guessing_of_an_item_without_parameters(client: httpx.AsyncClient) -> None:
     known = {"model": "3PL", "a": 1, "b": 0, "c": 0.2}
-    given = [
+    given: list[dict[str, Any]] = [
         {"id": "c-1", "skills": ["add"], "choices": 4},
         {"id": "c-2", "skills": ["add"], "choices": 4, "parameters": known},
         {"id": "c-3", "skills": ["add"]},

@@ -158,23 +158,27 @@ def rank_skills(skill_status: SkillStatus, skills: OpenSkills) -> tuple[Integers
     meanwhile a mastered one is kept up. Where everything is mastered, those that fade are kept up. The code is
     `RETRY` where practice of the skill has made no progress, and `REST` where others rest for its sake.
     """
-    awake = ~skill_status.resting
-    left = np.asarray(skills.unfinished.any(axis=1))[:, None]
-    kept = np.where(left, skills.finished, skills.fading)
+    awake, unfinished = ~skill_status.resting, skills.unfinished
+    left = np.asarray(unfinished.any(axis=1))
     groups = (
         (PRACTISE, skills.doable & awake, skill_status.value),
-        (STRENGTHEN, skills.unfinished & awake, skill_status.urgency),
-        (UPKEEP, kept, skill_status.need),
+        (STRENGTHEN, unfinished & awake, skill_status.urgency),
+        (UPKEEP, np.where(left[:, None], skills.finished, skills.fading), skill_status.need),
         (PRACTISE, skills.doable, skill_status.value),
-        (STRENGTHEN, skills.unfinished, skill_status.urgency),
+        (STRENGTHEN, unfinished, skill_status.urgency),
     )
-    rows, code = np.arange(len(awake)), np.full(len(awake), NOTHING_ELIGIBLE)
-    skill = np.full(len(awake), -1)
-    for name, group, value in reversed(groups):
-        some = np.asarray(group.any(axis=1))
-        code = np.where(some, name, code)
-        skill = np.where(some, np.argmax(np.where(group, value, -np.inf), axis=1), skill)
-    rests = (skill_status.resting & skill_status.just_practised).any(axis=1) | ((code == UPKEEP) & left[:, 0])
+    rows, code = np.arange(len(left)), np.full(len(left), NOTHING_ELIGIBLE)
+    skill = np.full(len(left), -1)
+    for name, group, value in groups:
+        some = group.any(axis=1) & (skill < 0)
+        if np.count_nonzero(some):
+            code[some] = name
+            skill[some] = np.where(group, value, -np.inf)[some].argmax(axis=1)
+        if np.count_nonzero(skill < 0) == 0:
+            break
+    if not np.count_nonzero(skill_status.stuck):
+        return skill, code
+    rests = (skill_status.resting & skill_status.just_practised).any(axis=1) | ((code == UPKEEP) & left)
     code = np.where((skill >= 0) & rests, REST, code)
     return skill, np.where((skill >= 0) & skill_status.stuck[rows, skill], RETRY, code)
 

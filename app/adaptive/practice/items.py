@@ -83,14 +83,16 @@ def _delay_of_others(
 ) -> Floats:
     """More for every other skill of an item that is new to the learner, stuck, or without its prerequisites; (N,)."""
     skills = parameters.items.skills[items]
-    rows = learners[:, None]
     doubtful = states.mastery < LIKELY_KNOWN
-    other = (skills >= 0) & ~practised & doubtful[rows, skills]
-    new = other & (states.responses[rows, skills] < FEW_RESPONSES)
-    prerequisites = parameters.informed_prerequisites[items]
-    unready = ((prerequisites >= 0) & doubtful[rows[:, :, None], prerequisites]).any(axis=2)
-    unready |= is_stuck(states)[rows, skills]
-    return np.asarray(NEW_SKILL * new.sum(axis=1) + UNREADY_SKILL * (other & unready).sum(axis=1))
+    rows, columns = ((skills >= 0) & ~practised & doubtful[learners[:, None], skills]).nonzero()
+    if not rows.size:
+        return np.zeros(len(items))
+    whose, other = learners[rows], skills[rows, columns]
+    prerequisites = parameters.informed_prerequisites[items[rows], columns]
+    unready = ((prerequisites >= 0) & doubtful[whose[:, None], prerequisites]).any(axis=1)
+    unready |= is_stuck(states)[whose, other]
+    delay = NEW_SKILL * (states.responses[whose, other] < FEW_RESPONSES) + UNREADY_SKILL * unready
+    return np.asarray(np.bincount(rows, delay, len(items)))
 
 
 def add_jitter(score: Floats, seeds: Seeds, items: Integers) -> Floats:

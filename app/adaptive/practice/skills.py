@@ -81,11 +81,9 @@ def judge_skills(parameters: Parameters, states: States) -> SkillStatus:
         unlocks[:, opening] += np.add.reduceat(1 - discounted_mastery[:, opened], starts[opening], axis=1)
     secured = discounted_mastery >= secured_threshold(parameters)
     ready = _ready_share(parameters, secured)
-    since = states.total_responses[:, None] - states.practised
     stuck = is_stuck(states)
-    resting = stuck & (since < REST)
+    tired = _rest_left(states, stuck)
     just_practised = skills_of_last_item(parameters, states)
-    tired = resting * (1 + REST - np.minimum(since, REST))
     # A level outweighs all that a skill can unlock; staying with a skill outweighs all levels, rest outweighs it.
     apart = skills.count + 1
     value = unlocks + apart * (STAY * apart * (just_practised - 2 * tired) - skills.depth)
@@ -100,10 +98,18 @@ def judge_skills(parameters: Parameters, states: States) -> SkillStatus:
         mastered=mastered,
         fading=mastered & (states.mastery < MASTERY_LINE),
         stuck=stuck,
-        resting=resting,
+        resting=tired > 0,
         just_practised=just_practised,
         value=value,
     )
+
+
+def _rest_left(states: States, stuck: Booleans) -> Integers:
+    """Return how many exercises on others a stuck skill rests for, and one more, 0 if it does not; (B, S)."""
+    if not np.count_nonzero(stuck):
+        return np.zeros(stuck.shape, dtype=np.int64)
+    since = states.total_responses[:, None] - states.practised
+    return stuck * (since < REST) * (1 + REST - since)
 
 
 def practice_discount(parameters: Parameters, responses: Integers) -> Floats:

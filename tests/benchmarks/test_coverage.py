@@ -17,7 +17,7 @@ pytestmark = pytest.mark.statistics
 
 def simulated(world: World) -> tuple[Abilities, Masteries]:
     """Six courses of 80 learners, 100 answers each; not seen when the constants were chosen."""
-    return report(world, range(90_000, 90_006), 80, particles=150)
+    return report(world, range(91_000, 91_006), 80, particles=150)
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +31,8 @@ def reported_with_truth() -> tuple[Abilities, Masteries]:
 
 
 def ninety(holds: Floats) -> None:
-    """The law."""
-    assert 0.87 <= np.mean(holds) <= 0.93
+    """The law: parameters are estimates, so a little more than 90 % is on the safe side."""
+    assert 0.87 <= np.mean(holds) <= 0.95
 
 
 def of_ability(reported: Abilities, error: Floats) -> None:
@@ -42,18 +42,13 @@ def of_ability(reported: Abilities, error: Floats) -> None:
         ninety(holds[(low <= reported.total_responses) & (reported.total_responses <= high)])
 
 
-def nearly_ninety(holds: Floats) -> None:
-    """The law for mastery: the width was fitted to an engine in which P(T) counted in full (measured .82 at least)."""
-    assert 0.8 <= np.mean(holds) <= 0.93
-
-
 def of_mastery(reported: Masteries, low: Floats, high: Floats) -> None:
     """Overall, after few answers and after many, and on both sides of the middle."""
     holds = inside(reported, low, high).astype(np.float64)
     for first, last in [(1, 100), (1, 2), (3, 10), (11, 100)]:
-        nearly_ninety(holds[(first <= reported.responses) & (reported.responses <= last)])
+        ninety(holds[(first <= reported.responses) & (reported.responses <= last)])
     for below, above in [(0, 0.5), (0.5, 0.9)]:
-        nearly_ninety(holds[(reported.responses > 0) & (below <= reported.mastery) & (reported.mastery < above)])
+        ninety(holds[(reported.responses > 0) & (below <= reported.mastery) & (reported.mastery < above)])
 
 
 def test_interval_of_ability_covers_the_truth(reported: tuple[Abilities, Masteries]) -> None:
@@ -80,7 +75,7 @@ def test_law_of_coverage_notices_the_variance_of_the_filter_alone(reported: tupl
         of_ability(reported[0], reported[0].filtered)
 
 
-@pytest.mark.parametrize("factor", [0.85, 1.15])
+@pytest.mark.parametrize("factor", [0.8, 1.2])
 def test_law_of_coverage_notices_a_wrong_standard_error(reported: tuple[Abilities, Masteries], factor: float) -> None:
     with pytest.raises(AssertionError):
         of_ability(reported[0], factor * reported[0].error)
@@ -91,7 +86,7 @@ def test_law_of_coverage_notices_the_interval_of_a_share(reported: tuple[Abiliti
         of_mastery(reported[1], *share_rule(reported[1].mastery, reported[1].responses))
 
 
-@pytest.mark.parametrize("factor", [0.8, 1.25])
+@pytest.mark.parametrize("factor", [0.75, 1.4])
 def test_law_of_coverage_notices_a_wrong_mastery_interval(reported: tuple[Abilities, Masteries], factor: float) -> None:
     seen = reported[1]
     low, high = seen.mastery - factor * (seen.mastery - seen.low), seen.mastery + factor * (seen.high - seen.mastery)

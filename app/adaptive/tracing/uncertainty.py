@@ -15,6 +15,8 @@ from app.adaptive.state import States
 
 # Of the answers of somebody who does not know a skill, as many succeed as make P(T) count half.
 SUCCESS = 0.5
+# What is added to the variance because parameters are estimates, as a share (docs/models.md, "How sure").
+ESTIMATED = 0.2
 LEAST_VARIANCE = 1e-100
 SHORTEST_RETENTION = 1e-9
 LONGEST_RETENTION = 1 - 1e-6
@@ -24,15 +26,17 @@ def standard_error(parameters: Parameters, states: States) -> Floats:
     """The standard error of θ in logits, (B,): θ ± 1.645 of it holds 90 %. Never above the prior's, never below √v.
 
     The answers told the filter 1/v - 1/v₀ of θ. If their mean is disturbed by something of variance e, they told
-    only 1 / (1 / (1/v - 1/v₀) + e); with the prior this leaves a variance of v + e d² / (v₀² + e d), d = v₀ - v.
+    only 1 / (1 / (1/v - 1/v₀) + e); with the prior this leaves a variance of w = v + e d² / (v₀² + e d), d = v₀ - v.
+    Parameters are estimates, too: a calibration finds the v₀ that predicts best, which is too small, so w counts
+    1 + .2 d / v₀ times.
     """
     prior = max(parameters.population.ability_variance, LEAST_VARIANCE)
     information = np.maximum(parameters.population.ability_variance - states.ability_variance, 0.0)
     disturbance_variance = disturbance(parameters, states.total_responses, states.responses)
-    return np.sqrt(
-        states.ability_variance
-        + disturbance_variance * information * information / (prior * prior + disturbance_variance * information)
+    variance = states.ability_variance + disturbance_variance * information * information / (
+        prior * prior + disturbance_variance * information
     )
+    return np.sqrt(np.minimum(variance * (1 + ESTIMATED * information / prior), np.maximum(variance, prior)))
 
 
 def disturbance(parameters: Parameters, total_responses: Integers, responses: Integers) -> Floats:

@@ -110,7 +110,11 @@ def test_filter_is_not_changed_by_padding_and_unpractised_skills_and_items(seed:
     extra = replace(extra, skills=np.pad(extra.skills, ((0, 0), (0, items.skills.shape[1] - 3)), constant_values=-1))
     names = Items.__dataclass_fields__
     wider = Items(
-        **{name: np.concatenate([getattr(items, name), getattr(extra, name)]) for name in names if name != "measured"}
+        **{
+            name: np.concatenate([getattr(items, name), getattr(extra, name)])
+            for name in names
+            if name not in {"measured", "ignored"}
+        }
     )
     log = random_log(parameters, seed)
     one, predicted = replay(parameters, log)

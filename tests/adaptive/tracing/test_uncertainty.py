@@ -128,10 +128,10 @@ def test_overlap_of_skills_equals_a_calculation_by_hand() -> None:
 
 
 def test_mastery_interval_equals_a_calculation_by_hand() -> None:
-    """P(known) = .5 after 10 answers: e^±.855 to one on the odds, .01 added on the far side."""
+    """P(known) = .5 after 10 answers: e^±1.01 to one on the odds, .01 added on the far side."""
     low, high = mastery_interval(np.array([0.5]), np.array([10]))
-    np.testing.assert_allclose(low, 0.5 / (0.5 + 0.51 * np.exp(0.855)), rtol=1e-6)
-    np.testing.assert_allclose(high, 0.51 / (0.51 + 0.5 * np.exp(-0.855)), rtol=1e-6)
+    np.testing.assert_allclose(low, 0.5 / (0.5 + 0.51 * np.exp(1.01)), rtol=1e-6)
+    np.testing.assert_allclose(high, 0.51 / (0.51 + 0.5 * np.exp(-1.01)), rtol=1e-6)
     low, high = mastery_interval(np.array([0.5]), np.array([10]), 1.0, 0.5)
-    np.testing.assert_allclose(low, 0.5 / (0.5 + 0.51 * np.exp(0.855 * (1 + 0.5 * (1.5 + 0.25)))), rtol=1e-6)
-    np.testing.assert_allclose(high, 0.51 / (0.51 + 0.5 * np.exp(-0.855 * (1 + 3.5 * 0.5 * 0.25))), rtol=1e-6)
+    np.testing.assert_allclose(low, 0.5 / (0.5 + 0.51 * np.exp(1.01 * (1 + 0.5 * 1.5))), rtol=1e-6)
+    np.testing.assert_allclose(high, 0.51 / (0.51 + 0.5 * np.exp(-1.01 * (1 + 1.5 * 0.5 * 0.25))), rtol=1e-6)

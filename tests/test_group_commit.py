@@ -280,7 +280,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, name: str, interlude: Coroutine[A
 
 
 @pytest.mark.parametrize("engine_name", ["postgresql"], indirect=True)
-@pytest.mark.parametrize(("function", "known"), [("find_learners", True), ("insert_learners", False)])
+@pytest.mark.parametrize(("function", "known"), [("find_learners", True), ("create_learners", False)])
 async def test_group_commit_mixes_no_course_models_when_the_catalogue_changes(
     function: str, known: bool, database_url: str, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

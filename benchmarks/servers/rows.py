@@ -41,6 +41,7 @@ TERMS = {
     "p_learn": 0.4,
     "difficulty_match": 0.264953,
     "diagnosticity": 0.512204,
+    "delay": 1.992188,
     "prerequisites": 1.0,
 }
 NEXT: dict[str, Any] = {

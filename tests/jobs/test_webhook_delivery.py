@@ -17,6 +17,7 @@ import structlog
 from sqlalchemy import Connection, func, select
 from structlog.testing import capture_logs
 
+from app.adaptive.tracing.mastery import STUCK_AFTER
 from app.core.database import Database
 from app.core.errors import Invalid
 from app.core.times import now
@@ -408,12 +409,15 @@ async def test_calls_follow_the_openapi_document(database_url: str, monkeypatch:
         for n in range(UNTIL_MASTERED):
             body = {"learner": CANARY, "item": ("i1", "i2")[n % 2], "correct": True, "id": f"r-{n}"}
             assert (await client.post("responses", json=body)).status_code == 201
+        for n in range(STUCK_AFTER):
+            body = {"learner": "eve", "item": ("i1", "i2")[n % 2], "correct": False, "id": f"w-{n}"}
+            assert (await client.post("responses", json=body)).status_code == 201
         assert (await client.post("responses/r-1/void", json={"reason": "misprint"})).status_code == 200
         assert (await client.post("responses/r-2/regrade", json={"score": 0.5, "reason": "half"})).status_code == 200
         database = app_of(client).state.database
         claim = await database.write(calibrations.request_calibration, 1, COURSE, now())
         await database.write(calibrations.save_failure, claim, "no luck", now())
-        await receiver.until(lambda: len(receiver.ids) == 4)
+        await receiver.until(lambda: len(receiver.ids) == 5)
     for call in receiver.calls:
         assert call.headers["host"] == f"127.0.0.1:{receiver.port}"
         assert call.headers["content-type"] == "application/json"

@@ -341,7 +341,8 @@ def test_p_correct_of_a_recommendation_is_that_of_an_answer_at_once() -> None:
     """`p_correct` of the exercise to come is that of its answer, if it is given at once."""
     parameters, log = course_with_behaviour(3)
     states, _ = replay(parameters, log)
-    choices = choose_items(parameters, states, np.arange(log.learners).astype(np.uint64))
+    now = fade_states(parameters, states, states.seen_at)
+    choices = choose_items(parameters, now, np.arange(log.learners).astype(np.uint64))
     rows = np.flatnonzero(choices.item >= 0)
     _, prediction = update_states(
         parameters, states[rows], choices.item[rows], np.ones(len(rows)), states.seen_at[rows]

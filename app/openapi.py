@@ -12,7 +12,7 @@ DESCRIPTION = f"""
 - **Key**: every address under `/v1` wants `Authorization: Bearer prx_…`; `proxima key create` makes a key.
 - **Ids** of courses, skills, items, learners and responses are your own strings of 1 to {LONGEST_ID} characters
   (and at most {MOST_BYTES} bytes of UTF-8, which only rare scripts reach);
-  in a path they are percent-encoded, a slash as `%2F`. A learner is known from the first answer on.
+  in a path they are percent-encoded, a slash as `%2F`. A learner is known from the first answer or offered exercise on.
 - **Strictness**: unknown fields and parameters are refused; `null` means absent. Times are RFC 3339 with an offset.
 - **Retries**: give each answer an `id`, and it counts once, however often it is sent.
 - **Lists** come in pages: follow `next`, or the header `Link`, until there is none.

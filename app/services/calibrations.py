@@ -42,7 +42,7 @@ from app.services.course_model import CourseModel, build_course_model, ignored_i
 from app.services.left_out import LeftOut, left_out_from_json, left_out_report
 from app.services.present import calibration_id
 from app.services.replay import course_log
-from app.services.screening import change_warnings, screening_report, screening_warnings
+from app.services.screening import change_warnings, rate_warnings, screening_report, screening_warnings
 from app.services.webhooks import CALIBRATION_FINISHED, WebhookEvent, publish_events
 
 RUNNING, SUCCEEDED, FAILED = "running", "succeeded", "failed"
@@ -344,6 +344,7 @@ def build_result(job: CalibrationJob, fit: CalibrationFit) -> CalibrationResult:
     report["warnings"] = [
         *screening_warnings(report),
         *change_warnings(report, int((response_counts > 0).sum())),
+        *rate_warnings(after.skills),
     ]
     return CalibrationResult(encode_calibration(fit, job.rapid_below, suspect), report)
 

@@ -6,7 +6,9 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from app.adaptive.calibration.fit import highest_forget
 from app.adaptive.calibration.screening import Screening, screen_log
+from app.adaptive.parameters import Skills
 from app.adaptive.response_log import Log
 from app.queries.responses import read_all_entries
 from app.services.course_model import CourseModel, read_course_model
@@ -18,6 +20,9 @@ MAX_LEARNERS = 1000
 # If more of the items with answers have moved, a person should know why before the calibration is put in force.
 MANY_CHANGED = 0.5
 MIN_CHANGED = 5
+# Of its bound, and of the skills: from there on forgetting is called fast.
+AT_BOUND, MANY_AT_BOUND = 0.99, 0.5
+LITTLE_LEARNING = 0.08
 
 Json = dict[str, Any]
 
@@ -89,6 +94,25 @@ def change_warnings(report: Json, items: int) -> Iterator[Json]:
             "code": "many_items_changed",
             "detail": f"{changed:,} of {items:,} items moved by more than .25 logits since "
             f"{report['compared_with']}; find out why before you activate it",
+        }
+
+
+def rate_warnings(skills: Skills) -> Iterator[Json]:
+    """What fitted rates say about how far the word mastered can be relied on (docs/models.md, "Is it true?")."""
+    if not skills.count:
+        return
+    at_bound = int((skills.p_forget >= AT_BOUND * highest_forget(skills.p_learn)).sum())
+    if float(skills.p_learn.mean()) < LITTLE_LEARNING:
+        yield {
+            "code": "little_learning",
+            "detail": f"P(T) is {skills.p_learn.mean():.2f} on average: hardly anybody learns by answering here, and "
+            "mastered is wrong about one time in ten",
+        }
+    elif at_bound > MANY_AT_BOUND * skills.count:
+        yield {
+            "code": "fast_forgetting",
+            "detail": f"P(F) of {at_bound:,} of {skills.count:,} skills is as high as a fit allows; if they are "
+            "forgotten faster, mastered is wrong up to one time in five",
         }
 
 

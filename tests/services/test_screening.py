@@ -1,13 +1,15 @@
 """What a screening report names, and in which words."""
 
 import numpy as np
+import pytest
 from scipy.special import expit
 
 from app.adaptive.arrays import Booleans
 from app.adaptive.calibration.fit import select_learners
 from app.adaptive.calibration.screening import screen_log
+from app.adaptive.parameters import Skills
 from app.adaptive.response_log import Log
-from app.services.screening import describe_suspect_items, screening_report, screening_warnings
+from app.services.screening import describe_suspect_items, rate_warnings, screening_report, screening_warnings
 
 ITEMS, LEARNERS, BOTS = 20, 400, 60
 ITEM_IDS = [f"i{number}" for number in range(ITEMS)]
@@ -50,3 +52,27 @@ def test_report_on_good_answers_warns_of_nothing() -> None:
     report = screening_report(screen_log(honest, np.empty((ITEMS, 0), dtype=np.int64)), ITEM_IDS, LEARNER_IDS)
     assert list(screening_warnings(report)) == []
     assert report["suspect_items"] == {"judged": ITEMS, "count": 0, "items": []}
+
+
+def rates(p_learn: float, p_forget: float, skills: int = 4) -> Skills:
+    """Skills of equal rates."""
+    return Skills(np.full(skills, 0.3), np.full(skills, p_learn), np.full(skills, p_forget), np.empty((skills, 0), int))
+
+
+@pytest.mark.parametrize(
+    ("p_learn", "p_forget", "codes"),
+    [
+        (0.3, 0.01, []),
+        (0.3, 0.025, ["fast_forgetting"]),
+        (0.9, 0.05, ["fast_forgetting"]),
+        (0.05, 0.002, ["little_learning"]),
+    ],
+)
+def test_rates_that_make_the_word_mastered_doubtful_are_named(
+    p_learn: float, p_forget: float, codes: list[str]
+) -> None:
+    assert [warning["code"] for warning in rate_warnings(rates(p_learn, p_forget))] == codes
+
+
+def test_course_without_skills_has_no_warning_of_rates() -> None:
+    assert list(rate_warnings(rates(0.3, 0.01, skills=0))) == []

@@ -283,7 +283,7 @@ def _fit_rates(parameters: Parameters, log: Log, predicted: Prediction) -> Skill
             default = {"prior": DEFAULT_PRIOR, "p_learn": DEFAULT_LEARN, "p_forget": DEFAULT_FORGET}[name]
             mean = (hits.sum() + PSEUDO_LEARNERS * default) / (chances.sum() + PSEUDO_LEARNERS)
             rates[name] = np.clip((hits + PSEUDO_LEARNERS * mean) / (chances + PSEUDO_LEARNERS), *BOUNDS[name])
-        rates["p_forget"] = np.minimum(rates["p_forget"], rates["p_learn"] / LEARN_TO_FORGET)
+        rates["p_forget"] = np.minimum(rates["p_forget"], highest_forget(rates["p_learn"]))
         skills = replace(skills, **rates)
     return skills
 
@@ -339,6 +339,11 @@ def count_expected(
         "p_learn": (learnt, could_learn),
         "p_forget": (forgot, could_forget),
     }
+
+
+def highest_forget(p_learn: Floats) -> Floats:
+    """The highest P(F) that a fit gives skills with these P(T), (S,): a learner who is always right stays mastered."""
+    return np.minimum(BOUNDS["p_forget"][1], p_learn / LEARN_TO_FORGET)
 
 
 def search_population(parameters: Parameters, log: Log, rng: np.random.Generator) -> Population:

@@ -41,7 +41,7 @@ from app.services.catalogue import catalogue_at, need_course, read_catalogue
 from app.services.course_model import CourseModel, build_course_model, ignored_items, read_calibrated_values
 from app.services.left_out import LeftOut, left_out_from_json, left_out_report
 from app.services.present import calibration_id
-from app.services.replay import course_log
+from app.services.replay import course_log, find_rapid, known_durations
 from app.services.screening import change_warnings, rate_warnings, screening_report, screening_warnings
 from app.services.webhooks import CALIBRATION_FINISHED, WebhookEvent, publish_events
 
@@ -224,8 +224,11 @@ def read_calibration_job(db: Connection, claim: Claim) -> CalibrationJob:
         raise NothingToCalibrate("all responses of the course were voided; send or import others")
     if not entries:
         raise NothingToCalibrate("all responses of the course were left out; leave out fewer")
-    rapid_below = _find_rapid_thresholds(course, entries)
-    thoughtful = [entry for entry in entries if not _is_rapid(course, rapid_below, entry)]
+    items = np.array([course.item_numbers[entry.item_id] for entry in entries], dtype=np.int64)
+    durations = known_durations([entry.duration_ms for entry in entries])
+    rapid_below = rapid_thresholds(items, durations, len(course.item_ids))
+    rapid = find_rapid(rapid_below, items, durations)
+    thoughtful = entries if rapid is None else [entries[number] for number in np.flatnonzero(~rapid).tolist()]
     if not thoughtful:
         raise NothingToCalibrate("every response of the course came too fast to be thought about")
     log, learners = course_log(course, thoughtful)
@@ -243,18 +246,6 @@ def read_calibration_job(db: Connection, claim: Claim) -> CalibrationJob:
         rapid_below=rapid_below,
         rapid_responses=len(entries) - len(thoughtful),
     )
-
-
-def _find_rapid_thresholds(course: CourseModel, entries: Sequence[Entry]) -> Integers:
-    """Return below how many ms an answer to each item was not thought about, by how long its answers took."""
-    items = np.array([course.item_numbers[entry.item_id] for entry in entries], dtype=np.int64)
-    durations = np.array([np.nan if entry.duration_ms is None else entry.duration_ms for entry in entries])
-    return rapid_thresholds(items, durations, len(course.item_ids))
-
-
-def _is_rapid(course: CourseModel, rapid_below: Integers, entry: Entry) -> bool:
-    """Return whether an answer came too fast to be thought about."""
-    return entry.duration_ms is not None and entry.duration_ms < rapid_below[course.item_numbers[entry.item_id]]
 
 
 def _read_compared_models(

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Connection
 
-from app.adaptive.arrays import Booleans, Integers
+from app.adaptive.arrays import Booleans, Floats, Integers
 from app.adaptive.response_log import Log
 from app.adaptive.state import States
 from app.adaptive.tracing.filter import fade_states
@@ -151,15 +151,18 @@ def to_log(course: CourseModel, entries: Sequence[Entry], lengths: Sequence[int]
     items = np.array([course.item_numbers[entry.item_id] for entry in entries], dtype=np.int64)
     times = np.array([to_days(entry.occurred_at) for entry in entries], dtype=np.float64)
     scores = as_fractions(course, items, [entry.score or 0.0 for entry in entries])
-    return Log(starts, items, scores, times, find_rapid(course, items, [entry.duration_ms for entry in entries]))
+    durations = known_durations([entry.duration_ms for entry in entries])
+    return Log(starts, items, scores, times, find_rapid(course.rapid_below, items, durations))
 
 
-def find_rapid(course: CourseModel, items: Integers, durations: Sequence[int | None]) -> Booleans | None:
+def known_durations(durations: Sequence[int | None]) -> Floats:
+    """Return durations in ms as an array, infinite where unknown."""
+    return np.array([np.inf if each is None else each for each in durations], dtype=np.float64)
+
+
+def find_rapid(rapid_below: Integers, items: Integers, durations: Floats) -> Booleans | None:
     """Return which answers were given too fast to be thought about; None where none was."""
-    if not course.rapid_below.any():
-        return None
-    taken = np.array([np.inf if each is None else each for each in durations], dtype=np.float64)
-    rapid = taken < course.rapid_below[items]
+    rapid = durations < rapid_below[items]
     return rapid if np.count_nonzero(rapid) else None
 
 

@@ -24,7 +24,7 @@ from app.services.recommendations import (
     next_recommendation_id,
     prefetch_key,
 )
-from app.services.replay import CheckpointSet, as_fractions, entry_sort_key, find_rapid, replay_history
+from app.services.replay import CheckpointSet, as_fractions, entry_sort_key, find_rapid, known_durations, replay_history
 from app.services.responses.types import AcceptedResponse, DecidedRound, Decision, Known
 
 
@@ -102,8 +102,7 @@ def _decide_round(known: Known, progress: _Progress, responses: Sequence[Accepte
     index = {row.id: number for number, row in enumerate(progress.learners)}
     indices = np.array([index[accepted.response.learner] for accepted in responses])
     before = progress.states[indices]
-    rapid = _find_rapid(course, responses)
-    after, p = _update(course, before, responses, rapid)
+    after, p, rapid = _update(course, before, responses)
     for number, (accepted, learner) in enumerate(zip(responses, indices.tolist(), strict=True)):
         row, entry = progress.learners[learner], accepted.entry()
         progress.pending.setdefault(row.id, []).append(entry)
@@ -123,21 +122,17 @@ def _decide_round(known: Known, progress: _Progress, responses: Sequence[Accepte
     return DecidedRound(responses, before_now, after, now, p, rapid, offers, resolved, choices)
 
 
-def _find_rapid(course: CourseModel, responses: Sequence[AcceptedResponse]) -> Booleans | None:
-    """Which responses were given too fast to be thought about; none if none was."""
-    items = np.array([accepted.item for accepted in responses])
-    return find_rapid(course, items, [accepted.response.duration_ms for accepted in responses])
-
-
 def _update(
-    course: CourseModel, before: States, responses: Sequence[AcceptedResponse], rapid: Booleans | None
-) -> tuple[States, Floats]:
-    """The states of B learners after one response each, and P(correct) before it, (B,)."""
+    course: CourseModel, before: States, responses: Sequence[AcceptedResponse]
+) -> tuple[States, Floats, Booleans | None]:
+    """The states of B learners after one response each, P(correct) before it, (B,), and which came too fast, if any."""
     items = np.array([accepted.item for accepted in responses])
     times = np.array([to_days(accepted.response.occurred_at) for accepted in responses])
     scores = as_fractions(course, items, [accepted.score for accepted in responses])
+    durations = known_durations([accepted.response.duration_ms for accepted in responses])
+    rapid = find_rapid(course.rapid_below, items, durations)
     after, predicted = update_states(course.parameters, before, items, scores, times, rapid)
-    return after, predicted.p
+    return after, predicted.p, rapid
 
 
 def _replay_late(known: Known, progress: _Progress, entry: Entry, after: States, p: Floats, number: int) -> None:

@@ -153,21 +153,19 @@ def _reason_text(
         mastery=_percent_text(states.mastery[learner, skill], language) if skill >= 0 else "",
         ready=say(language, "ready") if skill >= 0 and course.parameters.skills.has_prerequisites[skill] else "",
         opens=say(language, "unlocks") if choice.unlocks >= UNLOCKS_MENTIONED else "",
-        rests=_join_names(
-            [_quoted_title(course, each, language) for each in _resting(course, states, learner)], language
-        ),
+        rests=_names_of_resting(course, states, learner, language) if code == "rest_skill" else "",
         stalled=str(states.stalled[learner, skill]) if skill >= 0 else "",
         match=say(language, _match_key(choice.p), chance=_percent_text(choice.p, language)),
         chance=_percent_text(choice.p, language),
     )
 
 
-def _resting(course: CourseModel, states: States, learner: int) -> list[int]:
-    """Return the skills of the last item of one learner on which practice makes no progress."""
-    last = int(states.last_item[learner])
-    asked: list[int] = course.parameters.items.skills[last].tolist() if last >= 0 else []
-    stuck = rules.is_stuck(states)[learner]
-    return [skill for skill in asked if skill >= 0 and stuck[skill]]
+def _names_of_resting(course: CourseModel, states: States, learner: int, language: str) -> str:
+    """Return the skills that rest because practice made no progress: of the last item, else all that do."""
+    status = judge_skills(course.parameters, states[learner : learner + 1])
+    rests = status.resting & status.just_practised
+    skills = np.flatnonzero(rests if rests.any() else status.resting)
+    return _join_names([_quoted_title(course, skill, language) for skill in skills.tolist()], language)
 
 
 def _match_key(p: float) -> str:

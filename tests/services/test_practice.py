@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import httpx
@@ -19,12 +20,19 @@ STUCK_AFTER = 8
 ANSWERS = 40
 
 
-async def follow_next(client: httpx.AsyncClient, learner: str, score: float, answers: int) -> list[dict[str, Any]]:
-    """The outcomes of a learner who always has the same score and does what comes next."""
+async def follow_next(
+    client: httpx.AsyncClient, learner: str, score: float, answers: int, easy: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """The outcomes of a learner who always has the same score, but on easy items, and does what comes next."""
     offer = (await client.post(f"learners/{learner}/recommendations")).json()["recommendations"][0]
     outcomes: list[dict[str, Any]] = []
     for number in range(answers):
-        body = {"id": f"{learner}-{number}", "learner": learner, "item": offer["item"], "correct": score > 0}
+        body = {
+            "id": f"{learner}-{number}",
+            "learner": learner,
+            "item": offer["item"],
+            "correct": score > 0 or offer["item"] in easy,
+        }
         reply = await client.post("responses", json={**body, "occurred_at": minute_text(number)})
         outcomes.append(reply.json())
         offer = outcomes[-1]["next"]
@@ -86,6 +94,17 @@ async def test_learner_who_knows_nothing_is_stuck_told_so_once_and_gets_other_sk
     assert sorted(named) == sorted({row["skill"] for row in rows if "stuck" in row})
     codes = {outcome["next"]["reason"]["code"] for outcome in outcomes}
     assert {"rest_skill", "retry_skill"} <= codes
+
+
+async def test_reason_names_the_skills_that_rest_while_a_mastered_one_is_kept_up(database_url: str) -> None:
+    """Also at the second exercise of the rest, which follows one on the mastered skill."""
+    async with school(database_url) as client:
+        outcomes = await follow_next(client, "ann", 0, 80, easy=("i1", "i2"))
+        assert await find_differences(app_of(client).state.database) == []
+    rested = [outcome for outcome in outcomes if outcome["next"]["reason"]["code"] == "rest_skill"]
+    followed = [outcome for outcome in rested if outcome["response"]["item"] in {"i1", "i2"}]
+    assert followed
+    assert all(outcome["next"]["reason"]["text"].startswith("No progress is made on “") for outcome in rested)
 
 
 async def test_learner_who_makes_progress_is_never_stuck(database_url: str) -> None:

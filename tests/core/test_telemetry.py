@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from tests.http.edge import CANARY, edge_client, make_edge
 from tests.processes import NO_CERTIFICATES
 
 ROOT = Path(__file__).parents[2]
+LONGEST_S = 60.0
 
 
 @pytest.fixture(autouse=True)
@@ -180,11 +181,17 @@ def test_metrics_are_those_of_all_workers(two_workers: str, tmp_path: Path) -> N
     assert seen == {f"{sent:.1f}"}
 
 
-def wait_for(condition: Any) -> int:
-    for attempt in range(1, 400):
+def wait_for(condition: Callable[[], Any]) -> int:
+    """How many times it was asked until it held: the second worker may start long after the first."""
+    asked, last = 0, time.monotonic() + LONGEST_S
+    while time.monotonic() < last:
         try:
-            if condition():
-                return attempt
+            held = condition()
         except httpx.TransportError:
             time.sleep(0.05)
+            continue
+        asked += 1
+        if held:
+            return asked
+        time.sleep(0.005)
     raise AssertionError("it did not happen")

@@ -8,7 +8,7 @@ import asyncio
 import random
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ RECENT = 300
 CLIENTS = 8
 # Another death every so many operations, but not more in all: each costs seconds in which nothing happens.
 KILL_EVERY, MOST_KILLS = 150, 200
+MOST_TIMES = 10
 MOST_LATE_US = 60_000_000
 SHARES = {"append": 70, "read": 15, "void": 8, "regrade": 7}
 COMPARED_READS = 400
@@ -93,7 +94,16 @@ async def run_clients(service: Service, operations: int) -> list[Operation]:
     history: list[Operation] = []
     mine: list[tuple[str, str]] = []
     kill_every = max(KILL_EVERY, operations // MOST_KILLS)
-    numbers = iter(range(operations))
+
+    def numbered() -> Iterator[int]:
+        """So many operations, and more while no death has cut one: whether one is under way is luck."""
+        yield from range(operations)
+        for number in range(operations, MOST_TIMES * operations):
+            if any(operation.end == "info" for operation in history):
+                return
+            yield number
+
+    numbers = numbered()
 
     async def work(client: httpx.AsyncClient) -> None:
         for number in numbers:

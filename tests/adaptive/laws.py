@@ -1,7 +1,7 @@
 """What must always hold: each law raises AssertionError where it does not. `test_controls` shows that they can."""
 
 from dataclasses import replace
-from itertools import pairwise
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ from scipy.optimize import brentq
 
 from app.adaptive.arrays import Floats
 from app.adaptive.calibration import fit
-from app.adaptive.parameters import Parameters, Population
+from app.adaptive.parameters import Parameters, Population, Skills
 from app.adaptive.practice import choose
 from app.adaptive.practice import items as item_scores
 from app.adaptive.response_log import Log
@@ -290,27 +290,32 @@ def intercept_for(guessing: list[float]) -> list[float]:
 
 
 def expected_counts_enumerate_all_hidden_paths() -> None:
-    """`count_expected` equals an enumeration of every hidden path."""
+    """`count_expected` equals an enumeration of every hidden path, pauses among them."""
     rng = np.random.default_rng(3)
     skills = tree([[], []], prior=[0.3, 0.7], p_learn=[0.2, 0.4], p_forget=[0.05, 0.02])
     log = random_log(course(skills, make_items([[0], [1], [0, 1]])), 8, learners=6, longest=6)
     chains = link_skill_chains(make_items([[0], [1], [0, 1]]).skills, log)
     known, unknown = rng.uniform(0.1, 0.9, (2, len(chains.answer)))
     taught = rng.integers(0, 2, len(chains.answer)).astype(float)
-    found = fit.count_expected(skills, chains, known, unknown, taught, np.ones_like)
+    faded = rng.uniform(0, 0.8, len(chains.answer)) * rng.integers(0, 2, len(chains.answer))
+    found = fit.count_expected(skills, chains, known, unknown, taught, faded, np.ones_like)
     for number, (start, length) in enumerate(zip(chains.starts, chains.lengths, strict=True)):
         skill = int(chains.skill[number])
         prior, p_learn, p_forget = (float(r[skill]) for r in (skills.prior, skills.p_learn, skills.p_forget))
+        anew = begun_anew(skills, skill, known, unknown, taught, faded, range(start, start + length))
         total, counts = 0.0, np.zeros(5)
-        for path in range(2**length):
-            states = [(path >> t) & 1 for t in range(length)]
+        # After each answer but the last: what is known then, and what is left of it when the next one comes.
+        for path in product((0, 1), repeat=2 * length - 1):
+            states, later = path[::2], path[1::2]
             weight = prior if states[0] else 1 - prior
             for t, state in enumerate(states):
                 weight *= known[start + t] if state else unknown[start + t]
-                if t + 1 < length:
-                    chance_up = 1 - p_forget if state else p_learn * taught[start + t]
-                    weight *= chance_up if states[t + 1] else 1 - chance_up
-            steps = list(pairwise(states))
+            for t, (state, after, coming) in enumerate(zip(states, later, states[1:], strict=False)):
+                chance_up = 1 - p_forget if state else p_learn * taught[start + t]
+                weight *= chance_up if after else 1 - chance_up
+                drawn = prior if coming else 1 - prior
+                weight *= anew[t + 1] * drawn + (1 - anew[t + 1]) * (coming == after)
+            steps = list(zip(states, later, strict=False))
             counts += weight * np.array(
                 [
                     states[0],
@@ -327,6 +332,26 @@ def expected_counts_enumerate_all_hidden_paths() -> None:
             *(found["p_forget"][i][number] for i in (0, 1)),
         ]
         np.testing.assert_allclose(fast, counts / total, atol=1e-10)
+
+
+def begun_anew(
+    skills: Skills,
+    skill: int,
+    known: Floats,
+    unknown: Floats,
+    taught: Floats,
+    faded: Floats,
+    places: range,
+) -> list[float]:
+    """By the plain filter: which part of the learners begins anew before each answer of a chain."""
+    prior, p_learn, p_forget = (float(r[skill]) for r in (skills.prior, skills.p_learn, skills.p_forget))
+    result, q = [], prior
+    for place in places:
+        result.append(float(faded[place]) if q > prior else 0.0)
+        q += result[-1] * (prior - q)
+        q = q * known[place] / (q * known[place] + (1 - q) * unknown[place])
+        q = q * (1 - p_forget) + (1 - q) * p_learn * taught[place]
+    return result
 
 
 def intercepts_of_a_fold_ignore_its_answers() -> None:

@@ -228,7 +228,8 @@ def test_expected_counts_of_bkt_equal_those_of_calibrations(seed: int, forgets: 
     found = e_step_counts(tree, codes, shared_prior(3, PLAIN), odds, learn, forget)
     known, unknown = (np.exp(part)[code] for part in log_emissions(codes, rates))
     skills = skill_tree([[], [], []], prior=rates.prior, p_learn=rates.learn, p_forget=rates.forget)
-    expected = count_expected(skills, chains, known, unknown, np.ones(len(code)), np.ones_like)
+    never = np.zeros(len(code))
+    expected = count_expected(skills, chains, known, unknown, np.ones(len(code)), never, np.ones_like)
     for name, other in (("prior", "prior"), ("learn", "p_learn"), ("forget", "p_forget")):
         for counted, each in zip(found[name], expected[other], strict=True):
             np.testing.assert_allclose(counted, np.bincount(chains.skill, each, 3), atol=1e-9)

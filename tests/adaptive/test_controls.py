@@ -160,8 +160,8 @@ def shift_the_counts(patch: Patch) -> None:
     """The filtered instead of the smoothed probabilities."""
     expect = calibration.count_expected
 
-    def filtered(skills: Any, chains: Any, known: Any, unknown: Any, taught: Any, measure: Any) -> Any:
-        counts = expect(skills, chains, known, unknown, taught, measure)
+    def filtered(skills: Any, chains: Any, known: Any, unknown: Any, *others: Any) -> Any:
+        counts = expect(skills, chains, known, unknown, *others)
         q = skills.prior[chains.skill]
         first = q * known[chains.starts]
         counts["prior"] = (first / (first + (1 - q) * unknown[chains.starts]), counts["prior"][1])

@@ -274,8 +274,9 @@ def _fit_rates(parameters: Parameters, log: Log, predicted: Prediction) -> Skill
         return skills
     taught, unknown = log.scores[chains.answer], predicted.unknown[chains.answer]
     known = likelihood_if_known(predicted.known[chains.answer], unknown, predicted.others[chains.answer, chains.column])
+    faded = _fade_over_pauses(parameters.population, chains, log)
     for _ in range(EM_STEPS):
-        counts = count_expected(skills, chains, known, unknown, taught, measure_of_learning)
+        counts = count_expected(skills, chains, known, unknown, taught, faded, measure_of_learning)
         rates = {}
         for name, (happened, possible) in counts.items():
             hits = np.bincount(chains.skill, happened, skills.count)
@@ -288,26 +289,40 @@ def _fit_rates(parameters: Parameters, log: Log, predicted: Prediction) -> Skill
     return skills
 
 
+def _fade_over_pauses(population: Population, chains: SkillChains, log: Log) -> Floats:
+    """Which part of what practice had added is forgotten before each answer of the chains, in their order; (N,)."""
+    times = log.times[chains.answer]
+    waited = elapsed_days(np.roll(times, 1), times)
+    waited[chains.starts] = 0.0
+    return np.asarray(-np.expm1(-population.fading * np.log1p(waited)))
+
+
 def count_expected(
     skills: Skills,
     chains: SkillChains,
     known: Floats,
     unknown: Floats,
     taught: Floats,
+    faded: Floats,
     measure: Callable[[Floats], Floats],
 ) -> dict[str, tuple[Floats, Floats]]:
     """The E-step: for every chain how often something is expected to have happened, and could have; each (C,).
 
-    `known`, `unknown` and `taught`, the score that P(T) counts by, stand in the order of `chains.answer`; `measure`
-    says how far P(T) counts besides for somebody who knew the skill with such a probability after the answer.
+    `known`, `unknown`, `taught`, the score that P(T) counts by, and `faded`, the part of a mastery beyond P(L0) that
+    was lost before the answer, stand in the order of `chains.answer`; `measure` says how far P(T) counts besides for
+    somebody who knew the skill with such a probability after the answer. That part is lost as if so many learners
+    began anew; who knows the skill less than P(L0) loses nothing.
     """
+    prior = skills.prior[chains.skill]
     p_learn, p_forget = skills.p_learn[chains.skill], skills.p_forget[chains.skill]
     before, after, may_learn = np.empty((3, len(known)))
-    mastery = skills.prior[chains.skill].copy()
+    anew = np.zeros(len(known))
+    mastery = prior.copy()
     for t in range(len(chains.active)):
         positions = chains.positions_at(t)
         active = len(positions)
-        q = mastery[:active]
+        anew[positions] = np.where(mastery[:active] > prior[:active], faded[positions], 0.0)
+        q = mastery[:active] + anew[positions] * (prior[:active] - mastery[:active])
         weight = q * known[positions]
         posterior = weight / (weight + (1 - q) * unknown[positions])
         before[positions], after[positions] = q, posterior
@@ -326,6 +341,8 @@ def count_expected(
         # P(known next | all) / P(known next | so far), and the same for not known: the backward correction.
         up = smoothed[coming] / np.maximum(before[coming], 1e-12)
         down = (1 - smoothed[coming]) / np.maximum(1 - before[coming], 1e-12)
+        begun = anew[coming] * (prior[:following] * up + (1 - prior[:following]) * down)
+        up, down = (1 - anew[coming]) * up + begun, (1 - anew[coming]) * down + begun
         lost = after[now] * p_forget[:following]
         smoothed[now] = retained * up + lost * down
         learnt[:following] += gained * up

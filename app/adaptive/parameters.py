@@ -31,7 +31,8 @@ class Population:
 
     Variances are in squared logits. `daily_effect_retention` is the AR(1) coefficient ρ of the form of the day;
     `unknown_shift` and `known_shift` are δ_l and δ_h, what not knowing and knowing a skill adds to the logit. With time
-    a mastery fades by the exponent `fading`, and the variance of an ability grows by `daily_drift` a day.
+    a mastery fades by the exponent `fading`, and the variance of an ability grows by `daily_drift` a day. `guessing` is
+    the asymptote c of items of which nobody has said how often they are guessed.
     """
 
     ability_variance: float = 0.76
@@ -44,6 +45,7 @@ class Population:
     known_shift: float = 1.37
     fading: float = 0.15
     daily_drift: float = 0.0005
+    guessing: float = 0.0
 
     @cached_property
     def shifts(self) -> Floats:
@@ -105,7 +107,7 @@ class Items:
     `guessing` and `upper` are the asymptotes c and d. `thresholds` (I, M), padded with infinity, makes an item
     graded (Samejima 1969): category k or above is reached past the k-th. `skills` is (I, K). `measured` (I,): whether
     the parameters come from data or the author, and are not assumed; None: all. Answers to `ignored` items (I,) say
-    nothing; None: there are none.
+    nothing; None: there are none. Of `undeclared` items (I,) nobody has said how often they are guessed; None: of none.
     """
 
     intercept: Floats
@@ -116,6 +118,7 @@ class Items:
     skills: Integers
     measured: Booleans | None = None
     ignored: Booleans | None = None
+    undeclared: Booleans | None = None
 
     @property
     def count(self) -> int:

@@ -358,6 +358,7 @@ def uncalibrated_parameters(skills: Integers) -> Parameters:
         upper=np.ones(items),
         thresholds=np.zeros((items, 0)),
         skills=skills,
+        undeclared=np.ones(items, dtype=np.bool_),
     )
     blank = np.zeros(count)
     rates = default_rates(Skills(blank, blank, blank, np.zeros((count, 0), dtype=np.int64)))

@@ -228,15 +228,19 @@ def build_items(catalogue: Catalogue, values: CalibratedValues | None) -> tuple[
         intercept[fitted] = values.intercept[:count][fitted[:count]]
         unseen = ~fitted & ~known
         intercept[unseen] = _mean_intercepts(intercept, skills, fitted)[unseen]
+    undeclared = np.array([not (item["parameters"] or item["choices"]) for item in records], dtype=np.bool_)
+    guessing = np.array([_guessing(item) for item in records])
+    guessing[undeclared] = values.population.guessing if values else Population.guessing
     items = Items(
         intercept=intercept,
         discrimination=discrimination,
-        guessing=np.array([_guessing(item) for item in records]),
+        guessing=guessing,
         upper=np.array([1.0 if p.get("d") is None else p["d"] for p in item_parameters]),
         thresholds=discrimination[:, None] * _pad_thresholds(thresholds),
         skills=skills,
         measured=known | fitted,
         ignored=ignored_items(values.suspect, _find_reviewed(catalogue)) if values else None,
+        undeclared=undeclared,
     )
     return items, known
 

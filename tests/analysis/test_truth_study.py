@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from app.adaptive.calibration import fit
+from app.adaptive.parameters import Parameters
 from app.adaptive.simulation.truth_worlds import (
     TRUTH_WORLDS,
     LearnerHistory,
     answer_items,
+    calibrate_on_others,
     create_truth_course,
 )
 from app.adaptive.simulation.worlds import learner_seeds
@@ -98,6 +101,38 @@ def test_known_skills_are_blamed_if_each_takes_the_whole_answer(monkeypatch: Pat
     blamed = figures("lacks one of fractions", 64).blamed
     assert blamed is not None
     assert blamed > 0.08
+
+
+def calibrated(name: str) -> Parameters:
+    """Fitted to the answers of 300 learners."""
+    world = WORLDS[name]
+    return calibrate_on_others(world, create_truth_course(world, 2), 2, 60)
+
+
+@pytest.mark.statistics
+def test_guessing_that_nobody_declared_is_found_where_it_is() -> None:
+    assert calibrated("guessing .5, undeclared").population.guessing >= 0.25
+    for name in ("believed", "guessing .5, declared"):
+        assert calibrated(name).population.guessing == 0
+
+
+@pytest.mark.controls
+def test_guessing_is_not_found_without_its_price(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(fit, "_loss_of_learners", lambda filtered: np.zeros(len(filtered.starts) - 1))
+    assert calibrated("guessing .5, undeclared").population.guessing == 0
+
+
+@pytest.mark.statistics
+def test_rates_of_learning_are_found_across_a_pause() -> None:
+    """Half of what was learnt is lost in 60 days; measured .16 to .25 on four skills, where .2 is true."""
+    p_learn = calibrated("pause of 60 days").skills.p_learn
+    assert ((p_learn > 0.12) & (p_learn < 0.35)).all()
+
+
+@pytest.mark.controls
+def test_rates_of_learning_are_not_found_if_pauses_are_not_seen(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(fit, "_fade_over_pauses", lambda _population, chains, _log: np.zeros(len(chains.answer)))
+    assert calibrated("pause of 60 days").skills.p_learn.max() < 0.12
 
 
 def test_histories_do_not_depend_on_the_batch() -> None:

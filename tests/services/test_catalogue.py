@@ -1,6 +1,7 @@
 """The catalogue: upserts that are whole or nothing, with a history, and what the engine is given of it."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -9,12 +10,19 @@ import numpy as np
 import pytest
 from sqlalchemy import Connection
 
+from app.adaptive.parameters import Population
 from app.core.database import Database
+from app.services.calibration_codec import CalibratedValues
 from app.services.catalogue import catalogue_at, read_catalogue
-from app.services.course_model import course_model_at, read_course_model
+from app.services.course_model import build_items, course_model_at, read_course_model
 from tests.client import CATALOGUE, COURSE, app_of, school
 
 pytestmark = pytest.mark.anyio
+
+NOTHING = np.empty(0)
+NO_VALUES = CalibratedValues(
+    Population(), NOTHING, NOTHING, NOTHING, NOTHING, None, NOTHING.astype(int), NOTHING.astype(bool)
+)
 
 
 @pytest.fixture
@@ -276,5 +284,8 @@ async def test_number_of_choices_is_the_guessing_of_an_item_without_parameters(c
     course_model = await database_of(client).read(read_course_model, 1, COURSE)
     numbers = [course_model.item_numbers[item["id"]] for item in given]
     assert course_model.parameters.items.guessing[numbers].tolist() == [0.25, 0.2, 0.0]
+    catalogue = await database_of(client).read(read_catalogue, 1, COURSE)
+    guessed, _ = build_items(catalogue, replace(NO_VALUES, population=Population(guessing=0.3)))
+    assert guessed.guessing[numbers].tolist() == [0.25, 0.2, 0.3]
     assert (await client.get("items")).json()["data"][0]["choices"] == 4
     assert (await put(client, items=[{"id": "c-1", "skills": ["add"], "choices": 1}])).status_code == 422

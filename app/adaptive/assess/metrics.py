@@ -32,7 +32,7 @@ def auc(p: Floats, score: Floats) -> float:
 
 def total_loss(p: Floats, score: Floats) -> float:
     """-Σ y log p + (1 - y) log(1 - p)."""
-    return float(_losses(p, score).sum())
+    return float(losses(p, score).sum())
 
 
 def compute_metrics(p: Floats, score: Floats) -> dict[str, float]:
@@ -80,7 +80,7 @@ def resample_metrics(p: Floats, score: Floats, learner: Integers, weights: Float
     successes = weights @ np.bincount(learner, score >= HALF, count)
     values = {
         "auc": np.array([_weighted_auc(ranked, row) for row in weights]),
-        "log_loss": mean(_losses(p, score)),
+        "log_loss": mean(losses(p, score)),
         "accuracy": mean(((p >= HALF) == (score >= HALF)).astype(np.float64)),
         "rmse": np.sqrt(mean((score - p) ** 2)),
         "ece": np.abs(weights @ gaps).sum(axis=1) / size,
@@ -105,7 +105,7 @@ def _middle(values: Floats, replicates: Replicates, name: str) -> Interval:
     return low, high
 
 
-def _losses(p: Floats, score: Floats) -> Floats:
+def losses(p: Floats, score: Floats) -> Floats:
     return np.asarray(-(score * np.log(p) + (1 - score) * np.log1p(-p)))
 
 

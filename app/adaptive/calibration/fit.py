@@ -3,7 +3,8 @@
 Four steps are repeated. Replay the log; Newton for the intercept of each item under the filter's own offsets; EM for
 P(L0), P(T), P(F) by forward and backward passes over each learner's answers on a skill (Corbett & Anderson 1995; Baum
 et al. 1970), with the filter's likelihoods as emissions; and a search for the population's variances and shifts. All
-of it is one-step-ahead likelihood with priors, so that an item or a skill with few answers keeps its prior.
+of it is one-step-ahead likelihood with priors, so that an item or a skill with few answers keeps its prior. How often
+items are guessed of which nobody has said so is then raised, for all alike, while that predicts better.
 
 Intercepts are cross-fitted over folds of learners: while rates and variances are fitted, no answer is predicted by an
 intercept fitted to it, else every item would look easier to predict than it is.
@@ -17,10 +18,11 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from app.adaptive.arrays import Booleans, Floats, Integers
-from app.adaptive.assess.metrics import auc, total_loss
+from app.adaptive.assess.metrics import auc, losses, total_loss
 from app.adaptive.behaviour.fit import FilteredLog, empty_behaviour_model, fit_behaviour_model
 from app.adaptive.behaviour.model import FilterOutputs
 from app.adaptive.calibration.duplicates import find_duplicates, first_of_each_group
+from app.adaptive.numerics import NORMAL_90
 from app.adaptive.parameters import Items, Parameters, Population, Skills
 from app.adaptive.response_log import Log
 from app.adaptive.skill_chains import SkillChains, link_skill_chains
@@ -46,6 +48,11 @@ LEARN_TO_FORGET = 12.0
 
 # What it costs to move a searched value by one unit of its free scale away from the default.
 RIDGE = 2.0
+
+# How often items are guessed of which nobody has said so: if the first predicts better than 0, the others are tried.
+GUESSING_LEVELS = (0.1, 0.25, 0.5)
+GUESSING_ROUNDS = 2
+GUESSING_LEARNERS = 30
 
 Progress = Callable[[str, float], None]
 
@@ -90,7 +97,10 @@ def calibrate_parameters(
     if not len(training.items):
         training = log
     start = _start_from_defaults(before)
-    trained, filtered = _alternate_fits(start, training, fixed, rng, ROUNDS, lambda share: progress("fit", 0.6 * share))
+    trained, filtered = _alternate_fits(start, training, fixed, rng, ROUNDS, lambda share: progress("fit", 0.5 * share))
+    # Its own random numbers: where nothing is guessed, the fit is the same as without a look.
+    trained, filtered = _raise_guessing(trained, filtered, training, fixed, rng.spawn(1)[0])
+    progress("fit", 0.6)
     everybody = training is log or not len(validation.items)
     final, filtered_finally = trained, filtered
     if not everybody:
@@ -115,14 +125,53 @@ def calibrate_parameters(
 
 def calibrate_filter(before: Parameters, log: Log, fixed: Booleans, seed: int) -> Parameters:
     """Fit the items, skills and population of `before` to all answers of `log`, without a behaviour model."""
-    return _alternate_fits(
-        _start_from_defaults(before), log, fixed, np.random.default_rng(seed), ROUNDS, lambda _share: None
-    )[0]
+    rng = np.random.default_rng(seed)
+    fitted = _alternate_fits(_start_from_defaults(before), log, fixed, rng, ROUNDS, lambda _share: None)
+    return _raise_guessing(*fitted, log, fixed, rng)[0]
 
 
 def _start_from_defaults(before: Parameters) -> Parameters:
     """Where the fits begin: the items of `before`, and defaults for everything else."""
-    return replace(before, skills=default_rates(before.skills), population=Population(), behaviour=None)
+    start = replace(before, skills=default_rates(before.skills), population=Population(), behaviour=None)
+    return _set_guessing(start, Population.guessing)
+
+
+def _set_guessing(parameters: Parameters, guessing: float) -> Parameters:
+    """Take the items of which nobody has said how often they are guessed to be guessed with this chance."""
+    items = parameters.items
+    if items.undeclared is None:
+        return parameters
+    guessed = replace(items, guessing=np.where(items.undeclared, guessing, items.guessing))
+    return replace(parameters, items=guessed, population=replace(parameters.population, guessing=guessing))
+
+
+def _raise_guessing(
+    parameters: Parameters, filtered: FilteredLog, log: Log, fixed: Booleans, rng: np.random.Generator
+) -> tuple[Parameters, FilteredLog]:
+    """Fit again with guessing where that predicts better beyond chance (one-sided, 5 %); as `_alternate_fits`.
+
+    Both predict with intercepts that were not fitted to the answer; the learners are the sample.
+    """
+    undeclared = parameters.items.undeclared
+    if undeclared is None or not undeclared.any() or log.learners < GUESSING_LEARNERS:
+        return parameters, filtered
+    best, alone = (parameters, filtered), _loss_of_learners(filtered)
+    for level in GUESSING_LEVELS:
+        guessed = _alternate_fits(
+            _set_guessing(parameters, level), log, fixed, rng, GUESSING_ROUNDS, lambda _share: None
+        )
+        gains = alone - _loss_of_learners(guessed[1])
+        if best[0] is parameters and gains.mean() <= NORMAL_90 * gains.std() / len(gains) ** 0.5:
+            break
+        if _loss_of_learners(guessed[1]).sum() < _loss_of_learners(best[1]).sum():
+            best = guessed
+    return best
+
+
+def _loss_of_learners(filtered: FilteredLog) -> Floats:
+    """The log loss of each learner's answers, summed; (L,)."""
+    lost = losses(filtered.outputs.p, filtered.scores)
+    return np.asarray(np.bincount(filtered.learner, lost, len(filtered.starts) - 1), dtype=np.float64)
 
 
 def default_rates(skills: Skills) -> Skills:
@@ -377,7 +426,7 @@ def search_population(parameters: Parameters, log: Log, rng: np.random.Generator
     origin = to_free(Population(), timed=timed)
 
     def loss(free: Floats) -> float:
-        population = from_free(free)
+        population = replace(from_free(free), guessing=parameters.population.guessing)
         _, predicted = replay(replace(parameters, population=population), sample)
         return total_loss(predicted.p, sample.scores) + RIDGE * float(((free - origin) ** 2).sum())
 
@@ -389,7 +438,7 @@ def search_population(parameters: Parameters, log: Log, rng: np.random.Generator
         method="Nelder-Mead",
         options={"initial_simplex": simplex, "maxfev": SEARCH_EVALUATIONS, "xatol": 0.02, "fatol": 0.05},
     )
-    return from_free(solution.x)
+    return replace(from_free(solution.x), guessing=parameters.population.guessing)
 
 
 def has_pauses(log: Log) -> bool:

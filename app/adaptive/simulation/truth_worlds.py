@@ -217,6 +217,7 @@ def create_truth_course(world: _TruthWorld, seed: int) -> _TruthCourse:
         thresholds=np.empty((count, 0)),
         skills=np.where(wrong[:, None] & (skills >= 0), shifted, skills),
         measured=np.zeros(count, dtype=np.bool_),
+        undeclared=np.full(count, not world.declared),
     )
     empty = np.empty(world.skills)
     edges = pad_numbers(world.prerequisites or ((),) * world.skills)

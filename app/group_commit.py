@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import structlog
 
 from app.core.database import Database
-from app.core.errors import Overloaded, ProximaError, Unavailable
+from app.core.errors import Overloaded, Postponed, ProximaError, Unavailable
 from app.core.telemetry import GROUP_SECONDS, GROUP_SIZE
 from app.services.responses import NewResponse, RecordResult, record
 
@@ -80,8 +80,13 @@ class GroupCommit:
             for pending in group:
                 await self._record([pending])
             return
-        for (_, future), result in zip(group, results, strict=True):
-            _resolve_future(future, result)
+        postponed = []
+        for pending, result in zip(group, results, strict=True):
+            if isinstance(result, Postponed):
+                postponed.append(pending)
+            else:
+                _resolve_future(pending[1], result)
+        self._pending.extendleft(reversed(postponed))
 
 
 def _resolve_future(future: "asyncio.Future[RecordResult]", result: RecordResult) -> None:

@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import Connection, event, select
 
 from app import group_commit
+from app.adaptive.tracing.replay import replay_marked
 from app.adaptive.tracing.state_codec import encode_states
 from app.core.database import Database, SqliteDatabase
 from app.core.errors import Overloaded, ProximaError, Unavailable
@@ -21,7 +22,7 @@ from app.services.catalogue import upsert
 from app.services.course_model import read_course_model
 from app.services.keys import create_key
 from app.services.replay import rebuild
-from app.services.responses import NewResponse, RecordedResponse, read, record
+from app.services.responses import NewResponse, RecordedResponse, late, read, record
 from tests.client import CATALOGUE, COURSE, find_differences, make_response, opened
 
 pytestmark = pytest.mark.anyio
@@ -107,6 +108,51 @@ async def test_group_commit_lets_a_single_answer_wait_for_no_other(database: Dat
     for number in range(3):
         outcomes(await door.submit([answer(number)]))
     assert counting.sizes == [1, 1, 1]
+
+
+def late_answers(count: int) -> list[NewResponse]:
+    """Answers of two learners that were given before minute 100."""
+    return [make_response(f"late-{n:03d}", ["ann", "bob"][n % 2], "i2", n, correct=n % 3 > 0) for n in range(count)]
+
+
+async def test_group_commit_replays_late_answers_side_by_side(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The work of a group with n late answers is one replay, not n one after the other."""
+    door = GroupCommit(await begin(database), 1000)
+    outcomes(await door.submit([answer(100 + n, ["ann", "bob"][n % 2]) for n in range(20)]))
+    replayed: list[int] = []
+
+    def count(parameters: Any, log: Any, *rest: Any) -> Any:
+        replayed.append(log.learners)
+        return replay_marked(parameters, log, *rest)
+
+    monkeypatch.setattr(late, "replay_marked", count)
+    outcomes(await door.submit(late_answers(12)))
+    assert replayed == [12]
+    assert await state_equals_a_replay(database, "ann")
+    assert await find_differences(database) == []
+
+
+@pytest.mark.parametrize("budget", [1, 60, 10_000])
+async def test_group_commit_divides_late_answers_that_cost_too_much(
+    database: Database, monkeypatch: pytest.MonkeyPatch, budget: int
+) -> None:
+    """Each transaction takes at least one, in order, and others may write between them."""
+    monkeypatch.setattr(late, "REPLAY_BUDGET", budget)
+    counting = Counting(await begin(database))
+    door = GroupCommit(counting, 1000)
+    outcomes(await door.submit([answer(100 + n, ["ann", "bob"][n % 2]) for n in range(20)]))
+    counting.sizes.clear()
+    sent = late_answers(12)
+    told = outcomes(await door.submit([*sent, sent[-1]]))
+    assert all(f'"id":"{each.id}"'.encode() in outcome for each, outcome in zip(sent, told, strict=False))
+    assert told[-1] == told[-2]
+    # Each replays ten to seventeen answers.
+    assert len(counting.sizes) == {1: 12, 60: 3, 10_000: 1}[budget]
+    for learner in ("ann", "bob"):
+        assert await state_equals_a_replay(database, learner)
+    assert await find_differences(database) == []
 
 
 async def test_group_commit_bounds_its_groups_and_returns_results_in_order(database: Database) -> None:

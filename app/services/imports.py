@@ -27,7 +27,7 @@ from app.services.replay import (
     replay_history,
     save_states,
 )
-from app.services.responses.decide import is_late
+from app.services.responses.late import is_late
 from app.services.responses.read import check_score
 
 

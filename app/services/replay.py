@@ -99,14 +99,14 @@ def replay_from_states(
     """Replay the responses that count of each learner, in order, into the states at the starts."""
     scored_entries = [entry for group in by_learner.values() for entry in group]
     log = to_log(course, scored_entries, [len(group) for group in by_learner.values()])
-    marks = _checkpoint_marks(before.total_responses, log.starts)
+    marks = checkpoint_marks(before.total_responses, log.starts)
     states, predicted, checkpoints = replay_marked(course.parameters, log, marks, before)
-    checkpoint_sets = {learner_id: CheckpointSet(start, []) for learner_id, start in starts.items()}
     marked_entries = [scored_entries[number] for number in np.flatnonzero(marks).tolist()]
-    for entry, encoded in zip(marked_entries, encode_states(course.parameters, checkpoints), strict=True):
-        checkpoint_sets[entry.learner_id].checkpoints.append(
-            _checkpoint_row(course, entry.learner_id, entry_sort_key(entry), encoded)
-        )
+    checkpoint_rows = encode_checkpoints(course, starts, marked_entries, checkpoints)
+    checkpoint_sets = {
+        learner_id: CheckpointSet(start, rows)
+        for (learner_id, start), rows in zip(starts.items(), checkpoint_rows, strict=True)
+    }
     p_correct = dict(zip((entry.id for entry in scored_entries), predicted.p.tolist(), strict=True))
     return Replayed(tuple(by_learner), states, p_correct, checkpoint_sets)
 
@@ -116,7 +116,17 @@ def entry_sort_key(entry: Entry) -> SortKey:
     return entry.occurred_at, entry.id
 
 
-def _checkpoint_marks(responses_before: Integers, starts: Integers) -> Booleans:
+def encode_checkpoints(
+    course: CourseModel, learner_ids: Collection[str], entries: Sequence[Entry], states: States
+) -> list[list[dict[str, Any]]]:
+    """Return for each learner the rows of checkpoints: the `states` as they were after some of their `entries`."""
+    rows: dict[str, list[dict[str, Any]]] = {learner_id: [] for learner_id in learner_ids}
+    for entry, encoded in zip(entries, encode_states(course.parameters, states), strict=True):
+        rows[entry.learner_id].append(_checkpoint_row(course, entry.learner_id, entry_sort_key(entry), encoded))
+    return list(rows.values())
+
+
+def checkpoint_marks(responses_before: Integers, starts: Integers) -> Booleans:
     """Return which responses of a log end a run of `CHECKPOINT_INTERVAL`, after `responses_before` of earlier ones."""
     count = np.arange(1, starts[-1] + 1) + np.repeat(responses_before - starts[:-1], np.diff(starts))
     return np.asarray(count % CHECKPOINT_INTERVAL == 0)

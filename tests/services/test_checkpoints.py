@@ -24,6 +24,7 @@ from app.services.course_model import CourseModel, LruCache, read_course_model
 from app.services.imports import import_chunk
 from app.services.mastery import cohort_mastery, learner_mastery
 from app.services.responses import NewResponse, RecordedResponse, record
+from app.services.responses import late as late_responses
 from app.services.verification import verify_learners
 from tests.client import CATALOGUE, COURSE, MINUTE_US, NEW_YEAR_US, RunAndUndo, make_response, rolled_back_runs
 from tests.gate.examples import examples
@@ -56,7 +57,8 @@ def replayed_counts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         counts.append(len(log.items))
         return replay(parameters, log, *rest)
 
-    monkeypatch.setattr(folding, "replay_marked", watched)
+    for module in (folding, late_responses):
+        monkeypatch.setattr(module, "replay_marked", watched)
     return counts
 
 

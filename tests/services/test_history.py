@@ -41,7 +41,7 @@ from app.services.course_model import CourseModel, read_course_model
 from app.services.mastery import mastery_report
 from app.services.present import DIGITS
 from app.services.replay import replay_entries
-from app.services.responses import decide
+from app.services.responses import late
 from tests.adaptive.worlds import random_behaviour_model
 from tests.client import CATALOGUE, MINUTE_US, NEW_YEAR_US, client_of, make_key, minute_text, served, verify
 from tests.gate.examples import scaled
@@ -487,7 +487,7 @@ def keep_outdated(*_: Any) -> None:
 @pytest.mark.parametrize(
     ("module", "name", "mutant"),
     [
-        (decide, "is_late", never_late),
+        (late, "is_late", never_late),
         (replay, "is_stale", never_stale),
         (corrections, "replay_from_checkpoints", forgive),
         (replay, "drop_checkpoints", keep_outdated),

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 
 from sqlalchemy import Connection
 
-from app.core.errors import ProximaError, UnknownCourse
+from app.core.errors import Postponed, ProximaError, UnknownCourse
 from app.core.telemetry import DECIDE_SECONDS
 from app.services.responses.decide import make_decision
 from app.services.responses.from_log import create_imported_outcome
+from app.services.responses.late import count_affordable
 from app.services.responses.present import build_outcomes
 from app.services.responses.read import (
     ImportedBefore,
@@ -33,7 +34,8 @@ RecordResult = RecordedResponse | ProximaError
 def record(db: Connection, responses: Sequence[NewResponse]) -> list[RecordResult]:
     """Append responses to the log and update their learners; one result for each, in order.
 
-    What is wrong with a response is its result, and stops no other.
+    What is wrong with a response is its result, and stops no other. Those that are `Postponed` are to be recorded in a
+    transaction of their own, in their order; the first response to a course never is.
     """
     by_course: dict[tuple[int, str], list[int]] = {}
     for index, response in enumerate(responses):
@@ -66,8 +68,11 @@ def _record_in_course(
 
 
 def _record_new(db: Connection, stored: Stored, responses: Sequence[AcceptedResponse]) -> dict[str, bytes]:
-    """Record responses to one course whose ids are new; the outcome of each."""
+    """Record responses to one course whose ids are new; the outcome of each that one transaction can take."""
     known = read_known(db, stored, responses)
+    affordable = count_affordable(known.learners, known.histories, responses)
+    if affordable < len(responses):
+        known = read_known(db, stored, responses[:affordable])
     with DECIDE_SECONDS.time():
         decision = make_decision(known)
         outcomes = build_outcomes(decision)
@@ -82,6 +87,8 @@ def _to_result(verdict: Verdict, new: Mapping[str, AcceptedResponse], outcomes: 
     if not isinstance(verdict, AcceptedResponse):
         return verdict
     id_ = verdict.response.id
+    if id_ not in outcomes:
+        return Postponed("the answers before this one took long to replay; send this again")
     if new[id_] is verdict:
         return RecordedResponse("created", outcomes[id_])
     return RecordedResponse("duplicate", outcomes[id_]) if has_same_content(verdict, new[id_]) else conflict_error()

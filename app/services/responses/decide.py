@@ -24,7 +24,8 @@ from app.services.recommendations import (
     next_recommendation_id,
     prefetch_key,
 )
-from app.services.replay import CheckpointSet, as_fractions, entry_sort_key, find_rapid, known_durations, replay_history
+from app.services.replay import as_fractions, entry_sort_key, find_rapid, known_durations
+from app.services.responses.late import LateReplays, advance_row, replay_late, walk_arrivals
 from app.services.responses.types import AcceptedResponse, DecidedRound, Decision, Known
 
 
@@ -34,7 +35,7 @@ class _Progress:
 
     learners: list[LearnerRow]
     states: States
-    checkpoint_sets: dict[str, CheckpointSet]
+    late: LateReplays | None
     pending: dict[str, list[Entry]] = field(default_factory=dict)
 
 
@@ -43,9 +44,11 @@ def make_decision(known: Known) -> Decision:
 
     The result for a response is the same whatever it was grouped with.
     """
-    progress = _Progress(list(known.learners), known.states.copy(), dict(known.checkpoint_sets))
+    late = replay_late(known.course, known.learners, known.histories, known.responses) if known.histories else None
+    progress = _Progress(list(known.learners), known.states.copy(), late)
     rounds = [_decide_round(known, progress, responses) for responses in _split_into_rounds(known.responses)]
-    return Decision(known.course, rounds, progress.learners, progress.states, progress.checkpoint_sets)
+    checkpoint_sets = {**known.checkpoint_sets, **(late.checkpoint_sets if late else {})}
+    return Decision(known.course, rounds, progress.learners, progress.states, checkpoint_sets)
 
 
 class _ReadingNeeds(NamedTuple):
@@ -61,27 +64,17 @@ class _ReadingNeeds(NamedTuple):
 
 def find_reading_needs(learners: Sequence[LearnerRow], responses: Sequence[AcceptedResponse]) -> _ReadingNeeds:
     """What to read for a decision on `responses` of these learners."""
-    rows = {row.id: row for row in learners}
     earliest: dict[str, SortKey] = {}
-    late: set[str] = set()
+    found_late: set[str] = set()
     recent: dict[str, tuple[str, RecommendationOptions, int]] = {}
-    for accepted in responses:
-        entry, options = accepted.entry(), accepted.options()
-        learner = entry.learner_id
+    for accepted, entry, row, late in walk_arrivals(learners, responses):
+        learner, options = entry.learner_id, accepted.options()
         earliest[learner] = min(earliest.get(learner, entry_sort_key(entry)), entry_sort_key(entry))
-        if is_late(rows[learner], entry):
-            late.add(learner)
-        rows[learner] = _advance_row(rows[learner], entry)
+        if late:
+            found_late.add(learner)
         if options is not None:
-            recent[entry.id] = learner, options, rows[learner].last_occurred_at or 0
-    return _ReadingNeeds({learner: earliest[learner] for learner in late}, recent)
-
-
-def is_late(row: LearnerRow, entry: Entry) -> bool:
-    """Whether a response belongs before one that the state has taken in already."""
-    if row.last_occurred_at is None or row.last_response_id is None:
-        return False
-    return entry_sort_key(entry) < (row.last_occurred_at, row.last_response_id)
+            recent[entry.id] = learner, options, row.last_occurred_at or 0
+    return _ReadingNeeds({learner: earliest[learner] for learner in found_late}, recent)
 
 
 def _split_into_rounds(responses: Sequence[AcceptedResponse]) -> list[list[AcceptedResponse]]:
@@ -106,9 +99,11 @@ def _decide_round(known: Known, progress: _Progress, responses: Sequence[Accepte
     for number, (accepted, learner) in enumerate(zip(responses, indices.tolist(), strict=True)):
         row, entry = progress.learners[learner], accepted.entry()
         progress.pending.setdefault(row.id, []).append(entry)
-        if is_late(row, entry):
-            _replay_late(known, progress, entry, after, p, number)
-        progress.learners[learner] = _advance_row(row, entry)
+        if progress.late and entry.id in progress.late.rows:
+            replayed = progress.late.rows[entry.id]
+            after.put(np.array([number]), progress.late.states[replayed : replayed + 1])
+            p[number] = progress.late.p[replayed]
+        progress.learners[learner] = advance_row(row, entry)
     progress.states.put(indices, after)
     rows = [progress.learners[learner] for learner in indices.tolist()]
     offers = [_prepare_offer(course, accepted, row) for accepted, row in zip(responses, rows, strict=True)]
@@ -133,20 +128,6 @@ def _update(
     rapid = find_rapid(course.rapid_below, items, durations)
     after, predicted = update_states(course.parameters, before, items, scores, times, rapid)
     return after, predicted.p, rapid
-
-
-def _replay_late(known: Known, progress: _Progress, entry: Entry, after: States, p: Floats, number: int) -> None:
-    """Replay a learner with a response that came late: writes the state and the prediction into `after` and `p`."""
-    replayed = replay_history(known.course, known.histories[entry.learner_id], progress.pending[entry.learner_id])
-    after.put(np.array([number]), replayed.states)
-    p[number] = replayed.p_correct[entry.id]
-    progress.checkpoint_sets |= replayed.checkpoint_sets
-
-
-def _advance_row(row: LearnerRow, entry: Entry) -> LearnerRow:
-    """The learner's row after one more response, but for the state."""
-    last = (row.last_occurred_at, row.last_response_id) if is_late(row, entry) else entry_sort_key(entry)
-    return row._replace(position=row.position + 1, last_occurred_at=last[0], last_response_id=last[1])
 
 
 def _prepare_offer(course: CourseModel, accepted: AcceptedResponse, row: LearnerRow) -> RecommendationOffer:

@@ -105,9 +105,9 @@ def replay_late(
     replays = [(owner, number) for owner, arrived in enumerate(arrivals) for number in arrived.late]
     owners = np.array([owner for owner, _ in replays], dtype=np.int64)
     offsets = np.cumsum([0, *(len(arrived.entries) for arrived in arrivals)])
-    kept = [np.flatnonzero(arrivals[owner].number <= number) for owner, number in replays]
-    positions = np.concatenate([offsets[owner] + places for owner, places in zip(owners, kept, strict=True)])
-    starts = np.cumsum([0, *(len(places) for places in kept)])
+    chosen = [np.flatnonzero(arrivals[owner].number <= number) for owner, number in replays]
+    positions = np.concatenate([offsets[owner] + indices for owner, indices in zip(owners, chosen, strict=True)])
+    starts = np.cumsum([0, *(len(indices) for indices in chosen)])
     log = _pick_answers([arrived.log for arrived in arrivals], positions, starts)
     # Only the last replay of a learner leaves checkpoints behind: the log has all of the others' answers, and more.
     last = np.array([number == arrivals[owner].late[-1] for owner, number in replays])

@@ -22,6 +22,7 @@ from app.adaptive.skill_chains import link_skill_chains
 from app.analysis.evaluate import SPLIT, Progress, ResponseSample, duplicate_rows_json, read_sample
 from app.analysis.tables import align_columns
 from app.core.errors import InvalidFile
+from app.files.responses import ROUNDING_TOLERANCE
 from app.services.screening import describe_suspect_items, screening_report, screening_warnings
 
 # The names under which the engine takes calibrated items; it has no partial credit.
@@ -32,8 +33,6 @@ STEPS = {
     if "thresholds" in model.parameters
 }
 MAX_CATEGORIES = 10
-# Half of the second decimal and a little: fractions with denominators below 10 are more than twice as far apart.
-ROUNDING_TOLERANCE = 0.006
 SEED = 1
 DIGITS = 6
 

@@ -36,6 +36,8 @@ LONGEST_IDENTIFIER_BYTES = 850
 LONGEST_LINE = 1 << 20
 ROWS_BETWEEN_REPORTS = 1 << 12
 
+# Half of the second decimal and a little: fractions with denominators below 10 are more than twice as far apart.
+ROUNDING_TOLERANCE = 0.006
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 INSTANTS = range((datetime(2201, 1, 1, tzinfo=UTC) - EPOCH) // MICROSECOND)
@@ -474,6 +476,12 @@ def _score(value: object) -> float:
     if not 0 <= score <= 1:
         raise _UnusableValue("correct is not between 0 and 1")
     return score
+
+
+def nearest_step(score: float, steps: int) -> float:
+    """Return k / `steps` for a fraction that is so, rounded to two decimals or better; any other as it is."""
+    step = round(score * steps) / steps
+    return step if abs(step - score) <= ROUNDING_TOLERANCE else score
 
 
 def _number(column: str, value: object) -> float | None:

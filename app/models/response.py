@@ -18,6 +18,7 @@ class Response(Base):
     `position` is its place in the learner's log, in the order of arrival. `outcome` is the reply byte for byte;
     an imported answer has none until somebody asks for it. `outcome_version` says by which arithmetic and in which
     words it was made, `options` what was asked of the next item, `has_timestamp` that the caller gave `occurred_at`.
+    `max_score` is the item's maximum when the answer was given; none as long as the item still has it.
     """
 
     __tablename__ = "response"
@@ -34,6 +35,7 @@ class Response(Base):
     position: Mapped[int] = mapped_column(Integer)
     item_id: Mapped[str] = mapped_column(Identifier)
     score: Mapped[float] = mapped_column(Real)
+    max_score: Mapped[float | None] = mapped_column(Real)
     occurred_at: Mapped[int] = mapped_column(Instant)
     has_timestamp: Mapped[bool] = mapped_column()
     received_at: Mapped[int] = mapped_column(Instant)

@@ -16,6 +16,7 @@ class _PredictionRow(NamedTuple):
     learner_id: str
     item_id: str
     score: float
+    max_score: float | None
     p_correct: float
     calibration: int | None
     occurred_at: int
@@ -52,6 +53,7 @@ def list_predictions(
         Response.learner_id,
         Response.item_id,
         Response.score,
+        Response.max_score,
         Response.p_correct,
         Response.calibration,
         Response.occurred_at,

@@ -12,7 +12,10 @@ from app.queries.matching import matches_any, matches_any_parameter
 
 
 class Entry(NamedTuple):
-    """What a replay needs of a response. `score` is the one that counts: the last regrade's, none if voided."""
+    """What a replay needs of a response. `score` is the one that counts: the last regrade's, none if voided.
+
+    It counts out of `max_score`, the item's maximum when the answer was given; none: that of today.
+    """
 
     learner_id: str
     id: str
@@ -20,6 +23,7 @@ class Entry(NamedTuple):
     score: float | None
     occurred_at: int
     duration_ms: int | None = None
+    max_score: float | None = None
 
 
 class ResponseRow(NamedTuple):
@@ -30,6 +34,7 @@ class ResponseRow(NamedTuple):
     position: int
     item_id: str
     score: float
+    max_score: float | None
     occurred_at: int
     has_timestamp: bool
     received_at: int
@@ -99,6 +104,21 @@ def _responses_by_id(dialect: str) -> Select[*tuple[Any, ...]]:
 def insert_responses(db: Connection, rows: list[dict[str, Any]]) -> None:
     """Append answers that carry their own tenant_id; an id that exists is an IntegrityError."""
     insert_rows(db, Response, rows)
+
+
+def keep_max_scores(db: Connection, tenant_id: int, course_id: str, max_scores: Mapping[str, float]) -> None:
+    """Note with the answers to some items what their maximum has been, where that does not stand there yet."""
+    for item_id, max_score in max_scores.items():
+        db.execute(
+            update(Response)
+            .where(
+                Response.tenant_id == tenant_id,
+                Response.course_id == course_id,
+                Response.item_id == item_id,
+                Response.max_score.is_(None),
+            )
+            .values(max_score=max_score)
+        )
 
 
 def save_outcome(db: Connection, tenant_id: int, course_id: str, response_id: str, outcome: str) -> None:

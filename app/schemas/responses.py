@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, JsonValue, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, model_validator
 
 from app.schemas.common import (
     LARGEST_SCORE,
@@ -38,7 +38,8 @@ BATCH_ITEM: JsonValue = {
     ]
 }
 
-Score = Annotated[float, Field(ge=0, le=LARGEST_SCORE)]
+# Nobody means −0 by it, and the database does not keep it.
+Score = Annotated[float, Field(ge=0, le=LARGEST_SCORE), AfterValidator(lambda score: score + 0.0)]
 
 
 class ResponseIn(Request):

@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 
 from app.core.errors import Fault, Invalid, PrerequisiteCycle, UnknownCourse
 from app.queries import catalogue as rows
+from app.queries.responses import keep_max_scores
 
 # What of an item decides what an answer says about its learner.
 MEASUREMENT_FIELDS = ("skills", "max_score", "parameters", "choices", "reviewed")
@@ -32,6 +33,7 @@ class _CatalogueDiff:
     prerequisites: dict[str, list[str]] = field(default_factory=dict)
     new_items: list[dict[str, Any]] = field(default_factory=list)
     changed_items: list[dict[str, Any]] = field(default_factory=list)
+    max_scores_before: dict[str, float] = field(default_factory=dict)
     needs_rebuild: bool = False
 
 
@@ -61,6 +63,7 @@ def upsert(db: Connection, tenant_id: int, course_id: str, body: Mapping[str, An
     revision = (course.revision if course else 0) + 1
     rows.save_skills(db, tenant_id, course_id, difference.new_skills, difference.changed_skills)
     rows.save_prerequisites(db, tenant_id, course_id, difference.prerequisites)
+    keep_max_scores(db, tenant_id, course_id, difference.max_scores_before)
     rows.save_items(db, tenant_id, course_id, difference.new_items, difference.changed_items)
     rows.insert_change(db, tenant_id, course_id, revision, dict(body), now)
     values: dict[str, Any] = {"revision": revision, "title": catalogue.title}
@@ -154,6 +157,8 @@ def _put_item(catalogue: Catalogue, submitted: Mapping[str, Any], difference: _C
         difference.new_items.append({**item, "number": number})
     elif {**item, "number": number} != old:
         difference.changed_items.append(item)
+        if item["max_score"] != old["max_score"]:
+            difference.max_scores_before[item["id"]] = old["max_score"]
         difference.needs_rebuild |= any(item[name] != old[name] for name in MEASUREMENT_FIELDS)
 
 

@@ -41,7 +41,12 @@ def correct_response(
     # Only once the learner is locked: another transaction may have replayed it under a newer course model.
     course = read_course_model(db, tenant_id, course_id)
     if score is not None:
-        check_score(course, course.item_numbers[item_id], score)
+        item, max_score = course.item_numbers[item_id], stored[response_id].max_score
+        if max_score is None:
+            max_score = float(course.max_scores[item])
+        # The answer was given when the item had another maximum: then it is no category of the item of today.
+        is_todays = max_score == course.max_scores[item]
+        score = check_score(score, max_score, course.parameters.items.max_category[item] if is_todays else 0)
     corrected = read_corrected(db, tenant_id, course_id, [learner_id])
     voided = response_id in corrected and corrected[response_id] is None
     if voided and score is not None:

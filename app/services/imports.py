@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from app.adaptive.tracing.filter import initial_states
 from app.core.errors import InvalidScore
 from app.core.times import UNDATED_EPOCH_US
-from app.files.responses import Rejection, ResponseRecord
+from app.files.responses import Rejection, ResponseRecord, nearest_step
 from app.queries.learners import LearnerRow, find_learners
 from app.queries.responses import Entry, find_import, find_responses, insert_responses
 from app.services.catalogue import Catalogue
@@ -19,6 +19,7 @@ from app.services.present import OUTCOME_VERSION
 from app.services.replay import (
     CheckpointSet,
     Replayed,
+    as_fractions,
     catch_up,
     create_learners,
     entry_sort_key,
@@ -29,6 +30,8 @@ from app.services.replay import (
 )
 from app.services.responses.late import is_late
 from app.services.responses.read import check_score
+
+SAME_FRACTION = 1e-9
 
 
 @dataclass
@@ -83,9 +86,10 @@ def _check_rows(
         if item is None:
             result.rejections.append(Rejection(response.line, "the course has no such item", row))
             continue
-        score = response.score * float(course.max_scores[item])
+        max_score, max_category = float(course.max_scores[item]), int(course.parameters.items.max_category[item])
+        fraction = nearest_step(response.score, max_category) if max_category else response.score
         try:
-            check_score(course, item, score)
+            score = check_score(fraction * max_score, max_score, max_category)
         except InvalidScore as error:
             result.rejections.append(Rejection(response.line, error.detail, row))
             continue
@@ -96,7 +100,7 @@ def _check_rows(
             result.rejections.append(Rejection(response.line, reason, row))
             continue
         id_ = response.response_id or f"{digest[:16]}-{response.line:09d}"
-        yield Entry(response.learner, id_, response.item, score, moment, response.duration_ms), response
+        yield Entry(response.learner, id_, response.item, score, moment, response.duration_ms, max_score), response
 
 
 def _drop_known(
@@ -105,7 +109,7 @@ def _drop_known(
     """Drop answers that are stored or repeated in the chunk; reject a known id with other content."""
     stored = find_responses(db, course.tenant_id, course.course_id, {entry.id for entry, _ in checked})
     seen: dict[str, Entry] = {
-        id_: Entry(row.learner_id, id_, row.item_id, row.score, row.occurred_at, row.duration_ms)
+        id_: Entry(row.learner_id, id_, row.item_id, row.score, row.occurred_at, row.duration_ms, row.max_score)
         for id_, row in stored.items()
     }
     new_responses = []
@@ -113,12 +117,20 @@ def _drop_known(
         if entry.id not in seen:
             seen[entry.id] = entry
             new_responses.append((entry, response))
-        elif seen[entry.id] == entry:
+        elif _is_same(course, seen[entry.id], entry):
             result.repeated += 1
         else:
             reason = "the response_id is taken by another answer"
             result.rejections.append(Rejection(response.line, reason, f"{entry.learner_id},{entry.item_id},{entry.id}"))
     return new_responses
+
+
+def _is_same(course: CourseModel, one: Entry, other: Entry) -> bool:
+    """Return whether two answers are the same; a score is one of its own maximum."""
+    items = np.array([course.item_numbers[entry.item_id] for entry in (one, other)])
+    fractions = as_fractions(course, items, [(entry.score or 0.0, entry.max_score) for entry in (one, other)])
+    alike = one._replace(score=other.score, max_score=other.max_score) == other
+    return alike and abs(fractions[0] - fractions[1]) < SAME_FRACTION
 
 
 def _replay_chunk(
@@ -213,6 +225,7 @@ def _imported_response_row(
         "position": position,
         "item_id": entry.item_id,
         "score": entry.score,
+        "max_score": entry.max_score,
         "occurred_at": entry.occurred_at,
         "has_timestamp": response.occurred_at is not None,
         "received_at": now,

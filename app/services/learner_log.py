@@ -29,7 +29,7 @@ class LearnerLog:
         scores = {c.response_id: c.score for c in self.corrections.values() if c.position <= until}
         arrived = [r for r in self.responses.values() if r.position <= until]
         entries = [
-            Entry(self.row.id, r.id, r.item_id, scores.get(r.id, r.score), r.occurred_at, r.duration_ms)
+            Entry(self.row.id, r.id, r.item_id, scores.get(r.id, r.score), r.occurred_at, r.duration_ms, r.max_score)
             for r in arrived
         ]
         return sorted(entries, key=lambda entry: (entry.occurred_at, entry.id))

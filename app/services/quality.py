@@ -1,7 +1,7 @@
 """How good the predictions turned out to be that were stored with the answers.
 
 An answer counts with the prediction that was made before it, and with the score that counts today: a regraded one with
-its last score, a voided one not at all. Its items, skills and maximum are today's as well.
+its last score, a voided one not at all. Its items and skills are today's as well, its maximum is that of the time.
 
 Only so many answers are looked at. Where there are more, whole learners are drawn by the hash of their ids: the same
 ones each time, so that periods and calibrations are compared on the same people, and an interval is still true.
@@ -140,7 +140,7 @@ def read_predictions(
     items = np.array([course.item_numbers[row.item_id] for row, _ in counted], dtype=np.int64)
     return ScoredPredictions(
         p=np.array([row.p_correct for row, _ in counted], dtype=np.float64),
-        score=as_fractions(course, items, [score for _, score in counted]),
+        score=as_fractions(course, items, [(score, row.max_score) for row, score in counted]),
         learner=np.array([learners[row.learner_id] for row, _ in counted], dtype=np.int64),
         item=items,
         calibration=np.array([row.calibration or 0 for row, _ in counted], dtype=np.int64),

@@ -160,7 +160,7 @@ def to_log(course: CourseModel, entries: Sequence[Entry], lengths: Sequence[int]
     np.cumsum(lengths, out=starts[1:])
     items = np.array([course.item_numbers[entry.item_id] for entry in entries], dtype=np.int64)
     times = np.array([to_days(entry.occurred_at) for entry in entries], dtype=np.float64)
-    scores = as_fractions(course, items, [entry.score or 0.0 for entry in entries])
+    scores = as_fractions(course, items, [(entry.score or 0.0, entry.max_score) for entry in entries])
     durations = known_durations([entry.duration_ms for entry in entries])
     return Log(starts, items, scores, times, find_rapid(course.rapid_below, items, durations))
 
@@ -177,10 +177,12 @@ def find_rapid(rapid_below: Integers, items: Integers, durations: Floats) -> Boo
 
 
 def as_fractions(
-    course: CourseModel, items: Integers, scores: Sequence[float]
+    course: CourseModel, items: Integers, scores: Sequence[tuple[float, float | None]]
 ) -> "np.ndarray[Any, np.dtype[np.float64]]":
-    """Return scores as fractions of the items' maxima."""
-    return np.minimum(np.array(scores, dtype=np.float64) / course.max_scores[items], 1.0)
+    """Return scores as fractions of what they are out of: the item's maximum at the time, else that of today."""
+    score = np.array([score for score, _ in scores], dtype=np.float64)
+    highest = np.array([np.nan if max_score is None else max_score for _, max_score in scores], dtype=np.float64)
+    return np.minimum(score / np.where(np.isnan(highest), course.max_scores[items], highest), 1.0)
 
 
 def is_stale(course: CourseModel, row: LearnerRow) -> bool:

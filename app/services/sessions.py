@@ -50,6 +50,7 @@ from app.services.item_pools import ItemPool, check_agreement, read_pool
 from app.services.present import DIGITS, calibration_id, mastery_rows
 from app.services.replay import as_fractions, load_states, states_at
 from app.services.responses import NewResponse, RecordedResponse, record
+from app.services.responses.read import ROUNDING, check_score
 from app.services.session_agreement import (
     AgreedPrior,
     SessionAgreement,
@@ -434,14 +435,11 @@ def _resolve_session_score(test: _AdaptiveTest, response: NewSessionResponse) ->
     item = test.pool.index_by_id.get(response.item)
     highest = 1.0 if item is None else test.pool.max_scores[item]
     score = highest * bool(response.correct) if response.score is None else response.score
-    if score > highest:
-        raise InvalidScore(
-            f"the score is higher than the item's maximum, {highest:g}",
-            [Fault("/score", f"must be from 0 to {highest:g}")],
-        )
+    score = check_score(score, highest, 0)
     if item is not None and item not in test.plan.unscored:
         max_category = int(test.pool.pool.max_category[item])
-        if score * max_category / highest != _category_of_score(test, item, score):
+        category = _category_of_score(test, item, score)
+        if abs(score * max_category / highest - category) > ROUNDING * max_category:
             allowed = "0 or its maximum" if max_category == 1 else "a whole number"
             raise InvalidScore(
                 f"in a test the score of this item is {allowed}", [Fault("/score", f"must be {allowed}")]
@@ -591,7 +589,7 @@ def _session_mastery(
     states, learner = initial_states(course_model.parameters, 1), np.zeros(1, dtype=np.int64)
     for row in scored:
         item = np.array([course_model.item_numbers[row.item_id]])
-        score = as_fractions(course_model, item, [row.score])
+        score = as_fractions(course_model, item, [(row.score, None)])
         states, _ = update_states(course_model.parameters, states, item, score, np.array([to_days(row.occurred_at)]))
     skills = np.flatnonzero(states.responses[0] > 0)
     return mastery_rows(course_model, states, np.repeat(learner, len(skills)), skills)

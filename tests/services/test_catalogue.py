@@ -8,14 +8,16 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from sqlalchemy import Connection
+from sqlalchemy import Connection, update
 
 from app.adaptive.parameters import Population
 from app.core.database import Database
+from app.models import Response
+from app.services import catalogue as catalogue_service
 from app.services.calibration_codec import CalibratedValues
 from app.services.catalogue import catalogue_at, read_catalogue
 from app.services.course_model import build_items, course_model_at, read_course_model
-from tests.client import CATALOGUE, COURSE, app_of, school
+from tests.client import CATALOGUE, COURSE, app_of, find_differences, school
 
 pytestmark = pytest.mark.anyio
 
@@ -271,6 +273,57 @@ async def test_repeated_answer_returns_first_outcome_after_a_change_of_the_catal
     assert [reply.status_code for reply in again] == [200, 200]
     assert [reply.content for reply in again] == [reply.content for reply in first]
     assert (await client.post("responses", json={**full, "correct": False})).status_code == 409
+
+
+@pytest.mark.parametrize("earlier_program", [False, True])
+async def test_answers_are_worth_what_they_were_out_of_the_maximum_of_their_time(
+    client: httpx.AsyncClient, *, earlier_program: bool
+) -> None:
+    """2, 7 and 10 of 10 stay that when the maximum becomes 1; a regrade is out of 10 as well."""
+    await put(client, items=[{"id": "points", "skills": ["add"], "max_score": 10}])
+    for learner, score in (("two", 2), ("seven", 7), ("ten", 10)):
+        body = {"id": learner, "learner": learner, "item": "points", "score": score}
+        assert (await client.post("responses", json=body)).status_code == 201
+    if earlier_program:
+        await database_of(client).write(lambda db: db.execute(update(Response).values(max_score=None)))
+    before = [(await client.get(f"learners/{learner}/mastery")).json() for learner in ("two", "seven", "ten")]
+    for highest in (1, 4):
+        await put(client, items=[{"id": "points", "skills": ["add"], "max_score": highest}])
+        after = [(await client.get(f"learners/{learner}/mastery")).json() for learner in ("two", "seven", "ten")]
+        assert after == before
+    again = {"id": "seven", "learner": "seven", "item": "points", "score": 7}
+    assert (await client.post("responses", json=again)).status_code == 200
+    regraded = await client.post("responses/two/regrade", json={"score": 10, "reason": "wrong key"})
+    assert regraded.json()["ability"] == before[2]["ability"]
+    refused = await client.post("responses/ten/regrade", json={"score": 11, "reason": "typing error"})
+    assert (refused.status_code, refused.json()["errors"][0]["pointer"]) == (422, "/score")
+    assert await find_differences(database_of(client)) == []
+
+
+@pytest.mark.controls
+async def test_answers_change_their_worth_if_the_maximum_is_not_noted(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalogue_service, "keep_max_scores", lambda *_: None)
+    with pytest.raises(AssertionError):
+        await test_answers_are_worth_what_they_were_out_of_the_maximum_of_their_time(client, earlier_program=True)
+
+
+async def test_scores_are_freed_of_what_arithmetic_leaves(client: httpx.AsyncClient) -> None:
+    """A sum of parts a bit above the maximum, or beside a category, and −0, are what they were meant to be."""
+    for number, (item, sent, stored) in enumerate(
+        [("i8", 3.0000000000000004, 3.0), ("i8", 1.9999999999999998, 2.0), ("i5", 2.0000000000000004, 2.0)]
+    ):
+        body = {"id": f"r-{number}", "learner": "ann", "item": item, "score": sent}
+        for status in (201, 200):
+            reply = await client.post("responses", json=body)
+            assert (reply.status_code, reply.json()["response"]["score"]) == (status, stored)
+    zero = await client.post("responses", json={"id": "zero", "learner": "ann", "item": "i5", "score": -0.0})
+    assert b'"score":0.0' in zero.content
+    regraded = await client.post("responses/r-0/regrade", json={"score": -0.0, "reason": "a penalty"})
+    assert regraded.status_code == 200
+    assert (await client.post("responses", json={"learner": "ann", "item": "i5", "score": 2.001})).status_code == 422
+    assert await find_differences(database_of(client)) == []
 
 
 async def test_number_of_choices_is_the_guessing_of_an_item_without_parameters(client: httpx.AsyncClient) -> None:

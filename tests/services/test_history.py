@@ -58,12 +58,13 @@ shares = st.sampled_from([0.0, 0.5, 1.0])
 
 @dataclass
 class Given:
-    """An answer as it was sent; `outcome` is none if nobody got it."""
+    """An answer as it was sent, out of what was the `highest` score; `outcome` is none if nobody got it."""
 
     body: dict[str, Any]
     learner: str
     item: str
     score: float
+    highest: float
     occurred_at: int
     outcome: bytes | None
 
@@ -149,7 +150,8 @@ class History(RuleBasedStateMachine):
         self.positions[body["learner"]] += 1
         assert response["position"] == self.positions[body["learner"]]
         assert (response["id"], response["score"]) == (body["id"], score)
-        self.answers[body["id"]] = Given(body, body["learner"], body["item"], score, instant(response), told)
+        highest = highest_of(self.catalogue["items"][body["item"]])
+        self.answers[body["id"]] = Given(body, body["learner"], body["item"], score, highest, instant(response), told)
         self.counting[body["id"]] = score
 
     @precondition(answered)
@@ -216,7 +218,7 @@ class History(RuleBasedStateMachine):
     @rule(place=places, share=st.sampled_from([0.0, 1.0]), times=st.sampled_from([1, 2]))
     def regrade(self, place: int, share: float, times: int) -> None:
         id_, given = self.pick(place)
-        score = share * highest_of(self.catalogue["items"][given.item])
+        score = share * given.highest
         for _ in range(times):
             reply = self.call("POST", f"responses/{id_}/regrade", json={"score": score, "reason": "wrong key"})
             if self.counting[id_] is None:
@@ -305,7 +307,7 @@ class History(RuleBasedStateMachine):
             if moment is not None:
                 body["occurred_at"] = minute_text(moment)
             occurred_at = UNDATED_EPOCH_US + order if moment is None else NEW_YEAR_US + moment * MINUTE_US
-            fresh.append(Given(body, learner, item["id"], score, occurred_at, None))
+            fresh.append(Given(body, learner, item["id"], score, highest_of(item), occurred_at, None))
             lines.append([learner, item["id"], "", str(share), str(order), body.get("occurred_at", ""), body["id"]])
         totals = self.run(self.imported(lines))
         assert (totals.created, totals.repeated, totals.rejected) == (len(rows), 0, 0)
@@ -326,20 +328,19 @@ class History(RuleBasedStateMachine):
     # What must hold
 
     def entries(self, learner: str) -> Iterator[tuple[str, str, float, int]]:
-        """The answers that count, in the order of the fold, and when they were given."""
+        """The answers that count, in the order of the fold, as fractions of what they were out of, and their times."""
         mine = [(given.occurred_at, id_) for id_, given in self.answers.items() if given.learner == learner]
         for moment, id_ in sorted(mine):
-            score = self.counting[id_]
+            score, given = self.counting[id_], self.answers[id_]
             if score is not None:
-                yield id_, self.answers[id_].item, score, moment
+                yield id_, given.item, score / given.highest, moment
 
     def replay_entries(self, learner: str) -> tuple[CourseModel, States, dict[str, float]]:
         """One answer after the other, by the engine alone."""
         course_model = self.run(self.database.read(read_course_model, 1, self.course))
         states, expected = initial_states(course_model.parameters, 1), {}
-        for id_, item, score, moment in self.entries(learner):
+        for id_, item, share, moment in self.entries(learner):
             number = course_model.item_numbers[item]
-            share = min(score / course_model.max_scores[number], 1.0)
             answer = (np.array([number]), np.array([share]), np.array([to_days(moment)]))
             states, predicted = update_states(course_model.parameters, states, *answer)
             expected[id_] = float(predicted.p[0])
@@ -468,6 +469,10 @@ def never_stale(*_: Any) -> bool:
     return False
 
 
+def out_of_todays_maximum(course_model: CourseModel, items: Any, scores: Any) -> Any:
+    return np.minimum(np.array([score for score, _ in scores]) / course_model.max_scores[items], 1.0)
+
+
 def never_later(_bank: CourseModel, states: States, _moment: int) -> States:
     return states
 
@@ -489,6 +494,7 @@ def keep_outdated(*_: Any) -> None:
     [
         (late, "is_late", never_late),
         (replay, "is_stale", never_stale),
+        (replay, "as_fractions", out_of_todays_maximum),
         (corrections, "replay_from_checkpoints", forgive),
         (replay, "drop_checkpoints", keep_outdated),
         (mastery, "states_at", never_later),

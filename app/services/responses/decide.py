@@ -123,7 +123,7 @@ def _update(
     """The states of B learners after one response each, P(correct) before it, (B,), and which came too fast, if any."""
     items = np.array([accepted.item for accepted in responses])
     times = np.array([to_days(accepted.response.occurred_at) for accepted in responses])
-    scores = as_fractions(course, items, [accepted.score for accepted in responses])
+    scores = as_fractions(course, items, [(accepted.score, accepted.max_score) for accepted in responses])
     durations = known_durations([accepted.response.duration_ms for accepted in responses])
     rapid = find_rapid(course.rapid_below, items, durations)
     after, predicted = update_states(course.parameters, before, items, scores, times, rapid)

@@ -56,7 +56,8 @@ def _to_accepted(course: CourseModel, row: ResponseRow, offered: Mapping[str, Re
     )
     named = row.recommendation_id
     recommendation = None if named is None else offered.get(named)
-    return AcceptedResponse(response, course.item_numbers[row.item_id], row.score, recommendation)
+    item = course.item_numbers[row.item_id]
+    return AcceptedResponse(response, item, row.score, row.max_score, recommendation)
 
 
 def create_imported_outcome(db: Connection, course: CourseModel, row: ResponseRow) -> bytes:

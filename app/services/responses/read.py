@@ -25,6 +25,9 @@ from app.services.replay import catch_up, create_learners, read_history
 from app.services.responses.decide import find_reading_needs
 from app.services.responses.types import AcceptedResponse, Known, NewResponse, RecordedResponse
 
+# Of the maximum: what sums of parts may be off by.
+ROUNDING = 1e-9
+
 
 class Stored(NamedTuple):
     """What is stored about some responses: their learners, those with the same ids, the recommendations they name."""
@@ -90,9 +93,9 @@ def _check_response(stored: Stored, response: NewResponse) -> AcceptedResponse |
             "the course has no such item; add it with PUT …/catalogue",
             [Fault("/item", "no such item in this course")],
         )
-    score = _response_score(course, response)
+    max_score = float(course.max_scores[item])
     try:
-        check_score(course, item, score)
+        score = check_score(_response_score(response, max_score), max_score, course.parameters.items.max_category[item])
     except InvalidScore as error:
         return error
     named = response.recommendation
@@ -102,26 +105,30 @@ def _check_response(stored: Stored, response: NewResponse) -> AcceptedResponse |
             "this learner was offered no such recommendation; leave the field out if there was none",
             [Fault("/recommendation", "no such recommendation of this learner")],
         )
-    return AcceptedResponse(response, item, score, offered)
+    return AcceptedResponse(response, item, score, max_score, offered)
 
 
-def check_score(course: CourseModel, item: int, score: float) -> None:
-    """Whether the item can have this score. Raises `InvalidScore`."""
-    max_score = float(course.max_scores[item])
+def check_score(score: float, max_score: float, max_category: int) -> float:
+    """Return the score of an answer out of `max_score`, freed of what sums of parts leave in the last bits.
+
+    `max_category` is above 0 for a graded item. Raises `InvalidScore`.
+    """
+    score = min(score, max_score) if score <= max_score * (1 + ROUNDING) else score
     if score > max_score:
         raise InvalidScore(
             f"the score is higher than the item's maximum, {max_score:g}",
             [Fault("/score", f"must be from 0 to {max_score:g}")],
         )
-    if course.parameters.items.max_category[item] and score != int(score):
+    if not max_category:
+        return score
+    if abs(score - round(score)) > ROUNDING * max_score:
         raise InvalidScore("this item is graded: its score is a whole number", [Fault("/score", "must be whole")])
+    return float(round(score))
 
 
-def _response_score(course: CourseModel, response: NewResponse) -> float:
-    """The score of a response to an item of the course; `correct` is short for all or nothing."""
-    if response.score is not None:
-        return response.score
-    return float(course.max_scores[course.item_numbers[response.item]]) * bool(response.correct)
+def _response_score(response: NewResponse, max_score: float) -> float:
+    """The score of a response out of a maximum, as it was sent; `correct` is short for all or nothing."""
+    return max_score * bool(response.correct) if response.score is None else response.score
 
 
 def _repeat(db: Connection, course: CourseModel, response: NewResponse, row: ResponseRow) -> Verdict:
@@ -142,10 +149,13 @@ def _content(response: NewResponse) -> tuple[Any, ...]:
 
 def _has_same_score(db: Connection, course: CourseModel, response: NewResponse, row: ResponseRow) -> bool:
     """Whether a response has the score that is stored; all or nothing is meant of the maximum at that time."""
-    course_then = course
-    if response.score is None and _response_score(course, response) != row.score and course.revision != row.revision:
-        course_then = course_model_at(db, course.tenant_id, course.course_id, row.revision, row.calibration)
-    return _response_score(course_then, response) == row.score
+    max_score = row.max_score
+    if max_score is None:
+        if response.score is None and course.revision != row.revision:
+            course = course_model_at(db, course.tenant_id, course.course_id, row.revision, row.calibration)
+        max_score = float(course.max_scores[course.item_numbers[response.item]])
+    sent = _response_score(response, max_score)
+    return abs(sent - row.score) <= ROUNDING * max(max_score, row.score)
 
 
 def has_same_content(one: AcceptedResponse, other: AcceptedResponse) -> bool:

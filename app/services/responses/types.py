@@ -46,11 +46,15 @@ class RecordedResponse:
 
 @dataclass(frozen=True)
 class AcceptedResponse:
-    """A response that the course can take: the number of its item, its score, and the recommendation it names."""
+    """A response that the course can take: the number of its item, its score, and the recommendation it names.
+
+    `max_score` is what the score is out of; none: the item's maximum of today.
+    """
 
     response: NewResponse
     item: int
     score: float
+    max_score: float | None
     offered: RecommendationRow | None = None
 
     def continues_prefetch(self) -> bool:
@@ -73,7 +77,13 @@ class AcceptedResponse:
         """The response as an entry of the log."""
         response = self.response
         return Entry(
-            response.learner, response.id, response.item, self.score, response.occurred_at, response.duration_ms
+            response.learner,
+            response.id,
+            response.item,
+            self.score,
+            response.occurred_at,
+            response.duration_ms,
+            self.max_score,
         )
 
 

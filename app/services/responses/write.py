@@ -62,6 +62,7 @@ def _response_rows(
             "position": offer.position,
             "item_id": response.item,
             "score": accepted.score,
+            "max_score": accepted.max_score,
             "occurred_at": response.occurred_at,
             "has_timestamp": response.has_timestamp,
             "received_at": response.received_at,

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import structlog
 
 from app.core.database import Database
-from app.core.errors import Overloaded, Postponed, ProximaError, Unavailable
+from app.core.errors import Overloaded, ProximaError, Unavailable
 from app.core.telemetry import GROUP_SECONDS, GROUP_SIZE
-from app.services.responses import NewResponse, RecordResult, record
+from app.services.responses import NewResponse, Postponed, RecordResult, record
 
 MAX_GROUP = 256
 

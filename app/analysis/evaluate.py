@@ -7,6 +7,7 @@ the others from what they answered before it. One prediction an answer, however 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,15 @@ from app.analysis.tables import align_columns
 from app.core.errors import InvalidFile
 from app.core.times import to_days
 from app.files.duplicate_rows import DuplicateRows, ResponseColumns, find_duplicate_rows, sort_key_of
-from app.files.responses import INSTANTS, ROWS_BETWEEN_REPORTS, Rejection, ResponseRecord, read_responses
+from app.files.responses import (
+    INSTANTS,
+    ROWS_BETWEEN_REPORTS,
+    Rejection,
+    ResponseRecord,
+    Scales,
+    read_responses,
+    read_scales,
+)
 
 SPLIT = "split"
 FOLDS = 5
@@ -125,14 +134,16 @@ class _EvaluationReport:
     rejections: tuple[Rejection, ...]
 
 
-def evaluate(path: Path, split_column: str | None, folds: int | None, progress: Progress) -> _EvaluationReport:
+def evaluate(
+    path: Path, split_column: str | None, folds: int | None, progress: Progress, max_score: float | None = None
+) -> _EvaluationReport:
     """Fit and compare all models. Raises `InvalidFile` where there is nothing to fit or to predict.
 
     With neither argument the column `split` is used if there is one, else five folds. `folds` alone asks for folds of
     learners; with both the column is used if there is one. `progress` takes a stage, how much is done, and of what.
     """
     column = SPLIT if split_column is None else split_column
-    sample = read_sample(path, column, progress)
+    sample = read_sample(path, column, progress, max_score)
     progress("comparing learners", 0, 1)
     duplicate_groups = find_duplicates(sample.log)
     if any(sample.splits) and (split_column is not None or folds is None):
@@ -153,8 +164,8 @@ def evaluate(path: Path, split_column: str | None, folds: int | None, progress: 
 # The file
 
 
-def read_sample(path: Path, split_column: str, progress: Progress) -> ResponseSample:
-    """Read a file once. Answers of a learner stand in the order in which `proxima import` would fold them.
+def read_sample(path: Path, split_column: str, progress: Progress, max_score: float | None = None) -> ResponseSample:
+    """Read a file. Answers of a learner stand in the order in which `proxima import` would fold them.
 
     As there, the first row of an item says which skills it asks for, and a response counts once, also if it has one row
     for each skill (`app/files/duplicate_rows.py`): then its skills are those of all of them.
@@ -163,7 +174,8 @@ def read_sample(path: Path, split_column: str, progress: Progress) -> ResponseSa
     inconsistent_learner: str | None = None
     rejections: list[Rejection] = []
     columns = ResponseColumns()
-    for answer in _usable_responses(path, split_column, rejections, progress):
+    scales = read_scales(path, max_score, partial(progress, "looking at scores"))
+    for answer in _usable_responses(path, scales, split_column, rejections, progress):
         columns.append(answer)
         learner = columns.learners[-1]
         if learner == len(splits):
@@ -190,11 +202,11 @@ def read_sample(path: Path, split_column: str, progress: Progress) -> ResponseSa
 
 
 def _usable_responses(
-    path: Path, split_column: str, rejections: list[Rejection], progress: Progress
+    path: Path, scales: Scales, split_column: str, rejections: list[Rejection], progress: Progress
 ) -> Iterator[ResponseRecord]:
     """The answers of a file that an import would take; the other rows are added to `rejections`."""
     known: dict[str, int] = {}
-    reading = read_responses(path, split_column)
+    reading = read_responses(path, scales, split_column)
     for number, row in enumerate(reading):
         if number % ROWS_BETWEEN_REPORTS == 0:
             progress("reading", reading.position, reading.size)

@@ -69,12 +69,19 @@ class _SkillFit:
         return self.fitted.iterations < self.setup.iterations
 
 
-def fit_items(path: Path, model: Model, priors: Priors, categories: int | None, progress: Progress) -> _ItemFit:
+def fit_items(
+    path: Path,
+    model: Model,
+    priors: Priors,
+    categories: int | None,
+    progress: Progress,
+    max_score: float | None = None,
+) -> _ItemFit:
     """Calibrate the items of a file. Raises `InvalidFile` for scores that the model does not take.
 
     `categories` is how many every item has; None finds out, item by item.
     """
-    sample = read_sample(path, SPLIT, progress)
+    sample = read_sample(path, SPLIT, progress, max_score)
     log = sample.log
     max_category = max_categories(sample, model, categories)
     first = first_responses(log, len(sample.items))
@@ -88,9 +95,9 @@ def fit_items(path: Path, model: Model, priors: Priors, categories: int | None, 
     return _ItemFit(sample, responses, len(log.items) - len(first), result, reliability, screen_log(log, sample.skills))
 
 
-def fit_skills(path: Path, setup: bkt.Setup, progress: Progress) -> _SkillFit:
+def fit_skills(path: Path, setup: bkt.Setup, progress: Progress, max_score: float | None = None) -> _SkillFit:
     """Fit knowledge tracing to the skills of a file. Raises `InvalidFile` if it names none."""
-    sample = read_sample(path, SPLIT, progress)
+    sample = read_sample(path, SPLIT, progress, max_score)
     if not sample.skill_ids:
         raise InvalidFile(f"{path.name} names no skill; knowledge tracing is about skills.")
     progress("tracing", 0, 1)

@@ -71,6 +71,9 @@ PORT = click.IntRange(0, 65535)
 
 course_option = click.option("--course", required=True, help="The course's id.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+max_score_option = click.option(
+    "--max-score", type=click.FloatRange(0, min_open=True), help="What the scores are out of.  [default: 1]"
+)
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace FILE if it exists.")
 tenant_option = click.option("--tenant", help="The course's tenant.  [default: the only one there is]")
 
@@ -170,7 +173,10 @@ def import_catalogue_command(file: Path, course: str | None, tenant: str | None)
 @course_option
 @tenant_option
 @click.option("--dry-run", is_flag=True, help="Check the file and store nothing.")
-def import_responses_command(file: Path, course: str, tenant: str | None, dry_run: bool) -> None:
+@max_score_option
+def import_responses_command(
+    file: Path, course: str, tenant: str | None, dry_run: bool, max_score: float | None
+) -> None:
     """Load answers (CSV, NDJSON, Parquet); rows that cannot be loaded go to FILE.rejected.csv.
 
     Started again after an interruption, it goes on where it was, up to 100,000 rows before; nothing is loaded twice.
@@ -178,9 +184,9 @@ def import_responses_command(file: Path, course: str, tenant: str | None, dry_ru
     from app.cli.imports import check_responses, load_responses
 
     if dry_run:
-        check_responses(file)
+        check_responses(file, max_score)
     else:
-        load_responses(file, course, tenant)
+        load_responses(file, course, tenant, max_score)
 
 
 @import_group.command("tenant")
@@ -261,15 +267,18 @@ def calibrate_command(
     help="Predict the learners with `test` in this column, or its values in turn.  [default: split, if there]",
 )
 @click.option("--folds", type=click.IntRange(2, 50), help="Divide the learners into this many folds instead.")
+@max_score_option
 @json_option
-def evaluate_command(file: Path, split_column: str | None, folds: int | None, as_json: bool) -> None:
+def evaluate_command(
+    file: Path, split_column: str | None, folds: int | None, max_score: float | None, as_json: bool
+) -> None:
     """Compare the engine with the models of the field on the answers of a file; needs no database.
 
     Every model predicts each answer of learners it was not fitted to. Without a column `split` there are 5 folds.
     """
     from app.cli.evaluate import print_evaluation
 
-    print_evaluation(file, split_column, folds, as_json=as_json)
+    print_evaluation(file, split_column, folds, max_score, as_json=as_json)
 
 
 @main.command("fit")
@@ -281,16 +290,19 @@ def evaluate_command(file: Path, split_column: str | None, folds: int | None, as
 )
 @click.option("--forgets", is_flag=True, help="bkt: let skills be forgotten.")
 @click.option("--per-item", is_flag=True, help="bkt: give every item a guess and a slip of its own.")
+@max_score_option
 @json_option
 @click.option("--catalogue", type=NEW_FILE, help="Write the calibrated items to this .json.")
-def fit_command(file: Path, model: Model, as_json: bool, catalogue: Path | None, **options: Any) -> None:
+def fit_command(
+    file: Path, model: Model, max_score: float | None, as_json: bool, catalogue: Path | None, **options: Any
+) -> None:
     """Fit an item response model, or knowledge tracing, to the answers of a file; needs no database.
 
     An item response model takes the first answer of each learner to each item; knowledge tracing takes all.
     """
     from app.cli.fit import print_fit
 
-    print_fit(file, model, catalogue, as_json=as_json, **options)
+    print_fit(file, model, catalogue, max_score, as_json=as_json, **options)
 
 
 @main.group("simulate")

@@ -12,10 +12,12 @@ from app.files.duplicate_rows import DuplicateRows
 from app.files.responses import Rejection
 
 
-def print_evaluation(file: Path, split_column: str | None, folds: int | None, *, as_json: bool) -> None:
+def print_evaluation(
+    file: Path, split_column: str | None, folds: int | None, max_score: float | None, *, as_json: bool
+) -> None:
     """Compare the engine with the models of the field on the answers of a file."""
     with progress_bar() as progress:
-        report = evaluate.evaluate(file, split_column, folds, progress)
+        report = evaluate.evaluate(file, split_column, folds, progress, max_score)
     report_left_out(report.rejections, report.duplicate_rows)
     click.echo(json.dumps(evaluate.as_json(report), indent=1) if as_json else evaluate.as_table(report))
 

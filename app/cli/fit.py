@@ -16,19 +16,27 @@ from app.core.errors import InvalidFile
 
 
 def print_fit(
-    file: Path, model: Model | Literal["bkt"], catalogue: Path | None, *, as_json: bool, **options: Any
+    file: Path,
+    model: Model | Literal["bkt"],
+    catalogue: Path | None,
+    max_score: float | None,
+    *,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Fit an item response model, or knowledge tracing, to the responses of a file; `options` are those of the fit."""
     _check_fit(model, catalogue, **options)
     if model == "bkt":
         with progress_bar() as progress:
-            traced = fit.fit_skills(file, Setup(forgets=options["forgets"], per_item=options["per_item"]), progress)
+            traced = fit.fit_skills(
+                file, Setup(forgets=options["forgets"], per_item=options["per_item"]), progress, max_score
+            )
         report_left_out(traced.sample.rejections, traced.sample.duplicates)
         click.echo(json.dumps(fit.skills_json(traced), indent=1) if as_json else fit.skills_table(traced))
         return
     with progress_bar() as progress:
         priors = FLAT if options["no_priors"] else Priors()
-        fitted = fit.fit_items(file, model, priors, options["categories"], progress)
+        fitted = fit.fit_items(file, model, priors, options["categories"], progress, max_score)
     report_left_out(fitted.sample.rejections, fitted.sample.duplicates)
     click.echo(json.dumps(fit.items_json(fitted), indent=1) if as_json else fit.items_table(fitted))
     if catalogue is not None:

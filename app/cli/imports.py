@@ -33,17 +33,17 @@ def load_catalogue(file: Path, course: str | None, tenant: str | None) -> None:
     with_database(load)
 
 
-def check_responses(file: Path) -> None:
+def check_responses(file: Path, max_score: float | None) -> None:
     """Say how many rows of a file could be loaded, and write the others beside it."""
     target = _rejected_file(file)
-    good, rejections, duplicates = check_file(file)
+    good, rejections, duplicates = check_file(file, max_score)
     target.unlink(missing_ok=True)
     _report_rejected(write_rejections(target, rejections) if rejections else 0, target)
     report_duplicate_rows(duplicates)
     click.echo(f"{good:,} rows can be loaded")
 
 
-def load_responses(file: Path, course: str, tenant: str | None) -> None:
+def load_responses(file: Path, course: str, tenant: str | None, max_score: float | None) -> None:
     """Load the answers of a file, and write the rows that cannot be loaded beside it."""
     target, started = _rejected_file(file), time.monotonic()
     with progress_bar() as progress:
@@ -56,7 +56,7 @@ def load_responses(file: Path, course: str, tenant: str | None) -> None:
             tenant_id = await database.write(choose_tenant, tenant, now())
             if not await database.read(last_imported_line, tenant_id, course, hash_file(file)):
                 target.unlink(missing_ok=True)
-            return await import_responses(database, tenant_id, course, file, write_rejected, progress)
+            return await import_responses(database, tenant_id, course, file, write_rejected, progress, max_score)
 
         totals = with_database(load)
     rate = totals.created / (time.monotonic() - started)

@@ -231,10 +231,6 @@ class Overloaded(Unavailable):
     title = "Too much is waiting"
 
 
-class Postponed(Overloaded):
-    """Not recorded yet: its transaction has replayed enough for responses that came late."""
-
-
 class Stopping(Unavailable):
     code = "stopping"
     title = "The service is about to stop"

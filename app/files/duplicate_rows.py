@@ -26,7 +26,7 @@ import numpy as np
 
 from app.adaptive.arrays import Booleans, Integers
 from app.core.times import UNDATED_EPOCH_US
-from app.files.responses import INSTANTS, ResponseRecord, may_have_duplicates, read_responses
+from app.files.responses import INSTANTS, ResponseRecord, Scales, may_have_duplicates, read_responses
 
 NEITHER, ORDER, TIME = range(3)
 # Of the moments at which a learner answered one item more than once, at most this share may have different scores.
@@ -102,7 +102,9 @@ class DuplicateRows:
     skills: Mapping[str, tuple[str, ...]]
 
 
-def read_duplicate_rows(path: Path, progress: Callable[[int, int], object]) -> tuple[DuplicateRows, frozenset[int]]:
+def read_duplicate_rows(
+    path: Path, scales: Scales, progress: Callable[[int, int], object]
+) -> tuple[DuplicateRows, frozenset[int]]:
     """The duplicate rows of a file, as in `find_duplicate_rows`, and their lines.
 
     A file that cannot have any is read only once, without judging its rows. `progress` takes the bytes read and the
@@ -110,7 +112,7 @@ def read_duplicate_rows(path: Path, progress: Callable[[int, int], object]) -> t
     """
     columns = ResponseColumns()
     if may_have_duplicates(path, progress):
-        for response in read_responses(path):
+        for response in read_responses(path, scales):
             if isinstance(response, ResponseRecord) and sort_key_of(response) in INSTANTS:
                 columns.append(response)
     found = find_duplicate_rows(columns)

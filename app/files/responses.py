@@ -13,8 +13,9 @@ import math
 import re
 import zlib
 from array import array
+from bisect import bisect_left
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache, partial
@@ -27,9 +28,10 @@ from typing import IO, Any, NoReturn
 import numpy as np
 
 from app.core.errors import InvalidFile
+from app.core.times import UNDATED_US
 
 REQUIRED = ("learner_id", "item_id", "skill_ids", "correct")
-COLUMNS = (*REQUIRED, "order", "attempted_at", "split", "response_id", "duration_ms")
+COLUMNS = (*REQUIRED, "order", "attempted_at", "split", "response_id", "duration_ms", "max_score")
 LONGEST_IDENTIFIER = 255
 # More does not fit PostgreSQL's indexes with three of them.
 LONGEST_IDENTIFIER_BYTES = 850
@@ -38,6 +40,10 @@ ROWS_BETWEEN_REPORTS = 1 << 12
 
 # Half of the second decimal and a little: fractions with denominators below 10 are more than twice as far apart.
 ROUNDING_TOLERANCE = 0.006
+# Of a maximum: what sums of parts may be off by.
+ROUNDING = 1e-9
+# As most files have them, and nothing to look at.
+PLAIN_SCORES = frozenset(("0", "1", "0.0", "1.0"))
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 INSTANTS = range((datetime(2201, 1, 1, tzinfo=UTC) - EPOCH) // MICROSECOND)
@@ -81,6 +87,22 @@ class _UnusableValue(ValueError):
     """Why a row is rejected."""
 
 
+class _OffScale(InvalidFile):
+    """A score above what the file says it is out of: then all of them may be points."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scales:
+    """What the numbers of a file mean.
+
+    `correct` is out of `max_score` where a row has no `max_score` of its own. `orders` are all values of `order`,
+    ascending, if they are too large for moments: only their ranks count then.
+    """
+
+    max_score: float = 1.0
+    orders: Sequence[int] | None = None
+
+
 _ReportPosition = Callable[[int], object]
 # A row: its line; its values, or why it has none; how it stands in the file.
 _Row = tuple[int, Sequence[object] | str, Sequence[object] | str]
@@ -90,12 +112,12 @@ _Cells = tuple[int, list[str] | str, str]
 class _ResponseReader(Iterator[ResponseRecord | Rejection]):
     """The rows of a file, one by one; `position` of its `size` bytes on the disk have been read."""
 
-    def __init__(self, path: Path, columns: Sequence[str]) -> None:
+    def __init__(self, path: Path, columns: Sequence[str], scales: Scales) -> None:
         self.size = _size(path)
         self.position = 0
         rows = _READERS[_file_type(path, _READERS)](path, columns, self._report_position)
         first = next(rows, None)  # a file that is no good says so now, before anything is done with it
-        self._results = map(_parse_row, rows if first is None else chain([first], rows))
+        self._results = map(partial(_parse_row, scales), rows if first is None else chain([first], rows))
 
     def __next__(self) -> ResponseRecord | Rejection:
         return next(self._results)
@@ -104,16 +126,41 @@ class _ResponseReader(Iterator[ResponseRecord | Rejection]):
         self.position = position
 
 
-def read_responses(path: Path, split_column: str = "split") -> _ResponseReader:
+def read_responses(path: Path, scales: Scales, split_column: str = "split") -> _ResponseReader:
     """Read CSV, NDJSON (either also `.gz`) or Parquet: every row is an `ResponseRecord` or a `Rejection`.
 
-    `split` is read from the column `split_column`, if the file has it.
+    `split` is read from the column `split_column`, if the file has it. `scales` are those of `read_scales`.
     """
-    return _ResponseReader(path, [split_column if name == "split" else name for name in COLUMNS])
+    return _ResponseReader(path, [split_column if name == "split" else name for name in COLUMNS], scales)
+
+
+def read_scales(path: Path, max_score: float | None, progress: Callable[[int, int], object]) -> Scales:
+    """Look at all scores and orders of a file before anything is done with it.
+
+    Raises `InvalidFile` if a score is higher than it can be: leaving out such rows would leave out the best answers.
+    `progress` takes the bytes read and the size of the file.
+    """
+    scales, size, orders = Scales(1.0 if max_score is None else max_score), _size(path), set[int]()
+    rows = _READERS[_file_type(path, _READERS)](path, ("correct", "max_score", "order"), lambda at: progress(at, size))
+    for line, values, _ in rows:
+        if isinstance(values, str):
+            continue
+        score, highest, order = values
+        with suppress(_UnusableValue):
+            if score not in PLAIN_SCORES or highest:
+                try:
+                    _score(score, highest, scales)
+                except _OffScale as found:
+                    raise InvalidFile(f"{path.name}, line {line}: {found}") from None
+            if order and (number := _whole_number("order", order)) is not None:
+                orders.add(number)
+    if orders and (min(orders) < 0 or max(orders) >= UNDATED_US):
+        return Scales(scales.max_score, sorted(orders))
+    return scales
 
 
 def read_new_items(
-    path: Path, known: Container[str], progress: Callable[[int, int], object]
+    path: Path, scales: Scales, known: Container[str], progress: Callable[[int, int], object]
 ) -> Iterator[ResponseRecord]:
     """The first good row of every item but the `known` ones; no other row is judged, which takes most of the time.
 
@@ -126,7 +173,7 @@ def read_new_items(
             isinstance(item := values[item_column], str) and (item in known or item in seen_items)
         ):
             continue
-        record = _parse_row(row)
+        record = _parse_row(scales, row)
         if isinstance(record, ResponseRecord):
             seen_items.add(record.item)
             yield record
@@ -399,19 +446,20 @@ def _check_columns(path: Path, names: Sequence[str], required: Sequence[str], kn
 # The rules of a row
 
 
-def _parse_row(row: _Row) -> ResponseRecord | Rejection:
+def _parse_row(scales: Scales, row: _Row) -> ResponseRecord | Rejection:
     line, values, source = row
     if isinstance(values, str):
         return Rejection(line, values, _row_text(source))
     try:
-        learner, item, skills, score, order, attempted_at, split, response, duration = values
+        learner, item, skills, score, order, attempted_at, split, response, duration, max_score = values
+        number = _whole_number("order", order)
         return ResponseRecord(
             line,
             _identifier("learner_id", learner),
             _identifier("item_id", item),
             _skills("skill_ids", skills),
-            _score(score),
-            _whole_number("order", order),
+            _score(score, max_score, scales),
+            number if number is None or scales.orders is None else bisect_left(scales.orders, number),
             _instant(attempted_at),
             _optional("split", split),
             _optional("response_id", response),
@@ -465,7 +513,8 @@ def _split(column: str, text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(_checked_identifier(column, skill) for skill in text.split(";")))
 
 
-def _score(value: object) -> float:
+def _score(value: object, own_max_score: object, scales: Scales) -> float:
+    """The fraction that a score is of its maximum."""
     if isinstance(value, str):
         text = value.strip().lower()
         score = _number("correct", TRUTH.get(text, text))
@@ -473,9 +522,18 @@ def _score(value: object) -> float:
         score = _number("correct", int(value) if isinstance(value, bool) else value)
     if score is None:
         raise _UnusableValue("correct is missing")
-    if not 0 <= score <= 1:
-        raise _UnusableValue("correct is not between 0 and 1")
-    return score
+    max_score = _number("max_score", own_max_score)
+    if max_score is not None and max_score <= 0:
+        raise _UnusableValue("max_score is not above 0")
+    highest = scales.max_score if max_score is None else max_score
+    if score < 0:
+        raise _UnusableValue("correct is below 0")
+    if score > highest * (1 + ROUNDING):
+        raise _OffScale(
+            f"correct is {score:g}, more than {highest:g}. If these are points, say what they are out of, with "
+            "--max-score or in a column max_score; nothing was loaded."
+        )
+    return min(score / highest, 1.0)
 
 
 def nearest_step(score: float, steps: int) -> float:

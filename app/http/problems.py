@@ -118,14 +118,14 @@ def responses_for(*codes: str) -> dict[int | str, dict[str, Any]]:
 
 
 def classes_by_code() -> dict[str, type[ProximaError]]:
-    """Return every error, by its code."""
+    """Return every error with a code of its own, by that."""
 
     def below(error: type[ProximaError]) -> Iterator[type[ProximaError]]:
         yield error
         for child in error.__subclasses__():
             yield from below(child)
 
-    return {error.code: error for error in below(ProximaError)}
+    return {error.code: error for error in below(ProximaError) if "code" in vars(error)}
 
 
 def status_of(error: type[ProximaError]) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 from app.core.database import Database
 from app.core.times import now
 from app.files.duplicate_rows import DuplicateRows, read_duplicate_rows
-from app.files.responses import Rejection, ResponseRecord, read_new_items, read_responses
+from app.files.responses import Rejection, ResponseRecord, Scales, read_new_items, read_responses, read_scales
 from app.files.responses import hash_file as file_digest
 from app.queries.responses import save_import
 from app.queries.statistics import refresh_statistics
@@ -45,17 +45,20 @@ async def import_responses(
     path: Path,
     rejected: Callable[[Sequence[Rejection]], None],
     progress: Callable[[str, int, int], None],
+    max_score: float | None = None,
 ) -> ImportTotals:
     """Import a file of answers in chunks, each in one transaction.
 
     After a kill the next run begins with the window where that one was, and skips what is stored of it. Skills and
     items that the course lacks are added first. Rows that repeat a response of the file are left out, and an item with
     one row for each skill gets all of them (`app/files/duplicate_rows.py`). `rejected` takes rows that cannot be
-    loaded, `progress` the name of the phase, the bytes read and the size of the file.
+    loaded, `progress` the name of the phase, the bytes read and the size of the file. Scores are out of `max_score`, 1
+    if it is not given. Raises `InvalidFile` before anything is stored.
     """
+    scales = await asyncio.to_thread(read_scales, path, max_score, partial(progress, "looking at scores"))
     hash_file = await asyncio.to_thread(file_digest, path)
     done = await database.read(last_imported_line, tenant_id, course_id, hash_file)
-    totals, numbers, reading = ImportTotals(), count(1), read_responses(path)
+    totals, numbers, reading = ImportTotals(), count(1), read_responses(path, scales)
 
     async def load(rows: Sequence[ResponseRecord | Rejection], begun: int, ended: int) -> None:
         at_once = CHUNKS_AT_ONCE[database.dialect]
@@ -84,10 +87,10 @@ async def import_responses(
 
     with _rare_garbage_collection():
         duplicates, duplicate_lines = await asyncio.to_thread(
-            read_duplicate_rows, path, partial(progress, "looking for duplicate rows")
+            read_duplicate_rows, path, scales, partial(progress, "looking for duplicate rows")
         )
         totals.duplicates = duplicates
-        await _add_missing_items(database, tenant_id, course_id, path, duplicates.skills, progress)
+        await _add_missing_items(database, tenant_id, course_id, path, scales, duplicates.skills, progress)
         # The next rows are read while the last ones are processed and written.
         begun, reader = 0, asyncio.create_task(asyncio.to_thread(read_on))
         while (window := await reader)[0]:
@@ -146,24 +149,26 @@ async def _add_missing_items(
     tenant_id: int,
     course_id: str,
     path: Path,
+    scales: Scales,
     skills: Mapping[str, tuple[str, ...]],
     progress: Callable[[str, int, int], None],
 ) -> None:
     """Add the skills and items that a file names and the course lacks; `skills` overrule the first row of an item."""
     # The file is read outside of any transaction: it may take longer than one may last.
     catalogue = await database.read(read_catalogue, tenant_id, course_id)
-    first_rows = read_new_items(path, catalogue.items, partial(progress, "looking for new items"))
+    first_rows = read_new_items(path, scales, catalogue.items, partial(progress, "looking for new items"))
     new = (replace(row, skills=skills.get(row.item, row.skills)) for row in first_rows)
     missing = await asyncio.to_thread(missing_catalogue, catalogue, new)
     if missing["items"] or missing["skills"]:
         await database.write(upsert, tenant_id, course_id, missing, now())
 
 
-def check_file(path: Path) -> tuple[int, list[Rejection], DuplicateRows]:
+def check_file(path: Path, max_score: float | None) -> tuple[int, list[Rejection], DuplicateRows]:
     """Count the responses of a file that could be loaded, and return the other rows: a dry run."""
-    duplicates, duplicate_lines = read_duplicate_rows(path, lambda *_: None)
+    scales = read_scales(path, max_score, lambda *_: None)
+    duplicates, duplicate_lines = read_duplicate_rows(path, scales, lambda *_: None)
     good, rejections = -len(duplicate_lines), []
-    for row in read_responses(path):
+    for row in read_responses(path, scales):
         if isinstance(row, Rejection):
             rejections.append(row)
         else:

@@ -128,9 +128,12 @@ def _drop_known(
 def _is_same(course: CourseModel, one: Entry, other: Entry) -> bool:
     """Return whether two answers are the same; a score is one of its own maximum."""
     items = np.array([course.item_numbers[entry.item_id] for entry in (one, other)])
+    if one._replace(score=other.score, max_score=other.max_score) != other:
+        return False
     fractions = as_fractions(course, items, [(entry.score or 0.0, entry.max_score) for entry in (one, other)])
-    alike = one._replace(score=other.score, max_score=other.max_score) == other
-    return alike and abs(fractions[0] - fractions[1]) < SAME_FRACTION
+    steps = int(course.parameters.items.max_category[items[0]])
+    first, second = (nearest_step(fraction, steps) if steps else fraction for fraction in fractions.tolist())
+    return abs(first - second) < SAME_FRACTION
 
 
 def _replay_chunk(

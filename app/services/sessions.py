@@ -42,6 +42,7 @@ from app.core.errors import (
     UnknownSession,
 )
 from app.core.times import to_days, to_text
+from app.files.responses import ROUNDING
 from app.queries import sessions as rows
 from app.queries.learners import find_learners
 from app.services.catalogue import need_course
@@ -50,7 +51,7 @@ from app.services.item_pools import ItemPool, check_agreement, read_pool
 from app.services.present import DIGITS, calibration_id, mastery_rows
 from app.services.replay import as_fractions, load_states, states_at
 from app.services.responses import NewResponse, RecordedResponse, record
-from app.services.responses.read import ROUNDING, check_score
+from app.services.responses.read import check_score
 from app.services.session_agreement import (
     AgreedPrior,
     SessionAgreement,

@@ -140,7 +140,8 @@ def test_training_learners_change_figures_only_by_what_is_fitted(tmp_path: Path)
     ("rows", "header", "column", "reason"),
     [
         (["a,i,,1", "a,j,,0"], HEADER, None, "there must be learners to fit and others to predict"),
-        (["a,i,,2"], HEADER, None, "no answer that can be used; line 2: correct is not between 0 and 1"),
+        (["a,i,,-2"], HEADER, None, "no answer that can be used; line 2: correct is below 0"),
+        (["a,i,,0.5", "a,i,,2"], HEADER, None, "line 3: correct is 2, more than 1. If these are points"),
         (["a,i,,1", "b,i,,0"], HEADER, "fold", "says nothing in the column fold"),
         (["a,i,,1,test", "b,i,,0,test"], HEADER + ",split", None, "there must be learners to fit"),
         (["a,i,,1,train", "b,i,,0,train"], HEADER + ",split", None, "must name `test` learners or 2 to 50 folds"),

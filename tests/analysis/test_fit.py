@@ -291,8 +291,8 @@ def test_fit_reports_rows_left_out_and_progress_on_standard_error(
     lsat7: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress, "QUIET_S", 0.0)
-    result = fit(write(tmp_path, [*lsat7.read_text().splitlines()[1:], "l,i,,2"]), "rasch")
-    assert "1 row left out; line 5002: correct is not between 0 and 1" in result.stderr
+    result = fit(write(tmp_path, [*lsat7.read_text().splitlines()[1:], "l,i,,-2"]), "rasch")
+    assert "1 row left out; line 5002: correct is below 0" in result.stderr
     assert "calibrating: 0%" in result.stderr
     assert result.stdout == fit(lsat7, "rasch").stdout
 

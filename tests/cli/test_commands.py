@@ -152,7 +152,7 @@ def test_import_catalogue_refuses_an_invalid_catalogue(
 
 
 def test_import_responses_checks_loads_and_can_be_repeated(proxima: Run, course: Path) -> None:
-    answers(course, ["l1,i1,,2,", "l1,i1,,1,yesterday"])
+    answers(course, ["l1,i1,,-2,", "l1,i1,,1,yesterday"])
     rejected = course.with_name("answers.csv.rejected.csv")
     load = ("import", "responses", str(course), "--course", "arithmetic")
 

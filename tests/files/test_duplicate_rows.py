@@ -16,7 +16,7 @@ from app.files.duplicate_rows import (
     read_duplicate_rows,
     sort_key_of,
 )
-from app.files.responses import ResponseRecord, may_have_duplicates, read_responses
+from app.files.responses import ResponseRecord, Scales, may_have_duplicates, read_responses
 
 HEADER = "learner_id,item_id,skill_ids,correct,order,attempted_at,response_id,duration_ms"
 SKILLS = {f"i{item}": ("a", "b", "c")[: item % 3 + 1] for item in range(9)}
@@ -32,11 +32,11 @@ def duplicates_of(folder: Path, rows: Sequence[str]) -> DuplicateRows:
     """What is found; the quick look at the rows must not have missed it."""
     path = write(folder, rows)
     columns = ResponseColumns()
-    for response in read_responses(path):
+    for response in read_responses(path, Scales()):
         assert isinstance(response, ResponseRecord), response
         columns.append(response)
     found = find_duplicate_rows(columns)
-    again, lines = read_duplicate_rows(path, lambda *_: None)
+    again, lines = read_duplicate_rows(path, Scales(), lambda *_: None)
     assert sorted(lines) == (np.flatnonzero(found.repeats) + 2).tolist()
     assert replace(again, repeats=found.repeats) == found
     assert found.first_line == min(lines, default=0)
@@ -174,7 +174,7 @@ def test_quick_look_passes_honest_files(tmp_path: Path) -> None:
 
 def test_moments_out_of_range_stop_nothing(tmp_path: Path) -> None:
     path = write(tmp_path, ["l,i,a,1,9223372036854775807,,,"] * 2 + ["l,i,a,1,1,,,"] * 2)
-    assert read_duplicate_rows(path, lambda *_: None)[1] == {5}
+    assert read_duplicate_rows(path, Scales(), lambda *_: None)[1] == {5}
 
 
 @given(st.lists(st.tuples(*[st.integers(0, 2)] * 7), max_size=12))

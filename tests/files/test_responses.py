@@ -25,16 +25,20 @@ from app.files.responses import (
     LONGEST_LINE,
     Rejection,
     ResponseRecord,
+    Scales,
     hash_file,
     read_catalogue_file,
     read_new_items,
     read_responses,
+    read_scales,
     write_rejections,
 )
 
 FORMATS = ["a.csv", "a.csv.gz", "A.CSV", "a.ndjson", "a.ndjson.gz", "a.jsonl", "a.parquet"]
 TYPES = [pa.string(), pa.string(), pa.list_(pa.string()), pa.float64(), pa.int64(), pa.string(), pa.string()]
-SCHEMA = pa.schema(list(zip(COLUMNS, [*TYPES, pa.string(), pa.int64()], strict=True)))
+# Not all files have a maximum for each row.
+WRITTEN = COLUMNS[:-1]
+SCHEMA = pa.schema(list(zip(WRITTEN, [*TYPES, pa.string(), pa.int64()], strict=True)))
 FULL = ["ann", "i,7", ["a", "b"], 1.0, 3, "2026-11-22T10:00:00.25+01:00", "train", "r-1", 1500]
 BARE = ['bo "x"\nz', "ü", [], 0.5, None, None, None, None, None]
 MOMENT = int(datetime(2026, 11, 22, 9, tzinfo=UTC).timestamp()) * 1_000_000
@@ -63,7 +67,7 @@ def write(folder: Path, name: str, content: str | bytes) -> Path:
 
 def save(folder: Path, name: str, table: list[Any]) -> Path:
     """The same answers in the format the name asks for."""
-    records = [dict(zip(COLUMNS, row, strict=True)) for row in table]
+    records = [dict(zip(WRITTEN, row, strict=True)) for row in table]
     if name.endswith(".parquet"):
         pq.write_table(pa.Table.from_pylist(records, SCHEMA), folder / name)
         return folder / name
@@ -71,12 +75,12 @@ def save(folder: Path, name: str, table: list[Any]) -> Path:
         return write(folder, name, "".join(json.dumps(record) + "\n" for record in records))
     text = io.StringIO()
     cells = [[";".join(cell) if isinstance(cell, list) else cell for cell in row] for row in table]
-    csv.writer(text).writerows([COLUMNS, *cells])
+    csv.writer(text).writerows([WRITTEN, *cells])
     return write(folder, name, text.getvalue())
 
 
 def answers(path: Path) -> list[ResponseRecord]:
-    read = list(read_responses(path))
+    read = list(read_responses(path, Scales()))
     assert [row for row in read if isinstance(row, Rejection)] == []
     return [row for row in read if isinstance(row, ResponseRecord)]
 
@@ -88,7 +92,7 @@ def values(answer: ResponseRecord) -> tuple[Any, ...]:
 def one_row(folder: Path, **cells: Any) -> ResponseRecord | Rejection:
     """What becomes of one good row after these cells were changed, read from NDJSON."""
     record = {"learner_id": "ann", "item_id": "i", "skill_ids": ["a"], "correct": 1} | cells
-    (row,) = read_responses(write(folder, "one.ndjson", json.dumps(record)))
+    (row,) = read_responses(write(folder, "one.ndjson", json.dumps(record)), Scales())
     return row
 
 
@@ -96,7 +100,7 @@ def one_csv_row(folder: Path, **cells: str) -> ResponseRecord | Rejection:
     record = {"learner_id": "ann", "item_id": "i", "skill_ids": "a", "correct": "1"} | cells
     text = io.StringIO()
     csv.writer(text).writerows([record.keys(), record.values()])
-    (row,) = read_responses(write(folder, "one.csv", text.getvalue()))
+    (row,) = read_responses(write(folder, "one.csv", text.getvalue()), Scales())
     return row
 
 
@@ -128,7 +132,7 @@ def test_file_of_any_bytes_is_read_or_rejected(
     path = tmp_path_factory.mktemp("bytes") / name
     path.write_bytes(content)
     with suppress(InvalidFile):
-        assert all(isinstance(row, ResponseRecord | Rejection) for row in read_responses(path))
+        assert all(isinstance(row, ResponseRecord | Rejection) for row in read_responses(path, Scales()))
 
 
 @given(row=st.lists(st.text("ab\"',;\r\n=", max_size=6), min_size=4, max_size=4))
@@ -136,7 +140,7 @@ def test_file_that_is_nearly_csv_is_read_or_rejected_whole(
     tmp_path_factory: pytest.TempPathFactory, row: list[str]
 ) -> None:
     path = write(tmp_path_factory.mktemp("csv"), "a.csv", "learner_id,item_id,skill_ids,correct\n" + ",".join(row))
-    assert all(isinstance(result, ResponseRecord | Rejection) for result in read_responses(path))
+    assert all(isinstance(result, ResponseRecord | Rejection) for result in read_responses(path, Scales()))
 
 
 def test_byte_order_mark_and_carriage_returns_are_tolerated(tmp_path: Path) -> None:
@@ -164,22 +168,22 @@ def test_parquet_may_hold_numbers_and_times(tmp_path: Path) -> None:
 def test_parquet_times_without_a_zone_are_rejected(tmp_path: Path) -> None:
     columns = {name: ["1"] for name in ("learner_id", "item_id", "skill_ids", "correct")}
     pq.write_table(pa.table(columns | {"attempted_at": pa.array([0], pa.timestamp("us"))}), tmp_path / "a.parquet")
-    (rejection,) = read_responses(tmp_path / "a.parquet")
+    (rejection,) = read_responses(tmp_path / "a.parquet", Scales())
     assert isinstance(rejection, Rejection)
     assert rejection.reason == "attempted_at has no offset from UTC"
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.ndjson"])
 def test_new_items_are_those_of_the_first_good_rows(name: str, tmp_path: Path) -> None:
-    rows = [("i1", 2), ("i1", 1), ("i2", 1), (7, 1), ("i1", 0), (7, 0), ("i3", 9), ("", 1), ("i2", 1), ("i4", 1)]
+    rows = [("i1", -2), ("i1", 1), ("i2", 1), (7, 1), ("i1", 0), (7, 0), ("i3", -9), ("", 1), ("i2", 1), ("i4", 1)]
     if name == "a.csv":
         text = "learner_id,item_id,skill_ids,correct\n" + "".join(f"ann,{item},s,{score}\n" for item, score in rows)
     else:
         keys = {"learner_id": "ann", "skill_ids": "s"}
         text = "".join(json.dumps({**keys, "item_id": item, "correct": score}) + "\n" for item, score in rows)
     path, told = write(tmp_path, name, text), []
-    new = list(read_new_items(path, {"i2"}, lambda *read: told.append(read)))
-    first = {row.item: row for row in reversed(list(read_responses(path))) if isinstance(row, ResponseRecord)}
+    new = list(read_new_items(path, Scales(), {"i2"}, lambda *read: told.append(read)))
+    first = {row.item: row for row in reversed(list(read_responses(path, Scales()))) if isinstance(row, ResponseRecord)}
     assert {row.item: row for row in reversed(new)} == {item: row for item, row in first.items() if item != "i2"}
     assert [row.line - (name == "a.csv") for row in new if row.item == "i1"] == [2]
     assert told[-1] == (path.stat().st_size,) * 2
@@ -216,8 +220,9 @@ def test_identifiers_are_bounded_visible_and_storable(tmp_path: Path, column: st
         ({"correct": "nan"}, "correct is not a number"),
         ({"correct": "1e999"}, "correct is not finite"),
         ({"correct": 10**400}, "correct is too large"),
-        ({"correct": 1.0000001}, "correct is not between 0 and 1"),
-        ({"correct": "-0.1"}, "correct is not between 0 and 1"),
+        ({"correct": "-0.1"}, "correct is below 0"),
+        ({"correct": 1, "max_score": 0}, "max_score is not above 0"),
+        ({"correct": 1, "max_score": "all"}, "max_score is not a number"),
         ({"order": 1.5}, "order is not a whole number"),
         ({"order": "1e3"}, "order is not a whole number"),
         ({"order": True}, "order is not a whole number"),
@@ -290,7 +295,7 @@ def test_rejections_name_their_line_and_reading_continues(tmp_path: Path) -> Non
     text = (
         "learner_id,item_id,skill_ids,correct\n"  # 1
         'ann,"i\n\n1",a,1\n'  # 2 to 4
-        "ann,i,a,2\n"  # 5
+        "ann,i,a,-2\n"  # 5
         "\n"  # 6
         "ann,i,a\n"  # 7
         'ann,"i"x,a,1\n'  # 8
@@ -298,7 +303,7 @@ def test_rejections_name_their_line_and_reading_continues(tmp_path: Path) -> Non
         "cy,i,a,0\n"  # 11
         'cy,"i,a,0\ncy,i,a,0\n'  # 12 to 13, never closed
     )
-    read = list(read_responses(write(tmp_path, "a.csv", text)))
+    read = list(read_responses(write(tmp_path, "a.csv", text), Scales()))
     assert [(row.line, type(row)) for row in read] == [
         (2, ResponseRecord),
         (5, Rejection),
@@ -309,11 +314,76 @@ def test_rejections_name_their_line_and_reading_continues(tmp_path: Path) -> Non
         (12, Rejection),
     ]
     rejected = [row for row in read if isinstance(row, Rejection)]
-    assert rejected[0] == Rejection(5, "correct is not between 0 and 1", "ann,i,a,2")
+    assert rejected[0] == Rejection(5, "correct is below 0", "ann,i,a,-2")
     assert rejected[1].reason == "3 values where the header names 4"
     assert rejected[2].row == 'ann,"i"x,a,1'
     assert rejected[3].row == '"bo\nbo",i,a,7'
     assert rejected[4].row == 'cy,"i,a,0\ncy,i,a,0'
+
+
+def silent(*_: int) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("text", "max_score", "scores"),
+    [
+        ("0\n0.5\n1\n", None, [0, 0.5, 1]),
+        ("0\n1\n2\n", 2.0, [0, 0.5, 1]),
+        ("0\n1\n3.0000000000000004\n", 3.0, [0, 1 / 3, 1]),
+    ],
+)
+def test_scores_are_fractions_of_the_maximum_of_the_file(
+    tmp_path: Path, text: str, max_score: float | None, scores: list[float]
+) -> None:
+    rows = "".join(f"ann,i,a,{score}\n" for score in text.split())
+    path = write(tmp_path, "a.csv", "learner_id,item_id,skill_ids,correct\n" + rows)
+    read = read_responses(path, read_scales(path, max_score, silent))
+    assert [row.score for row in read if isinstance(row, ResponseRecord)] == pytest.approx(scores)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.ndjson", "a.csv.gz"])
+def test_scores_off_the_scale_stop_the_file_and_name_the_cure(tmp_path: Path, name: str) -> None:
+    """Left out row by row, the best answers would be missing."""
+    records = [{"learner_id": "ann", "item_id": "i", "skill_ids": "a", "correct": n % 5} for n in range(50)]
+    lines = ["learner_id,item_id,skill_ids,correct", *(",".join(map(str, record.values())) for record in records)]
+    text = "\n".join(map(json.dumps, records) if "json" in name else lines)
+    path = write(tmp_path, name, text + "\n")
+    with pytest.raises(InvalidFile, match=r"line [34]: correct is 2, more than 1\..*--max-score.*column max_score"):
+        read_scales(path, None, silent)
+    assert read_scales(path, 4.0, silent) == Scales(4.0)
+
+
+def test_rows_may_say_what_they_are_out_of(tmp_path: Path) -> None:
+    path = write(
+        tmp_path, "a.csv", "learner_id,item_id,skill_ids,correct,max_score\na,i,,3,4\na,j,,1,\na,k,,10,10\na,l,,1,-1\n"
+    )
+    *good, bad = read_responses(path, read_scales(path, None, silent))
+    assert [row.score for row in good if isinstance(row, ResponseRecord)] == [0.75, 1, 1]
+    assert isinstance(bad, Rejection)
+    assert bad.reason == "max_score is not above 0"
+
+
+@given(
+    st.lists(st.integers(-(1 << 62), 1 << 62) | st.integers(20260901080000, 20260902080000), min_size=1, max_size=30)
+)
+def test_orders_count_by_their_ranks_where_they_are_no_small_numbers(
+    tmp_path_factory: pytest.TempPathFactory, orders: list[int]
+) -> None:
+    path = write(
+        tmp_path_factory.mktemp("orders"),
+        "a.csv",
+        "learner_id,item_id,skill_ids,correct,order\n" + "".join(f"a,i,,1,{order}\n" for order in orders),
+    )
+    read = [
+        row.order for row in read_responses(path, read_scales(path, None, silent)) if isinstance(row, ResponseRecord)
+    ]
+    given_orders = [order for order in read if order is not None]
+    assert len(given_orders) == len(orders)
+    assert all(0 <= order < UNDATED_US for order in given_orders)
+    for one, other in pairwise(range(len(orders))):
+        assert (orders[one] < orders[other]) == (given_orders[one] < given_orders[other])
+        assert (orders[one] == orders[other]) == (given_orders[one] == given_orders[other])
 
 
 def test_ndjson_lines_must_be_strict_json_objects(tmp_path: Path) -> None:
@@ -362,7 +432,7 @@ def test_ndjson_lines_must_be_strict_json_objects(tmp_path: Path) -> None:
 def test_unusable_file_is_refused_with_the_reason(tmp_path: Path, name: str, content: bytes, sentence: str) -> None:
     path = write(tmp_path, name, content)
     with pytest.raises(InvalidFile) as caught:
-        list(read_responses(path))
+        list(read_responses(path, Scales()))
     assert sentence in caught.value.detail
 
 
@@ -371,13 +441,13 @@ def test_broken_gzip_is_refused(tmp_path: Path, damage: Any) -> None:
     path = tmp_path / "a.csv.gz"
     path.write_bytes(damage(sample.responses().read_bytes()))
     with pytest.raises(InvalidFile, match="not a whole gzip file"):
-        list(read_responses(path))
+        list(read_responses(path, Scales()))
 
 
 def test_parquet_without_required_columns_is_refused_with_their_names(tmp_path: Path) -> None:
     pq.write_table(pa.table({"learner_id": ["a"], "correct": [1]}), tmp_path / "a.parquet")
     with pytest.raises(InvalidFile, match="no column item_id, skill_ids; its columns are learner_id, correct"):
-        read_responses(tmp_path / "a.parquet")
+        read_responses(tmp_path / "a.parquet", Scales())
 
 
 def test_parquet_without_pyarrow_is_refused_with_what_to_install(
@@ -386,15 +456,15 @@ def test_parquet_without_pyarrow_is_refused_with_what_to_install(
     path = save(tmp_path, "a.parquet", [FULL])
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(InvalidFile, match=r"install `proxima\[parquet\]`"):
-        read_responses(path)
+        read_responses(path, Scales())
 
 
 def test_absent_file_and_folder_have_different_errors(tmp_path: Path) -> None:
     with pytest.raises(InvalidFile, match="No such file"):
-        read_responses(tmp_path / "a.csv")
+        read_responses(tmp_path / "a.csv", Scales())
     (tmp_path / "b.csv").mkdir()
     with pytest.raises(InvalidFile, match="directory"):
-        read_responses(tmp_path / "b.csv")
+        read_responses(tmp_path / "b.csv", Scales())
 
 
 # Progress, digest, rejected rows
@@ -403,7 +473,7 @@ def test_absent_file_and_folder_have_different_errors(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a.csv", "a.ndjson.gz", "a.parquet"])
 def test_position_grows_from_0_to_the_size_of_the_file(tmp_path: Path, name: str) -> None:
     path = save(tmp_path, name, [[f"learner-{hash((n, 1))}", *FULL[1:]] for n in range(30_000)])
-    reading = read_responses(path)
+    reading = read_responses(path, Scales())
     positions = [reading.position for _ in reading]
     assert reading.size == path.stat().st_size
     assert positions == sorted(positions)

@@ -9,6 +9,8 @@ from sqlalchemy import Connection, func, select, text
 
 from app import sample
 from app.core.database import Database
+from app.core.errors import InvalidFile
+from app.core.times import now
 from app.files.responses import Rejection
 from app.jobs import imports as import_jobs
 from app.jobs.imports import ImportTotals, import_responses
@@ -17,6 +19,8 @@ from app.queries.learners import page_learners
 from app.services.catalogue import read_catalogue, upsert
 from app.services.imports import ImportedChunk, import_chunk
 from app.services.keys import create_key
+from app.services.mastery import learner_mastery
+from app.services.replay import rebuild_stale
 from tests.client import CATALOGUE, COURSE, app_of, find_differences, minute_text, school, verify
 
 pytestmark = pytest.mark.anyio
@@ -82,6 +86,72 @@ async def test_import_of_a_copy_of_a_file_repeats_its_answers(database: Database
     totals, _ = await load(database, written(tmp_path / "b.csv", rows[::-1]))
     assert counts(totals) == (0, 300, 0)
     assert await database.read(stored) == (12, 300, 300)
+
+
+async def test_import_stops_before_anything_is_stored_if_scores_are_points(database: Database, tmp_path: Path) -> None:
+    await begin(database)
+    rows = [f"{who},i{1 + n % 4},,{score},,," for n in range(6) for who, score in (("top", 2), ("mid", 1), ("low", 0))]
+    path = written(tmp_path / "points.csv", rows)
+    with pytest.raises(InvalidFile, match="--max-score"):
+        await load(database, path)
+    assert await database.read(stored) == (0, 0, 0)
+    totals = await import_responses(database, 1, COURSE, path, lambda _: None, lambda *_: None, 2.0)
+    assert counts(totals) == (18, 0, 0)
+    scores = await database.read(
+        lambda db: {who: score for who, score in db.execute(select(Response.learner_id, Response.score))}
+    )
+    assert scores == {"top": 1.0, "mid": 0.5, "low": 0.0}
+
+
+async def test_import_takes_thirds_in_two_decimals_for_graded_items(database: Database, tmp_path: Path) -> None:
+    """As `proxima fit`, which made the item: the nearest category, and no other fraction."""
+    await begin(database)
+    rows = [f"ann,i8,,{score},{n},," for n, score in enumerate(["0", ".33", ".67", "1", ".5"])]
+    totals, [rejection] = await load(database, written(tmp_path / "thirds.csv", rows))
+    assert counts(totals) == (4, 0, 1)
+    assert (rejection.line, rejection.reason) == (6, "this item is graded: its score is a whole number")
+    assert await database.read(lambda db: sorted(db.scalars(select(Response.score)))) == [0, 1, 2, 3]
+
+
+async def test_import_repeats_its_answers_after_a_change_of_the_maximum(database: Database, tmp_path: Path) -> None:
+    """The way of the documents: import fractions, fit graded items, import these: nothing changes its worth."""
+    await begin(database)
+    await database.write(upsert, 1, COURSE, {"items": [{"id": "new", "skills": ["add"]}]}, 1)
+    rows = [f"{who},new,,{score},{n},," for n in range(3) for who, score in (("top", 1), ("mid", "0.3333"), ("low", 0))]
+    path = written(tmp_path / "answers.csv", rows)
+    await load(database, path)
+    thresholds = {"model": "graded", "a": 1.0, "thresholds": [-1.0, 0.0, 1.0]}
+    await database.write(upsert, 1, COURSE, {"items": [{"id": "new", "skills": ["add"], "parameters": thresholds}]}, 2)
+    copied = written(tmp_path / "copy.csv", [*rows, "zoe,new,,1,,,"])
+    await database.write(lambda db: db.execute(text("DELETE FROM import_run")))
+    totals, rejections = await load(database, path)
+    assert (counts(totals), rejections) == ((0, 9, 0), [])
+    totals, _ = await load(database, copied)
+    assert totals.created >= 1
+
+    def abilities(db: Connection) -> dict[str, float]:
+        return {row.id: learner_mastery(db, 1, COURSE, row.id, None, 10)["ability"]["theta"] for row in snapshots(db)}
+
+    await database.write(rebuild_stale, 1, COURSE, 100)
+    found = await database.read(abilities)
+    assert found["low"] < found["mid"] < found["top"]
+    assert found["top"] > 0.3
+    assert await find_differences(database) == []
+
+
+async def test_import_orders_by_sort_keys_that_are_no_moments(database: Database, tmp_path: Path) -> None:
+    """YYYYMMDDhhmmss, or microseconds since 1970: no time passes between answers, and none is refused."""
+    await begin(database)
+    for learner, first in (("small", 1), ("stamp", 20260901080000), ("micros", 1_790_000_000_000_000)):
+        rows = [f"{learner},i1,,1,{first + 100 * n},," for n in range(8)]
+        totals, _ = await load(database, written(tmp_path / f"{learner}.csv", rows))
+        assert counts(totals) == (8, 0, 0)
+
+    def masteries(db: Connection) -> list[Any]:
+        return [learner_mastery(db, 1, COURSE, row.id, None, now())["mastery"] for row in snapshots(db)]
+
+    one, *others = await database.read(masteries)
+    assert others == [one, one]
 
 
 async def test_import_counts_a_response_once_that_has_a_row_per_skill(database: Database, tmp_path: Path) -> None:
@@ -170,21 +240,21 @@ async def test_import_reports_the_lines_of_rows_that_cannot_be_loaded(database: 
     rows = [
         f"ann,i1,,1,,{minute_text(1)},r-1",
         f"ann,i8,,0.5,,{minute_text(2)},r-2",  # line 3: a graded item has whole scores
-        f"ann,i1,,2,,{minute_text(3)},r-3",  # line 4
+        f"ann,i1,,-2,,{minute_text(3)},r-3",  # line 4
         f"ann,i2,,1,,{minute_text(4)},r-1",  # line 5: r-1 is another answer
         f"ann,i1,,1,,{minute_text(1)},r-1",  # line 6 repeats line 2
         ",i1,,1,,,r-4",  # line 7
         "ann,i1,,1,,2199-01-01T00:00:00Z,r-5",  # line 8: not yet
-        "ann,i1,,1,9000000000000000000,,r-6",  # line 9: no such moment
-        "ann,i1,,1,-9000000000000000000,,r-7",  # line 10
+        "ann,i1,,1,9000000000000000000,,r-6",  # only the rank counts
+        "ann,i1,,1,-9000000000000000000,,r-7",
         "ann,i1,,1,1735689600000,,r-8",  # line 11: some count milliseconds
         f"ann,fresh,fraction;add,1,,{minute_text(5)},r-9",  # line 12: an item that the course learns of
         f"zoe,i1,,1,,{minute_text(6)},r-10",
         f"ann,i1,,1,,{minute_text(6)},r-10",  # line 14: r-10 is zoe's
     ]
     totals, rejections = await load(database, written(tmp_path / "answers.csv", rows))
-    assert [rejection.line for rejection in rejections] == [3, 4, 5, 7, 8, 9, 10, 14]
-    assert counts(totals) == (4, 0, 8)
+    assert [rejection.line for rejection in rejections] == [3, 4, 5, 7, 8, 14]
+    assert counts(totals) == (6, 0, 6)
     assert totals.duplicates is not None
     assert (totals.duplicates.exact, totals.duplicates.first_line) == (1, 6)
     assert await find_differences(database) == []

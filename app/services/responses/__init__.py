@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from sqlalchemy import Connection
 
-from app.core.errors import Postponed, ProximaError, UnknownCourse
+from app.core.errors import ProximaError, UnknownCourse
 from app.core.telemetry import DECIDE_SECONDS
 from app.services.responses.decide import make_decision
 from app.services.responses.from_log import create_imported_outcome
@@ -23,10 +23,10 @@ from app.services.responses.read import (
     read_stored,
     triage,
 )
-from app.services.responses.types import AcceptedResponse, NewResponse, RecordedResponse
+from app.services.responses.types import AcceptedResponse, NewResponse, Postponed, RecordedResponse
 from app.services.responses.write import write_decision
 
-__all__ = ["NewResponse", "RecordResult", "RecordedResponse", "record"]
+__all__ = ["NewResponse", "Postponed", "RecordResult", "RecordedResponse", "record"]
 
 RecordResult = RecordedResponse | ProximaError
 

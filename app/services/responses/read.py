@@ -17,6 +17,7 @@ from app.core.errors import (
     UnknownItem,
     UnknownRecommendation,
 )
+from app.files.responses import ROUNDING
 from app.queries.learners import LearnerRow, find_learners
 from app.queries.responses import RecommendationRow, ResponseRow, find_recommendations, find_responses
 from app.services.course_model import CourseModel, course_model_at, read_course_model
@@ -24,9 +25,6 @@ from app.services.options import options_from_row, read_entries_for_options
 from app.services.replay import catch_up, create_learners, read_history
 from app.services.responses.decide import find_reading_needs
 from app.services.responses.types import AcceptedResponse, Known, NewResponse, RecordedResponse
-
-# Of the maximum: what sums of parts may be off by.
-ROUNDING = 1e-9
 
 
 class Stored(NamedTuple):

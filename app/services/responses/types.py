@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from app.adaptive.arrays import Booleans, Floats
 from app.adaptive.practice.choose import Choices
 from app.adaptive.state import States
+from app.core.errors import Overloaded
 from app.queries.learners import LearnerRow
 from app.queries.responses import Entry, RecommendationRow
 from app.services.course_model import CourseModel
@@ -34,6 +35,10 @@ class NewResponse:
     duration_ms: int | None
     recommendation: str | None
     next: RecommendationOptions | None = None
+
+
+class Postponed(Overloaded):
+    """Not recorded yet: its transaction has replayed enough for responses that came late."""
 
 
 @dataclass(frozen=True, slots=True)

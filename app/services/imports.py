@@ -133,7 +133,7 @@ def _is_same(course: CourseModel, one: Entry, other: Entry) -> bool:
     fractions = as_fractions(course, items, [(entry.score or 0.0, entry.max_score) for entry in (one, other)])
     steps = int(course.parameters.items.max_category[items[0]])
     first, second = (nearest_step(fraction, steps) if steps else fraction for fraction in fractions.tolist())
-    return abs(first - second) < SAME_FRACTION
+    return bool(abs(first - second) < SAME_FRACTION)
 
 
 def _replay_chunk(

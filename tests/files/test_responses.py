@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 
 from app import sample
 from app.core.errors import InvalidFile
+from app.core.times import UNDATED_US
 from app.files.responses import (
     COLUMNS,
     LONGEST_LINE,
@@ -299,7 +301,7 @@ def test_rejections_name_their_line_and_reading_continues(tmp_path: Path) -> Non
         "\n"  # 6
         "ann,i,a\n"  # 7
         'ann,"i"x,a,1\n'  # 8
-        '"bo\nbo",i,a,7\n'  # 9 to 10
+        '"bo\nbo",i,a,-7\n'  # 9 to 10
         "cy,i,a,0\n"  # 11
         'cy,"i,a,0\ncy,i,a,0\n'  # 12 to 13, never closed
     )
@@ -317,7 +319,7 @@ def test_rejections_name_their_line_and_reading_continues(tmp_path: Path) -> Non
     assert rejected[0] == Rejection(5, "correct is below 0", "ann,i,a,-2")
     assert rejected[1].reason == "3 values where the header names 4"
     assert rejected[2].row == 'ann,"i"x,a,1'
-    assert rejected[3].row == '"bo\nbo",i,a,7'
+    assert rejected[3].row == '"bo\nbo",i,a,-7'
     assert rejected[4].row == 'cy,"i,a,0\ncy,i,a,0'
 
 
@@ -389,7 +391,7 @@ def test_orders_count_by_their_ranks_where_they_are_no_small_numbers(
 def test_ndjson_lines_must_be_strict_json_objects(tmp_path: Path) -> None:
     good = '{"learner_id": "ann", "item_id": 7, "skill_ids": "a;b", "correct": true, "other": [{}]}'
     lines = [good, "", "[1]", "{", '{"a": NaN}', '{"a": 1, "a": 2}', "[" * 100_000, good]
-    read = list(read_responses(write(tmp_path, "a.ndjson", "\n".join(lines))))
+    read = list(read_responses(write(tmp_path, "a.ndjson", "\n".join(lines)), Scales()))
     assert [(row.line, type(row)) for row in read] == [
         (1, ResponseRecord),
         *((n, Rejection) for n in range(3, 8)),

@@ -97,9 +97,7 @@ async def test_import_stops_before_anything_is_stored_if_scores_are_points(datab
     assert await database.read(stored) == (0, 0, 0)
     totals = await import_responses(database, 1, COURSE, path, lambda _: None, lambda *_: None, 2.0)
     assert counts(totals) == (18, 0, 0)
-    scores = await database.read(
-        lambda db: {who: score for who, score in db.execute(select(Response.learner_id, Response.score))}
-    )
+    scores = await database.read(lambda db: dict(list(db.execute(select(Response.learner_id, Response.score)))))
     assert scores == {"top": 1.0, "mid": 0.5, "low": 0.0}
 
 

@@ -49,10 +49,13 @@ LEARN_TO_FORGET = 12.0
 # What it costs to move a searched value by one unit of its free scale away from the default.
 RIDGE = 2.0
 
-# How often items are guessed of which nobody has said so: if the first predicts better than 0, the others are tried.
-GUESSING_LEVELS = (0.1, 0.25, 0.5)
+# How often items are guessed of which nobody has said so: as among four options, more, or less.
+GUESSING_LEVELS = (0.25, 0.5, 0.1)
 GUESSING_ROUNDS = 2
+# So many standard errors below 0 a gain says that nothing is guessed at all.
+CLEARLY_WORSE = -3.0
 GUESSING_LEARNERS = 30
+SMALLEST = 1e-12
 
 Progress = Callable[[str, float], None]
 
@@ -155,17 +158,25 @@ def _raise_guessing(
     undeclared = parameters.items.undeclared
     if undeclared is None or not undeclared.any() or log.learners < GUESSING_LEARNERS:
         return parameters, filtered
-    best, alone = (parameters, filtered), _loss_of_learners(filtered)
-    for level in GUESSING_LEVELS:
-        guessed = _alternate_fits(
-            _set_guessing(parameters, level), log, fixed, rng, GUESSING_ROUNDS, lambda _share: None
-        )
-        gains = alone - _loss_of_learners(guessed[1])
-        if best[0] is parameters and gains.mean() <= NORMAL_90 * gains.std() / len(gains) ** 0.5:
-            break
-        if _loss_of_learners(guessed[1]).sum() < _loss_of_learners(best[1]).sum():
-            best = guessed
-    return best
+    alone, best = _loss_of_learners(filtered), (0.0, parameters, filtered)
+
+    def try_level(level: float) -> float:
+        nonlocal best
+        guessed = _set_guessing(parameters, level)
+        fitted, predicted = _alternate_fits(guessed, log, fixed, rng, GUESSING_ROUNDS, lambda _share: None)
+        gains = alone - _loss_of_learners(predicted)
+        gain, error = float(gains.mean()), float(gains.std()) / len(gains) ** 0.5
+        if gain > max(best[0], NORMAL_90 * error):
+            best = gain, fitted, predicted
+        return gain / max(error, SMALLEST)
+
+    quarter, half, tenth = GUESSING_LEVELS
+    found = try_level(quarter)
+    if found > NORMAL_90:
+        try_level(half)
+    elif found > CLEARLY_WORSE:
+        try_level(tenth)
+    return best[1:]
 
 
 def _loss_of_learners(filtered: FilteredLog) -> Floats:

@@ -168,7 +168,7 @@ def _raise_guessing(
         gain, error = float(gains.mean()), float(gains.std()) / len(gains) ** 0.5
         if gain > max(best[0], NORMAL_90 * error):
             best = gain, fitted, predicted
-        return gain / max(error, SMALLEST)
+        return float(gain / max(error, SMALLEST))
 
     quarter, half, tenth = GUESSING_LEVELS
     found = try_level(quarter)

@@ -50,6 +50,20 @@ class RecommendationOptions:
 
 
 NO_OPTIONS = RecommendationOptions()
+# What is shown beside the exercise, how it is worded and how long it holds: which one it is does not depend on these.
+_EXTRAS = frozenset({"prefetch", "forecast", "why_not", "language", "expires_in"})
+
+
+def select_equally(one: RecommendationOptions, other: RecommendationOptions) -> bool:
+    """Return whether options ask for the same exercises; the order of a list says nothing."""
+    return all(
+        frozenset(ours) == frozenset(theirs) if isinstance(ours, tuple) else ours == theirs
+        for ours, theirs in (
+            (getattr(one, field.name), getattr(other, field.name))
+            for field in fields(RecommendationOptions)
+            if field.name not in _EXTRAS
+        )
+    )
 
 
 def options_to_row(options: RecommendationOptions | None) -> dict[str, Any] | None:

@@ -29,8 +29,8 @@ from app.services.options import (
 from app.texts import say
 
 DIGITS = 6
-# How often the words of outcomes were changed. Raise it with each change of words, codes or rounding.
-REWORDINGS = 2
+# How often outcomes were changed beside the engine. Raise it with each change of words, codes, rounding or seeds.
+REWORDINGS = 3
 # What outcomes and recommendations are stored with, and verified by: only equal versions give equal bytes. Snapshots
 # and checkpoints are bound to ENGINE alone, so they are not replayed for the sake of a word.
 OUTCOME_VERSION = ENGINE + REWORDINGS

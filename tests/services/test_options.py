@@ -148,24 +148,43 @@ def test_verification_chooses_again_what_any_options_chose(
     run_and_undo(live)
 
 
+def turned_round(wanted: RecommendationOptions) -> RecommendationOptions:
+    """The same options with each list in the other order, and a name in it twice."""
+    changed: dict[str, Any] = {}
+    for field in fields(wanted):
+        if isinstance(value := getattr(wanted, field.name), tuple):
+            changed[field.name] = (*reversed(value), *value[:1])
+    return replace(wanted, **changed)
+
+
+SENT_AGAIN: dict[str, Callable[[RecommendationOptions], RecommendationOptions | None]] = {
+    "nothing": lambda _: None,
+    "the same": lambda wanted: wanted,
+    "turned round": turned_round,
+    "other extras": lambda wanted: replace(wanted, forecast=True, why_not=("i1",), expires_in=7),
+}
+
+
 @law
-@given(history=histories, wanted=wishes, branch=st.booleans())
+@given(history=histories, wanted=wishes, branch=st.booleans(), again=st.sampled_from(sorted(SENT_AGAIN)))
 def test_prefetched_recommendation_is_the_one_that_follows(
-    run_and_undo: RunAndUndo, history: list[NewResponse], wanted: RecommendationOptions, branch: bool
+    run_and_undo: RunAndUndo, history: list[NewResponse], wanted: RecommendationOptions, branch: bool, again: str
 ) -> None:
     """An answer at the moment of the offer, right or wrong: the same exercise for the same reason, to the bit."""
+    wanted = replace(wanted, prefetch=True)
 
     def live(db: Connection) -> None:
         for earlier in history:
             outcomes_of(record(db, [replace(earlier, learner="ann")]))
-        reply = offer_recommendations(db, 1, COURSE, "ann", 2, replace(wanted, prefetch=True), NOW)
+        reply = offer_recommendations(db, 1, COURSE, "ann", 2, wanted, NOW)
         if not reply["recommendations"]:
             return
         offered = reply["recommendations"][-1]
         for turn in range(2):
             foretold = offered["if_correct" if branch else "if_wrong"]
             answer = make_response(f"x{turn}", "ann", offered["item"], 100, correct=branch)
-            [outcome] = outcomes_of(record(db, [replace(answer, recommendation=offered["id"], received_at=NOW)]))
+            answer = replace(answer, recommendation=offered["id"], received_at=NOW, next=SENT_AGAIN[again](wanted))
+            [outcome] = outcomes_of(record(db, [answer]))
             outcome = from_json(outcome)
             assert outcome["offer"] == {"matches": True, "expired": False}
             offered = outcome["next"]
@@ -175,6 +194,44 @@ def test_prefetched_recommendation_is_the_one_that_follows(
         assert found_by_verification(db) == []
 
     run_and_undo(live)
+
+
+WISHES_OF_FRONT_ENDS: list[dict[str, Any]] = [
+    {},
+    {"skill": ["add", "multiply"]},
+    {"avoid": ["i6"], "repeat_after": 2},
+    {"goal": ["divide"], "target": 0.99, "switch_after": 2, "review": 0.5},
+    {"explore": 1.0},
+]
+
+
+async def count_surprises(client: httpx.AsyncClient, wish: dict[str, Any], again: dict[str, Any], answers: int) -> int:
+    """How many outcomes differ from what was prefetched, where a front end sends a wish again with each answer."""
+    offered, surprises = None, 0
+    for number in range(answers):
+        if offered is None:
+            offer = await client.post("learners/ann/recommendations", params={**wish, "prefetch": True})
+            [offered] = offer.json()["recommendations"]
+        right = number % 3 > 0
+        sent = {"recommendation": offered["id"], "next": again, "occurred_at": minute_text(0)}
+        outcome = await send(client, f"r{number:03}", offered["item"], right=right, **sent)
+        foretold, offered = offered["if_correct" if right else "if_wrong"], outcome["next"]
+        surprises += foretold != (
+            offered and {name: offered[name] for name in ("item", "skill", "p_correct", "reason")}
+        )
+    return surprises
+
+
+@pytest.mark.parametrize("wish", WISHES_OF_FRONT_ENDS, ids=json.dumps)
+def test_wish_sent_again_leaves_what_was_prefetched(database_url: str, wish: dict[str, Any]) -> None:
+    again = {**wish, "prefetch": True}
+    assert run(database_url, lambda client: count_surprises(client, wish, again, 48)) == 0
+
+
+@pytest.mark.controls
+def test_wish_for_something_else_is_no_repetition(database_url: str) -> None:
+    again = {"skill": ["multiply"], "prefetch": True}
+    assert run(database_url, lambda client: count_surprises(client, {"explore": 1.0}, again, 48)) > 0
 
 
 @law

@@ -132,12 +132,8 @@ def _update(
 
 def _prepare_offer(course: CourseModel, accepted: AcceptedResponse, row: LearnerRow) -> RecommendationOffer:
     """The recommendation that follows a response, before its item is chosen."""
-    response, options = accepted.response, accepted.options()
-    name = (
-        prefetch_key(accepted.offered.id)
-        if accepted.offered is not None and accepted.continues_prefetch()
-        else response.id
-    )
+    response, options, prefetched_by = accepted.response, accepted.options(), accepted.prefetched_by()
+    name = response.id if prefetched_by is None else prefetch_key(prefetched_by)
     id_, [seed] = next_recommendation_id(course, response.id), choice_seeds(course, [name]).tolist()
     avoided = [] if options is None else [item for item in options.avoid if item in course.item_numbers]
     expires_at = expiry_time(options, response.received_at)

@@ -10,7 +10,7 @@ from app.core.errors import Overloaded
 from app.queries.learners import LearnerRow
 from app.queries.responses import Entry, RecommendationRow
 from app.services.course_model import CourseModel
-from app.services.options import RecommendationOptions, ResolvedOptions, options_from_row
+from app.services.options import RecommendationOptions, ResolvedOptions, options_from_row, select_equally
 from app.services.recommendations import RecommendationOffer
 from app.services.replay import CheckpointSet, History
 
@@ -62,21 +62,22 @@ class AcceptedResponse:
     max_score: float | None
     offered: RecommendationRow | None = None
 
-    def continues_prefetch(self) -> bool:
-        """Whether the recommendation that follows was prefetched with the one it names, and no options replace it."""
-        return (
-            self.response.next is None
-            and self.offered is not None
-            and bool((self.offered.options or {}).get("prefetch"))
-        )
+    def prefetched_by(self) -> str | None:
+        """The id of the recommendation that it names, if what follows was prefetched with that one.
+
+        The same options sent again, change nothing of it.
+        """
+        options = None if self.offered is None else options_from_row(self.offered.options)
+        if self.offered is None or options is None or not options.prefetch:
+            return None
+        requested = self.response.next
+        return self.offered.id if requested is None or select_equally(requested, options) else None
 
     def options(self) -> RecommendationOptions | None:
         """The options of the recommendation that follows."""
-        return (
-            options_from_row(self.offered.options)
-            if self.offered is not None and self.continues_prefetch()
-            else self.response.next
-        )
+        if self.response.next is None and self.offered is not None and self.prefetched_by() is not None:
+            return options_from_row(self.offered.options)
+        return self.response.next
 
     def entry(self) -> Entry:
         """The response as an entry of the log."""

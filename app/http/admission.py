@@ -4,12 +4,13 @@ import asyncio
 import json
 import secrets
 
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.core.errors import Overloaded, TooSlow
 from app.core.telemetry import REQUESTS, UNMATCHED
 from app.http import ims_status
-from app.http.problems import MEDIA_TYPE, problem_body
+from app.http.problems import MEDIA_TYPE, address_of, problem_body
 
 # At five hundred requests a second or more the last of them is answered after a second.
 MOST_IN_HAND = 500
@@ -19,8 +20,9 @@ BODY_S = 30.0
 BODY_FIRST_S = 10.0
 BODY_BYTES_A_SECOND = 500
 
-ID = "0" * 32
-PROBLEM = problem_body(Overloaded("too many requests are in hand; send this one again a little later"), ID)
+# What is put in place of these is of one request.
+ID, ADDRESS = "0" * 32, "<address>"
+PROBLEM = problem_body(Overloaded("too many requests are in hand; send this one again a little later"), ID, ADDRESS)
 REFUSAL, IMSX_REFUSAL = json.dumps(PROBLEM).encode(), json.dumps(ims_status.to_status_info(PROBLEM)).encode()
 REFUSED = REQUESTS.labels("other", UNMATCHED, 503)
 
@@ -44,7 +46,7 @@ class AdmissionControl:
         if scope["path"] in PROBES:
             await self.app(scope, receive, send)
         elif self.in_progress >= MOST_IN_HAND:
-            await _refuse_overload(send, scope["path"])
+            await _refuse_overload(scope, send)
         else:
             self.in_progress += 1
             try:
@@ -53,11 +55,13 @@ class AdmissionControl:
                 self.in_progress -= 1
 
 
-async def _refuse_overload(send: Send, path: str) -> None:
+async def _refuse_overload(scope: Scope, send: Send) -> None:
     """Reply that the sender should come back later: counted and not logged, as it must cost next to nothing."""
     REFUSED.inc()
     request_id = secrets.token_hex(16).encode()
-    body, media_type = (IMSX_REFUSAL, ims_status.MEDIA_TYPE) if ims_status.is_cat_path(path) else (REFUSAL, MEDIA_TYPE)
+    is_cat = ims_status.is_cat_path(scope["path"])
+    body, media_type = (IMSX_REFUSAL, ims_status.MEDIA_TYPE) if is_cat else (REFUSAL, MEDIA_TYPE)
+    body = body.replace(ID.encode(), request_id).replace(ADDRESS.encode(), address_of(Request(scope)).encode())
     headers = [
         (b"content-type", media_type.encode()),
         (b"content-length", b"%d" % len(body)),
@@ -66,7 +70,7 @@ async def _refuse_overload(send: Send, path: str) -> None:
         (b"x-request-id", request_id),
     ]
     await send({"type": "http.response.start", "status": 503, "headers": headers})
-    await send({"type": "http.response.body", "body": body.replace(ID.encode(), request_id)})
+    await send({"type": "http.response.body", "body": body})
 
 
 def _close_after_reply(send: Send) -> Send:

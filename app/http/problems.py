@@ -133,12 +133,12 @@ def status_of(error: type[ProximaError]) -> int:
     return next(STATUS[branch] for branch in error.__mro__ if branch in STATUS)
 
 
-def problem_body(error: ProximaError, request_id: str) -> dict[str, Any]:
-    """Return the problem as data; an internal error says nothing more than that."""
+def problem_body(error: ProximaError, request_id: str, address: str) -> dict[str, Any]:
+    """Return the problem as data; an internal error says nothing more than that. `address` is the caller's of us."""
     status = status_of(type(error))
     shown = error if status != HTTPStatus.INTERNAL_SERVER_ERROR else ProximaError(OUR_FAULT)
     return {
-        "type": f"/errors#{shown.code}",
+        "type": f"{address}errors#{shown.code}",
         "title": shown.title,
         "status": status,
         "detail": shown.detail,
@@ -148,9 +148,14 @@ def problem_body(error: ProximaError, request_id: str) -> dict[str, Any]:
     }
 
 
+def address_of(request: Request) -> str:
+    """Return where the caller has reached the service, with a slash at the end."""
+    return str(request.base_url)
+
+
 def _problem_response(request: Request, error: ProximaError, headers: Mapping[str, str] | None = None) -> Response:
     """Return the reply to an error."""
-    body, media_type = problem_body(error, getattr(request.state, "request_id", "")), MEDIA_TYPE
+    body, media_type = problem_body(error, getattr(request.state, "request_id", ""), address_of(request)), MEDIA_TYPE
     status = body["status"]
     if ims_status.is_cat_path(request.scope["path"]):
         status, body, media_type = (

@@ -14,7 +14,7 @@ from app.core.times import now
 from app.http.auth import Caller, Permit, require
 from app.http.json_body import StrictRequest, StrictRoute
 from app.http.paging import NO_PARAMETERS, PathId, raw_reply, reply
-from app.http.problems import faults_in, handle_problem, problem_body, responses_for
+from app.http.problems import address_of, faults_in, handle_problem, problem_body, responses_for
 from app.http.rate_limits import charge
 from app.schemas.common import LONGEST_ID, Absent
 from app.schemas.mastery import LearnerMastery
@@ -219,4 +219,4 @@ def _batch_result(request: Request, result: RecordedResponse | ProximaError) -> 
     if isinstance(result, RecordedResponse):
         return {"status": result.status, **from_json(result.outcome)}
     status = "conflict" if isinstance(result, Conflict) else "invalid"
-    return {"status": status, "error": problem_body(result, request.state.request_id)}
+    return {"status": status, "error": problem_body(result, request.state.request_id, address_of(request))}

@@ -8,7 +8,11 @@ from app.core.errors import Fault
 class Problem(BaseModel):
     """What every error looks like (RFC 9457)."""
 
-    type: str = Field(description="where the code is explained", examples=["/errors#unknown_course"])
+    type: str = Field(
+        description="the address of the page of this service that explains the code",
+        json_schema_extra={"format": "uri"},
+        examples=["https://proxima.example.org/errors#unknown_course"],
+    )
     title: str
     status: int
     detail: str = Field(description="what happened, and what to do about it")

@@ -29,7 +29,11 @@ def check(reply: httpx.Response, status: int, code: str) -> Problem:
     assert reply.status_code == status
     assert reply.headers["content-type"] == "application/problem+json"
     problem = Problem.model_validate_json(reply.content, strict=True)
-    assert (problem.status, problem.code, problem.type) == (status, code, f"/errors#{code}")
+    assert (problem.status, problem.code, problem.type) == (
+        status,
+        code,
+        f"{reply.url.copy_with(raw_path=b'/')}errors#{code}",
+    )
     assert problem.request_id == reply.headers["x-request-id"]
     assert reply.headers.get_list("x-request-id") == [problem.request_id]
     assert CANARY not in reply.text
@@ -178,6 +182,25 @@ def entries() -> Iterator[tuple[str, str]]:
         yield match[1], match[2]
 
 
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [
+        ("lms.example:8443", "http://lms.example:8443/"),
+        ("[2001:db8::1]:80", "http://[2001:db8::1]:80/"),
+        ("a b", "http://edge:81/"),
+        ('x"y', "http://edge:81/"),
+        ("u@h/../x", "http://edge:81/"),
+        ("[::1", "http://edge:81/"),
+    ],
+)
+async def test_type_is_an_address_that_can_be_opened(host: str, address: str) -> None:
+    """Where the caller has reached us; a header that is no host is passed over."""
+    async with edge_client(make_edge()) as client:
+        reply = await client.get("http://edge:81/nowhere", headers={"Host": host})
+    assert reply.json()["type"] == f"{address}errors#not_found"
+
+
 def test_error_codes_are_documented_once_and_no_others() -> None:
     assert sorted(code for code, _ in entries()) == sorted(ADVICE) == sorted(classes_by_code())
 
@@ -191,9 +214,9 @@ def test_documented_error_has_the_title_and_advice_of_the_program(code: str, ent
         shown = json.loads(example)
         if "imsx_description" in shown:
             _, _, detail = shown["imsx_description"].partition(": ")
-            assert shown == ims_status.to_status_info(problem_body(error(detail), ""))
+            assert shown == ims_status.to_status_info(problem_body(error(detail), "", ""))
             continue
-        assert shown.items() <= {**problem_body(error(shown["detail"]), ""), **shown}.items()
+        assert shown.items() <= {**problem_body(error(shown["detail"]), "", ""), **shown}.items()
         assert (shown["code"], shown["status"], shown["title"]) == (code, status_of(error), error.title)
     assert "```" in entry
 

@@ -65,8 +65,8 @@ REQUESTS = {
     f"POST {COURSES}/responses:batch": Request(
         json={"responses": [{"learner": "ann", "item": "i2", "correct": True}]}, foreign=200
     ),
-    f"POST {COURSES}/responses/{{response}}/regrade": Request(json={"score": 0, "reason": "wrong key"}),
-    f"POST {COURSES}/responses/{{response}}/void": Request(json={"reason": "misprint"}),
+    f"POST {COURSES}/responses/{{response_id}}/regrade": Request(json={"score": 0, "reason": "wrong key"}),
+    f"POST {COURSES}/responses/{{response_id}}/void": Request(json={"reason": "misprint"}),
     f"GET {COURSES}/learners/{{learner}}/recommendations": LIST,
     f"POST {COURSES}/learners/{{learner}}/recommendations": Request(201),
     f"GET {COURSES}/learners/{{learner}}/mastery": LIST,
@@ -95,7 +95,7 @@ REQUESTS = {
 }
 OURS = {
     "course": COURSE,
-    "response": "r-1",
+    "response_id": "r-1",
     "learner": "ann",
     "calibration": "c-1",
     "webhook": HOOKS[0],
@@ -105,7 +105,7 @@ OURS = {
 }
 ABSENT = {
     "course": "nowhere",
-    "response": "r-0",
+    "response_id": "r-0",
     "learner": "nobody",
     "calibration": "c-9",
     "webhook": "wh-0000000000000009",

@@ -73,22 +73,22 @@ def documented_errors() -> dict[int | str, dict[str, Any]]:
 class MinorField(Reply):
     """Which system tells what."""
 
-    imsx_codeMinorFieldName: Literal["TargetEndSystem"]
+    imsx_codeMinorFieldName: Literal["TargetEndSystem"] = Field(description="always this service")
     imsx_codeMinorFieldValue: Literal[
         "invaliddata", "unauthorisedrequest", "forbidden", "unknownobject", "server_busy", "internal_server_error"
-    ]
+    ] = Field(description="the word that 1EdTech has for it")
 
 
 class CodeMinor(Reply):
     """What is wrong, in a word."""
 
-    imsx_codeMinorField: Annotated[list[MinorField], Field(min_length=1)]
+    imsx_codeMinorField: Annotated[list[MinorField], Field(min_length=1)] = Field(description="one element")
 
 
 class StatusInfo(Reply):
     """An error (imsx_StatusInfo)."""
 
-    imsx_codeMajor: Literal["failure"]
-    imsx_severity: Literal["error"]
-    imsx_description: str
-    imsx_codeMinor: CodeMinor
+    imsx_codeMajor: Literal["failure"] = Field(description="that nothing was done")
+    imsx_severity: Literal["error"] = Field(description="that something must be done about it")
+    imsx_description: str = Field(description="what happened, and which places of the request are wrong")
+    imsx_codeMinor: CodeMinor = Field(description="what happened, in a word")

@@ -54,7 +54,7 @@ class PageQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = 100
+    limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = Field(default=100, description="how many rows a page has at most")
     cursor: Annotated[str, Field(max_length=2000, pattern=r"^[A-Za-z0-9_-]*$")] | Absent = Field(
         default=None, description="`next` of the page before"
     )

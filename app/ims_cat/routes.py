@@ -55,7 +55,10 @@ Model = TypeVar("Model", bound=BaseModel)
 
 @router.post("/sections", status_code=201, response_model=CatSectionMade)
 async def create_section(body: CatSection, caller: Publisher, request: Request) -> Response:
-    """Make an adaptive section; the same content is the same section."""
+    """Make an adaptive section; the same content is the same section.
+
+    Its configuration names a stored course as the pool, brings items of its own, or leaves that to the QTI usage data.
+    """
     new_section = parse_section(body)
     id_ = await request.app.state.database.write(services.create_section, caller.tenant_id, new_section, now())
     return reply({"sectionIdentifier": id_}, 201)
@@ -63,21 +66,30 @@ async def create_section(body: CatSection, caller: Publisher, request: Request) 
 
 @router.get("/sections/{sectionIdentifier}", response_model=CatSectionOut)
 async def get_section(sectionIdentifier: PathId, caller: Publisher, request: Request) -> Response:
-    """A section as it was posted, and its items."""
+    """A section as it was posted, and its items.
+
+    What was posted comes back as it was; members that the standard does not have are left out.
+    """
     encoded = await request.app.state.database.read(services.read_section, caller.tenant_id, sectionIdentifier)
     return raw_reply(encoded, 200)
 
 
 @router.delete("/sections/{sectionIdentifier}", status_code=204)
 async def end_section(sectionIdentifier: PathId, caller: Publisher, request: Request) -> Response:
-    """End a section with its sessions."""
+    """End a section with its sessions.
+
+    Sessions that are open end; what they have measured stays stored.
+    """
     await request.app.state.database.write(services.end_section, caller.tenant_id, sectionIdentifier, now())
     return Response(status_code=204, headers={"X-Content-Type-Options": "nosniff"})
 
 
 @router.post("/sections/{sectionIdentifier}/sessions", status_code=201, response_model=CatSessionMade)
 async def create_session(sectionIdentifier: PathId, body: CatSession, caller: Sender, request: Request) -> Response:
-    """Begin a session of a section: its first items."""
+    """Begin a session of a section: its first items.
+
+    What is known of the learner beforehand may come with it. The same body twice begins two sessions.
+    """
     new_session = _parse_prior(body)
     encoded = await request.app.state.database.write(
         services.start_cat_session, caller.tenant_id, sectionIdentifier, new_session, now()
@@ -89,7 +101,10 @@ async def create_session(sectionIdentifier: PathId, body: CatSession, caller: Se
 async def end_session(
     sectionIdentifier: PathId, sessionIdentifier: PathId, caller: Sender, request: Request
 ) -> Response:
-    """End a session; its results stay stored."""
+    """End a session; its results stay stored.
+
+    A session that has ended cannot be gone on with.
+    """
     await request.app.state.database.write(
         services.end_cat_session, caller.tenant_id, sectionIdentifier, sessionIdentifier, now()
     )
@@ -102,7 +117,11 @@ async def end_session(
 async def submit_results(
     sectionIdentifier: PathId, sessionIdentifier: PathId, body: CatResults, caller: Sender, request: Request
 ) -> Response:
-    """Send results; the reply has the next items and the test result."""
+    """Send results; the reply has the next items and the test result.
+
+    The `sessionState` of the reply before goes with them; sent again with the same state and results, it is answered as
+    the first time. At the end the list of next items is empty, or left out if the section says so.
+    """
     results = _parse_results(body.assessmentResult.itemResult or ())
     encoded = await request.app.state.database.write(
         services.submit_results,

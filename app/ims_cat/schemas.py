@@ -15,6 +15,7 @@ from app.adaptive.irt.item_models import CatalogueModel
 from app.schemas.catalogue import MAX_SKILLS, ItemIn, check_unique, first_duplicate
 from app.schemas.common import (
     LARGEST_SCORE,
+    Absent,
     Identifier,
     Label,
     Reply,
@@ -52,12 +53,12 @@ ITEM_RESULT: dict[str, JsonValue] = {
 class CatMessage(BaseModel):
     """A request of the standard: lenient."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, json_schema_extra={"additionalProperties": True})
 
 
 def example(**given: JsonValue) -> ConfigDict:
     """Return the `model_config` of a message with an example that the tests send."""
-    return ConfigDict(json_schema_extra={"examples": [given]})
+    return ConfigDict(json_schema_extra={"examples": [given], "additionalProperties": True})
 
 
 def to_lower(value: object) -> object:
@@ -99,6 +100,12 @@ def check_finite(value: float) -> float:
 Text = Annotated[str, BeforeValidator(as_text, json_schema_input_type=str | float | bool)]
 
 
+Metadata = dict[str, Any] | str
+METADATA = "what the platform says of the items; kept and given back, not read"
+SECTION = "made by this service: `s-` and 32 digits"
+STATE = "give it back with the next results; another one is refused, as it belongs to an earlier moment"
+
+
 class CatSection(CatMessage):
     """An adaptive section: what it is configured by, and the statistics and description of its items."""
 
@@ -106,14 +113,16 @@ class CatSection(CatMessage):
 
     sectionConfiguration: str = Field(description='Base64 of a configuration, such as `{"pool": "c1"}`')
     qtiUsagedata: str | None = Field(default=None, description="Base64 of QTI usage data")
-    qtiMetadata: dict[str, JsonValue] | str | None = None
+    qtiMetadata: Metadata | None = Field(default=None, description=METADATA)
 
 
 class KeyValuePair(CatMessage):
     """One thing that is known of the learner."""
 
-    key: Text
-    value: Text
+    key: Text = Field(
+        description="learnerId, priorMean, priorSd, initialEstimatedAbility or seed; others are passed over"
+    )
+    value: Text = Field(description="the value as text: an id, or a number in logits")
 
 
 class CatSession(CatMessage):
@@ -121,7 +130,7 @@ class CatSession(CatMessage):
 
     model_config = example(priorData=[{"key": "initialEstimatedAbility", "value": "0.0"}])
 
-    priorData: list[KeyValuePair] | None = None
+    priorData: list[KeyValuePair] | None = Field(default=None, description="what is known of the learner before")
 
 
 class PriorData(CatMessage):
@@ -137,9 +146,11 @@ class PriorData(CatMessage):
 class OutcomeVariable(CatMessage):
     """An outcome variable; all but SCORE are ignored."""
 
-    identifier: Text
-    normalMaximum: Any = None
-    normalMinimum: Any = None
+    identifier: Text = Field(description="SCORE, in any case")
+    normalMaximum: float | str | None = Field(
+        default=None, description="the highest score there is; the item's max_score if absent"
+    )
+    normalMinimum: float | str | None = Field(default=None, description="the lowest score there is; 0 if absent")
     value: Any = Field(default=None, description="a list of objects with `value`; of others than SCORE anything")
 
     def score(self) -> float | None:
@@ -160,13 +171,17 @@ def as_score(value: Any) -> float:
 class ItemResult(CatMessage):
     """What came of one item."""
 
-    identifier: Text
-    datestamp: Annotated[int, BeforeValidator(as_moment, json_schema_input_type=str)]
+    identifier: Text = Field(description="the id of the item, as it was offered")
+    datestamp: Annotated[int, BeforeValidator(as_moment, json_schema_input_type=str)] = Field(
+        description="when it was answered, by RFC 3339; without an offset it is UTC"
+    )
     sessionStatus: Annotated[
         Literal["final", "initial", "pendingresponseprocessing", "pendingsubmission"],
         BeforeValidator(to_lower, json_schema_input_type=str),
-    ]
-    outcomeVariables: list[OutcomeVariable] | None = None
+    ] = Field(description="final, initial, pendingResponseProcessing or pendingSubmission; only final ones count")
+    outcomeVariables: list[OutcomeVariable] | None = Field(
+        default=None, description="what came of it; without a SCORE the item was skipped"
+    )
 
     def scores(self) -> tuple[float | None, float | None, float | None]:
         """The SCORE, and the lowest and the highest it could be, as far as they came. Raises `ValueError`."""
@@ -181,7 +196,9 @@ class ItemResult(CatMessage):
 class AssessmentResult(CatMessage):
     """The results of a test; all but those of items are ignored."""
 
-    itemResult: Annotated[list[ItemResult], Field(max_length=MOST_RESULTS)] | None = None
+    itemResult: Annotated[list[ItemResult], Field(max_length=MOST_RESULTS)] | None = Field(
+        default=None, description="the results of items that were offered; of one item the latest counts"
+    )
 
 
 class CatResults(CatMessage):
@@ -189,8 +206,8 @@ class CatResults(CatMessage):
 
     model_config = example(assessmentResult={"itemResult": [ITEM_RESULT]}, sessionState="v1.0.0123456789abcdef")
 
-    assessmentResult: AssessmentResult
-    sessionState: str | None = None
+    assessmentResult: AssessmentResult = Field(description="what came of the items that were presented")
+    sessionState: str | None = Field(default=None, description="as the reply before had it")
 
 
 class ConfiguredItem(Request):
@@ -318,81 +335,83 @@ class FixedForms(CatMessage):
 class CatSectionMade(Reply):
     """A section."""
 
-    sectionIdentifier: str
+    sectionIdentifier: str = Field(description=SECTION)
 
 
 class ItemSet(Reply):
     """The items of a section."""
 
-    itemIdentifiers: Annotated[list[str], Field(min_length=1)]
+    itemIdentifiers: Annotated[list[str], Field(min_length=1)] = Field(description="every item that may come")
 
 
 class CatSectionPosted(Reply):
     """A section as it was posted."""
 
-    sectionConfiguration: str
-    qtiUsagedata: str | None = None
-    qtiMetadata: dict[str, JsonValue] | str | None = None
+    sectionConfiguration: str = Field(description="Base64, as it came")
+    qtiUsagedata: str | Absent = Field(default=None, description="Base64, as it came; only if it came")
+    qtiMetadata: Metadata | Absent = Field(default=None, description=METADATA)
 
 
 class CatSectionOut(Reply):
     """A section and its items."""
 
-    items: ItemSet
-    section: CatSectionPosted
+    items: ItemSet = Field(description="the items of its pool")
+    section: CatSectionPosted = Field(description="what it was made of")
 
 
 class NextItemSet(Reply):
     """What to present, best first, and how many of them before asking again; empty at the end."""
 
-    itemIdentifiers: list[str]
-    stageLength: Annotated[int, Field(ge=0)]
+    itemIdentifiers: list[str] = Field(description="the items to present, the best first; empty: the test is over")
+    stageLength: Annotated[int, Field(ge=0)] = Field(description="how many of them to present before asking again")
 
 
 class CatSessionMade(Reply):
     """A session and its first items."""
 
-    sessionIdentifier: str
-    nextItems: NextItemSet | None = None
-    sessionState: str
+    sessionIdentifier: str = Field(description="made by this service: `t-` and 32 digits")
+    nextItems: NextItemSet | Absent = Field(default=None, description="what to present first")
+    sessionState: str = Field(description=STATE)
 
 
 class TypedValue(Reply):
     """A value and its type."""
 
-    baseType: Literal["float", "identifier"]
-    value: str
+    baseType: Literal["float", "identifier"] = Field(description="how the text is to be read")
+    value: str = Field(description="the value as text")
 
 
 class OutcomeVariableOut(Reply):
     """THETA, SE, STOP_REASON or MASTERY_…."""
 
-    identifier: str
-    cardinality: Literal["single"]
-    baseType: Literal["float", "identifier"]
-    normalMaximum: float | None = None
-    normalMinimum: float | None = None
-    masteryValue: float | None = None
-    value: list[TypedValue]
+    identifier: str = Field(description="what it is")
+    cardinality: Literal["single"] = Field(description="that it has one value")
+    baseType: Literal["float", "identifier"] = Field(description="float for numbers, identifier for words")
+    normalMaximum: float | Absent = Field(default=None, description="the highest value there is")
+    normalMinimum: float | Absent = Field(default=None, description="the lowest value there is")
+    masteryValue: float | Absent = Field(default=None, description="from which value on it is a pass: the cut score")
+    value: list[TypedValue] = Field(description="one element: abilities and standard errors in logits")
 
 
 class TestResultOut(Reply):
     """What is known after the results."""
 
-    identifier: str
-    datestamp: Timestamp
-    outcomeVariables: list[OutcomeVariableOut]
+    identifier: str = Field(description="the id of the session")
+    datestamp: Timestamp = Field(description="when it was computed")
+    outcomeVariables: list[OutcomeVariableOut] = Field(description="the ability, its standard error, and why it ended")
 
 
 class AssessmentResultOut(Reply):
     """What is known after the results."""
 
-    testResult: TestResultOut
+    testResult: TestResultOut = Field(description="the result of the test so far")
 
 
 class CatNext(Reply):
     """What comes next, and what is known."""
 
-    nextItems: NextItemSet | None = None
-    sessionState: str
-    assessmentResult: AssessmentResultOut
+    nextItems: NextItemSet | Absent = Field(
+        default=None, description="what to present next; empty, or left out if so configured, at the end"
+    )
+    sessionState: str = Field(description=STATE)
+    assessmentResult: AssessmentResultOut = Field(description="what is known of the learner now")

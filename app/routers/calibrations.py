@@ -33,6 +33,7 @@ from app.schemas.calibrations import (
     CalibrationPage,
     to_left_out,
 )
+from app.schemas.common import schema_reference
 from app.services import calibrations as services
 
 router = APIRouter(prefix="/v1/courses/{course}/calibrations", tags=["calibrations"], route_class=StrictRoute)
@@ -70,19 +71,7 @@ Body = TypeVar("Body", bound=BaseModel)
 
 def _optional_body(model: type[BaseModel]) -> dict[str, Any]:
     """How a body that may be absent is documented; FastAPI's own never are where reading is strict."""
-    schema = model.model_json_schema()
-    schema = _without_references(schema, schema.pop("$defs", {}))
-    return {"requestBody": {"required": False, "content": {"application/json": {"schema": schema}}}}
-
-
-def _without_references(schema: Any, definitions: dict[str, Any]) -> Any:
-    """A JSON schema in which every reference to a definition is replaced by that; they must not refer to themselves."""
-    if isinstance(schema, list):
-        return [_without_references(part, definitions) for part in schema]
-    if not isinstance(schema, dict):
-        return schema
-    whole = definitions[schema["$ref"].removeprefix("#/$defs/")] | schema if "$ref" in schema else schema
-    return {name: _without_references(part, definitions) for name, part in whole.items() if name != "$ref"}
+    return {"requestBody": {"required": False, "content": {"application/json": {"schema": schema_reference(model)}}}}
 
 
 @router.post(
@@ -94,7 +83,12 @@ def _without_references(schema: Any, definitions: dict[str, Any]) -> Any:
     openapi_extra=_optional_body(CalibrationIn),
 )
 async def post_calibration(course: PathId, caller: Writer, request: Request) -> Response:
-    """Start a calibration; watch it at the address in `Location`."""
+    """Start a calibration; watch it at the address in `Location`.
+
+    Fits difficulties, learning rates and the population to all answers of the course at this moment, in a process of
+    its own. It changes nothing before it is activated. A second one at the same time is refused. The body may be left
+    out.
+    """
     database, tenant_id = request.app.state.database, caller.tenant_id
     await charge(request, request.app.state.limits.calibrations, tenant_id, caller.key_id)
     body = await _read_optional_body(request, CalibrationIn)
@@ -112,7 +106,10 @@ async def post_calibration(course: PathId, caller: Writer, request: Request) -> 
 
 @router.get("", response_model=CalibrationPage, responses=LIST)
 async def list_calibrations(course: PathId, query: Paging, caller: Analyst, request: Request) -> Response:
-    """The calibrations of a course, the newest first."""
+    """The calibrations of a course, the newest first.
+
+    Each with its report; at most one of them is active.
+    """
     position = read_cursor(query.cursor, (int,))
     data = await request.app.state.database.read(
         services.page_of_calibrations, caller.tenant_id, course, position[0] if position else None, query.limit
@@ -123,7 +120,10 @@ async def list_calibrations(course: PathId, query: Paging, caller: Analyst, requ
 
 @router.get("/{calibration}", response_model=CalibrationOut, responses=READ, dependencies=NO_PARAMETERS)
 async def get_calibration(course: PathId, calibration: NumberedId, caller: Analyst, request: Request) -> Response:
-    """One calibration."""
+    """One calibration.
+
+    Its `status` says whether it is still running; when it has succeeded, its `report` says what it would change.
+    """
     number = _calibration_number(calibration)
     return reply(await request.app.state.database.read(services.describe_calibration, caller.tenant_id, course, number))
 
@@ -136,7 +136,11 @@ async def get_calibration(course: PathId, calibration: NumberedId, caller: Analy
     openapi_extra=_optional_body(ActivationIn),
 )
 async def post_activation(course: PathId, calibration: NumberedId, caller: Writer, request: Request) -> Response:
-    """Put a calibration in force; activating an older one is the way back."""
+    """Put a calibration in force; activating an older one is the way back.
+
+    From now on all replies come from it, and learners are replayed under it. One that predicts worse than the one
+    before is refused unless `force` says so. The body may be left out.
+    """
     database, tenant_id, number = request.app.state.database, caller.tenant_id, _calibration_number(calibration)
     activation = await _read_optional_body(request, ActivationIn)
     details = await database.write(

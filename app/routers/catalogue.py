@@ -24,7 +24,12 @@ LIST = {**responses_for("unknown_course", "invalid_cursor"), 200: LINK}
 
 @router.put("/catalogue", response_model=CatalogueCounts, responses=UPSERT, dependencies=NO_PARAMETERS)
 async def put_catalogue(course: PathId, body: CatalogueIn, caller: Writer, request: Request) -> Response:
-    """Add or replace skills and items, all or nothing; the course is made on first sight."""
+    """Add or replace skills and items, all or nothing; the course is made on first sight.
+
+    What is not named stays as it is; what is named is replaced as a whole, and what is left out of it is empty then.
+    Nothing is ever removed. Prerequisites must not form a cycle. Where items ask for other skills, learners are
+    replayed.
+    """
     content = body.model_dump(exclude_none=True)
     counts = await request.app.state.database.write(upsert, caller.tenant_id, course, content, now())
     return reply(asdict(counts))
@@ -32,7 +37,10 @@ async def put_catalogue(course: PathId, body: CatalogueIn, caller: Writer, reque
 
 @router.get("/skills", response_model=SkillPage, responses=LIST)
 async def list_skills(course: PathId, query: Paging, caller: Reader, request: Request) -> Response:
-    """The skills of a course by id."""
+    """The skills of a course by id.
+
+    With their titles and prerequisites, as the catalogue has them now.
+    """
     position = read_cursor(query.cursor, (str,))
     data = await request.app.state.database.read(
         page_of_skills, caller.tenant_id, course, position[0] if position else None, query.limit
@@ -42,7 +50,10 @@ async def list_skills(course: PathId, query: Paging, caller: Reader, request: Re
 
 @router.get("/items", response_model=ItemPage, responses=LIST)
 async def list_items(course: PathId, query: Paging, caller: Reader, request: Request) -> Response:
-    """The items of a course by id."""
+    """The items of a course by id.
+
+    With their skills, labels and parameters, as the catalogue has them now.
+    """
     position = read_cursor(query.cursor, (str,))
     data = await request.app.state.database.read(
         page_of_items, caller.tenant_id, course, position[0] if position else None, query.limit

@@ -55,7 +55,11 @@ class _CohortQuery(PageQuery):
 async def get_mastery(
     course: PathId, learner: PathId, query: Annotated[_AsOf, Query()], caller: Reader, request: Request
 ) -> Response:
-    """One learner's ability and mastery of every skill."""
+    """One learner's ability and mastery of every skill.
+
+    Every skill of the course, met or not. Skills fade while they are not practised, so the numbers are those of this
+    moment, or of `as_of`: by the answers until then, as they are known today.
+    """
     mastery = await request.app.state.database.read(
         learner_mastery, caller.tenant_id, course, learner, query.as_of, now()
     )
@@ -70,7 +74,11 @@ async def get_mastery(
 async def get_cohort(
     course: PathId, query: Annotated[_CohortQuery, Query()], caller: Analyst, request: Request
 ) -> Response:
-    """The mastery of a cohort, a row for each learner and skill met; as CSV, all rows unless a limit is given."""
+    """The mastery of a cohort, a row for each learner and skill met; as CSV, all rows unless a limit is given.
+
+    Pages of JSON, or CSV if `Accept` asks for `text/csv`. In CSV a value that a spreadsheet could take for a formula
+    begins with an apostrophe. A skill that a learner has no answer to has no row.
+    """
     position = read_cursor(query.cursor, (str, str))
     wants_csv = _negotiate(request.headers.get("accept", "*/*"))
     if wants_csv and "limit" not in request.query_params:

@@ -50,7 +50,11 @@ class _QualityQuery(PageQuery):
 async def get_quality(
     course: PathId, query: Annotated[_QualityQuery, Query()], caller: Analyst, request: Request
 ) -> Response:
-    """How good the predictions made before the answers were: log loss, AUC, Brier score, calibration."""
+    """How good the predictions made before the answers were: log loss, AUC, Brier score, calibration.
+
+    Every prediction was stored before its answer, so nothing is flattered by hindsight. In a large course a sample of
+    the learners is measured, and `sample` says how large it is. Intervals take learners as the units that vary.
+    """
     after = _last_group_number(query)
     criteria = _to_filters(query)
     database: Database = request.app.state.database

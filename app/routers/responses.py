@@ -53,7 +53,12 @@ CORRECT = responses_for(*BODY, "unknown_response", "response_voided", "invalid_s
 async def post_response(
     course: PathId, body: ResponseIn, caller: Sender, request: Request, idempotency_key: IdempotencyKey = None
 ) -> Response:
-    """Send one answer: what it did to mastery, and what comes next and why."""
+    """Send one answer: what it did to mastery, and what comes next and why.
+
+    The answer is appended to the learner's log, the learner's state is updated, and the next exercise is chosen, in one
+    transaction. Give it an `id`, or the header `Idempotency-Key`: sent again with the same content it is answered by
+    the first outcome, byte for byte, with 200. An answer that comes late is put where its `occurred_at` belongs.
+    """
     return await _submit_response(request, caller, course, body, idempotency_key)
 
 
@@ -126,7 +131,11 @@ def restore_body(body: bytes, receive: Receive) -> Receive:
 
 @router.post("/responses:batch", response_model=BatchOut, responses=responses_for(*BODY, "overloaded"))
 async def post_responses(course: PathId, body: BatchIn, caller: Sender, request: Request) -> Response:
-    """Send up to 1,000 answers: one result for each, in order."""
+    """Send up to 1,000 answers: one result for each, in order.
+
+    Each answer is checked on its own, and what is wrong with one is its result and stops no other. The outcomes are
+    those that the answers would have had one by one. It costs as many requests of the quota as it has answers.
+    """
     await charge(request, request.app.state.limits.requests, caller.tenant_id, caller.key_id, len(body.responses) - 1)
     moment = now()
     # A microsecond apart: those without a time of their own count in the order they are listed in.
@@ -140,22 +149,32 @@ async def post_responses(course: PathId, body: BatchIn, caller: Sender, request:
     return reply({"results": replies})
 
 
-@router.post("/responses/{response}/void", response_model=LearnerMastery, responses=CORRECT)
-async def post_void(course: PathId, response: PathId, body: VoidIn, caller: Sender, request: Request) -> Response:
-    """Make an answer count as never given; the learner's mastery without it."""
+@router.post("/responses/{response_id}/void", response_model=LearnerMastery, responses=CORRECT)
+async def post_void(course: PathId, response_id: PathId, body: VoidIn, caller: Sender, request: Request) -> Response:
+    """Make an answer count as never given; the learner's mastery without it.
+
+    The answer stays in the log, and the learner is replayed without it. It cannot be undone, and a voided answer cannot
+    be regraded. Webhooks are told `response.corrected`.
+    """
     return reply(
         await request.app.state.database.write(
-            correct_response, caller.tenant_id, course, response, None, body.reason, caller.key_id, now()
+            correct_response, caller.tenant_id, course, response_id, None, body.reason, caller.key_id, now()
         )
     )
 
 
-@router.post("/responses/{response}/regrade", response_model=LearnerMastery, responses=CORRECT)
-async def post_regrade(course: PathId, response: PathId, body: RegradeIn, caller: Sender, request: Request) -> Response:
-    """Give an answer the score it should have had; the learner's mastery with it."""
+@router.post("/responses/{response_id}/regrade", response_model=LearnerMastery, responses=CORRECT)
+async def post_regrade(
+    course: PathId, response_id: PathId, body: RegradeIn, caller: Sender, request: Request
+) -> Response:
+    """Give an answer the score it should have had; the learner's mastery with it.
+
+    The answer keeps its place in the log, and the learner is replayed with the new score. It can be regraded again;
+    what counts is the last score. Webhooks are told `response.corrected`.
+    """
     return reply(
         await request.app.state.database.write(
-            correct_response, caller.tenant_id, course, response, body.score, body.reason, caller.key_id, now()
+            correct_response, caller.tenant_id, course, response_id, body.score, body.reason, caller.key_id, now()
         )
     )
 

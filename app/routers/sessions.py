@@ -44,7 +44,11 @@ READ = responses_for("unknown_session")
     dependencies=NO_PARAMETERS,
 )
 async def post_session(course: PathId, body: SessionIn, caller: Sender, request: Request) -> Response:
-    """Begin an adaptive test: its first item."""
+    """Begin an adaptive test: its first item.
+
+    Which items may come, how they are chosen and when it ends is agreed on here and stays as it is. Given an `id` that
+    has begun already, the reply tells how that test stands, with 200.
+    """
     agreed = decode_agreement(body.model_dump(exclude_none=True, exclude={"id"}))
     id_ = body.id or f"t-{uuid.uuid4().hex}"
     status, details = await request.app.state.database.write(
@@ -55,7 +59,10 @@ async def post_session(course: PathId, body: SessionIn, caller: Sender, request:
 
 @router.get("/courses/{course}/sessions", response_model=SessionPage, responses=LIST)
 async def list_sessions(course: PathId, query: Paging, caller: Analyst, request: Request) -> Response:
-    """The tests of a course by id."""
+    """The tests of a course by id.
+
+    Each with its state, without answers; `GET /v1/sessions/{session}` has the whole test.
+    """
     position = read_cursor(query.cursor, (str,))
     after = position[0] if position else ""
     data = await request.app.state.database.read(
@@ -74,7 +81,11 @@ async def list_sessions(course: PathId, query: Paging, caller: Analyst, request:
 async def post_session_response(
     session: PathId, body: SessionResponseIn, caller: Sender, request: Request, idempotency_key: IdempotencyKey = None
 ) -> Response:
-    """Answer the item that is offered: the ability after it, and the next item or the end."""
+    """Answer the item that is offered: the ability after it, and the next item or the end.
+
+    Only the item that is offered can be answered. Sent again with the same `id` and content, it is answered by the
+    first outcome, byte for byte, with 200.
+    """
     moment = now()
     check_not_in_future(body.occurred_at, moment)
     response = services.NewSessionResponse(
@@ -95,11 +106,17 @@ async def post_session_response(
 
 @router.get("/sessions/{session}", response_model=SessionOut, responses=READ, dependencies=NO_PARAMETERS)
 async def get_session(session: PathId, caller: Reader, request: Request) -> Response:
-    """A test as a whole: every answer, the ability after it, and where it stands."""
+    """A test as a whole: every answer, the ability after it, and where it stands.
+
+    With the ability after each answer its whole way can be drawn; a test that has ended can be read too.
+    """
     return reply(await request.app.state.database.read(services.describe_session, caller.tenant_id, session, now()))
 
 
 @router.post("/sessions/{session}/end", response_model=SessionOut, responses=READ, dependencies=NO_PARAMETERS)
 async def post_session_end(session: PathId, caller: Sender, request: Request) -> Response:
-    """End a test before its time."""
+    """End a test before its time.
+
+    What is known of the ability stays, and no further answer is taken. A test that is over stays as it ended.
+    """
     return reply(await request.app.state.database.write(services.end_session, caller.tenant_id, session, now()))

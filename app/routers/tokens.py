@@ -21,6 +21,7 @@ from app.http.auth import Caller, caller_of_key, charge_caller
 from app.http.json_body import receive_body
 from app.http.paging import reply
 from app.http.problems import handle_problem, headers_of, status_of
+from app.schemas.common import schema_reference
 from app.schemas.tokens import TokenError, TokenOut, TokenRequest
 from app.services.keys import TOKEN_LIFETIME_S, issue_token
 
@@ -98,14 +99,16 @@ def _to_printable(text: str) -> str:
     response_model=TokenOut,
     responses=ERRORS,
     openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {FORM: {"schema": TokenRequest.model_json_schema()}},
-        }
+        "security": [],
+        "requestBody": {"required": True, "content": {FORM: {"schema": schema_reference(TokenRequest)}}},
     },
 )
 async def post_token(request: Request) -> Response:
-    """Get a token that stands for a key for an hour."""
+    """Get a token that stands for a key for an hour.
+
+    OAuth 2.0 client credentials (RFC 6749, section 4.4): `client_id` is the id of a key and `client_secret` the key, in
+    the form or in the header `Authorization: Basic`. Errors have the form of that RFC.
+    """
     form = await _read_form(request)
     client_id, secret = _read_client(request, form)
     caller = await charge_caller(request, _find_client(request, client_id, secret))

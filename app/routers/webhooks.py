@@ -36,13 +36,18 @@ REMOVE = responses_for("unknown_webhook")
 RECEIVER_REPLIES: dict[str, Any] = {
     "status_code": 204,
     "response_description": "delivered; any 2xx will do, and its body is not read",
+    "openapi_extra": {"security": []},
     "responses": {"default": {"description": "not delivered: the same call comes again later"}},
 }
 
 
 @router.post("", status_code=201, response_model=WebhookMade, responses=MAKE, dependencies=NO_PARAMETERS)
 async def post_webhook(body: WebhookIn, caller: Admin, request: Request) -> Response:
-    """Have an address called at some events; the secret that signs the calls is shown this once."""
+    """Have an address called at some events; the secret that signs the calls is shown this once.
+
+    The address must be public and, unless the operator allows others, https. A call that is not taken comes again, for
+    three days. Calls are signed as Standard Webhooks has it.
+    """
     read_target(body.url, request.app.state.settings.webhook_hosts)
     created = await request.app.state.database.write(
         services.create_webhook, caller.tenant_id, body.url, body.events, body.course, now()
@@ -52,7 +57,10 @@ async def post_webhook(body: WebhookIn, caller: Admin, request: Request) -> Resp
 
 @router.get("", response_model=WebhookPage, responses=LIST)
 async def list_webhooks(query: Paging, caller: Admin, request: Request) -> Response:
-    """The webhooks by id, and how their calls fare."""
+    """The webhooks by id, and how their calls fare.
+
+    `pending` and `failed` say how many calls wait and how many were given up; `last_failure` says why.
+    """
     position = read_cursor(query.cursor, (str,))
     after = position[0] if position else None
     data = await request.app.state.database.read(services.page_of_webhooks, caller.tenant_id, after, query.limit)
@@ -61,26 +69,41 @@ async def list_webhooks(query: Paging, caller: Admin, request: Request) -> Respo
 
 @router.delete("/{webhook}", status_code=204, responses=REMOVE, dependencies=NO_PARAMETERS)
 async def delete_webhook(webhook: WebhookId, caller: Admin, request: Request) -> Response:
-    """Delete a webhook and its pending calls."""
+    """Delete a webhook and its pending calls.
+
+    It cannot be undone: a webhook that is made anew has another id and another secret.
+    """
     await request.app.state.database.write(services.remove_webhook, caller.tenant_id, webhook)
     return Response(status_code=204, headers={"X-Content-Type-Options": "nosniff"})
 
 
 @calls.post("skill.mastered", **RECEIVER_REPLIES)
 async def skill_mastered(body: SkillMastered) -> None:
-    """A learner has mastered a skill with an answer."""
+    """A learner has mastered a skill with an answer.
+
+    Sent after the answer that lifted it, and again each time it is mastered after it had decayed.
+    """
 
 
 @calls.post("learner.stuck", **RECEIVER_REPLIES)
 async def learner_stuck(body: LearnerStuck) -> None:
-    """Practice of a skill makes no progress."""
+    """Practice of a skill makes no progress.
+
+    Sent after the answer that showed it: something other than exercises may help.
+    """
 
 
 @calls.post("calibration.finished", **RECEIVER_REPLIES)
 async def calibration_finished(body: CalibrationFinished) -> None:
-    """A calibration has succeeded or failed."""
+    """A calibration has succeeded or failed.
+
+    Sent when it ends, however; read its report to decide whether to activate it.
+    """
 
 
 @calls.post("response.corrected", **RECEIVER_REPLIES)
 async def response_corrected(body: ResponseCorrected) -> None:
-    """An answer was voided or regraded."""
+    """An answer was voided or regraded.
+
+    Sent after the learner was replayed, so the mastery can be read at once.
+    """

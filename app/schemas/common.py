@@ -1,8 +1,9 @@
 """The kinds of values that requests and replies are made of."""
 
 import re
+from collections.abc import Iterable
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
 from pydantic import (
     AfterValidator,
@@ -10,11 +11,13 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetJsonSchemaHandler,
     JsonValue,
     StringConstraints,
     WithJsonSchema,
 )
-from pydantic.json_schema import SkipJsonSchema
+from pydantic.json_schema import JsonSchemaValue, SkipJsonSchema
+from pydantic_core import CoreSchema
 
 from app.core.times import from_datetime
 
@@ -36,6 +39,22 @@ class Request(BaseModel):
     """A body: unknown fields are refused, nothing is converted, `null` is absent."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class OneOf(Request):
+    """A body that is read as one, and described as exactly one of its `forms`: generated clients then have a type each.
+
+    What a form does not have is null in it, so that no two forms fit one body, and `anyOf` says what `oneOf` would.
+    """
+
+    forms: ClassVar[tuple[type[BaseModel], ...]]
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Describe the forms instead of what all of them could have."""
+        whole = handler.resolve_ref_schema(handler(core_schema))
+        shared: JsonSchemaValue = {name: whole[name] for name in ("title", "description", "examples") if name in whole}
+        return {**shared, "anyOf": [handler(form.__pydantic_core_schema__) for form in cls.forms]}
 
 
 class Reply(BaseModel):
@@ -95,7 +114,17 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 class Page(Reply):
     """Where the next page of a list is: `next` is null on the last one."""
 
-    next: str | None = Field(description="give it as `cursor` to get the next page")
+    next: str | None = Field(description="give it as `cursor` to get the next page; null on the last one")
+
+
+def schema_reference(model: type[BaseModel]) -> dict[str, str]:
+    """Where the OpenAPI document describes a model that FastAPI does not know of; `app.openapi` puts it there."""
+    return {"$ref": f"#/components/schemas/{model.__name__}"}
+
+
+def words(values: Iterable[str], **more: Any) -> Any:
+    """For a text of a reply that is always one of a few: these in the document."""
+    return Field(json_schema_extra={"enum": list(values)}, **more)
 
 
 def examples(*bodies: dict[str, JsonValue], **more: JsonValue) -> ConfigDict:

@@ -3,35 +3,46 @@
 from pydantic import Field
 
 from app.schemas.common import Absent, Page, Reply
-from app.schemas.responses import Ability, Forecast, NotChosen, ReasonOut, RecommendationOut, SkillMastery
+from app.schemas.responses import (
+    CALIBRATION,
+    LEARNER,
+    Ability,
+    Forecast,
+    NoneReason,
+    NotChosen,
+    RecommendationOut,
+    SkillMastery,
+)
 
 
 class LearnerMastery(Reply):
     """Everything known of one learner."""
 
-    learner: str
+    learner: str = LEARNER
     position: int = Field(description="how many answers and corrections the learner's log holds")
-    ability: Ability
+    ability: Ability = Field(description="how able the learner is beside the skills, by all answers that count")
     mastery: list[SkillMastery] = Field(description="every skill of the course")
-    calibration: str | None
+    calibration: str | None = CALIBRATION
 
 
 class CohortRow(SkillMastery):
     """One learner, one skill."""
 
-    learner: str
+    learner: str = LEARNER
 
 
 class CohortPage(Page):
     """Rows by learner and skill."""
 
-    data: list[CohortRow]
+    data: list[CohortRow] = Field(description="pairs of a learner and a skill with answers, by their ids")
 
 
-class Recommendations(Reply):
+class RecommendationList(Reply):
     """Exercises, the best first; none is an answer too, with its reason."""
 
-    recommendations: list[RecommendationOut]
-    reason: ReasonOut | Absent = Field(default=None, description="only where there is none: why")
+    recommendations: list[RecommendationOut] = Field(
+        description="at most `limit`, the best first; empty if nothing may be offered"
+    )
+    reason: NoneReason | Absent = Field(default=None, description="only where there is none: why")
     forecast: Forecast | None = Field(default=None, description="only if asked for; null: no end can be predicted")
     why_not: list[NotChosen] | Absent = Field(default=None, description="only if asked")

@@ -83,7 +83,9 @@ class PreviewQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    limit: Annotated[int, Field(ge=1, le=10)] = 1
+    limit: Annotated[int, Field(ge=1, le=10)] = Field(
+        default=1, description="how many exercises at most, each as if those before it were not there"
+    )
     skill: Skills = Field(default=[], description=DESCRIPTIONS["skill"])
     tag: Labels = Field(default=[], description=DESCRIPTIONS["tag"])
     kind: Labels = Field(default=[], description=DESCRIPTIONS["kind"])

@@ -17,43 +17,45 @@ class CurvePoint(Reply):
     predicted: Probability = Field(description="mean prediction")
     observed: Probability = Field(description="mean score, as a fraction")
     interval: Interval | None = Field(description="of `observed`")
-    responses: int
+    responses: int = Field(ge=1, description="how many answers these are")
 
 
 class QualityIntervals(Reply):
     """95 % intervals; null where they cannot be computed, as for a single learner."""
 
-    log_loss: Interval | None
-    auc: Interval | None
-    brier: Interval | None
+    log_loss: Interval | None = Field(description="of the log loss")
+    auc: Interval | None = Field(description="of the AUC")
+    brier: Interval | None = Field(description="of the Brier score")
 
 
 class QualityOut(Reply):
     """How good predictions were; null where there is nothing to say."""
 
-    responses: int
-    learners: int
+    responses: int = Field(ge=0, description="how many answers were measured")
+    learners: int = Field(ge=0, description="of how many learners they are")
     sample: Probability = Field(description="the share of the learners measured: 1, unless there are too many answers")
     predicted: Probability | None = Field(description="mean prediction")
     observed: Probability | None = Field(description="mean score, as a fraction")
-    log_loss: float | None
-    auc: Probability | None = Field(description="null where all succeeded or all failed")
-    brier: Probability | None
+    log_loss: float | None = Field(description="mean log loss in nats; lower is better, .693 is a toss of a coin")
+    auc: Probability | None = Field(
+        description="how well successes are told from failures, .5 is by chance; null without one of them"
+    )
+    brier: Probability | None = Field(description="mean squared difference of prediction and score; lower is better")
     ece: Probability | None = Field(description="expected calibration error over the points of `curve`")
-    interval: QualityIntervals
+    interval: QualityIntervals = Field(description="how sure these numbers are")
     curve: list[CurvePoint] = Field(description="from low to high predictions; tenths without an answer are left out")
 
 
 class CalibrationQuality(QualityOut):
     """The answers predicted under one calibration; null for the defaults."""
 
-    calibration: CalibrationId | None
+    calibration: CalibrationId | None = Field(description="the calibration that predicted; null: the defaults")
 
 
 class SkillQuality(QualityOut):
     """The answers to items of one skill; null for items without skills."""
 
-    skill: str | None
+    skill: str | None = Field(description="the id of the skill; null: items without skills")
 
 
 class PeriodQuality(QualityOut):
@@ -65,4 +67,6 @@ class PeriodQuality(QualityOut):
 class QualityPage(Page):
     """One row for all answers, or one for each group."""
 
-    data: list[QualityOut] | list[CalibrationQuality] | list[SkillQuality] | list[PeriodQuality]
+    data: list[QualityOut] | list[CalibrationQuality] | list[SkillQuality] | list[PeriodQuality] = Field(
+        description="rows of one kind, as `by` asks for"
+    )

@@ -1,16 +1,18 @@
 """Adaptive tests: their requests and replies."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from app.adaptive.cat import RULES
+from app.adaptive.cat.stopping import Stop as StopCode
 from app.schemas.catalogue import check_unique, first_duplicate
 from app.schemas.common import (
-    LARGEST_SCORE,
     Absent,
     Identifier,
     Label,
     Moment,
+    OneOf,
     Page,
     Probability,
     Reply,
@@ -18,9 +20,24 @@ from app.schemas.common import (
     Timestamp,
     examples,
     to_whole_number,
+    words,
 )
 from app.schemas.options import DESCRIPTIONS, Language
-from app.schemas.responses import LONGEST_MS, ONE_RESULT, Ability, ReasonOut, Score, SkillMastery
+from app.schemas.responses import (
+    CALIBRATION,
+    CORRECT,
+    COURSE,
+    ITEM,
+    OWN_ID,
+    SENTENCE,
+    STORED_AS_SCORE,
+    Ability,
+    Duration,
+    Score,
+    SkillMastery,
+    Terms,
+    check_one_result,
+)
 from app.texts import FALLBACK
 
 MOST_ITEMS = 1000
@@ -39,18 +56,13 @@ Count = Annotated[int, Field(ge=1, le=MOST_ITEMS), WholeNumber]
 CountOrNone = Annotated[int, Field(ge=0, le=MOST_ITEMS), WholeNumber]
 Risk = Annotated[float, Field(gt=0, lt=0.5)]
 
-ONE_GROUP: JsonValue = [
-    {"required": [name], "properties": {other: {"type": "null"} for other in ("skill", "tag", "kind") if other != name}}
-    for name in ("skill", "tag", "kind")
-]
-
 
 class ItemGroup(Request):
     """The items that ask for a skill, have a tag, or are of a kind: exactly one of the three."""
 
-    skill: Identifier | None = None
-    tag: Label | None = None
-    kind: Label | None = None
+    skill: Identifier | None = Field(default=None, description="the items that ask for this skill")
+    tag: Label | None = Field(default=None, description="the items with this tag")
+    kind: Label | None = Field(default=None, description="the items of this kind")
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -62,7 +74,7 @@ class ItemGroup(Request):
 class Scale(ItemGroup):
     """One of several abilities, and the items that measure it."""
 
-    id: Label
+    id: Label = Field(description="what the scale is called in the reply; each a different name")
 
 
 def check_distinct_scales(scales: list[Scale]) -> list[Scale]:
@@ -78,36 +90,46 @@ Scales = Annotated[list[Scale], AfterValidator(check_distinct_scales), Field(min
 class ContentShare(ItemGroup):
     """The share of the test that these items should have."""
 
-    share: Annotated[float, Field(ge=0, le=100)]
+    share: Annotated[float, Field(ge=0, le=100)] = Field(
+        description="in any unit: what counts is its part of the sum of all shares"
+    )
 
 
 class Constraint(ItemGroup):
     """How many of these items a test has, at least and at most."""
 
-    min: CountOrNone = 0
-    max: Count = MOST_ITEMS
+    min: CountOrNone = Field(default=0, description="at least so many of them")
+    max: Count = Field(default=MOST_ITEMS, description="at most so many of them; not less than `min`")
 
 
 class Prior(Request):
     """What is known of the ability beforehand: a normal distribution, for every scale."""
 
-    mean: Theta = 0.0
-    sd: Annotated[float, Field(ge=0.1, le=10)] = 1.0
+    mean: Theta = Field(default=0.0, description="in logits; 0 is the average of those the items were fitted on")
+    sd: Annotated[float, Field(ge=0.1, le=10)] = Field(
+        default=1.0, description="the standard deviation, in logits: larger where less is known"
+    )
 
 
 class PoolFilter(Request):
     """Which items of the course the test draws on: those that fit all lists that are given."""
 
-    items: Annotated[Items, Field(min_length=1)] | None = None
-    skills: Annotated[list[Identifier], Field(min_length=1, max_length=MOST_GROUPS)] | None = None
-    tags: Annotated[list[Label], Field(min_length=1, max_length=MOST_GROUPS)] | None = None
-    kinds: Annotated[list[Label], Field(min_length=1, max_length=MOST_GROUPS)] | None = None
+    items: Annotated[Items, Field(min_length=1)] | None = Field(default=None, description="these items, by their ids")
+    skills: Annotated[list[Identifier], Field(min_length=1, max_length=MOST_GROUPS)] | None = Field(
+        default=None, description="items that ask for one of these skills"
+    )
+    tags: Annotated[list[Label], Field(min_length=1, max_length=MOST_GROUPS)] | None = Field(
+        default=None, description="items with one of these tags"
+    )
+    kinds: Annotated[list[Label], Field(min_length=1, max_length=MOST_GROUPS)] | None = Field(
+        default=None, description="items of one of these kinds"
+    )
 
 
 class Pilot(Request):
     """Items that are tried out: they are answered, and do not count. They need no parameters."""
 
-    items: Annotated[Items, Field(min_length=1)]
+    items: Annotated[Items, Field(min_length=1)] = Field(description="the items to try out, by their ids")
     positions: Annotated[list[Count], AfterValidator(check_unique), Field(min_length=1, max_length=50)] = Field(
         description="the positions in the test, from 1, at which one of them comes"
     )
@@ -116,8 +138,10 @@ class Pilot(Request):
 class Selection(Request):
     """How the next item is chosen."""
 
-    rule: Literal["max_information", "min_expected_posterior_variance", "kullback_leibler", "random"] = (
-        "max_information"
+    rule: Literal["max_information", "min_expected_posterior_variance", "kullback_leibler", "random"] = Field(
+        default="max_information",
+        description="what the best item is: the one that tells most at the ability so far, the one after which "
+        "the estimate is expected to be most precise, the one that tells it best from others, or any",
     )
     randomesque: Annotated[int, Field(ge=1, le=50), WholeNumber] = Field(
         default=1, description="chance decides among so many of the best"
@@ -138,14 +162,19 @@ class Selection(Request):
     first: Annotated[Items, Field(max_length=50)] | None = Field(
         default=None, description="the test begins with these, in this order"
     )
-    pilot: Pilot | None = None
+    pilot: Pilot | None = Field(default=None, description="items to try out in between, which do not count")
 
 
 class ClassificationRule(Request):
     """Stop as soon as it is clear on which side of each cut score the ability lies."""
 
-    cuts: Annotated[list[Theta], AfterValidator(check_unique), Field(min_length=1, max_length=10)]
-    method: Literal["interval", "sprt"] = "interval"
+    cuts: Annotated[list[Theta], AfterValidator(check_unique), Field(min_length=1, max_length=10)] = Field(
+        description="the cut scores, in logits of the ability"
+    )
+    method: Literal["interval", "sprt"] = Field(
+        default="interval",
+        description="decide when the interval of the ability holds no cut, or by Wald's sequential ratio test",
+    )
     confidence: Annotated[float, Field(ge=0.5, le=0.999)] = Field(default=0.95, description="of the interval")
     alpha: Risk = Field(default=0.05, description="sprt: the probability of placing a learner too high")
     beta: Risk = Field(default=0.05, description="sprt: the probability of placing a learner too low")
@@ -155,14 +184,20 @@ class ClassificationRule(Request):
 class Stop(Request):
     """When the test ends: as soon as one of these holds, but not before `min_items`. One at least is needed."""
 
-    standard_error: Annotated[float, Field(ge=0.05, le=3)] | None = None
+    standard_error: Annotated[float, Field(ge=0.05, le=3)] | None = Field(
+        default=None, description="the standard error of the ability is at most this, in logits"
+    )
     standard_error_change: Annotated[float, Field(gt=0, le=1)] | None = Field(
         default=None, description="the last answer changed the standard error by less"
     )
-    classification: ClassificationRule | None = None
-    max_items: Count | None = None
-    min_items: Count = 1
-    max_seconds: Annotated[int, Field(ge=1, le=LONGEST_LIFE_S), WholeNumber] | None = None
+    classification: ClassificationRule | None = Field(
+        default=None, description="it is clear on which side of the cut scores the ability lies"
+    )
+    max_items: Count | None = Field(default=None, description="so many items were answered, those on trial included")
+    min_items: Count = Field(default=1, description="nothing but max_items and max_seconds ends it before so many")
+    max_seconds: Annotated[int, Field(ge=1, le=LONGEST_LIFE_S), WholeNumber] | None = Field(
+        default=None, description="so many seconds have passed since it began"
+    )
 
     @model_validator(mode="after")
     def _sound(self) -> Self:
@@ -182,15 +217,15 @@ class SessionIn(Request):
         {"id": "t-1", "learner": "ann", "stop": {"max_items": 2}, "selection": {"rule": "random"}, "seed": 7},
     )
 
-    id: Identifier | None = Field(default=None, description="yours, to retry safely; made if absent")
+    id: Identifier | None = Field(default=None, description="yours, to retry safely: it begins once; made if absent")
     learner: Identifier | None = Field(default=None, description="who is tested; a test may be anonymous")
-    stop: Stop
-    selection: Selection = Selection()
-    pool: PoolFilter = PoolFilter()
+    stop: Stop = Field(description="when it ends")
+    selection: Selection = Field(default=Selection(), description="how the next item is chosen")
+    pool: PoolFilter = Field(default=PoolFilter(), description="which items of the course may come; all if absent")
     scales: Scales | None = Field(
         default=None, description="several abilities, each measured by its own items; one of all items if absent"
     )
-    prior: Prior = Prior()
+    prior: Prior = Field(default=Prior(), description="what is known of the ability before the first answer")
     prior_from_practice: bool = Field(
         default=False, description="take the learner's ability in practice as the prior, instead of `prior`"
     )
@@ -206,124 +241,162 @@ class SessionIn(Request):
     language: Language | None = Field(default=None, description=f"{DESCRIPTIONS['language']}; default {FALLBACK}")
 
 
-class SessionResponseIn(Request):
+class _SessionResponseFields(Request):
+    """What every answer in a test has beside its result."""
+
+    id: Identifier | None = Field(default=None, description=OWN_ID)
+    item: Identifier = Field(description="the item that is offered; another one is refused")
+    occurred_at: Moment | None = Field(default=None, description="when it was given; if absent: now")
+    duration_ms: Duration | None = Field(default=None, description="how long it took, in milliseconds")
+
+
+class SessionResponseWithCorrect(_SessionResponseFields):
+    """An answer to the item that is offered, right or wrong."""
+
+    correct: bool = Field(description=CORRECT)
+    score: None = Field(default=None, description="not beside `correct`")
+
+
+class SessionResponseWithScore(_SessionResponseFields):
+    """An answer to the item that is offered, in points."""
+
+    correct: None = Field(default=None, description="not beside `score`")
+    score: Score = Field(description="the points, from 0 to the item's max_score; whole if the item is graded")
+
+
+class SessionResponseIn(_SessionResponseFields, OneOf):
     """The answer to the item that is offered."""
 
-    model_config = examples({"id": "a-1", "item": "i2", "correct": True}, oneOf=ONE_RESULT)
+    model_config = examples({"id": "a-1", "item": "i2", "correct": True})
+    forms = (SessionResponseWithCorrect, SessionResponseWithScore)
 
-    id: Identifier | None = Field(default=None, description="yours, to retry safely; made if absent")
-    item: Identifier
-    correct: bool | None = Field(default=None, description="short for all or nothing")
-    score: Annotated[Score, Field(le=LARGEST_SCORE)] | None = Field(
-        default=None, description="from 0 to the item's max_score"
-    )
-    occurred_at: Moment | None = Field(default=None, description="when it was given; if absent: now")
-    duration_ms: Annotated[int, Field(ge=0, le=LONGEST_MS), WholeNumber] | None = None
+    correct: bool | None = None
+    score: Score | None = None
 
     @model_validator(mode="after")
     def _one_result(self) -> Self:
-        if (self.correct is None) == (self.score is None):
-            raise ValueError("give either correct or score")
+        check_one_result(self.correct, self.score)
         return self
 
 
 class ScaleAbility(Ability):
     """θ of one of several scales."""
 
-    scale: str
+    scale: str = Field(description="the id of the scale, as the test was begun with")
 
 
-class SelectionReason(ReasonOut):
+class SelectionReason(Reply):
     """Why an item was chosen, and which parts of the plan could not be met."""
 
-    relaxed: list[Literal["max_exposure", "content_shares", "bounds"]] | Absent = None
+    code: Annotated[str, words((*RULES, "first_item", "pilot_item"))] = Field(
+        description="the rule that chose it, or that it stood at this place from the beginning"
+    )
+    text: str = SENTENCE
+    terms: Terms = Field(description="what the choice rested on, such as the ability so far and how many candidates")
+    relaxed: list[Literal["max_exposure", "content_shares", "bounds"]] | Absent = Field(
+        default=None, description="only where something was: the parts of the plan that had to give way"
+    )
+
+
+class StopReason(Reply):
+    """Why a test ended."""
+
+    code: Annotated[str, words((*get_args(StopCode), "ended"))] = Field(
+        description="the rule of `stop` that was met, `no_items`, or `ended` from outside"
+    )
+    text: str = SENTENCE
 
 
 class SessionNext(Reply):
     """The item to answer now."""
 
-    item: str
-    skill: str | None
+    item: str = ITEM
+    skill: str | None = Field(description="the first skill that it asks for; null if it asks for none")
     scored: bool = Field(description="false for an item that is tried out")
     p_correct: Probability | None = Field(
         description="the expected score at the ability so far, as a fraction; null for an item that is tried out"
     )
     propensity: Probability = Field(description="the chance this item had to be chosen")
-    reason: SelectionReason
+    reason: SelectionReason = Field(description="why this item")
 
 
 class SessionResponseOut(Reply):
     """The answer as it was stored."""
 
-    id: str
-    item: str
-    score: float
-    scored: bool
-    occurred_at: Timestamp
-    position: int = Field(ge=1)
+    id: str = Field(description="yours, or the one that was made")
+    item: str = ITEM
+    score: float = STORED_AS_SCORE
+    scored: bool = Field(description="whether it counts; false for an item that is tried out")
+    occurred_at: Timestamp = Field(description="when it was given; when it came in, if nobody said")
+    position: int = Field(ge=1, description="its place in the test")
 
 
 class CutOut(Reply):
     """On which side of a cut score the ability lies, and how probable that is."""
 
-    cut: float
-    above: bool
+    cut: float = Field(description="the cut score, in logits")
+    above: bool = Field(description="whether the ability is more likely above it than below")
     probability: Probability = Field(description="that the ability is above it")
     decided: bool = Field(description="whether the rule has decided")
     scale: str | Absent = Field(default=None, description="only where there are several")
 
 
+STATUS = Field(description="`open`: an item is offered; `finished`; `expired`: nobody went on with it in its lifetime")
+
+
 class SessionState(Reply):
     """Where a test stands."""
 
-    status: Literal["open", "finished", "expired"]
+    status: Literal["open", "finished", "expired"] = STATUS
     position: int = Field(ge=0, description="how many answers there are")
     ability: Ability | None = Field(description="null where there are several scales")
     abilities: list[ScaleAbility] | Absent = Field(default=None, description="only where there are several scales")
-    next: SessionNext | None
-    stop: ReasonOut | None = Field(description="why it ended; null while it goes on")
+    next: SessionNext | None = Field(description="the item to answer now; null when it has ended")
+    stop: StopReason | None = Field(description="why it ended; null while it goes on")
     classification: list[CutOut] | Absent = Field(default=None, description="only where there are cut scores")
 
 
 class SessionOutcome(SessionState):
     """What one answer did."""
 
-    response: SessionResponseOut
+    response: SessionResponseOut = Field(description="the answer as it was stored")
 
 
 class SessionStep(SessionResponseOut):
     """An answer, and what was known after it."""
 
-    ability: Ability | None
-    abilities: list[ScaleAbility] | Absent = None
+    ability: Ability | None = Field(description="after this answer; null where there are several scales")
+    abilities: list[ScaleAbility] | Absent = Field(
+        default=None, description="after this answer, only where there are several scales"
+    )
 
 
 class SessionOut(SessionState):
     """A test as a whole."""
 
-    id: str
-    course: str
-    learner: str | None
-    seed: int
-    calibration: str | None
+    id: str = Field(description="yours, or the one that was made")
+    course: str = COURSE
+    learner: str | None = Field(description="who is tested; null if nobody said")
+    seed: int = Field(ge=0, description="what fixes the draws: with it the same answers meet the same items")
+    calibration: str | None = CALIBRATION
     revision: int = Field(description="of the catalogue; the test stays with it to its end")
-    started_at: Timestamp
-    expires_at: Timestamp
-    responses: list[SessionStep]
+    started_at: Timestamp = Field(description="when it was begun")
+    expires_at: Timestamp = Field(description="until when it can be gone on with; each answer puts it off")
+    responses: list[SessionStep] = Field(description="the answers so far, in their order")
     mastery: list[SkillMastery] = Field(description="the skills of the answered items, by these answers alone")
 
 
 class SessionListed(Reply):
     """A test in a list."""
 
-    id: str
-    learner: str | None
-    status: Literal["open", "finished", "expired"]
-    position: int
-    started_at: Timestamp
+    id: str = Field(description="with it the whole test is read")
+    learner: str | None = Field(description="who is tested; null if nobody said")
+    status: Literal["open", "finished", "expired"] = STATUS
+    position: int = Field(ge=0, description="how many answers there are")
+    started_at: Timestamp = Field(description="when it was begun")
 
 
 class SessionPage(Page):
     """Tests by id."""
 
-    data: list[SessionListed]
+    data: list[SessionListed] = Field(description="the tests of the course, by id")

@@ -12,9 +12,9 @@ class TokenRequest(BaseModel):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"grant_type": "client_credentials"}]})
 
-    grant_type: Literal["client_credentials"]
+    grant_type: Literal["client_credentials"] = Field(description="no other grant is known here")
     client_id: str = Field(default="", description="the id of a key, unless in the header `Authorization: Basic`")
-    client_secret: str = Field(default="", description="the key")
+    client_secret: str = Field(default="", description="the key itself, `prx_…`")
     scope: str = Field(default="", description="scopes of the key by spaces, to have no more; URIs are passed over")
     audience: str = Field(default="", description="passed over")
 
@@ -22,10 +22,10 @@ class TokenRequest(BaseModel):
 class TokenOut(Reply):
     """A token."""
 
-    access_token: str
-    token_type: Literal["Bearer"]
-    expires_in: int = Field(description="seconds")
-    scope: str
+    access_token: str = Field(description="send it as `Authorization: Bearer …`, as a key")
+    token_type: Literal["Bearer"] = Field(description="how it is sent")
+    expires_in: int = Field(description="for how many seconds it is valid")
+    scope: str = Field(description="what it may do: scopes by spaces")
 
 
 class TokenError(Reply):
@@ -33,5 +33,5 @@ class TokenError(Reply):
 
     error: Literal[
         "invalid_request", "invalid_client", "invalid_scope", "unsupported_grant_type", "temporarily_unavailable"
-    ]
-    error_description: str
+    ] = Field(description="the code that RFC 6749 has for it")
+    error_description: str = Field(description="what happened, and what to do about it, in ASCII")

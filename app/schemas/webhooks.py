@@ -2,9 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import ConfigDict, Field, JsonValue, StringConstraints
 
 from app.schemas.common import Identifier, Page, Probability, Reply, Request, Timestamp, examples
+from app.schemas.responses import COURSE, LEARNER
 
 WEBHOOK_ID = r"^wh-[0-9a-f]{16}$"
 MOST_EVENTS = 20
@@ -19,18 +20,20 @@ class WebhookIn(Request):
     model_config = examples({"url": "https://lms.example.org/proxima", "events": ["skill.mastered"]})
 
     url: Url = Field(description="https, at a public address")
-    events: Annotated[list[EventType], Field(min_length=1, max_length=MOST_EVENTS)]
+    events: Annotated[list[EventType], Field(min_length=1, max_length=MOST_EVENTS)] = Field(
+        description="what to be called at"
+    )
     course: Identifier | None = Field(default=None, description="the events of this course only; if absent: of all")
 
 
 class WebhookBase(Reply):
     """The fields of every reply about a webhook."""
 
-    id: str
-    url: str
-    events: list[EventType]
-    course: str | None
-    created_at: Timestamp
+    id: str = Field(description="`wh-` and 16 digits; with it the webhook is deleted")
+    url: str = Field(description="where calls go")
+    events: list[EventType] = Field(description="at what it is called")
+    course: str | None = Field(description="the only course whose events it gets; null: those of all")
+    created_at: Timestamp = Field(description="when it was made; earlier events are not told")
 
 
 class WebhookMade(WebhookBase):
@@ -42,8 +45,8 @@ class WebhookMade(WebhookBase):
 class Failure(Reply):
     """An attempt that failed."""
 
-    at: Timestamp
-    reason: str
+    at: Timestamp = Field(description="when it was tried")
+    reason: str = Field(description="why the call was not taken, in words")
 
 
 class WebhookOut(WebhookBase):
@@ -57,69 +60,114 @@ class WebhookOut(WebhookBase):
 class WebhookPage(Page):
     """Webhooks by id."""
 
-    data: list[WebhookOut]
+    data: list[WebhookOut] = Field(description="the webhooks, by id")
 
 
-class SkillMasteredData(Reply):
-    course: str
-    learner: str
-    skill: str
-    mastery: Probability
-    response: str = Field(description="the id of the answer with which it was mastered")
-    position: int = Field(description="the place of the answer in the learner's log")
+MOMENT = "2026-11-22T09:00:00.000000Z"
+EVENT = Field(description="which event this is; a receiver passes over those it does not know")
+CALLED_AT = Field(description="when it happened; a call that comes again has the same")
+LOG_POSITION = Field(ge=1, description="the place in the learner's log")
 
 
-class LearnerStuckData(Reply):
-    course: str
-    learner: str
-    skill: str
-    mastery: Probability
-    response: str = Field(description="the id of the answer after which no progress was seen")
-    position: int = Field(description="the place of the answer in the learner's log")
+def _skill_event(type_: str, mastery: float) -> dict[str, JsonValue]:
+    """A call about a skill, as an example."""
+    answer: dict[str, JsonValue] = {"response": "b-4", "position": 4}
+    data: dict[str, JsonValue] = {"course": "fractions", "learner": "ben", "skill": "borrow-from-whole"}
+    return {"type": type_, "timestamp": MOMENT, "data": {**data, "mastery": mastery, **answer}}
 
 
-class LearnerStuck(Reply):
-    """Practice makes no progress: eight answers in a row left a skill more likely unknown than known."""
+class SkillEvent(Reply):
+    """A skill of a learner, and the answer after which there was something to tell of it."""
 
-    type: Literal["learner.stuck"]
-    timestamp: Timestamp = Field(description="when the answer came in")
-    data: LearnerStuckData
+    course: str = COURSE
+    learner: str = LEARNER
+    skill: str = Field(description="the id of the skill")
+    mastery: Probability = Field(description="the probability that the learner knew it after the answer")
+    response: str = Field(description="the id of the answer")
+    position: int = LOG_POSITION
 
 
 class SkillMastered(Reply):
     """A learner has mastered a skill with an answer: for the first time, or again after it had decayed."""
 
-    type: Literal["skill.mastered"]
-    timestamp: Timestamp = Field(description="when the answer came in")
-    data: SkillMasteredData
+    model_config = ConfigDict(json_schema_extra={"examples": [_skill_event("skill.mastered", 0.972)]})
+
+    type: Literal["skill.mastered"] = EVENT
+    timestamp: Timestamp = CALLED_AT
+    data: SkillEvent = Field(description="the skill, and the answer with which it was mastered")
 
 
-class CalibrationFinishedData(Reply):
-    course: str
-    calibration: str
-    status: Literal["succeeded", "failed"]
+class LearnerStuck(Reply):
+    """Practice makes no progress: eight answers in a row left a skill more likely unknown than known."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_skill_event("learner.stuck", 0.214)]})
+
+    type: Literal["learner.stuck"] = EVENT
+    timestamp: Timestamp = CALLED_AT
+    data: SkillEvent = Field(description="the skill, and the answer after which no progress was seen")
+
+
+class CalibrationEvent(Reply):
+    """Which calibration ended, and how."""
+
+    course: str = COURSE
+    calibration: str = Field(description="the id of the calibration, such as `c-2`")
+    status: Literal["succeeded", "failed"] = Field(description="how it ended")
 
 
 class CalibrationFinished(Reply):
     """A calibration has ended; its report is at `GET …/calibrations/{calibration}`."""
 
-    type: Literal["calibration.finished"]
-    timestamp: Timestamp
-    data: CalibrationFinishedData
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": "calibration.finished",
+                    "timestamp": MOMENT,
+                    "data": {"course": "fractions", "calibration": "c-2", "status": "succeeded"},
+                }
+            ]
+        }
+    )
+
+    type: Literal["calibration.finished"] = EVENT
+    timestamp: Timestamp = CALLED_AT
+    data: CalibrationEvent = Field(description="which one, and how it ended")
 
 
-class ResponseCorrectedData(Reply):
-    course: str
-    learner: str
-    response: str
-    kind: Literal["void", "regrade"]
+class CorrectionEvent(Reply):
+    """Which answer was corrected, and how."""
+
+    course: str = COURSE
+    learner: str = LEARNER
+    response: str = Field(description="the id of the answer")
+    kind: Literal["void", "regrade"] = Field(description="`void`: as never given; `regrade`: another score")
     score: float | None = Field(description="the new score; null for a void")
-    position: int = Field(description="the place of the correction in the learner's log")
+    position: int = LOG_POSITION
 
 
 class ResponseCorrected(Reply):
     """An answer was voided or regraded, and the learner replayed: read the mastery again."""
 
-    type: Literal["response.corrected"]
-    timestamp: Timestamp
-    data: ResponseCorrectedData
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": "response.corrected",
+                    "timestamp": MOMENT,
+                    "data": {
+                        "course": "fractions",
+                        "learner": "ben",
+                        "response": "b-1",
+                        "kind": "regrade",
+                        "score": 0.5,
+                        "position": 7,
+                    },
+                }
+            ]
+        }
+    )
+
+    type: Literal["response.corrected"] = EVENT
+    timestamp: Timestamp = CALLED_AT
+    data: CorrectionEvent = Field(description="which answer, and what it counts now")

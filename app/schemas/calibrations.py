@@ -18,8 +18,10 @@ class SpanIn(Request):
 
     model_config = ConfigDict(json_schema_extra={"minProperties": 1})
 
-    since: Moment | Absent = Field(default=None, description="from then on")
-    until: Moment | Absent = Field(default=None, description="until just before then")
+    since: Moment | Absent = Field(
+        default=None, description="answers that occurred then or later; if absent: from the beginning"
+    )
+    until: Moment | Absent = Field(default=None, description="answers that occurred earlier; if absent: without end")
 
     @model_validator(mode="after")
     def _not_empty(self) -> "SpanIn":
@@ -46,7 +48,7 @@ class CalibrationIn(Request):
 
     model_config = examples({"leave_out": {"learners": ["learner-007"], "spans": [{"until": "2026-09-01T00:00:00Z"}]}})
 
-    leave_out: LeaveOutIn | Absent = Field(default=None, description="answers that must not count")
+    leave_out: LeaveOutIn | Absent = Field(default=None, description="answers that must not count in this fit")
 
 
 def to_left_out(request: CalibrationIn) -> LeftOut:
@@ -127,8 +129,10 @@ class PopulationReport(_Reported):
     ability_drift: float = Field(ge=0, description="how much the variance of an ability grows with each answer")
     skill_variance: float = Field(ge=0, description="how much a learner differs from skill to skill")
     skill_drift: float = Field(ge=0, description="how much that variance grows with each answer")
-    daily_effect_variance: float = Field(ge=0, description="how much a learner differs from day to day")
-    daily_effect_retention: float = Field(description="how much of the form of a day is left at the next answer")
+    daily_effect_variance: float = Field(ge=0, description="how much the form of the moment differs")
+    daily_effect_retention: float = Field(
+        description="how much of the form of the moment is left at the next answer: its AR(1) coefficient"
+    )
     unknown_shift: float = Field(description="what not knowing a skill adds to the logit of success")
     known_shift: float = Field(description="what knowing a skill adds to the logit of success")
     fading: float = Field(ge=0, description="the exponent by which mastery fades with the days")
@@ -194,7 +198,7 @@ class CalibrationReport(_Reported):
     auc_after: Probability | None = Field(description="how well they would be; higher is better")
     items_changed: int = Field(ge=0, description="items that moved by more than .25 logits, apart from the scale")
     items_without_responses: int = Field(ge=0, description="items that have no answer to be fitted to")
-    most_changed_items: list[ItemChange] = Field(description="the 20 that moved most")
+    most_changed_items: list[ItemChange] = Field(description="the 20 items that moved most, and how far")
     scale: ScaleShift | None = Field(description="how the scale moved; null with fewer than 5 anchors")
     mastery: MasteryChanges = Field(description="who would have mastered more, or less")
     population: PopulationReport = Field(description="what was fitted of all learners together")
@@ -207,7 +211,9 @@ class CalibrationOut(Reply):
     """One calibration: `report` when it succeeded, `error` when it failed."""
 
     id: str = Field(description="`c-` and its number in the course")
-    status: Literal["running", "succeeded", "failed"] = Field(description="how far it is")
+    status: Literal["running", "succeeded", "failed"] = Field(
+        description="whether it is still `running`, and how it ended"
+    )
     active: bool = Field(description="whether replies come from it now")
     requested_at: Timestamp = Field(description="when it was asked for: later answers belong to the next one")
     finished_at: Timestamp | None = Field(description="when it ended; null while it runs")

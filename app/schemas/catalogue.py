@@ -123,7 +123,9 @@ class ItemIn(Request):
     tags: Annotated[list[Label], AfterValidator(check_unique), Field(max_length=50), Unique] | None = Field(
         default=None, description="words of yours, to choose by"
     )
-    url: Address | None = Field(default=None, description="where the item is shown")
+    url: Address | None = Field(
+        default=None, description="the address at which your system shows it; never opened here"
+    )
     max_score: Annotated[float, Field(gt=0, le=LARGEST_SCORE)] | None = Field(
         default=None, description="default 1; of a graded item the number of its thresholds"
     )
@@ -162,8 +164,12 @@ class CatalogueIn(Request):
     )
 
     title: Title | None = Field(default=None, description="what the course is called; if absent it stays as it is")
-    skills: Annotated[list[SkillIn], Field(max_length=10_000)] | None = Field(default=None, description="ids once each")
-    items: Annotated[list[ItemIn], Field(max_length=100_000)] | None = Field(default=None, description="ids once each")
+    skills: Annotated[list[SkillIn], Field(max_length=10_000)] | None = Field(
+        default=None, description="skills to add or replace, each id once"
+    )
+    items: Annotated[list[ItemIn], Field(max_length=100_000)] | None = Field(
+        default=None, description="items to add or replace, each id once"
+    )
 
     @model_validator(mode="after")
     def _ids_once(self) -> "CatalogueIn":
@@ -189,7 +195,7 @@ class CatalogueCounts(Reply):
 class SkillOut(Reply):
     """A skill."""
 
-    id: str = Field(description="as you named it")
+    id: str = Field(description="the id that you gave it")
     title: str | None = Field(description="how sentences call it; null: by its id")
     prerequisites: list[str] = Field(description="the skills to know before")
 
@@ -197,12 +203,12 @@ class SkillOut(Reply):
 class ItemOut(Reply):
     """An item."""
 
-    id: str = Field(description="as you named it")
+    id: str = Field(description="the id that you gave it")
     skills: list[str] = Field(description=SKILLS)
-    title: str | None = Field(description="for people")
-    kind: str | None = Field(description="one word for how it is answered")
-    tags: list[str] = Field(description="words to choose by")
-    url: str | None = Field(description="where it is shown")
+    title: str | None = Field(description="a text for people; null if it has none")
+    kind: str | None = Field(description="one word for how it is answered; null if it has none")
+    tags: list[str] = Field(description="words of yours to choose by, perhaps none")
+    url: str | None = Field(description="the address at which your system shows it; null if it has none")
     max_score: float = Field(gt=0, description="the points of a right answer")
     parameters: ItemParameters | None = Field(description="as they were given; null: calibrations fit them")
     exposure: float | None = Field(description="exposure parameter in adaptive tests (Sympson & Hetter); null: 1")

@@ -21,7 +21,7 @@ class LearnerMastery(Reply):
     learner: str = LEARNER
     position: int = Field(description="how many answers and corrections the learner's log holds")
     ability: Ability = Field(description="how able the learner is beside the skills, by all answers that count")
-    mastery: list[SkillMastery] = Field(description="every skill of the course")
+    mastery: list[SkillMastery] = Field(description="every skill of the course, met or not")
     calibration: str | None = CALIBRATION
 
 
@@ -43,6 +43,12 @@ class RecommendationList(Reply):
     recommendations: list[RecommendationOut] = Field(
         description="at most `limit`, the best first; empty if nothing may be offered"
     )
-    reason: NoneReason | Absent = Field(default=None, description="only where there is none: why")
-    forecast: Forecast | None = Field(default=None, description="only if asked for; null: no end can be predicted")
-    why_not: list[NotChosen] | Absent = Field(default=None, description="only if asked")
+    reason: NoneReason | Absent = Field(
+        default=None, description="why nothing is recommended; only where the list is empty"
+    )
+    forecast: Forecast | None = Field(
+        default=None, description="how many exercises are left; only if asked for; null: no end can be predicted"
+    )
+    why_not: list[NotChosen] | Absent = Field(
+        default=None, description="why the items that were asked about do not come first; only if asked"
+    )

@@ -37,7 +37,7 @@ DESCRIPTIONS = {
     "skill": "only exercises that ask for one of these skills, to practise it",
     "tag": "only exercises with one of these tags",
     "kind": "only exercises of one of these kinds",
-    "avoid": "items not to offer",
+    "avoid": "ids of items not to offer, such as those on the learner's screen",
     "repeat_after": "none of the items of so many last answers",
     "repeat_after_days": "none of the items answered in so many last days",
     "goal": "skills to master: only these, and what they build on, as far as still needed",

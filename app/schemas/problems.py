@@ -25,6 +25,8 @@ class Problem(BaseModel):
     title: str = Field(description="the kind of error in words, the same for every error of one code")
     status: int = Field(ge=400, le=599, description="the HTTP status of the reply, or of what it is about in a batch")
     detail: str = Field(description="what happened, and what to do about it")
-    code: str = Field(description="stable: programs may rely on it", examples=["unknown_course"])
+    code: str = Field(
+        description="the kind of error, for programs: a code never changes its meaning", examples=["unknown_course"]
+    )
     request_id: str = Field(description="finds the request in the logs; also in the header X-Request-ID")
     errors: list[Fault] = Field(description="the places that are wrong; empty if there is no single place")

@@ -14,18 +14,18 @@ Day = Annotated[str, WithJsonSchema({"type": "string", "format": "date"})]
 class CurvePoint(Reply):
     """The answers whose prediction fell into one tenth of the scale."""
 
-    predicted: Probability = Field(description="mean prediction")
+    predicted: Probability = Field(description="the mean of the predictions")
     observed: Probability = Field(description="mean score, as a fraction")
-    interval: Interval | None = Field(description="of `observed`")
+    interval: Interval | None = Field(description="from where to where `observed` lies with 95 % certainty")
     responses: int = Field(ge=1, description="how many answers these are")
 
 
 class QualityIntervals(Reply):
     """95 % intervals; null where they cannot be computed, as for a single learner."""
 
-    log_loss: Interval | None = Field(description="of the log loss")
-    auc: Interval | None = Field(description="of the AUC")
-    brier: Interval | None = Field(description="of the Brier score")
+    log_loss: Interval | None = Field(description="from where to where the log loss lies")
+    auc: Interval | None = Field(description="from where to where the AUC lies")
+    brier: Interval | None = Field(description="from where to where the Brier score lies")
 
 
 class QualityOut(Reply):
@@ -34,7 +34,7 @@ class QualityOut(Reply):
     responses: int = Field(ge=0, description="how many answers were measured")
     learners: int = Field(ge=0, description="of how many learners they are")
     sample: Probability = Field(description="the share of the learners measured: 1, unless there are too many answers")
-    predicted: Probability | None = Field(description="mean prediction")
+    predicted: Probability | None = Field(description="the mean of the predictions")
     observed: Probability | None = Field(description="mean score, as a fraction")
     log_loss: float | None = Field(description="mean log loss in nats; lower is better, .693 is a toss of a coin")
     auc: Probability | None = Field(

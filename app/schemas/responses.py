@@ -147,7 +147,7 @@ class SkillMastery(Reply):
     interval: tuple[Probability, Probability] = Field(
         description="from where to where the mastery lies with 90 % certainty"
     )
-    responses: int = Field(ge=0, description="responses to items that need this skill")
+    responses: int = Field(ge=0, description="how many answers to items that need this skill count")
     status: Literal["insufficient", "developing", "mastered", "decayed"] = Field(
         description="the mastery in a word: too little is known, not yet, mastered, or mastered once and faded since"
     )
@@ -193,7 +193,9 @@ class NotChosenReason(Reply):
         description="why, for programs; a code keeps its meaning"
     )
     text: str = SENTENCE
-    terms: Terms | Absent = Field(default=None, description="only if it was weighed: its own terms")
+    terms: Terms | Absent = Field(
+        default=None, description="what was weighed of it, under the names that a recommendation has; only if it was"
+    )
     filter: Annotated[str, words(FILTERS)] | Absent = Field(
         default=None, description="the option that excluded the item"
     )
@@ -265,21 +267,27 @@ class ResponseOutcome(Reply):
     """What one answer did."""
 
     response: ResponseOut = Field(description="the answer as it was stored")
-    p_correct: Probability = Field(description="predicted before the answer")
+    p_correct: Probability = Field(description="the expected score as a fraction, predicted before the answer")
     ability: Ability = Field(description="how able the learner is now, beside the skills")
-    mastery: list[SkillChange] = Field(description="the skills of the item")
+    mastery: list[SkillChange] = Field(description="the skills of the item, each as it is known after the answer")
     next: RecommendationOut | None = Field(description="the exercise that follows; null if there is none")
     calibration: str | None = CALIBRATION
-    reason: NoneReason | Absent = Field(default=None, description="only where next is null: why")
-    offer: OfferMatch | Absent = Field(default=None, description="only where a recommendation was named")
+    reason: NoneReason | Absent = Field(default=None, description="why nothing follows; only where next is null")
+    offer: OfferMatch | Absent = Field(
+        default=None, description="whether it fits the recommendation it named; only where it named one"
+    )
     suspect: Literal[True] | Absent = Field(
         default=None, description="only where the calibration suspects the item: the answer moved no number"
     )
     rapid: Literal[True] | Absent = Field(
         default=None, description="only where the answer came too fast to be thought about: it moved no number"
     )
-    forecast: Forecast | None = Field(default=None, description="only if asked for; null: no end can be predicted")
-    why_not: list[NotChosen] | Absent = Field(default=None, description="only if asked")
+    forecast: Forecast | None = Field(
+        default=None, description="how many exercises are left; only if asked for; null: no end can be predicted"
+    )
+    why_not: list[NotChosen] | Absent = Field(
+        default=None, description="why the items that were asked about do not come next; only if asked"
+    )
 
 
 class BatchRecorded(ResponseOutcome):

@@ -61,8 +61,8 @@ class ItemGroup(Request):
     """The items that ask for a skill, have a tag, or are of a kind: exactly one of the three."""
 
     skill: Identifier | None = Field(default=None, description="the items that ask for this skill")
-    tag: Label | None = Field(default=None, description="the items with this tag")
-    kind: Label | None = Field(default=None, description="the items of this kind")
+    tag: Label | None = Field(default=None, description="the items that have this tag in the catalogue")
+    kind: Label | None = Field(default=None, description="the items that are of this kind in the catalogue")
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -175,7 +175,9 @@ class ClassificationRule(Request):
         default="interval",
         description="decide when the interval of the ability holds no cut, or by Wald's sequential ratio test",
     )
-    confidence: Annotated[float, Field(ge=0.5, le=0.999)] = Field(default=0.95, description="of the interval")
+    confidence: Annotated[float, Field(ge=0.5, le=0.999)] = Field(
+        default=0.95, description="how certain the interval is that must hold no cut"
+    )
     alpha: Risk = Field(default=0.05, description="sprt: the probability of placing a learner too high")
     beta: Risk = Field(default=0.05, description="sprt: the probability of placing a learner too low")
     delta: Annotated[float, Field(gt=0, le=2)] = Field(default=0.2, description="sprt: half the indifference region")
@@ -219,7 +221,7 @@ class SessionIn(Request):
 
     id: Identifier | None = Field(default=None, description="yours, to retry safely: it begins once; made if absent")
     learner: Identifier | None = Field(default=None, description="who is tested; a test may be anonymous")
-    stop: Stop = Field(description="when it ends")
+    stop: Stop = Field(description="the rules by which it ends: one of them is enough")
     selection: Selection = Field(default=Selection(), description="how the next item is chosen")
     pool: PoolFilter = Field(default=PoolFilter(), description="which items of the course may come; all if absent")
     scales: Scales | None = Field(
@@ -338,7 +340,7 @@ class CutOut(Reply):
     above: bool = Field(description="whether the ability is more likely above it than below")
     probability: Probability = Field(description="that the ability is above it")
     decided: bool = Field(description="whether the rule has decided")
-    scale: str | Absent = Field(default=None, description="only where there are several")
+    scale: str | Absent = Field(default=None, description="the scale it lies on; only where there are several")
 
 
 STATUS = Field(description="`open`: an item is offered; `finished`; `expired`: nobody went on with it in its lifetime")
@@ -349,11 +351,15 @@ class SessionState(Reply):
 
     status: Literal["open", "finished", "expired"] = STATUS
     position: int = Field(ge=0, description="how many answers there are")
-    ability: Ability | None = Field(description="null where there are several scales")
-    abilities: list[ScaleAbility] | Absent = Field(default=None, description="only where there are several scales")
+    ability: Ability | None = Field(description="the ability so far; null where there are several scales")
+    abilities: list[ScaleAbility] | Absent = Field(
+        default=None, description="the abilities so far; only where there are several scales"
+    )
     next: SessionNext | None = Field(description="the item to answer now; null when it has ended")
     stop: StopReason | None = Field(description="why it ended; null while it goes on")
-    classification: list[CutOut] | Absent = Field(default=None, description="only where there are cut scores")
+    classification: list[CutOut] | Absent = Field(
+        default=None, description="on which side of each cut score it lies; only where there are cut scores"
+    )
 
 
 class SessionOutcome(SessionState):
@@ -379,7 +385,7 @@ class SessionOut(SessionState):
     learner: str | None = Field(description="who is tested; null if nobody said")
     seed: int = Field(ge=0, description="what fixes the draws: with it the same answers meet the same items")
     calibration: str | None = CALIBRATION
-    revision: int = Field(description="of the catalogue; the test stays with it to its end")
+    revision: int = Field(description="the revision of the catalogue, with which the test stays to its end")
     started_at: Timestamp = Field(description="when it was begun")
     expires_at: Timestamp = Field(description="until when it can be gone on with; each answer puts it off")
     responses: list[SessionStep] = Field(description="the answers so far, in their order")

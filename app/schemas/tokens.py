@@ -16,14 +16,14 @@ class TokenRequest(BaseModel):
     client_id: str = Field(default="", description="the id of a key, unless in the header `Authorization: Basic`")
     client_secret: str = Field(default="", description="the key itself, `prx_…`")
     scope: str = Field(default="", description="scopes of the key by spaces, to have no more; URIs are passed over")
-    audience: str = Field(default="", description="passed over")
+    audience: str = Field(default="", description="read by other services, and passed over by this one")
 
 
 class TokenOut(Reply):
     """A token."""
 
     access_token: str = Field(description="send it as `Authorization: Bearer …`, as a key")
-    token_type: Literal["Bearer"] = Field(description="how it is sent")
+    token_type: Literal["Bearer"] = Field(description="that it is sent as RFC 6750 has it")
     expires_in: int = Field(description="for how many seconds it is valid")
     scope: str = Field(description="what it may do: scopes by spaces")
 

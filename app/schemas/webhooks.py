@@ -21,7 +21,7 @@ class WebhookIn(Request):
 
     url: Url = Field(description="https, at a public address")
     events: Annotated[list[EventType], Field(min_length=1, max_length=MOST_EVENTS)] = Field(
-        description="what to be called at"
+        description="the events at which to be called"
     )
     course: Identifier | None = Field(default=None, description="the events of this course only; if absent: of all")
 
@@ -30,8 +30,8 @@ class WebhookBase(Reply):
     """The fields of every reply about a webhook."""
 
     id: str = Field(description="`wh-` and 16 digits; with it the webhook is deleted")
-    url: str = Field(description="where calls go")
-    events: list[EventType] = Field(description="at what it is called")
+    url: str = Field(description="the address that calls go to")
+    events: list[EventType] = Field(description="the events at which it is called")
     course: str | None = Field(description="the only course whose events it gets; null: those of all")
     created_at: Timestamp = Field(description="when it was made; earlier events are not told")
 

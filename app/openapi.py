@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -79,6 +80,7 @@ def describe_operations(app: FastAPI) -> None:
             # The name of the function: short, and stable when an address is not.
             route.operation_id = route.name
 
+    @cache
     def openapi() -> dict[str, Any]:
         document = make_document()
         components = document["components"]

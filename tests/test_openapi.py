@@ -117,6 +117,14 @@ def test_openapi_document_is_current() -> None:
     )
 
 
+def test_openapi_document_is_the_same_each_time() -> None:
+    """It is completed in place, so that a second time must change nothing."""
+    app = create_app(Settings(log_level="error"))
+    first = render(app.openapi())
+    assert (render(app.openapi()), render(app.openapi())) == (first, first)
+    assert first == render(DOCUMENT)
+
+
 def test_operations_have_names_and_descriptions() -> None:
     assert len(OPERATIONS) == sum(len(path) for path in DOCUMENT["paths"].values())
     for name, operation in OPERATIONS.items():

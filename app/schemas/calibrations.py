@@ -137,6 +137,9 @@ class PopulationReport(_Reported):
     known_shift: float = Field(description="what knowing a skill adds to the logit of success")
     fading: float = Field(ge=0, description="the exponent by which mastery fades with the days")
     daily_drift: float = Field(ge=0, description="how much the variance of an ability grows with each day")
+    guessing: Probability | Absent = Field(
+        default=None, description="how often items are guessed of which nobody has said it; older reports do not say"
+    )
 
 
 class SuspectItem(_Reported):

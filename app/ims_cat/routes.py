@@ -256,11 +256,13 @@ def _parse_results(item_results: Sequence[ItemResult]) -> list[services.Submitte
     for index, item_result in enumerate(item_results):
         if item_result.sessionStatus != "final":
             continue
+        pointer = f"{services.RESULTS}/{index}/outcomeVariables"
         try:
-            result = services.SubmittedResult(item_result.identifier, item_result.datestamp, *item_result.scores())
+            scores = item_result.scores()
         except ValueError:
-            fault = Fault(f"/assessmentResult/itemResult/{index}/outcomeVariables", "SCORE must be a finite number")
-            raise Invalid("a SCORE is not a number", [fault]) from None
+            fault = Fault(pointer, "SCORE, normalMinimum and normalMaximum must be finite numbers")
+            raise Invalid("a SCORE or an end of its range is not a number", [fault]) from None
+        result = services.SubmittedResult(pointer, item_result.identifier, item_result.datestamp, *scores)
         previous = last.get(result.item)
         if previous is None or result.occurred_at >= previous.occurred_at:
             last[result.item] = result

@@ -69,8 +69,9 @@ class NewSession:
 
 @dataclass(frozen=True, slots=True)
 class SubmittedResult:
-    """The result of a completed item: its SCORE and the ends of its scale, if they were sent."""
+    """The result of a completed item: its SCORE and the ends of its scale, if they were sent; where they stand."""
 
+    pointer: str
     item: str
     occurred_at: int
     score: float | None
@@ -272,9 +273,14 @@ def submit_results(
     fresh = _select_new_results(db, session, base.offered, results)
     if not fresh and version < latest.version:
         return latest.reply.encode()
-    if not _record_results(db, section, session, fresh, base.offered, now):
-        return to_json(_build_reply(db, section, session_id, latest.version, now, latest.offered))
-    return _store_exchange(db, section, session_id, latest.version + 1, digest, now)
+    if _record_results(db, section, session, fresh, base.offered, now) or _has_moved(session, latest.offered):
+        return _store_exchange(db, section, session_id, latest.version + 1, digest, now)
+    return to_json(_build_reply(db, section, session_id, latest.version, now, latest.offered))
+
+
+def _has_moved(session: session_rows.SessionRow, offered: Sequence[str]) -> bool:
+    """Return whether a session was answered or ended at `/v1/sessions` since it offered these items here."""
+    return (session.offer["item"] if session.offer else None) != next(iter(offered), None)
 
 
 def _stale_state() -> Invalid:
@@ -306,7 +312,7 @@ def _select_new_results(
     test = sessions.read_test(db, session)
     responses = session_rows.list_session_responses(db, session.tenant_id, session.id)
     answered = {row.item_id: row.score for row in responses}
-    scores = {result.item: _rescale_score(test.pool, result) for result in results}
+    scores = {result.item: rescale_score(test.pool, result) for result in results}
     for item, score in scores.items():
         if answered.get(item, score) != score:
             raise Invalid("an item was answered before, with another score", [Fault(RESULTS, "is not what was sent")])
@@ -321,21 +327,28 @@ def _select_new_results(
     return [(fresh[item], scores[item]) for item in leading]
 
 
-def _rescale_score(pool: ItemPool, result: SubmittedResult) -> float:
+def rescale_score(pool: ItemPool, result: SubmittedResult) -> float:
     """Map a SCORE to our item's scale: the nearest category, the higher one half-way; none and below 0 are 0.
 
-    Raises `InvalidScore` for more than the highest, `NotOffered` for an item that the pool does not have.
+    Raises `InvalidScore` for more than the highest and for a range without numbers in it, `NotOffered` for an item that
+    the pool does not have.
     """
     item = pool.index_by_id.get(result.item)
     if item is None:
         raise NotOffered("there is a result for an item that the pool does not have", [Fault(RESULTS, "is unknown")])
     max_score, lowest = pool.max_scores[item], result.lowest or 0.0
-    highest = max_score if result.highest is None or result.highest <= lowest else result.highest
+    highest = max_score if result.highest is None else result.highest
+    if highest <= lowest:
+        raise InvalidScore(
+            f"the range of a SCORE is empty: its minimum, {lowest:g}, is not below its maximum, {highest:g}; send "
+            "normalMinimum below normalMaximum, or neither (then they are 0 and the maxScore of the item)",
+            [Fault(result.pointer, "normalMinimum must be below normalMaximum")],
+        )
     fraction = max(((result.score or 0.0) - lowest) / (highest - lowest), 0.0) if result.score is not None else 0.0
     if fraction > 1:
         raise InvalidScore(
             f"a SCORE is higher than {highest:g}; send normalMaximum, or give the item its maxScore",
-            [Fault(RESULTS, f"SCORE must be from {lowest:g} to {highest:g}")],
+            [Fault(result.pointer, f"SCORE must be from {lowest:g} to {highest:g}")],
         )
     max_category = int(pool.pool.max_category[item])
     return int(fraction * max_category + 0.5) * max_score / max_category

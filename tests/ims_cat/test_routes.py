@@ -7,21 +7,28 @@ import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import jsonschema_rs
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from sqlalchemy import Connection, func, select
 
+from app.core.errors import InvalidScore
 from app.core.security import SCOPES
 from app.http import admission, ims_status
 from app.http import rate_limits as limits
+from app.ims_cat.sections import SubmittedResult, rescale_score
 from app.models import Course, SectionExchange, SessionResponse
+from app.schemas.common import LARGEST_SCORE
 from app.services import sessions
 from app.services.keys import create_key
 from app.services.verification import VerificationResult
 from tests.client import app_of, client_of, make_key, served, verify
+from tests.gate.examples import examples
 
 pytestmark = pytest.mark.anyio
 
@@ -416,6 +423,33 @@ async def test_session_can_be_ended(platform: Platform, finished: bool) -> None:
     assert (await described(cat_session))["status"] == "finished"
 
 
+async def test_session_that_the_other_interface_ended_offers_nothing_more(platform: Platform) -> None:
+    cat_session = await platform.begin(await platform.section(INLINE))
+    await cat_session.go_on(item_result(cat_session.items[0]))
+    late = item_result(cat_session.items[0], "0")
+    await platform.client.post(f"sessions/{cat_session.id}/end", json={})
+    before = cat_session.state
+    first, again = await cat_session.send(late), await cat_session.send(late)
+    assert (first.status_code, first.content) == (201, again.content)
+    cat_session.reply = first.json()
+    assert (cat_session.items, cat_session.variables()["STOP_REASON"]) == ([], "ended")
+    assert cat_session.state != before
+    assert await count(platform, SessionResponse) == 1
+    check_error(await cat_session.send(late), 400, "invaliddata")
+
+
+async def test_session_that_the_other_interface_answered_goes_on_from_there(platform: Platform) -> None:
+    cat_session = await platform.begin(await platform.section(INLINE))
+    item = cat_session.items[0]
+    told = await platform.client.post(f"sessions/{cat_session.id}/responses", json={"item": item, "score": 1})
+    assert told.status_code == 201, told.text
+    check_error(await cat_session.send(item_result(item, "0")), 400, "invaliddata")
+    await cat_session.go_on(item_result(item))
+    assert cat_session.items[0] == told.json()["next"]["item"]
+    assert len(await cat_session.to_the_end()) == 3
+    assert await count(platform, SessionResponse) == 4
+
+
 async def test_session_expires(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
     left = await platform.begin(await platform.section(INLINE))
     monkeypatch.setattr(sessions, "SECOND_US", 0)
@@ -534,6 +568,52 @@ async def test_scores_are_read_in_many_forms(platform: Platform) -> None:
     for score in ("3", "NaN", "inf", "1e400", "x", {"a": 1}, "1,5"):
         cat_session = await platform.begin(section)
         check_error(await cat_session.send(item_result("two", score)), 400, "invaliddata", score)
+
+
+@given(
+    lowest=st.none() | st.floats(-LARGEST_SCORE, LARGEST_SCORE),
+    highest=st.none() | st.floats(-LARGEST_SCORE, LARGEST_SCORE),
+    score=st.none() | st.floats(-LARGEST_SCORE, LARGEST_SCORE),
+)
+@example(lowest=1, highest=None, score=1)
+@example(lowest=1, highest=1, score=1)
+@example(lowest=1, highest=0, score=None)
+@example(lowest=None, highest=0, score=34)
+@example(lowest=None, highest=-1, score=0)
+@examples(200)
+def test_score_of_any_range_is_one_of_the_items_or_refused(
+    lowest: float | None, highest: float | None, score: float | None
+) -> None:
+    pool = SimpleNamespace(index_by_id={"q": 0}, max_scores=[2.0], pool=SimpleNamespace(max_category=[4]))
+    result = SubmittedResult("/there", "q", 0, score, lowest, highest)
+    bottom, top = lowest or 0.0, 2.0 if highest is None else highest
+    if top <= bottom or (score is not None and score > top):
+        with pytest.raises(InvalidScore) as refused:
+            rescale_score(pool, result)  # type: ignore[arg-type]
+        assert [fault.pointer for fault in refused.value.faults] == ["/there"]
+    else:
+        assert rescale_score(pool, result) in (0, 0.5, 1, 1.5, 2)  # type: ignore[arg-type]
+
+
+async def test_range_of_a_score_that_is_turned_or_empty_is_refused_with_its_place(platform: Platform) -> None:
+    cat_session = await platform.begin(await platform.section(INLINE))
+    ranges: list[dict[str, Any]] = [
+        {"normalMinimum": 1, "normalMaximum": 0},
+        {"normalMinimum": 1, "normalMaximum": 1},
+        {"normalMinimum": 1},
+        {"normalMaximum": -1},
+        {"normalMaximum": 0},
+        {"normalMinimum": "x"},
+        {"normalMinimum": {}},
+    ]
+    for ends in ranges:
+        told = check_error(
+            await cat_session.send(item_result(cat_session.items[0], outcome=ends)), 400, "invaliddata", ends
+        )
+        assert "/assessmentResult/itemResult/0/outcomeVariables" in told, ends
+        assert "normalMinimum" in told
+    assert await count(platform, SessionResponse) == 0
+    await cat_session.go_on(item_result(cat_session.items[0], outcome={"normalMinimum": -1, "normalMaximum": 1}))
 
 
 async def test_skipped_items_count_as_zero_or_not_at_all(platform: Platform) -> None:

@@ -11,15 +11,16 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from app.core.ids import LONGEST_ID, MOST_BYTES
 from app.routers.webhooks import calls
 from app.schemas.calibrations import ActivationIn, CalibrationIn
-from app.schemas.common import LONGEST_ID, MOST_BYTES
 from app.schemas.tokens import TokenRequest
 
 DESCRIPTION = f"""
 - **Key**: every address under `/v1` wants `Authorization: Bearer prx_…`; `proxima key create` makes a key.
 - **Ids** of courses, skills, items, learners and responses are your own strings of 1 to {LONGEST_ID} characters
-  (and at most {MOST_BYTES} bytes of UTF-8, which only rare scripts reach);
+  (and at most {MOST_BYTES} bytes of UTF-8, which only rare scripts reach), without control characters and without
+  white space at the ends, and neither `.` nor `..`;
   in a path they are percent-encoded, a slash as `%2F`. A learner is known from the first answer or offered exercise on.
 - **Strictness**: unknown fields and parameters are refused; `null` means absent. Times are RFC 3339 with an offset.
 - **Retries**: give each answer an `id`, and it counts once, however often it is sent.

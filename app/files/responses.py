@@ -28,13 +28,11 @@ from typing import IO, Any, NoReturn
 import numpy as np
 
 from app.core.errors import InvalidFile
+from app.core.ids import check_id
 from app.core.times import UNDATED_US
 
 REQUIRED = ("learner_id", "item_id", "skill_ids", "correct")
 COLUMNS = (*REQUIRED, "order", "attempted_at", "split", "response_id", "duration_ms", "max_score")
-LONGEST_IDENTIFIER = 255
-# More does not fit PostgreSQL's indexes with three of them.
-LONGEST_IDENTIFIER_BYTES = 850
 LONGEST_LINE = 1 << 20
 ROWS_BETWEEN_REPORTS = 1 << 12
 
@@ -479,19 +477,10 @@ def _identifier(column: str, value: object) -> str:
 
 @lru_cache(1 << 16)
 def _checked_identifier(column: str, text: str) -> str:
-    if not text or text.isspace():
-        raise _UnusableValue(f"{column} is blank")
-    if len(text) > LONGEST_IDENTIFIER:
-        raise _UnusableValue(f"{column} is longer than {LONGEST_IDENTIFIER} characters")
-    if "\0" in text:
-        raise _UnusableValue(f"{column} contains a NUL character")
     try:
-        size = len(text.encode())
-    except UnicodeEncodeError:
-        raise _UnusableValue(f"{column} contains half of a surrogate pair") from None
-    if size > LONGEST_IDENTIFIER_BYTES:
-        raise _UnusableValue(f"{column} has more than {LONGEST_IDENTIFIER_BYTES} bytes in UTF-8")
-    return text
+        return check_id(text)
+    except ValueError as fault:
+        raise _UnusableValue(f"{column} {fault}") from None
 
 
 def _optional(column: str, value: object) -> str | None:

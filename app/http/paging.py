@@ -11,7 +11,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import to_json
 
 from app.core.errors import Fault, Invalid, InvalidCursor
-from app.schemas.common import LONGEST_ID, TEXT, Absent, check_storable
+from app.core.ids import ID_PATTERN, LONGEST_ID, check_id, check_storable
+from app.schemas.common import TEXT, Absent
 
 MAX_PAGE = 1000
 # What `ReadPath` puts in place of an encoded slash; like every half of a surrogate pair it cannot come in otherwise.
@@ -36,6 +37,13 @@ PathId = Annotated[
     Path(min_length=1, max_length=LONGEST_ID, pattern=TEXT, examples=["c1"]),
     BeforeValidator(_restore_slashes),
     AfterValidator(check_storable),
+]
+# The id of what may be new.
+NewPathId = Annotated[
+    str,
+    Path(min_length=1, max_length=LONGEST_ID, json_schema_extra={"pattern": ID_PATTERN}, examples=["c1"]),
+    BeforeValidator(_restore_slashes),
+    AfterValidator(check_id),
 ]
 
 

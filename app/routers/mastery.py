@@ -18,7 +18,7 @@ from app.http.json_body import StrictRoute
 from app.http.paging import LINK, PageQuery, PathId, read_cursor, reply, sorted_page_reply
 from app.http.problems import responses_for
 from app.http.rate_limits import charge
-from app.schemas.common import Absent, Identifier, Moment
+from app.schemas.common import Absent, Moment, StoredIdentifier
 from app.schemas.mastery import CohortPage, LearnerMastery
 from app.services.mastery import cohort_mastery, learner_mastery
 
@@ -48,7 +48,7 @@ class _AsOf(BaseModel):
 class _CohortQuery(PageQuery):
     """Which rows of the cohort."""
 
-    skill: Identifier | Absent = Field(default=None, description="only this skill")
+    skill: StoredIdentifier | Absent = Field(default=None, description="only this skill")
 
 
 @router.get("/learners/{learner}/mastery", response_model=LearnerMastery, responses=LEARNER)

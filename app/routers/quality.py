@@ -12,7 +12,7 @@ from app.http.auth import Caller, require
 from app.http.json_body import StrictRoute
 from app.http.paging import LINK, PageQuery, PathId, page_reply, read_cursor, write_cursor
 from app.http.problems import responses_for
-from app.schemas.common import Absent, Identifier, Moment
+from app.schemas.common import Absent, Moment, StoredIdentifier
 from app.schemas.quality import QualityPage
 from app.services.quality import (
     LearnerSample,
@@ -41,7 +41,7 @@ class _QualityQuery(PageQuery):
     calibration: Annotated[str, Field(pattern=rf"^({DEFAULTS}|c-[1-9][0-9]{{0,8}})$")] | Absent = Field(
         default=None, description="only what was predicted under this calibration, or under the `defaults`"
     )
-    skill: Identifier | Absent = Field(default=None, description="only answers to items of this skill")
+    skill: StoredIdentifier | Absent = Field(default=None, description="only answers to items of this skill")
     since: Moment | Absent = Field(default=None, description="only answers that occurred then or later")
     until: Moment | Absent = Field(default=None, description="only answers that occurred earlier")
 

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query, Request, Response
 from app.core.times import now
 from app.http.auth import Caller, require
 from app.http.json_body import StrictRoute
-from app.http.paging import PathId, reply
+from app.http.paging import NewPathId, PathId, reply
 from app.http.problems import responses_for
 from app.schemas.mastery import RecommendationList
 from app.schemas.options import OfferQuery, PreviewQuery, to_options
@@ -37,7 +37,7 @@ async def get_recommendations(
 
 @router.post("/recommendations", status_code=201, response_model=RecommendationList, responses=ASK)
 async def post_recommendations(
-    course: PathId, learner: PathId, query: Annotated[OfferQuery, Query()], caller: Reader, request: Request
+    course: PathId, learner: NewPathId, query: Annotated[OfferQuery, Query()], caller: Reader, request: Request
 ) -> Response:
     """Offer the next exercises: stored, with the chance that each had.
 

@@ -5,18 +5,19 @@ import uuid
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Request, Response
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 from pydantic_core import from_json
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.core.errors import Conflict, Fault, Invalid, OccurredInFuture, ProximaError, Unavailable
+from app.core.ids import LONGEST_ID, check_id
 from app.core.times import now
 from app.http.auth import Caller, Permit, require
 from app.http.json_body import StrictRequest, StrictRoute
 from app.http.paging import NO_PARAMETERS, PathId, raw_reply, reply
 from app.http.problems import address_of, faults_in, handle_problem, problem_body, responses_for
 from app.http.rate_limits import charge
-from app.schemas.common import LONGEST_ID, Absent
+from app.schemas.common import Absent
 from app.schemas.mastery import LearnerMastery
 from app.schemas.options import to_options
 from app.schemas.responses import BatchIn, BatchOut, RegradeIn, ResponseIn, ResponseOutcome, VoidIn
@@ -32,7 +33,18 @@ router = APIRouter(
 )
 
 Sender = Annotated[Caller, require("responses:write")]
-KeyText = Annotated[str, Field(min_length=1, max_length=LONGEST_ID, pattern=r'^("[ !#-~]+"|[!#-~]([ !#-~]*[!#-~])?)$')]
+
+
+def _unquote_id(key: str) -> str:
+    """The id in a key."""
+    return check_id(key.strip('"'))
+
+
+KeyText = Annotated[
+    str,
+    Field(min_length=1, max_length=LONGEST_ID, pattern=r'^("[ !#-~]+"|[!#-~]([ !#-~]*[!#-~])?)$'),
+    AfterValidator(_unquote_id),
+]
 IdempotencyKey = Annotated[
     KeyText | Absent, Header(alias="Idempotency-Key", description="the same as `id`: printable ASCII, in quotes or not")
 ]
@@ -214,9 +226,8 @@ def _to_new_response(
     )
 
 
-def resolve_id(body_id: str | None, header: str | None) -> str | None:
+def resolve_id(body_id: str | None, header_id: str | None) -> str | None:
     """The id of an answer, from its body or from the header. Raises `Invalid` if they differ."""
-    header_id = None if header is None else header.strip('"')
     if header_id is not None and body_id not in (None, header_id):
         raise Invalid("the header Idempotency-Key and id differ; give one of them", [Fault("/id", "differs")])
     return body_id or header_id

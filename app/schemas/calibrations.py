@@ -4,7 +4,18 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from app.schemas.common import Absent, Identifier, Moment, Page, Probability, Reply, Request, Timestamp, examples, words
+from app.schemas.common import (
+    Absent,
+    Moment,
+    Page,
+    Probability,
+    Reply,
+    Request,
+    StoredIdentifier,
+    Timestamp,
+    examples,
+    words,
+)
 from app.schemas.responses import ITEM
 from app.services.left_out import LeftOut
 
@@ -35,7 +46,7 @@ class SpanIn(Request):
 class LeaveOutIn(Request):
     """Answers that are left out of a fit: all of these learners, and everybody's in these spans."""
 
-    learners: Annotated[list[Identifier], Field(max_length=MAX_LEARNERS)] = Field(
+    learners: Annotated[list[StoredIdentifier], Field(max_length=MAX_LEARNERS)] = Field(
         default=[], description="whose answers are left out"
     )
     spans: Annotated[list[SpanIn], Field(max_length=MAX_SPANS)] = Field(

@@ -19,11 +19,10 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue, SkipJsonSchema
 from pydantic_core import CoreSchema
 
+from app.core.ids import ID_PATTERN, LONGEST_ID, check_id, check_storable
 from app.core.times import from_datetime
 
 FIRST_YEAR, LAST_YEAR = 1970, 2199
-LONGEST_ID = 255
-MOST_BYTES = 850
 LARGEST_SCORE = 1_000_000
 _TIME = "([01][0-9]|2[0-3]):[0-5][0-9]"
 RFC_3339 = (
@@ -84,14 +83,14 @@ def to_whole_number(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def check_storable(id_: str) -> str:
-    """An id of which three fit into one entry of an index of PostgreSQL (2,704 bytes)."""
-    if len(id_) * 4 > MOST_BYTES and len(id_.encode()) > MOST_BYTES:
-        raise ValueError(f"must have at most {MOST_BYTES} bytes in UTF-8")
-    return id_
-
-
 Identifier = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=LONGEST_ID, strict=True),
+    Field(json_schema_extra={"pattern": ID_PATTERN}),
+    AfterValidator(check_id),
+]
+# What was stored by a version that took more than `check_id` does can be named where it is read.
+StoredIdentifier = Annotated[
     str,
     StringConstraints(min_length=1, max_length=LONGEST_ID, strict=True, pattern=TEXT),
     AfterValidator(check_storable),

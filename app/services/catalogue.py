@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from app.core.errors import Fault, Invalid, PrerequisiteCycle, UnknownCourse
+from app.core.ids import check_id
 from app.queries import catalogue as rows
 from app.queries.responses import keep_max_scores
 
@@ -53,10 +54,12 @@ class _UpsertCounts:
 def upsert(db: Connection, tenant_id: int, course_id: str, body: Mapping[str, Any], now: int) -> _UpsertCounts:
     """Add or replace the skills and items of `body`, leave the others, and create the course if it is new.
 
-    Raises `Invalid` (an unknown skill is named) or `PrerequisiteCycle`; then nothing has changed.
+    Raises `Invalid` (an unknown skill is named, or the id of a new course is none) or `PrerequisiteCycle`; then nothing
+    has changed.
     """
     course = rows.find_course(db, tenant_id, course_id, lock=True)
     if course is None:
+        _check_new_course(course_id)
         rows.insert_course(db, tenant_id, course_id, now)
     catalogue = read_catalogue(db, tenant_id, course_id)
     difference = apply_change(catalogue, body)
@@ -79,6 +82,14 @@ def upsert(db: Connection, tenant_id: int, course_id: str, body: Mapping[str, An
         len(catalogue.skills),
         len(catalogue.items),
     )
+
+
+def _check_new_course(course_id: str) -> None:
+    """Raise `Invalid` if a course may not be called that."""
+    try:
+        check_id(course_id)
+    except ValueError as fault:
+        raise Invalid(f"the id of a new course {fault}", [Fault("{course}", str(fault))]) from None
 
 
 def read_catalogue(db: Connection, tenant_id: int, course_id: str) -> Catalogue:

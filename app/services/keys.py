@@ -5,23 +5,24 @@ from collections.abc import Sequence
 from sqlalchemy import Connection
 
 from app.core.errors import Invalid, NotFound
+from app.core.ids import check_id
 from app.core.security import SCOPES, NewKey, make_key, make_token
 from app.queries import keys as queries
 from app.queries.keys import KeyRow
 
-MAX_NAME = 255
 TOKEN_LIFETIME_S = 3600
 
 
 def create_key(db: Connection, tenant: str, scopes: Sequence[str], now: int) -> NewKey:
     """Create a key, and the tenant if it is new. The text of the key cannot be read again."""
-    if not 1 <= len(tenant) <= MAX_NAME:
-        raise Invalid(f"the name of a tenant has 1 to {MAX_NAME} characters")
     if not scopes or not SCOPES.keys() >= set(scopes):
         raise Invalid(f"a key needs one or more of the scopes {', '.join(SCOPES)}")
     tenant_id = queries.find_tenant(db, tenant)
     if tenant_id is None:
-        tenant_id = queries.insert_tenant(db, tenant, now)
+        try:
+            tenant_id = queries.insert_tenant(db, check_id(tenant), now)
+        except ValueError as fault:
+            raise Invalid(f"the name of a tenant {fault}") from None
     key = make_key(tenant_id)
     queries.insert_key(db, tenant_id, key.id, key.hash, sorted(set(scopes)), now)
     return key

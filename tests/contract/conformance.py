@@ -57,6 +57,7 @@ CURSOR = "which cursors were given by this list"
 # Nothing else may be.
 MAY_REFUSE = {
     ("any", "invalid", "bytes in UTF-8"): "how long a text is in UTF-8",
+    ("put_catalogue", "invalid", "the id of a new course"): "whether the course is new",
     ("put_catalogue", "invalid", "names skills that do not exist"): "that a name in one list stands in another",
     ("put_catalogue", "invalid", "an id stands twice in one list"): "that a field differs between elements",
     ("put_catalogue", "invalid", "the thresholds must increase"): "that a list is sorted",

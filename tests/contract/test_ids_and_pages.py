@@ -4,25 +4,38 @@ import csv
 import io
 import re
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 import httpx
 import pytest
 
+from app.core.migrate import run_exclusively
 from app.core.times import now
+from app.files.backup_format import check_backup, replace_atomically
+from app.services import catalogue, transfer
 from app.services.calibrations import request_calibration
-from tests.client import app_of, client_of, make_key, served
+from app.services.catalogue import upsert
+from app.services.responses import RecordedResponse, record
+from tests.client import app_of, client_of, find_differences, make_key, make_response, served
 from tests.contract.course import COURSE, HOUR_US
 from tests.contract.replies import check_headers, check_json, check_problem
 
 pytestmark = pytest.mark.anyio
 
 IDS = [
-    "a/b", "/", "//", "a/../b", "..", ".", "a b", " ", "a+b", "a%2Fb", "%", "%2f", "%252F", "a?b=c#d", "ü/ñ", "学习者",
-    "😀", "e\u0301", "é", "\u200b", "a\nb", "\t", "'; DROP TABLE learner; --", '"', "\\", "<b>", "a:batch",
-    "recommendations", "x" * 255, "\x7f", "\ufffd", "\uffff", "\U0010ffff", "-", "null", "0",
+    "a/b", "/", "//", "a/../b", "...", ".a", "a b", "a+b", "a%2Fb", "%", "%2f", "%252F", "a?b=c#d", "ü/ñ", "学习者",
+    "😀", "e\u0301", "é", "\u200b", "'; DROP TABLE learner; --", '"', "\\", "<b>", "a:batch",
+    "recommendations", "x" * 255, "\ufffd", "\uffff", "\U0010ffff", "-", "null", "0",
 ]  # fmt: skip
+# What an address cannot carry, with the reason; older versions have stored such ids.
+UNFIT = {
+    "..": "clients remove", ".": "clients remove", " ": "blank", "\t": "blank", " ann": "white space",
+    "ann ": "white space", "\u3000ann": "white space", "\ufeffann": "white space", "a\nb": "control", "\x7f": "control",
+    "a\x85b": "control",
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -89,6 +102,80 @@ async def check_csv(client: httpx.AsyncClient, at: str) -> None:
     assert header == ["learner", "skill", "mastery", "low", "high", "responses", "status"]
     guarded = {f"'{id_}" if id_[0] in "=+-@\t\r" else id_ for id_ in IDS}
     assert sorted(row[0] for row in rows) == sorted(row[1] for row in rows) == sorted(guarded)
+
+
+async def test_id_that_no_address_carries_is_refused_wherever_it_would_be_new(client: httpx.AsyncClient) -> None:
+    at = await make_course(client, COURSE, ["i"])
+    answer = {"learner": "ann", "item": "i", "correct": True}
+    for id_, reason in UNFIT.items():
+        bodies: list[tuple[str, str, Any, str]] = [
+            ("PUT", f"{at}/catalogue", {"skills": [{"id": id_}]}, "/skills/0/id"),
+            ("PUT", f"{at}/catalogue", {"skills": [{"id": "s", "prerequisites": [id_]}]}, "/skills/0/prerequisites/0"),
+            ("PUT", f"{at}/catalogue", {"items": [{"id": id_, "skills": []}]}, "/items/0/id"),
+            ("PUT", f"{at}/catalogue", {"items": [{"id": "j", "skills": [id_]}]}, "/items/0/skills/0"),
+            ("PUT", f"courses/{segment(id_)}/catalogue", {}, "{course}"),
+            ("POST", f"{at}/responses", {**answer, "learner": id_}, "/learner"),
+            ("POST", f"{at}/responses", {**answer, "item": id_}, "/item"),
+            ("POST", f"{at}/responses", {**answer, "id": id_}, "/id"),
+            ("POST", f"{at}/responses", {**answer, "recommendation": id_}, "/recommendation"),
+            ("POST", f"{at}/sessions", {"id": id_}, "/id"),
+            ("POST", f"{at}/sessions", {"learner": id_}, "/learner"),
+            ("POST", f"{at}/sessions", {"pool": {"items": [id_]}}, "/pool/items/0"),
+            ("POST", f"{at}/learners/{segment(id_)}/recommendations", {}, "{learner}"),
+            ("POST", "webhooks", {"url": "https://x.org", "events": ["skill.mastered"], "course": id_}, "/course"),
+        ]
+        for method, path, body, pointer in bodies:
+            told = await client.send(raw_request(client, method, path, json=body))
+            faults = check_problem(told, 422, "invalid", (id_, path))["errors"]
+            assert reason in {fault["pointer"]: fault["detail"] for fault in faults}[pointer], (faults, id_)
+        batch = await client.post(f"{at}/responses:batch", json={"responses": [{**answer, "learner": id_}]})
+        [result] = check_json(batch, 200, id_)["results"]
+        assert reason in result["error"]["errors"][0]["detail"]
+    for key in ("..", '"."', '" a"', '"a "'):
+        told = await client.post(f"{at}/responses", json=answer, headers={"idempotency-key": key})
+        assert check_problem(told, 422, "invalid", key)["errors"][0]["pointer"] == "Idempotency-Key:"
+    assert check_json(await client.get(f"{at}/mastery"), 200, at)["data"] == []
+
+
+async def test_ids_that_older_versions_stored_can_be_read_exported_and_restored(
+    client: httpx.AsyncClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database, old = app_of(client).state.database, list(UNFIT)
+    with monkeypatch.context() as patch:
+        patch.setattr(catalogue, "check_id", str)
+        await database.write(upsert, 1, " old", {"skills": [{"id": id_} for id_ in old]}, 1)
+        await database.write(upsert, 1, " old", {"items": [{"id": id_, "skills": [id_]} for id_ in old]}, 1)
+    answers = [
+        replace(make_response(id_, id_, id_, 1, correct=True), course_id=" old", received_at=now()) for id_ in old
+    ]
+    assert all(isinstance(result, RecordedResponse) for result in await database.write(record, answers))
+
+    async def check(caller: httpx.AsyncClient) -> None:
+        at = "courses/%20old"
+        for id_ in old:
+            known = check_json(await get_raw(caller, f"{at}/learners/{segment(id_)}/mastery"), 200, id_)
+            assert [row["skill"] for row in known["mastery"] if row["responses"]] == [id_]
+            check_json(await get_raw(caller, f"{at}/learners/{segment(id_)}/recommendations"), 200, id_)
+            cohort = await caller.get(f"{at}/mastery", params={"skill": id_})
+            assert [row["learner"] for row in check_json(cohort, 200, id_)["data"]] == [id_]
+            check_json(await caller.get(f"{at}/quality", params={"skill": id_}), 200, id_)
+        for kind in ("skills", "items"):
+            assert {one["id"] for one in await follow(caller, f"{at}/{kind}?limit=2")} == set(old)
+        assert len((await caller.get(f"{at}/mastery", headers={"accept": "text/csv"})).text.split("\r\n")) > len(old)
+        assert not await find_differences(app_of(caller).state.database, " old")
+
+    await check(client)
+    first = f"courses/%20old/responses/{segment(old[0])}"
+    check_json(await post_raw(client, f"{first}/regrade", {"score": 0.5, "reason": "half"}), 200, "regrade")
+    left_out = {"leave_out": {"learners": old}}
+    check_problem(await client.post("courses/%20old/calibrations", json=left_out), 409, "nothing_to_calibrate", "all")
+    file, copy = tmp_path / "backup.gz", f"sqlite:///{tmp_path / 'copy.db'}"
+    with replace_atomically(file, overwrite=False, progress=lambda *_: None) as target:
+        await database.read(transfer.dump_database, target, now(), lambda *_: None)
+    _, contents = check_backup(file, lambda *_: None)
+    run_exclusively(copy, lambda db: transfer.restore(db, file, contents, lambda *_: None))
+    async with served(copy) as app, client_of(app, await make_key(app.state.database)) as other:
+        await check(other)
 
 
 def odd_text(start: int) -> str:

@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import io
 import json
+import re
 import sys
 from collections import Counter
 from contextlib import suppress
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 
 from app import sample
 from app.core.errors import InvalidFile
+from app.core.ids import ID_PATTERN
 from app.core.times import UNDATED_US
 from app.files.responses import (
     COLUMNS,
@@ -42,11 +44,11 @@ TYPES = [pa.string(), pa.string(), pa.list_(pa.string()), pa.float64(), pa.int64
 WRITTEN = COLUMNS[:-1]
 SCHEMA = pa.schema(list(zip(WRITTEN, [*TYPES, pa.string(), pa.int64()], strict=True)))
 FULL = ["ann", "i,7", ["a", "b"], 1.0, 3, "2026-11-22T10:00:00.25+01:00", "train", "r-1", 1500]
-BARE = ['bo "x"\nz', "ü", [], 0.5, None, None, None, None, None]
+BARE = ['bo "x",z', "ü", [], 0.5, None, None, None, None, None]
 MOMENT = int(datetime(2026, 11, 22, 9, tzinfo=UTC).timestamp()) * 1_000_000
 
-short = st.characters(exclude_categories=["Cs"], exclude_characters="\0;")
-identifiers = st.text(short, min_size=1, max_size=255).filter(lambda text: not text.isspace())
+short = st.characters(exclude_categories=["Cs", "Cc"], exclude_characters=";")
+identifiers = st.text(short, min_size=1, max_size=200).filter(re.compile(ID_PATTERN).fullmatch)
 rows = st.tuples(
     identifiers,
     identifiers,
@@ -113,7 +115,7 @@ def one_csv_row(folder: Path, **cells: str) -> ResponseRecord | Rejection:
 def test_answers_are_the_same_in_every_format(tmp_path: Path, name: str) -> None:
     full, bare = answers(save(tmp_path, name, [FULL, BARE]))
     assert values(full) == ("ann", "i,7", ("a", "b"), 1.0, 3, MOMENT + 250_000, "train", "r-1", 1500)
-    assert values(bare) == ('bo "x"\nz', "ü", (), 0.5, None, None, None, None, None)
+    assert values(bare) == ('bo "x",z', "ü", (), 0.5, None, None, None, None, None)
 
 
 @given(table=st.lists(rows, min_size=1, max_size=4))
@@ -197,7 +199,16 @@ def test_new_items_are_those_of_the_first_good_rows(name: str, tmp_path: Path) -
 @pytest.mark.parametrize("column", ["learner_id", "item_id", "response_id", "split", "skill_ids"])
 @pytest.mark.parametrize(
     ("text", "reason"),
-    [(" \t", "blank"), ("x" * 256, "longer than 255"), ("a\0b", "NUL"), ("a\ud800", "surrogate"), (True, "neither")],
+    [
+        (" \t", "blank"),
+        ("x" * 256, "at most 255"),
+        ("a\0b", "NUL"),
+        ("a\ud800", "surrogate"),
+        (True, "neither"),
+        ("..", "clients remove"),
+        ("a ", "white space"),
+        ("\ufeffa", "white space"),
+    ],
 )
 def test_identifiers_are_bounded_visible_and_storable(tmp_path: Path, column: str, text: object, reason: str) -> None:
     rejection = one_row(tmp_path, **{column: [text] if column == "skill_ids" else text})
@@ -210,10 +221,10 @@ def test_identifiers_are_bounded_visible_and_storable(tmp_path: Path, column: st
     ("cells", "reason"),
     [
         ({"learner_id": None}, "learner_id is missing"),
-        ({"learner_id": ""}, "learner_id is blank"),
+        ({"learner_id": ""}, "learner_id must not be blank"),
         ({"learner_id": 1.5}, "learner_id is neither text nor a whole number"),
         ({"item_id": {"a": 1}}, "item_id is neither text nor a whole number"),
-        ({"skill_ids": "a;;b"}, "skill_ids is blank"),
+        ({"skill_ids": "a;;b"}, "skill_ids must not be blank"),
         ({"skill_ids": [["a"]]}, "skill_ids is neither text nor a whole number"),
         ({"correct": None}, "correct is missing"),
         ({"correct": ""}, "correct is missing"),
@@ -296,7 +307,7 @@ def test_skill_that_is_named_twice_counts_once(tmp_path: Path) -> None:
 def test_rejections_name_their_line_and_reading_continues(tmp_path: Path) -> None:
     text = (
         "learner_id,item_id,skill_ids,correct\n"  # 1
-        'ann,"i\n\n1",a,1\n'  # 2 to 4
+        'ann,i,a,"1\n\n"\n'  # 2 to 4
         "ann,i,a,-2\n"  # 5
         "\n"  # 6
         "ann,i,a\n"  # 7
@@ -525,7 +536,7 @@ def test_catalogue_from_csv_and_from_ndjson_is_the_same(tmp_path: Path) -> None:
         ("c.json", "", "not strict JSON"),
         ("c.json", b"\xff", "not strict JSON in UTF-8"),
         ("c.csv", "id,title\n1,a\n", "has no column skills"),
-        ("c.csv", "id,skills\na,b\n ,b\n", "line 3: id is blank"),
+        ("c.csv", "id,skills\na,b\n ,b\n", "line 3: id must not be blank"),
         ("c.csv", "id,skills\na\n", "line 2: 1 values where the header names 2"),
         ("c.csv", "id,skills,max_score\na,b,lots\n", "line 2: max_score is not a number"),
         ("c.ndjson", "{}\n", "line 1: id is missing"),

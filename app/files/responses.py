@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import math
+import os
 import re
 import zlib
 from array import array
@@ -51,6 +52,13 @@ WHOLE_NUMBERS = range(-(1 << 63), 1 << 63)
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 WHOLE = re.compile(r"([+-]?\d{1,19})(\.0*)?", re.ASCII)
 MOMENT = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?(?P<offset>[Zz]|[+-]\d\d:\d\d)?", re.ASCII)
+DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+", re.ASCII)
+PER_CENT = re.compile(r"[+-]?\d+([.,]\d+)?\s*%", re.ASCII)
+WITHOUT_SECONDS = re.compile(r"\d{4}-\d\d-\d\d([Tt ]\d\d:\d\d)?([Zz]|[+-]\d\d:\d\d)?", re.ASCII)
+CR_ALONE = "a line ends with CR alone; save the file with LF or CRLF"
+A_TIME = "write 2026-11-22T10:00:00+01:00, or the seconds since 1970"
+SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+SPREADSHEETS = (".xlsx", ".xlsm", ".xls", ".ods", ".numbers")
 BOM = "\ufeff"
 TRUTH = {"true": "1", "false": "0"}
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -212,7 +220,7 @@ def hash_file(path: Path) -> str:
 def write_rejections(path: Path, rejections: Iterable[Rejection]) -> int:
     """Append `line,reason,row` as CSV that no spreadsheet takes for formulas; returns how many were written."""
     written = 0
-    with path.open("a", encoding="utf-8", errors="backslashreplace", newline="") as file:
+    with open(path, "a", encoding="utf-8", errors="backslashreplace", newline="", opener=_open_for_owner) as file:
         table = csv.writer(file)
         if not file.tell():
             table.writerow(("line", "reason", "row"))
@@ -220,6 +228,11 @@ def write_rejections(path: Path, rejections: Iterable[Rejection]) -> int:
             table.writerow((rejection.line, _escape_formula(rejection.reason), _escape_formula(rejection.row)))
             written += 1
     return written
+
+
+def _open_for_owner(path: str, flags: int) -> int:
+    """Open a file that only its owner may read: rows say how learners did."""
+    return os.open(path, flags, 0o600)
 
 
 def read_catalogue_file(path: Path) -> dict[str, Any]:
@@ -332,7 +345,10 @@ def _csv_rows(path: Path, report_position: _ReportPosition) -> Iterator[_Cells]:
         except StopIteration:
             return
         except csv.Error as error:
-            yield line, f"not valid CSV: {error}", "".join(consumed)
+            # The sentence of Python's own speaks of a program that opens the file.
+            lone = "new-line character" in str(error)
+            reason = CR_ALONE if lone else f"not valid CSV: {error}"
+            yield line, reason, "".join(consumed)
         else:
             if row:
                 yield line, row, "".join(consumed)
@@ -351,7 +367,9 @@ def _json_records(path: Path, report_position: _ReportPosition) -> Iterator[tupl
         try:
             record = _JSON.decode(text)
         except (ValueError, RecursionError) as error:
-            yield line, f"not valid JSON: {getattr(error, 'msg', error)}", text
+            lone = "\r" in text.rstrip("\r\n")
+            reason = CR_ALONE if lone else f"not valid JSON: {getattr(error, 'msg', error)}"
+            yield line, reason, text
         else:
             yield line, record if isinstance(record, dict) else "not a JSON object", text
 
@@ -416,6 +434,8 @@ def _text(path: Path, line: bytes, byte_offset: int, number: int) -> str:
 def _file_type(path: Path, known: Iterable[str]) -> str:
     name = path.name.lower()
     kind = Path(name.removesuffix(".gz")).suffix
+    if kind in SPREADSHEETS:
+        raise InvalidFile(f"{path.name} is a spreadsheet; save it as CSV in UTF-8, with commas between the values.")
     if kind not in known or name.endswith(".parquet.gz"):
         raise InvalidFile(f"{path.name}: the name must end in {', '.join(known)} (all but .parquet also with .gz).")
     return kind
@@ -434,6 +454,10 @@ def _unreadable(path: Path, error: OSError) -> InvalidFile:
 
 def _check_columns(path: Path, names: Sequence[str], required: Sequence[str], known: Sequence[str]) -> None:
     missing = [name for name in required if name not in names]
+    if missing and len(names) == 1 and (separator := next((one for one in SEPARATORS if one in names[0]), None)):
+        raise InvalidFile(
+            f"{path.name} is separated by {SEPARATORS[separator]}; save it with commas between the values."
+        )
     if missing:
         raise InvalidFile(f"{path.name} has no column {', '.join(missing)}; its columns are {', '.join(names)}.")
     twice = [name for name in names if name in known and names.count(name) > 1]
@@ -506,6 +530,8 @@ def _score(value: object, own_max_score: object, scales: Scales) -> float:
     """The fraction that a score is of its maximum."""
     if isinstance(value, str):
         text = value.strip().lower()
+        if not (text in TRUTH or NUMBER.match(text) or text == ""):
+            raise _UnusableValue("correct is not a number; write 1 or true, 0 or false, or a fraction")
         score = _number("correct", TRUTH.get(text, text))
     else:
         score = _number("correct", int(value) if isinstance(value, bool) else value)
@@ -536,7 +562,7 @@ def _number(column: str, value: object) -> float | None:
         return None
     if isinstance(value, str):
         if not NUMBER.fullmatch(value.strip()):
-            raise _UnusableValue(f"{column} is not a number")
+            raise _UnusableValue(f"{column} {_fault_in_number(value.strip())}")
         value = float(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise _UnusableValue(f"{column} is not a number")
@@ -545,6 +571,15 @@ def _number(column: str, value: object) -> float | None:
     if not math.isfinite(value):
         raise _UnusableValue(f"{column} is not finite")
     return float(value)
+
+
+def _fault_in_number(text: str) -> str:
+    """Why a text is no number."""
+    if PER_CENT.fullmatch(text):
+        return "is in per cent; write a fraction, such as 0.75 for 75 %"
+    if DECIMAL_COMMA.fullmatch(text):
+        return "has a decimal comma; write a point, such as 0.75"
+    return "is not a number"
 
 
 def _whole_number(column: str, value: object) -> int | None:
@@ -573,6 +608,9 @@ def _instant(value: object) -> int | None:
         instant = _since_epoch(value)
     elif isinstance(value, str) and (match := MOMENT.fullmatch(value.strip())):
         instant = _since_epoch(_moment(match))
+    elif isinstance(value, str) and not NUMBER.fullmatch(value.strip()):
+        without = WITHOUT_SECONDS.fullmatch(value.strip())
+        raise _UnusableValue(f"attempted_at {'lacks seconds' if without else 'is not a time'}; {A_TIME}")
     else:
         seconds = _number("attempted_at", value)
         instant = -1 if seconds is None or seconds > LAST_SECOND else round(seconds * 1_000_000)
@@ -590,7 +628,7 @@ def _moment(match: re.Match[str]) -> datetime:
 
 def _since_epoch(moment: datetime) -> int:
     if moment.tzinfo is None:
-        raise _UnusableValue("attempted_at has no offset from UTC")
+        raise _UnusableValue("attempted_at has no offset from UTC; add Z for UTC, or +01:00 and the like")
     return (moment - EPOCH) // MICROSECOND
 
 

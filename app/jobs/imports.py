@@ -80,7 +80,9 @@ async def import_responses(
         totals.repeated += sum(chunk.repeated for chunk in loaded)
         totals.rejected += len(rejections)
         rejected(sorted(rejections, key=lambda rejection: rejection.line))
-        await database.write(save_import, tenant_id, course_id, hash_file, rows[-1].line)
+        # A file without one usable row has made no course, and is read again from its beginning.
+        if done or totals.created or totals.repeated:
+            await database.write(save_import, tenant_id, course_id, hash_file, rows[-1].line)
 
     def read_on() -> tuple[list[ResponseRecord | Rejection], int]:
         return list(islice(reading, WINDOW_ROWS)), reading.position

@@ -172,6 +172,40 @@ def test_import_responses_checks_loads_and_can_be_repeated(proxima: Run, course:
     refused(proxima("import", "responses", str(course), "--course", "nowhere", "--tenant", "other"), 1)
 
 
+@pytest.mark.parametrize("new", [True, False])
+def test_file_without_a_usable_row_loads_nothing(proxima: Run, course: Path, new: bool) -> None:
+    course.write_text("learner_id,item_id,skill_ids,correct,attempted_at\nann,i1,add,,\nbob,i2,,yes,\n")
+    rejected = course.with_name("answers.csv.rejected.csv")
+    load = ("import", "responses", str(course), "--course", "new" if new else "arithmetic")
+    for command in ((*load, "--dry-run"), load, load):
+        assert refused(proxima(*command), 1) == (
+            f"proxima: nothing was loaded: all 2 rows were rejected, as on line 2: correct is missing; see {rejected}"
+        )
+        assert rejected.read_text().count("\n") == 3
+        assert rejected.stat().st_mode & 0o777 == 0o600
+    assert "no such course" in refused(proxima("calibrate", "--course", "new"), 1)
+    assert "0 answers" in fine(proxima("replay", "--verify"))
+    course.write_text("learner_id,item_id,skill_ids,correct,attempted_at\n" + "ann,i1,add,,\n" * 3 + "bob,i2,,1,\n")
+    assert fine(proxima(*load)).startswith("1 answer loaded (")
+    course.write_text("learner_id,item_id,skill_ids,correct\n")
+    assert fine(proxima(*load)).startswith("0 answers loaded (")
+
+
+def test_ids_that_no_address_carries_name_no_course_and_no_tenant(proxima: Run, course: Path) -> None:
+    for name in ("..", " c", "a\tb", ""):
+        for command in (
+            ("import", "catalogue", str(course.with_name("arithmetic.json"))),
+            ("import", "responses", str(course)),
+        ):
+            told = proxima(*command, "--course", name)
+            if name or command[1] == "responses":
+                assert (told.exit_code, told.stdout) == (1, "")
+                assert told.stderr.startswith("proxima: the id of a new course must not ")
+        assert "the name of a tenant must not " in refused(
+            proxima("key", "create", "--tenant", name, "--scope", "admin"), 1
+        )
+
+
 def test_calibrate_needs_answers_and_activates_its_result(proxima: Run, course: Path) -> None:
     assert "at least 100 responses" in refused(proxima("calibrate", "--course", "arithmetic"), 1)
     refused(proxima("calibrate", "--course", "nowhere"), 1)

@@ -174,7 +174,7 @@ def test_parquet_times_without_a_zone_are_rejected(tmp_path: Path) -> None:
     pq.write_table(pa.table(columns | {"attempted_at": pa.array([0], pa.timestamp("us"))}), tmp_path / "a.parquet")
     (rejection,) = read_responses(tmp_path / "a.parquet", Scales())
     assert isinstance(rejection, Rejection)
-    assert rejection.reason == "attempted_at has no offset from UTC"
+    assert rejection.reason.startswith("attempted_at has no offset from UTC")
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.ndjson"])
@@ -228,7 +228,10 @@ def test_identifiers_are_bounded_visible_and_storable(tmp_path: Path, column: st
         ({"skill_ids": [["a"]]}, "skill_ids is neither text nor a whole number"),
         ({"correct": None}, "correct is missing"),
         ({"correct": ""}, "correct is missing"),
-        ({"correct": "yes"}, "correct is not a number"),
+        ({"correct": "yes"}, "correct is not a number; write 1 or true, 0 or false"),
+        ({"correct": "0,5"}, "correct has a decimal comma; write a point"),
+        ({"correct": "50%"}, "correct is in per cent; write a fraction"),
+        ({"correct": "50,00 %"}, "correct is in per cent; write a fraction"),
         ({"correct": "1_0"}, "correct is not a number"),
         ({"correct": "nan"}, "correct is not a number"),
         ({"correct": "1e999"}, "correct is not finite"),
@@ -242,9 +245,13 @@ def test_identifiers_are_bounded_visible_and_storable(tmp_path: Path, column: st
         ({"order": 2**63}, "order is not a whole number"),
         ({"order": "٣"}, "order is not a whole number"),
         ({"duration_ms": -1}, "duration_ms is negative"),
-        ({"attempted_at": "2026-11-22T10:00:00"}, "attempted_at has no offset from UTC"),
+        ({"attempted_at": "2026-11-22T10:00:00"}, "attempted_at has no offset from UTC; add Z"),
         ({"attempted_at": "2026-02-30T10:00:00Z"}, "attempted_at is not a time"),
-        ({"attempted_at": "yesterday"}, "attempted_at is not a number"),
+        ({"attempted_at": "yesterday"}, "attempted_at is not a time; write 2026-11-22T10:00:00+01:00, or the seconds"),
+        ({"attempted_at": "08.09.2023 11:53"}, "attempted_at is not a time; write"),
+        ({"attempted_at": "2026-01-01 08:00"}, "attempted_at lacks seconds; write"),
+        ({"attempted_at": "2026-01-01T08:00Z"}, "attempted_at lacks seconds; write"),
+        ({"attempted_at": "2026-01-01"}, "attempted_at lacks seconds; write"),
         ({"attempted_at": "1969-12-31T23:59:59Z"}, "attempted_at is not in the years 1970 to 2200"),
         ({"attempted_at": "2201-01-01T00:00:00Z"}, "attempted_at is not in the years 1970 to 2200"),
         ({"attempted_at": -1}, "attempted_at is not in the years 1970 to 2200"),
@@ -399,6 +406,13 @@ def test_orders_count_by_their_ranks_where_they_are_no_small_numbers(
         assert (orders[one] == orders[other]) == (given_orders[one] == given_orders[other])
 
 
+def test_lines_that_end_with_a_carriage_return_alone_are_named(tmp_path: Path) -> None:
+    for name, text in (("a.ndjson", "{}\r{}\r"), ("a.csv", "learner_id,item_id,skill_ids,correct\na,b,c,1\rd,e,f,1\r")):
+        [rejected] = read_responses(write(tmp_path, name, text), Scales())
+        assert isinstance(rejected, Rejection)
+        assert rejected.reason == "a line ends with CR alone; save the file with LF or CRLF"
+
+
 def test_ndjson_lines_must_be_strict_json_objects(tmp_path: Path) -> None:
     good = '{"learner_id": "ann", "item_id": 7, "skill_ids": "a;b", "correct": true, "other": [{}]}'
     lines = [good, "", "[1]", "{", '{"a": NaN}', '{"a": 1, "a": 2}', "[" * 100_000, good]
@@ -437,7 +451,15 @@ def test_ndjson_lines_must_be_strict_json_objects(tmp_path: Path) -> None:
         ("a.csv", b"\xff\xfel\0", "byte 1, on line 1. Save it as UTF-8"),
         ("a.ndjson", b" " * (LONGEST_LINE + 1), "line 1 is longer than 1,048,576 bytes"),
         ("a.parquet", b"PAR1 no", "a.parquet is not a readable Parquet file"),
-        ("a.xlsx", b"x", "a.xlsx: the name must end in .csv, .ndjson, .jsonl, .parquet"),
+        ("a.csv", b"learner_id;item_id;skill_ids;correct\n", "a.csv is separated by semicolons; save it with commas"),
+        ("a.csv", b"Sch\xc3\xbcler\tAufgabe\n", "a.csv is separated by tabs; save it with commas"),
+        (
+            "a.csv",
+            b"learner_id,item_id\ra,b\r",
+            "column names: a line ends with CR alone; save the file with LF or CRLF",
+        ),
+        ("a.xlsx", b"x", "a.xlsx is a spreadsheet; save it as CSV in UTF-8, with commas"),
+        ("a.txt", b"x", "a.txt: the name must end in .csv, .ndjson, .jsonl, .parquet"),
         ("a.parquet.gz", b"x", "the name must end in"),
         ("noname", b"x", "the name must end in"),
     ],
@@ -498,6 +520,11 @@ def test_position_grows_from_0_to_the_size_of_the_file(tmp_path: Path, name: str
 def test_digest_is_that_of_the_bytes(tmp_path: Path) -> None:
     path = write(tmp_path, "a.csv", "abc")
     assert hash_file(path) == hashlib.sha256(b"abc").hexdigest()
+
+
+def test_rejected_rows_can_be_read_by_their_owner_only(tmp_path: Path) -> None:
+    write_rejections(tmp_path / "rejected.csv", [Rejection(2, "correct is missing", "ann,i,,")])
+    assert (tmp_path / "rejected.csv").stat().st_mode & 0o777 == 0o600
 
 
 def test_rejected_rows_are_harmless_in_a_spreadsheet(tmp_path: Path) -> None:

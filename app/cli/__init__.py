@@ -16,6 +16,7 @@ from app.core.errors import InvalidSetting, NotMigrated, ProximaError, Unavailab
 from app.core.security import SCOPES
 
 FAILED, MISCONFIGURED = 1, 3
+UNUSABLE = "the database does not answer"
 # The engine's own names: importing them would load it, so they are repeated here, and a test compares them.
 Model = Literal["rasch", "2pl", "3pl", "4pl", "graded", "gpcm", "pcm", "bkt"]
 Rule = Literal["max_information", "min_expected_posterior_variance", "kullback_leibler", "random"]
@@ -56,11 +57,32 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except ProximaError as error:
-            click.echo(f"proxima: {error.detail}", err=True)
+            click.echo(f"proxima: {say_error(error)}", err=True)
             for fault in error.faults:
                 click.echo(f"  {fault.pointer}: {fault.detail}", err=True)
             is_away = isinstance(error, Unavailable) and ctx.invoked_subcommand == "serve"
             ctx.exit(MISCONFIGURED if is_away or isinstance(error, (InvalidSetting, NotMigrated)) else FAILED)
+        except Exception as error:
+            reason = _explain(error)
+            if reason is None:
+                raise
+            click.echo(f"proxima: {UNUSABLE}: {reason}", err=True)
+            ctx.exit(MISCONFIGURED if ctx.invoked_subcommand == "serve" else FAILED)
+
+
+def say_error(error: ProximaError) -> str:
+    """What an error says; if it is that the database does not answer, also why."""
+    reason = _explain(error)
+    return error.detail if reason is None else f"{UNUSABLE}: {reason}"
+
+
+def _explain(error: Exception) -> str | None:
+    """Why the database does not answer, if the error is about that."""
+    if "app.core.database" not in sys.modules:
+        return None
+    from app.core.database import explain
+
+    return explain(error)
 
 
 EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)

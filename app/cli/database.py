@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from app.core.database import Database, open_database
 from app.core.errors import NotMigrated
-from app.core.migrate import is_current
+from app.core.migrate import is_current, need_supported_server
 from app.core.settings import read_settings
 
 T = TypeVar("T")
@@ -38,6 +38,7 @@ def with_any_database(work: Callable[[Database], Coroutine[Any, Any, T]]) -> T:
 
 
 async def need_migrated(database: Database) -> None:
-    """Raises `NotMigrated` if the tables are not those of this program."""
+    """Raises `NotMigrated` if the tables are not those of this program, `InvalidSetting` if the server is too old."""
+    await database.read(need_supported_server)
     if not await database.read(is_current):
         raise NotMigrated("the database is not at the version of this program; run `proxima migrate`")

@@ -9,6 +9,8 @@ commit, jobs and cli only, so that every transaction can be found by looking the
 """
 
 import asyncio
+import os
+import socket
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -23,12 +25,19 @@ from pydantic_core import to_json
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import DatabaseError, DBAPIError, DisconnectionError, InterfaceError, OperationalError
+from sqlalchemy.exc import (
+    DatabaseError,
+    DBAPIError,
+    DisconnectionError,
+    InterfaceError,
+    OperationalError,
+    SQLAlchemyError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection, QueuePool
 
-from app.core.errors import InvalidSetting, Unavailable
+from app.core.errors import InvalidSetting, NotMigrated, Unavailable
 
 ATTEMPTS = 4
 SQLITE_READERS = 4
@@ -41,6 +50,8 @@ POOL_TIMEOUT_S = 1.0
 CUT_OFF_S = 2.0
 CLOSING_MS = 1000
 IDLE_S = 15.0
+STATEMENT_TIMEOUT_S = 10.0
+MOVED = "the file of the database was moved or replaced while the service ran; put it back, or restart the service"
 # Of the system, as what draws from the interpreter's own generator would change what others draw by a seed.
 RANDOM = SystemRandom()
 
@@ -50,6 +61,40 @@ RETRIED_STATES = frozenset({"40001", "40P01", "23505"})
 # No connection, no such database or user, in the way after all attempts, short of resources, a row that stays locked,
 # stopped by a timeout or an operator.
 UNAVAILABLE_STATES = ("08", "28", "3D000", "40", "53", "55P03", "57", "25P03")
+
+# Why a database cannot be used, for who runs it; replies to callers say less. By the states of PostgreSQL, by the codes
+# of SQLite, and by the errors on the way to a server.
+STATES = {
+    "08P01": "a connection pooler refuses the limits that the service asks for; see PostgreSQL in docs/operate.md",
+    "28000": "the server does not let the role of PROXIMA_DATABASE_URL in",
+    "28P01": "the password in PROXIMA_DATABASE_URL is not that of the role",
+    "25006": "the database can only be read",
+    "3D000": "there is no database of the name in PROXIMA_DATABASE_URL; create it",
+    "42501": "the role lacks a privilege; it must own the tables",
+    "53100": "the disk of the server is full",
+    "53300": "all connections of the server, the database or the role are taken",
+    "55P03": "a row or a table stayed locked",
+    "57014": "a statement took longer than it may",
+    "57P03": "the server is starting or stopping",
+}
+FILE_CODES = {
+    sqlite3.SQLITE_BUSY: "another process keeps the file locked",
+    sqlite3.SQLITE_CANTOPEN: "the file, or -wal and -shm beside it, cannot be opened; see who owns them",
+    sqlite3.SQLITE_CORRUPT: "the file is damaged; restore a backup",
+    sqlite3.SQLITE_FULL: "the disk is full; make room",
+    sqlite3.SQLITE_INTERRUPT: "reading took longer than it may",
+    sqlite3.SQLITE_IOERR: "the disk has failed",
+    sqlite3.SQLITE_NOTADB: "the file is no SQLite database",
+    sqlite3.SQLITE_READONLY: "the file, or its folder, can only be read",
+}
+ON_THE_WAY: tuple[tuple[type[Exception], str], ...] = (
+    (socket.gaierror, "the host in PROXIMA_DATABASE_URL is not known"),
+    (ConnectionRefusedError, "nothing listens at the address in PROXIMA_DATABASE_URL"),
+    (FileNotFoundError, "there is no server at the folder in PROXIMA_DATABASE_URL"),
+    (PermissionError, "the socket of the server may not be opened"),
+    (TimeoutError, "there is no reply in time"),
+    (PoolTimeout, "all connections of this process are in use"),
+)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -77,7 +122,7 @@ class Database(Protocol):
         """Give all connections back."""
 
 
-def open_database(url: str, *, pool_size: int = 8, statement_timeout_s: float = 10.0) -> Database:
+def open_database(url: str, *, pool_size: int = 8, statement_timeout_s: float = STATEMENT_TIMEOUT_S) -> Database:
     """Open the database at `sqlite:///path` or `postgresql://…`; nothing is contacted before the first use."""
     if url.startswith("sqlite:///"):
         return SqliteDatabase(url, statement_timeout_s=statement_timeout_s)
@@ -91,8 +136,10 @@ class SqliteDatabase:
 
     dialect = "sqlite"
 
-    def __init__(self, url: str, *, statement_timeout_s: float = 10.0) -> None:
+    def __init__(self, url: str, *, statement_timeout_s: float = STATEMENT_TIMEOUT_S) -> None:
         self._longest_read_s = statement_timeout_s
+        self._path = sqlite_path(url)
+        self._file: tuple[int, int] | None = None
         self._writer = sqlite_engine(url, connections=1, begin="BEGIN IMMEDIATE", read_only=False)
         self._reader = sqlite_engine(url, connections=SQLITE_READERS, begin="BEGIN", read_only=True)
         self._write_thread = ThreadPoolExecutor(1, "sqlite-writer")
@@ -117,16 +164,30 @@ class SqliteDatabase:
             if time.monotonic() - queued_at > SQLITE_BUSY_S:
                 raise Unavailable("too much waits for the database; try again")
             with engine.begin() as connection:
+                self._need_same_file()
                 return work(connection, *args, **kwargs)
 
         try:
             return await asyncio.get_running_loop().run_in_executor(threads, transaction)
         except OperationalError as error:
+            if self._file is None and not self._path.exists():
+                raise NotMigrated("the file of the database does not exist; run `proxima migrate`") from error
             raise Unavailable("the database is busy or its disk is full; try again") from error
         except DatabaseError as error:
             if type(error) is DatabaseError:
                 raise Unavailable("the database file cannot be read; it may be damaged") from error
             raise
+
+    def _need_same_file(self) -> None:
+        """Raise `Unavailable` if the file is no longer where it was: what is written to it would not be found again."""
+        try:
+            status = self._path.stat()
+        except OSError:
+            raise Unavailable(MOVED) from None
+        file = status.st_dev, status.st_ino
+        self._file = self._file or file
+        if file != self._file:
+            raise Unavailable(MOVED)
 
     async def close(self) -> None:
         self._write_thread.shutdown()
@@ -135,21 +196,35 @@ class SqliteDatabase:
         self._reader.dispose()
 
 
-def sqlite_engine(url: str, *, connections: int, begin: str, read_only: bool) -> Engine:
-    """An engine whose transactions start with `begin`: the driver's own rules would start them too late."""
+def sqlite_path(url: str) -> Path:
+    """The file of a SQLite database, whose folder exists."""
     path = make_url(url).database
     if not path or path == ":memory:":
         raise InvalidSetting("the SQLite database must be a file: sqlite:///path")
     if not Path(path).resolve().parent.is_dir():
         raise InvalidSetting(f"the folder of the SQLite file does not exist: {Path(path).parent}")
+    return Path(path)
+
+
+def create_sqlite_file(url: str) -> None:
+    """Create the file of a SQLite database, for its owner only, unless it is there; nothing else ever creates it."""
+    os.close(os.open(sqlite_path(url), os.O_RDWR | os.O_CREAT, 0o600))
+
+
+def sqlite_engine(url: str, *, connections: int, begin: str, read_only: bool) -> Engine:
+    """An engine on a file that exists; one that is `read_only` changes nothing, not even how the journal is kept.
+
+    Its transactions start with `begin`: the driver's own rules would start them too late.
+    """
+    address = f"{sqlite_path(url).absolute().as_uri()}?mode=rw"
     engine = create_engine(
         url,
+        creator=lambda: sqlite3.connect(address, uri=True, check_same_thread=False, cached_statements=256),
         poolclass=QueuePool,
         pool_size=connections,
         max_overflow=0,
         hide_parameters=True,
         json_serializer=_to_json_text,
-        connect_args={"check_same_thread": False, "cached_statements": 256},
     )
 
     @event.listens_for(engine, "connect")
@@ -159,7 +234,7 @@ def sqlite_engine(url: str, *, connections: int, begin: str, read_only: bool) ->
         for pragma in (
             # To change the journal of a new file may have to wait, for readers and writers alike.
             f"busy_timeout = {SQLITE_BUSY_TIMEOUT_MS}",
-            "journal_mode = WAL",
+            *([] if read_only else ["journal_mode = WAL"]),
             "synchronous = FULL",
             "foreign_keys = ON",
             f"cache_size = -{SQLITE_CACHE_KIB}",
@@ -252,7 +327,7 @@ class PostgresDatabase:
 
 def _sqlstate(error: Exception) -> str:
     """PostgreSQL's code of an error; empty if it is not one of PostgreSQL's."""
-    return getattr(getattr(error, "orig", None), "sqlstate", None) or ""
+    return getattr(getattr(error, "orig", None) or error, "sqlstate", None) or ""
 
 
 def is_unavailable(error: Exception) -> bool:
@@ -261,6 +336,33 @@ def is_unavailable(error: Exception) -> bool:
         lost = error.connection_invalidated or isinstance(error, (OperationalError, InterfaceError))
         return lost or _sqlstate(error).startswith(UNAVAILABLE_STATES)
     return isinstance(error, (OSError, PoolTimeout, TimeoutError, asyncpg.PostgresError))
+
+
+def explain(error: BaseException) -> str | None:
+    """Say in one line why a database cannot be used; nothing if that is not what the error is about."""
+    cause = error.__cause__ if isinstance(error, Unavailable) else error
+    if isinstance(cause, (DBAPIError, asyncpg.PostgresError)):
+        orig = getattr(cause, "orig", None) or cause
+        known = FILE_CODES.get(getattr(orig, "sqlite_errorcode", 0) & 0xFF) or STATES.get(_sqlstate(cause))
+        return known or str(orig.__cause__ or orig).strip().partition("\n")[0]
+    if isinstance(error, Unavailable):
+        known = next((sentence for kind, sentence in ON_THE_WAY if isinstance(cause, kind)), None)
+        return known or (str(cause).partition("\n")[0] if cause else None)
+    return str(cause).partition("\n")[0] if isinstance(cause, (SQLAlchemyError, asyncpg.InterfaceError)) else None
+
+
+def server_settings(statement_timeout_s: float = STATEMENT_TIMEOUT_S) -> dict[str, str]:
+    """What a session on PostgreSQL asks for when it begins, in the units that `pg_settings` has."""
+    return {
+        "TimeZone": "UTC",
+        "statement_timeout": f"{statement_timeout_s * 1000:.0f}",
+        "lock_timeout": "2000",
+        # Every query is keyed; but the plan of a foreign key's look-up that was made while a table was small
+        # walks through all of it, and is kept until the table has been analysed.
+        "enable_seqscan": "off",
+        # What computes for long between two statements, as an import may, asks for long statements too.
+        "idle_in_transaction_session_timeout": f"{max(IDLE_S, statement_timeout_s) * 1000:.0f}",
+    }
 
 
 def postgres_engine(url: str, *, pool_size: int, statement_timeout_s: float) -> AsyncEngine:
@@ -281,17 +383,7 @@ def postgres_engine(url: str, *, pool_size: int, statement_timeout_s: float) -> 
             "timeout": 5,
             # The server's own limit comes first, unless the way to it is cut.
             "command_timeout": statement_timeout_s + CUT_OFF_S,
-            "server_settings": {
-                "application_name": "proxima",
-                "timezone": "UTC",
-                "statement_timeout": f"{statement_timeout_s * 1000:.0f}",
-                "lock_timeout": "2000",
-                # Every query is keyed; but the plan of a foreign key's look-up that was made while a table was small
-                # walks through all of it, and is kept until the table has been analysed.
-                "enable_seqscan": "off",
-                # What computes for long between two statements, as an import may, asks for long statements too.
-                "idle_in_transaction_session_timeout": f"{max(IDLE_S, statement_timeout_s) * 1000:.0f}",
-            },
+            "server_settings": {"application_name": "proxima", **server_settings(statement_timeout_s)},
         },
     )
 

@@ -23,14 +23,16 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import ConnectionPoolEntry
 
 import app
-from app.core.database import is_unavailable, postgres_engine, sqlite_engine
-from app.core.errors import Invalid, NotMigrated, Unavailable
+from app.core.database import create_sqlite_file, is_unavailable, postgres_engine, sqlite_engine
+from app.core.errors import Invalid, InvalidSetting, NotMigrated, Unavailable
 
 PACKAGE = Path(app.__file__).resolve().parent
 # In a wheel they are inside the package, in a checkout beside it.
 MIGRATIONS = next(folder / "migrations" for folder in (PACKAGE, PACKAGE.parent) if (folder / "migrations").is_dir())
 ADVISORY_LOCK = 7_306_071_185
 LONGEST_MIGRATION_S = 600
+# That of Debian 12; the tests start the program on it where it is installed.
+OLDEST_POSTGRES = 15
 ATTEMPTS = 6
 # Requests queue behind a migration that waits for a lock, so it waits less than a request may wait for a lock.
 LOCK_TIMEOUT = "500ms"
@@ -66,6 +68,15 @@ def is_current(db: Connection) -> bool:
     if revision is None or own is None or revision <= own:
         return revision == own
     return oldest_served(db) <= own
+
+
+def need_supported_server(db: Connection) -> None:
+    """Raise `InvalidSetting` if the PostgreSQL is older than this program knows."""
+    if db.dialect.name == "postgresql":
+        number = int(db.execute(text("SHOW server_version_num")).scalar_one())
+        if number < OLDEST_POSTGRES * 10_000:
+            version = db.execute(text("SHOW server_version")).scalar_one()
+            raise InvalidSetting(f"the database is PostgreSQL {version}; this program needs {OLDEST_POSTGRES} or later")
 
 
 def oldest_served(db: Connection) -> str:
@@ -177,6 +188,7 @@ def run_exclusively(url: str, work: Callable[[Connection], None]) -> None:
 
 def _run_exclusively_on_sqlite(url: str, work: Callable[[Connection], None]) -> None:
     """The write lock is taken before the version is read, so nobody acts on a version that has gone."""
+    create_sqlite_file(url)
     engine = sqlite_engine(url, connections=1, begin="BEGIN IMMEDIATE", read_only=False)
     event.listen(engine, "connect", _wait_long_and_allow_replacing_tables)
     try:
@@ -212,6 +224,7 @@ async def _run_exclusively_on_postgres(url: str, work: Callable[[Connection], No
     engine = postgres_engine(url, pool_size=2, statement_timeout_s=LONGEST_MIGRATION_S)
     try:
         async with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as lock_connection:
+            await lock_connection.run_sync(need_supported_server)
             await lock_connection.execute(text(f"SET lock_timeout = '{LONGEST_MIGRATION_S}s'"))
             await lock_connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": ADVISORY_LOCK})
             await _run_with_retries(engine, work)

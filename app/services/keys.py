@@ -49,13 +49,20 @@ def revoke_key(db: Connection, tenant: str, key_id: str, now: int) -> None:
 
 def choose_tenant(db: Connection, name: str | None, now: int) -> int:
     """Return the tenant of that name; without a name the only one, created if there is none."""
+    if name is None and not queries.list_tenants(db):
+        return queries.insert_tenant(db, "default", now)
+    return need_tenant(db, name)
+
+
+def need_tenant(db: Connection, name: str | None) -> int:
+    """Return the tenant of that name; without a name the only one. Raises `Invalid` if there is no such tenant."""
     tenants = {known: id_ for id_, known in queries.list_tenants(db)}
     if name in tenants:
         return tenants[name]
-    if name is not None or len(tenants) > 1:
+    if name is not None or len(tenants) != 1:
         known = ", ".join(tenants) or "none yet; `proxima key create` makes one"
         raise Invalid(f"say --tenant with one of: {known}")
-    return next(iter(tenants.values())) if tenants else queries.insert_tenant(db, "default", now)
+    return next(iter(tenants.values()))
 
 
 def _tenant_id(db: Connection, tenant: str) -> int:

@@ -17,6 +17,8 @@ ACROSS_TENANTS = {
     "statistics.refresh_statistics": "it is about tables, not about rows",
     "durability.connections_allowed": "it asks the database about itself, not about rows",
     "durability.durability_faults": "it asks the database about itself, not about rows",
+    "durability.missing_indexes": "it asks the database about itself, not about rows",
+    "durability.unmet_settings": "it asks the database about itself, not about rows",
     "keys.list_tenants": "the operator's command line goes through all of them",
     "keys.insert_tenant": "the tenant does not exist yet",
     "transfer.count_rows": "of one tenant, or of all for a backup",

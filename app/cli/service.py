@@ -1,7 +1,12 @@
 """`proxima serve`."""
 
 import os
+import shutil
+import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import click
@@ -15,7 +20,11 @@ from app.http.server import Deadlines, open_listener, run_uvicorn
 from app.main import create_app
 from app.queries.durability import connections_allowed
 
+if sys.platform != "win32":
+    import fcntl
+
 DEFAULT_DEADLINES = Deadlines()
+METRICS_PREFIX, LOCK = "proxima-metrics-", "lock"
 
 
 def serve(host: str, port: int, workers: int, deadlines: Deadlines = DEFAULT_DEADLINES) -> None:
@@ -26,12 +35,29 @@ def serve(host: str, port: int, workers: int, deadlines: Deadlines = DEFAULT_DEA
     if workers == 1:
         run_server(create_app, host, port, 1, deadlines)
         return
-    with tempfile.TemporaryDirectory(prefix="proxima-metrics-") as folder:
+    with _metrics_folder() as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
         try:
             run_server("app.main:create_app", host, port, workers, deadlines)
         finally:
             del os.environ["PROMETHEUS_MULTIPROC_DIR"]
+
+
+@contextmanager
+def _metrics_folder() -> Iterator[str]:
+    """A new folder in which workers share their metrics; those that were left by a kill are removed.
+
+    A folder is locked as long as the process lives that made it.
+    """
+    if sys.platform != "win32":
+        for left in Path(tempfile.gettempdir()).glob(f"{METRICS_PREFIX}*"):
+            with suppress(OSError), (left / LOCK).open("rb+") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(prefix=METRICS_PREFIX) as folder, (Path(folder) / LOCK).open("wb") as lock:
+        if sys.platform != "win32":
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder
 
 
 async def _need_connections(database: Database, workers: int) -> None:

@@ -10,7 +10,10 @@ import re
 import sys
 import time
 import traceback
-from functools import cache
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from functools import cache, partial
+from pathlib import Path
 from random import getrandbits
 from typing import Any
 
@@ -22,6 +25,8 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    Metric,
+    ProcessCollector,
     generate_latest,
     multiprocess,
 )
@@ -59,6 +64,7 @@ DECIDE_SECONDS = Histogram(
     buckets=(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1),
 )
 
+METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:@/+=-]{1,128}")
 
 log = structlog.get_logger("proxima.request")
@@ -201,10 +207,36 @@ def _request_id(scope: Scope) -> str:
     return f"{getrandbits(128):032x}"
 
 
+class _Processes:
+    """`process_*` of the process that keeps the workers and of all below it, fits too, by `pid`."""
+
+    def collect(self) -> Iterable[Metric]:
+        """Read them from the system, as the library does for the process it runs in."""
+        families: dict[str, Metric] = {}
+        for pid in _with_descendants(os.getppid()):
+            for family in ProcessCollector(pid=partial(int, pid), registry=None).collect():
+                known = families.setdefault(
+                    family.name, Metric(family.name, family.documentation, family.type, family.unit)
+                )
+                for sample in family.samples:
+                    known.add_sample(sample.name, {**sample.labels, "pid": str(pid)}, sample.value)
+        return families.values()
+
+
+def _with_descendants(pid: int) -> Iterator[int]:
+    """A process and all that it, or one of these, has started; where the system does not say, the process alone."""
+    yield pid
+    for threads in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):
+            for child in threads.read_text().split():
+                yield from _with_descendants(int(child))
+
+
 def render_metrics() -> bytes:
     """All metrics in Prometheus' text form; with PROMETHEUS_MULTIPROC_DIR set, those of all workers together."""
-    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+    if METRICS_FOLDER not in os.environ:
         return generate_latest(REGISTRY)
     registry = CollectorRegistry()
     multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    registry.register(_Processes())
     return generate_latest(registry)

@@ -31,6 +31,7 @@ if sys.platform != "win32":
 
 MOST_CONNECTIONS = 8192
 BACKLOG = 2048
+PARENT_LOOK_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -223,6 +224,18 @@ def _raise_file_limit() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (min(needed, hard) if hard >= 0 else needed, hard))
 
 
+async def _stop_without_parent() -> None:
+    """Stop this worker, as a signal would, once the process that keeps the workers is gone.
+
+    Else they would keep the port, and nobody would replace them or tell them to stop.
+    """
+    parent = parent_process()
+    while parent is not None and os.getppid() == parent.pid:  # noqa: ASYNC110 (no event says so everywhere)
+        await asyncio.sleep(PARENT_LOOK_S)
+    logging.getLogger("uvicorn.error").warning("the process that keeps the workers is gone; this worker stops")
+    signal.raise_signal(signal.SIGTERM)
+
+
 @contextmanager
 def drain_on_signal(on_stop: Callable[[], None], drain_s: float) -> Iterator[None]:
     """Call `on_stop` on the signal to stop while this lasts, and stop the server `drain_s` seconds later.
@@ -245,9 +258,13 @@ def drain_on_signal(on_stop: Callable[[], None], drain_s: float) -> Iterator[Non
             loop.call_soon_threadsafe(loop.call_later, drain_s, previous_handler, number, None)
 
     signal.signal(signal.SIGTERM, handle_signal)
+    watch = None
     if is_worker:
         signal.signal(signal.SIGUSR1, lambda *_: on_stop())
+        watch = loop.create_task(_stop_without_parent())
     try:
         yield
     finally:
+        if watch is not None:
+            watch.cancel()
         signal.signal(signal.SIGTERM, previous_handler)

@@ -2,7 +2,10 @@
 
 import asyncio
 import os
+import re
 import signal
+import socket
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -13,6 +16,7 @@ import pytest
 from app.http.server import Deadlines
 from tests.edge.service import LONGEST_S, NOTHING, Reply, Service, Wire, eventually, exchange, post, service
 from tests.edge.test_load import busy
+from tests.postgres import is_alive
 
 ONE = pytest.mark.parametrize("engine_name", ["sqlite"], indirect=True)
 SEVERAL = pytest.mark.parametrize("engine_name", ["postgresql"], indirect=True)
@@ -234,3 +238,78 @@ def test_several_workers_drain_together(database_url: str) -> None:
         told = asyncio.run(stop_under_load(started))
         assert started.process.wait(LONGEST_S) == 0
         assert set(told) == {201}
+
+
+UNWATCHED = """
+import app.http.server as server
+server.PARENT_LOOK_S = 1000.0
+"""
+
+
+def kept_folders(folder: Path) -> set[Path]:
+    """The folders in which workers share their metrics."""
+    return set(folder.glob("proxima-metrics-*"))
+
+
+def kill_parent(started: Service) -> list[int]:
+    """Kill the process that keeps the workers; what it kept."""
+    workers = started.workers()
+    assert len(workers) == 2
+    started.process.kill()
+    started.process.wait(LONGEST_S)
+    return workers
+
+
+@SEVERAL
+def test_workers_end_with_their_parent_and_leave_nothing(database_url: str, tmp_path: Path) -> None:
+    patch = f"import tempfile\ntempfile.tempdir = {str(tmp_path)!r}"
+    with service(database_url, workers=2, patch=patch) as started:
+        [kept] = kept_folders(tmp_path)
+        workers = kill_parent(started)
+        eventually(lambda: not any(is_alive(worker) for worker in workers))
+        assert started.log().count("the process that keeps the workers is gone; this worker stops") == 2
+        with socket.socket() as free:
+            free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            free.bind(("127.0.0.1", started.port))
+    assert kept_folders(tmp_path) == {kept}
+    (tmp_path / "proxima-metrics-of-another-version").mkdir()
+    with service(database_url, workers=2, patch=patch) as again:
+        assert not kept.exists(), "the next start removes it"
+        with service(database_url, workers=2, patch=patch) as beside:
+            assert len(kept_folders(tmp_path)) == 3, "but none of a service that runs"
+            assert beside.stop() == 0
+        assert again.stop() == 0
+    assert kept_folders(tmp_path) == {tmp_path / "proxima-metrics-of-another-version"}
+
+
+@pytest.mark.controls
+@SEVERAL
+def test_workers_serve_on_without_their_parent_if_they_do_not_look(database_url: str) -> None:
+    with service(database_url, workers=2, patch=UNWATCHED) as started:
+        workers = kill_parent(started)
+        try:
+            time.sleep(3)
+            assert all(is_alive(worker) for worker in workers)
+            with started.client() as client:
+                assert client.get("/livez").status_code == 200
+        finally:
+            for worker in workers:
+                os.kill(worker, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(("engine_name", "workers"), [("sqlite", 1), ("postgresql", 2)], indirect=["engine_name"])
+def test_metrics_say_what_each_process_uses(database_url: str, workers: int) -> None:
+    with service(database_url, workers=workers) as started, started.client() as client:
+        pids = {str(pid) for pid in [started.process.pid, *started.workers()]} if workers > 1 else {""}
+        told: set[tuple[str, str]] = set()
+
+        def all_told() -> bool:
+            samples = re.findall(
+                r'^(process_\w+)(?:{pid="(\d+)"})? ([0-9.e+]+)$', client.get("/metrics").text, re.MULTILINE
+            )
+            told.update((name, pid) for name, pid, _ in samples)
+            return {pid for _, pid in told} >= pids
+
+        eventually(all_told)
+        for name in ("resident_memory_bytes", "cpu_seconds_total", "open_fds", "max_fds", "start_time_seconds"):
+            assert {pid for known, pid in told if known == f"process_{name}"} >= pids, name

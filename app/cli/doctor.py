@@ -11,6 +11,7 @@ from app.cli import UNUSABLE, say_error
 from app.cli.database import with_database
 from app.core.database import Database, explain, open_database, server_settings, sqlite_path
 from app.core.errors import Invalid, ProximaError
+from app.core.memory import memory_limit, responses_that_fit
 from app.core.settings import read_settings
 from app.core.times import now
 from app.queries.calibrations import list_lapsed
@@ -18,12 +19,14 @@ from app.queries.catalogue import list_courses
 from app.queries.clock import read_clock
 from app.queries.durability import connections_allowed, durability_faults, missing_indexes, unmet_settings
 from app.queries.keys import list_tenants
+from app.queries.responses import has_more_responses
 from app.services.keys import list_keys, need_tenant
 from app.services.present import calibration_id
 from app.services.replay import count_stale
 from app.services.screening import ScreenedCourse, describe_suspect_items, read_course_log, screen_course
 
 CLOCKS_APART_US = 5 * 1_000_000
+ENOUGH = "enough to calibrate every course"
 # A service that runs takes a calibration over long before.
 LAPSED_US = 60 * 1_000_000
 # Without these nothing else can be judged.
@@ -168,6 +171,30 @@ def _check_disk() -> str:
     return f"{free >> 30} GiB free"
 
 
+def _check_memory() -> str:
+    """The limit of memory is enough to calibrate every course."""
+    limit = memory_limit()
+    if limit is None:
+        return ENOUGH
+    fit = responses_that_fit(limit)
+
+    async def find(database: Database) -> list[str]:
+        return [
+            f"{tenant}/{course}"
+            for tenant_id, tenant in await database.read(list_tenants)
+            for course in await database.read(list_courses, tenant_id)
+            if await database.read(has_more_responses, tenant_id, course, fit)
+        ]
+
+    large = with_database(find)
+    if large:
+        raise Invalid(
+            f"the limit of {limit >> 20:,} MiB is enough to calibrate a course of {fit:,} responses, and "
+            f"{', '.join(large)} has more; raise it (docs/container.md)"
+        )
+    return ENOUGH
+
+
 def _check_keys() -> str:
     """Somebody can call."""
 
@@ -223,6 +250,7 @@ CHECKS: tuple[tuple[str, Callable[[], str]], ...] = (
     ("connections", _check_connections),
     ("limits", _check_limits),
     ("disk", _check_disk),
+    ("memory", _check_memory),
     ("clock", _check_clock),
     ("keys", _check_keys),
     ("calibrations", _check_calibrations),

@@ -25,6 +25,7 @@ KNOWN_BUCKETS = 8192
 NOBODY = 0
 # A client with one IPv6 address has all addresses of its network.
 IPV6_NETWORK = 64
+NO_STORE = [(b"cache-control", b"no-store")]
 
 
 class Limits:
@@ -126,19 +127,25 @@ def address_subject(host: str) -> str:
 
 
 def _limit_headers(scope: Scope, now: float) -> list[tuple[bytes, bytes]]:
-    """Return the headers about the quotas that a request was charged to; none if there were none."""
-    buckets: dict[str, Bucket] = scope.get("state", {}).get("buckets", {})
+    """Return the headers about the quotas that a request was charged to, and for what only a caller may see."""
+    state = scope.get("state", {})
+    headers = NO_STORE if state.get("caller") is not None else []
+    buckets: dict[str, Bucket] = state.get("buckets", {})
     if not buckets:
-        return []
+        return headers
     used = buckets.values()
     return [
+        *headers,
         (b"ratelimit-policy", ", ".join(bucket.policy_text for bucket in used).encode("ascii")),
         (b"ratelimit", ", ".join(bucket.header(now) for bucket in used).encode("ascii")),
     ]
 
 
 class LimitHeaders:
-    """A middleware: every reply to a request that was charged says what is left."""
+    """A middleware: every reply to a caller says what is left of quotas, and that it is not to be stored on its way.
+
+    Replies tell of learners, errors too; so no cache of a proxy or a browser keeps one.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

@@ -16,9 +16,11 @@ import structlog
 from app.adaptive.calibration.fit import CalibrationFit, Progress, calibrate_parameters, ignore_progress
 from app.core.database import Database, open_database
 from app.core.errors import ProximaError, Unavailable
+from app.core.memory import memory_limit, responses_that_fit
 from app.core.settings import read_settings
 from app.core.telemetry import configure_logging
 from app.queries.calibrations import list_lapsed
+from app.queries.responses import has_more_responses
 from app.services.calibrations import (
     CalibrationJob,
     Claim,
@@ -114,6 +116,7 @@ def run_fit_process() -> None:
     async def work() -> None:
         database = open_database(request["database_url"], pool_size=1, statement_timeout_s=LONGEST_STATEMENT_S)
         try:
+            await _warn_of_memory(database, Claim(**request["claim"]))
             await fit_claimed(database, Claim(**request["claim"]), report_progress)
         finally:
             await database.close()
@@ -121,6 +124,21 @@ def run_fit_process() -> None:
     asyncio.run(work())
     # All is written: shutting the interpreter down would take longer than a small fit.
     os._exit(0)
+
+
+async def _warn_of_memory(database: Database, claim: Claim) -> None:
+    """Say that the process may be killed: who is killed cannot say it."""
+    limit = memory_limit()
+    if limit is None:
+        return
+    fit = responses_that_fit(limit)
+    if await database.read(has_more_responses, claim.tenant_id, claim.course_id, fit):
+        log.warning(
+            "the memory limit is small for this calibration; raise it if the process is killed",
+            number=claim.number,
+            limit_bytes=limit,
+            responses_that_fit=fit,
+        )
 
 
 def _die_with_parent() -> None:

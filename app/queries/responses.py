@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Select, bindparam, exists, func, insert, select, update
+from sqlalchemy import Connection, Select, bindparam, exists, func, insert, literal, select, update
 
 from app.models import Correction, ImportRun, Recommendation, Response
 from app.queries.bulk import insert_rows
@@ -252,6 +252,12 @@ def count_responses(db: Connection, tenant_id: int, course_id: str) -> int:
     """The number of answers of a course."""
     statement = select(func.count()).where(Response.tenant_id == tenant_id, Response.course_id == course_id)
     return db.execute(statement).scalar_one()
+
+
+def has_more_responses(db: Connection, tenant_id: int, course_id: str, count: int) -> bool:
+    """Whether a course has more answers than that, without counting what is beyond."""
+    statement = select(literal(1)).where(Response.tenant_id == tenant_id, Response.course_id == course_id)
+    return db.execute(statement.offset(count).limit(1)).first() is not None
 
 
 def read_log(db: Connection, tenant_id: int, course_id: str, learner_ids: Collection[str]) -> list[ResponseRow]:

@@ -92,6 +92,20 @@ def test_calibration_that_nobody_works_at_is_named(healthy_url: str) -> None:
     assert told["calibrations"].startswith("nobody works any more at what is running: c-1 of school/arithmetic; ")
 
 
+def test_memory_that_is_too_small_for_a_course_is_named(healthy_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(db: Connection) -> None:
+        record(db, [make_response(f"r{n}", "l", "i1", n, correct=True) for n in range(3)])
+
+    run(healthy_url, answer)
+    monkeypatch.setattr(doctor, "memory_limit", lambda: 300_006_000)
+    assert failures(healthy_url) == {}
+    monkeypatch.setattr(doctor, "memory_limit", lambda: 300_004_000)
+    assert failures(healthy_url) == {
+        "memory": "the limit of 286 MiB is enough to calibrate a course of 2 responses, and school/arithmetic has "
+        "more; raise it (docs/container.md)"
+    }
+
+
 def test_clock_that_is_behind_what_is_stored_is_named(healthy_url: str) -> None:
     run(healthy_url, lambda db: create_key(db, "school", ["admin"], now() + 3_600_000_000))
     told = failures(healthy_url)

@@ -125,8 +125,13 @@ class Run(NamedTuple):
 
 @schemathesis.check
 def every_reply_keeps_the_rules_of_the_house(ctx: CheckContext, response: Response, case: Case) -> None:
-    """Errors are problems whose code the operation documents; nothing is to be sniffed; each reply has its id."""
+    """Errors are problems whose code the operation documents; nothing is to be sniffed; each reply has its id.
+
+    What a caller is told is stored by no cache.
+    """
     del ctx
+    if response.status_code < 400:
+        assert response.headers.get("cache-control") == ["no-store"], "may be stored"
     assert response.headers.get("x-content-type-options") == ["nosniff"], "no nosniff"
     assert response.headers.get("x-request-id"), "no request id"
     if response.status_code >= 400 and response.status_code != 405 and case.operation.path == TOKENS:

@@ -27,3 +27,5 @@ def check_json(reply: httpx.Response, status: int, what: object) -> Any:
 def check_headers(reply: httpx.Response, what: object) -> None:
     assert reply.headers["x-content-type-options"] == "nosniff", what
     assert reply.headers["x-request-id"], what
+    if reply.request.headers.get("authorization") and reply.is_success:
+        assert reply.headers["cache-control"] == "no-store", what

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]  # publishes no types
 
+from app.core.memory import responses_that_fit
 from app.core.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parents[2]
@@ -175,6 +176,12 @@ def test_compose_services_are_locked_down(name: str) -> None:
     assert service["mem_limit"]
     assert service["pids_limit"]
     assert not {"privileged", "cap_add", "network_mode", "pid"} & service.keys()
+
+
+def test_compose_gives_the_service_memory_to_calibrate() -> None:
+    limit = COMPOSE["services"]["proxima"]["mem_limit"]
+    assert limit.endswith("g")
+    assert responses_that_fit(int(limit[:-1]) << 30) >= 800_000
 
 
 def test_compose_file_holds_no_secret() -> None:

@@ -6,7 +6,7 @@ ROOT, OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 # What a system without a limit says instead is larger.
 LARGEST_LIMIT = 1 << 60
 # Measured (docs/container.md): a worker, and a calibration without and with its responses.
-WORKER_BYTES, CALIBRATION_BYTES, RESPONSE_BYTES = 200_000_000, 100_000_000, 2_000
+WORKER_BYTES, CALIBRATION_BYTES, RESPONSE_BYTES = 200_000_000, 145_000_000, 2_300
 
 
 def memory_limit(root: Path = ROOT, own: Path = OWN) -> int | None:

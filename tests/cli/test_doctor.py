@@ -97,11 +97,11 @@ def test_memory_that_is_too_small_for_a_course_is_named(healthy_url: str, monkey
         record(db, [make_response(f"r{n}", "l", "i1", n, correct=True) for n in range(3)])
 
     run(healthy_url, answer)
-    monkeypatch.setattr(doctor, "memory_limit", lambda: 300_006_000)
+    monkeypatch.setattr(doctor, "memory_limit", lambda: 345_006_900)
     assert failures(healthy_url) == {}
-    monkeypatch.setattr(doctor, "memory_limit", lambda: 300_004_000)
+    monkeypatch.setattr(doctor, "memory_limit", lambda: 345_004_600)
     assert failures(healthy_url) == {
-        "memory": "the limit of 286 MiB is enough to calibrate a course of 2 responses, and school/arithmetic has "
+        "memory": "the limit of 329 MiB is enough to calibrate a course of 2 responses, and school/arithmetic has "
         "more; raise it (docs/container.md)"
     }
 

@@ -32,5 +32,5 @@ def test_limit_is_that_of_the_control_group(tmp_path: Path, own: str, files: dic
 
 def test_numbers_of_the_documents_are_those_of_the_program() -> None:
     assert responses_that_fit(1) == 0
-    assert 100_000 <= responses_that_fit(512 << 20) < 120_000
-    assert 800_000 <= responses_that_fit(2 << 30) < 1_000_000
+    assert 80_000 <= responses_that_fit(512 << 20) < 90_000
+    assert 750_000 <= responses_that_fit(2 << 30) < 800_000

@@ -13,7 +13,7 @@ import os
 import socket
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,6 +45,8 @@ SQLITE_BUSY_TIMEOUT_MS = 5000
 SQLITE_CACHE_KIB = 32_768
 # How long a writer waits for another process that writes, and how often it looks.
 SQLITE_BUSY_S, SQLITE_LOOK_S = 5.0, 0.001
+# Computations at once that transactions wait for, how long one may queue, and how many one transaction may ask for.
+COMPUTERS, COMPUTING_QUEUE_S, MOST_COMPUTATIONS = 2, 5.0, 100
 STEPS_BETWEEN_LOOKS = 100_000
 POOL_TIMEOUT_S = 1.0
 CUT_OFF_S = 2.0
@@ -100,6 +102,17 @@ T = TypeVar("T")
 Work = Callable[Concatenate[Connection, P], T]
 
 
+class ComputeFirst(Exception):
+    """Raised by work that needs a long computation: it ends, `compute` runs in a thread, and the work runs again.
+
+    So that meanwhile nobody waits for the writer, a lock or the event loop. What was computed must be found again.
+    """
+
+    def __init__(self, compute: Callable[[], object]) -> None:
+        super().__init__("what this transaction needs has not been computed")
+        self.compute = compute
+
+
 class Database(Protocol):
     """What both databases offer."""
 
@@ -113,8 +126,8 @@ class Database(Protocol):
     async def write(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `work(connection, …)` in one transaction; when this returns it is committed and durable.
 
-        `work` may run more than once (after a deadlock or a lost race), so it must have no effect but on the
-        database. Raises `Unavailable` if the database cannot be reached or does not answer in time.
+        `work` may run more than once (after a deadlock, a lost race or `ComputeFirst`), so it must have no effect but
+        on the database. Raises `Unavailable` if the database cannot be reached or does not answer in time.
         """
 
     async def close(self) -> None:
@@ -143,6 +156,7 @@ class SqliteDatabase:
         self._reader = sqlite_engine(url, connections=SQLITE_READERS, begin="BEGIN", read_only=True)
         self._write_thread = ThreadPoolExecutor(1, "sqlite-writer")
         self._read_threads = ThreadPoolExecutor(SQLITE_READERS, "sqlite-reader")
+        self._computers = ThreadPoolExecutor(COMPUTERS, "compute")
 
     async def read(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         def limited(connection: Connection, /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -152,7 +166,9 @@ class SqliteDatabase:
         return await self._run(self._read_threads, self._reader, limited, *args, **kwargs)
 
     async def write(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._run(self._write_thread, self._writer, work, *args, **kwargs)
+        return await _compute_between(
+            self._computers, lambda: self._run(self._write_thread, self._writer, work, *args, **kwargs)
+        )
 
     async def _run(
         self, threads: ThreadPoolExecutor, engine: Engine, work: Work[P, T], *args: P.args, **kwargs: P.kwargs
@@ -186,6 +202,7 @@ class SqliteDatabase:
             )
 
     async def close(self) -> None:
+        self._computers.shutdown()
         self._write_thread.shutdown()
         self._read_threads.shutdown()
         self._writer.dispose()
@@ -199,6 +216,28 @@ def _file_identity(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
+
+
+async def _compute_between(computers: ThreadPoolExecutor, attempt: Callable[[], Awaitable[T]]) -> T:
+    """Attempt a transaction until all that it needs is computed."""
+    for _ in range(MOST_COMPUTATIONS):
+        try:
+            return await attempt()
+        except ComputeFirst as needed:
+            await asyncio.get_running_loop().run_in_executor(computers, _when_soon(needed.compute))
+    raise Unavailable("this needs too much to be computed; ask for less at once")
+
+
+def _when_soon(compute: Callable[[], object]) -> Callable[[], object]:
+    """A computation that is given up if it was queued for too long: nobody waits for it any more."""
+    queued_at = time.monotonic()
+
+    def compute_soon() -> object:
+        if time.monotonic() - queued_at > COMPUTING_QUEUE_S:
+            raise Unavailable("too much waits to be computed; try again")
+        return compute()
+
+    return compute_soon
 
 
 def sqlite_path(url: str) -> Path:
@@ -300,12 +339,13 @@ class PostgresDatabase:
     def __init__(self, url: str, *, pool_size: int, statement_timeout_s: float) -> None:
         self._engine = postgres_engine(url, pool_size=pool_size, statement_timeout_s=statement_timeout_s)
         self._snapshots = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        self._computers = ThreadPoolExecutor(COMPUTERS, "compute")
 
     async def read(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._run(self._snapshots, work, *args, **kwargs)
 
     async def write(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._run(self._engine, work, *args, **kwargs)
+        return await _compute_between(self._computers, lambda: self._run(self._engine, work, *args, **kwargs))
 
     async def _run(self, engine: AsyncEngine, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         for attempt in range(1, ATTEMPTS + 1):
@@ -322,6 +362,7 @@ class PostgresDatabase:
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     async def close(self) -> None:
+        self._computers.shutdown()
         # What was cancelled in its middle hands its connection back in a task of its own, a moment later.
         for _ in range(CLOSING_MS):
             if not self._engine.pool.checkedout():  # type: ignore[attr-defined]

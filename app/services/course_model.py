@@ -60,18 +60,18 @@ class LruCache(Generic[T]):
     """A cache by key of course models, or what is made from a course; the least recently used leave first."""
 
     def __init__(self, capacity: int | None = None) -> None:
-        self._values: OrderedDict[CacheKey, T] = OrderedDict()
+        self._values: OrderedDict[Hashable, T] = OrderedDict()
         self._lock = threading.Lock()
         self._capacity = CACHED_MODELS if capacity is None else capacity
 
-    def get(self, key: CacheKey) -> T | None:
+    def get(self, key: Hashable) -> T | None:
         """Return the value of a key."""
         with self._lock:
             if key in self._values:
                 self._values.move_to_end(key)
             return self._values.get(key)
 
-    def put(self, key: CacheKey, value: T) -> None:
+    def put(self, key: Hashable, value: T) -> None:
         """Store a value."""
         with self._lock:
             self._values[key] = value

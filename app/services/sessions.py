@@ -18,9 +18,11 @@ from sqlalchemy import Connection
 
 from app.adaptive.arrays import Floats
 from app.adaptive.cat import (
+    Assemble,
     ExamineeState,
     NextItem,
     Plan,
+    assemble_shadow_test,
     expected_score,
     look_ahead,
     next_item,
@@ -57,8 +59,10 @@ from app.services.session_agreement import (
     SessionAgreement,
     decode_agreement,
     encode_agreement,
+    pool_indices,
     to_engine_plan,
 )
+from app.services.shadow_tests import assemble_first
 from app.texts import FALLBACK, say
 
 SECOND_US = 1_000_000
@@ -67,6 +71,7 @@ EXPOSURE_WINDOW = 1000
 SESSION_MODELS: LruCache[CourseModel] = LruCache()
 ENDED = "ended"
 AHEAD = "ahead"
+ASSEMBLY = "assembly"
 SKIPPED = {"scored": False, "skipped": True}
 
 Json = dict[str, Any]
@@ -141,7 +146,7 @@ def start_session(
     test = read_test(db, row)
     check_agreement(db, tenant_id, course_id, agreement, test.pool)
     state = start_test(test.pool.pool, test.plan)
-    decision = _select_next_item(test, state, now)
+    decision = _select_next_item(test, state, now, (), assemble_first)
     rows.insert_session(db, row._replace(offer=_to_offer(test.pool, decision), stop=decision.stop))
     return "created", describe_session(db, tenant_id, id_, now)
 
@@ -195,7 +200,8 @@ def record_session_response(
     stored = next((row for row in responses if row.id == response.id), None)
     if stored is not None:
         return _repeat_outcome(test, response, stored)
-    offer = _match_offer(test, _need_offer(session, response.received_at), response, lookahead)
+    offered = _need_offer(session, response.received_at)
+    offer = _match_offer(test, offered, response, lookahead)
     row = rows.SessionResponseRow(
         tenant_id=tenant_id,
         session_id=session_id,
@@ -211,7 +217,7 @@ def record_session_response(
         outcome="",
     )
     state = _replay_test(test, [*responses, row])
-    decision = _select_next_item(test, state, response.received_at)
+    decision = _select_next_item(test, state, response.received_at, _known_assembly(test, offered), assemble_first)
     outcome = _encode_outcome(test, state, decision, row)
     rows.insert_session_response(db, row._replace(outcome=outcome.decode()))
     values = {
@@ -235,7 +241,13 @@ def _match_offer(test: _AdaptiveTest, offer: Json, response: NewSessionResponse,
                 [Fault("/item", "is not the one offered")],
             )
         offer = _lookahead_offer(test, response.item)
-    return {**offer, **SKIPPED} if response.skipped else offer
+    return _as_answered(offer, skipped=response.skipped)
+
+
+def _as_answered(offer: Json, *, skipped: bool) -> Json:
+    """Return an offer as it is stored with its answer: without the assembly, which serves the next choice only."""
+    answered = {name: value for name, value in offer.items() if name != ASSEMBLY}
+    return {**answered, **SKIPPED} if skipped else answered
 
 
 def _lookahead_offer(test: _AdaptiveTest, item: str) -> Json:
@@ -244,10 +256,17 @@ def _lookahead_offer(test: _AdaptiveTest, item: str) -> Json:
     return {"item": item, "kind": AHEAD, "scored": scored, "propensity": None, "relaxed": [], "terms": {}}
 
 
-def _select_next_item(test: _AdaptiveTest, state: ExamineeState, moment: int) -> NextItem:
-    """Select what follows the answers so far, at a moment in µs."""
+def _select_next_item(
+    test: _AdaptiveTest, state: ExamineeState, moment: int, known: tuple[int, ...], assemble: Assemble
+) -> NextItem:
+    """Select what follows the answers so far, at a moment in µs; `known` is the assembly of the choice before."""
     elapsed = max(moment - test.started_at, 0) / SECOND_US
-    return next_item(test.pool.pool, test.plan, state, test.seed, elapsed, test.excluded)
+    return next_item(test.pool.pool, test.plan, state, test.seed, elapsed, test.excluded, known, assemble)
+
+
+def _known_assembly(test: _AdaptiveTest, offer: Json) -> tuple[int, ...]:
+    """Return the assembly that an offer was chosen from."""
+    return tuple(pool_indices(test.pool.index_by_id, offer.get(ASSEMBLY, ())))
 
 
 def _encode_outcome(
@@ -364,7 +383,8 @@ def list_lookahead_items(db: Connection, session: rows.SessionRow, limit: int) -
     test = read_test(db, session)
     responses = rows.list_session_responses(db, session.tenant_id, session.id)
     state = _replay_test(test, responses)
-    lookahead = look_ahead(test.pool.pool, test.plan, state, test.seed, limit, test.excluded)
+    known = _known_assembly(test, session.offer)
+    lookahead = look_ahead(test.pool.pool, test.plan, state, test.seed, limit, test.excluded, known, assemble_first)
     return [test.pool.item_ids[item] for item in lookahead]
 
 
@@ -452,6 +472,7 @@ def _to_offer(pool: ItemPool, decision: NextItem) -> Json | None:
     """Return an offer as it is stored; None at the end."""
     if decision.item < 0:
         return None
+    assembly = [pool.item_ids[item] for item in decision.assembly]
     return {
         "item": pool.item_ids[decision.item],
         "kind": decision.kind,
@@ -459,6 +480,7 @@ def _to_offer(pool: ItemPool, decision: NextItem) -> Json | None:
         "propensity": round(decision.propensity, DIGITS),
         "relaxed": list(decision.relaxed),
         "terms": {name: round(float(value), DIGITS) + 0.0 for name, value in decision.terms.items()},
+        **({ASSEMBLY: assembly} if assembly else {}),
     }
 
 
@@ -558,12 +580,12 @@ def find_session_differences(db: Connection, session: rows.SessionRow) -> Iterat
     """Yield, in words, what is stored of a session and does not follow from its answers."""
     test = read_test(db, session)
     state = start_test(test.pool.pool, test.plan)
-    decision = _select_next_item(test, state, session.started_at)
+    decision = _select_next_item(test, state, session.started_at, (), assemble_shadow_test)
     for row in rows.list_session_responses(db, session.tenant_id, session.id):
         if _expected_offer(test, decision, row) != row.offer or row.offer["item"] != row.item_id:
             yield f"session {session.id}: another item follows from the answers before the one at {row.position}"
         state = _apply_response(test, state, row)
-        decision = _select_next_item(test, state, row.received_at)
+        decision = _select_next_item(test, state, row.received_at, decision.assembly, assemble_shadow_test)
         if _encode_outcome(test, state, decision, row) != row.outcome.encode():
             yield f"session {session.id}: another outcome follows from the answer at {row.position}"
     replayed = (len(state.items), _to_offer(test.pool, decision), decision.stop)
@@ -574,7 +596,7 @@ def find_session_differences(db: Connection, session: rows.SessionRow) -> Iterat
 def _expected_offer(test: _AdaptiveTest, decision: NextItem, row: rows.SessionResponseRow) -> Json:
     """Return the offer that an answer must have been given to, if `decision` follows from those before."""
     offer = _lookahead_offer(test, row.item_id) if row.offer["kind"] == AHEAD else _to_offer(test.pool, decision) or {}
-    return {**offer, **SKIPPED} if row.offer.get("skipped") else offer
+    return _as_answered(offer, skipped=bool(row.offer.get("skipped")))
 
 
 def _session_mastery(

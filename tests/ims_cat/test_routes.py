@@ -635,6 +635,18 @@ async def test_skipped_items_count_as_zero_or_not_at_all(platform: Platform) -> 
     check_error(await platform.post("sections", {"sectionConfiguration": encode(wanted)}), 400, "invaliddata")
 
 
+async def test_section_keeps_its_bounds_in_what_it_offers_ahead_too(platform: Platform) -> None:
+    bounds = {"constraints": [{"skill": "geo", "min": 2, "max": 2}]}
+    wanted = {**INLINE, "selection": bounds, "stop": {"max_items": 6}, "lookAhead": 3}
+    cat_session = await platform.begin(await platform.section(wanted))
+    assert len(cat_session.items) == 4
+    await cat_session.go_on(*(item_result(item, str(place % 2)) for place, item in enumerate(cat_session.items[:3])))
+    await cat_session.to_the_end()
+    ours = await described(cat_session)
+    assert sum(int(step["item"].removeprefix("q")) % 2 == 0 for step in ours["responses"]) == 2
+    assert not (await proven(platform, ours["course"])).differences
+
+
 async def test_end_of_test_can_be_shown_by_omitting_next_items(platform: Platform) -> None:
     cat_session = await platform.begin(
         await platform.section({**INLINE, "endOfTest": "omit", "stop": {"max_items": 1}})

@@ -1,15 +1,19 @@
 """Adaptive tests over HTTP: offered, answered, repeated, gone on with, ended; on both databases."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from sqlalchemy import Connection, update
 
+from app.adaptive.cat import Assembly, ShadowProblem, assemble_shadow_test
 from app.models import SessionResponse
-from app.services import sessions
+from app.services import sessions, shadow_tests
+from app.services.course_model import LruCache
 from tests.client import app_of, find_differences, minute_text, school, served
 
 pytestmark = pytest.mark.anyio
@@ -198,6 +202,68 @@ async def test_session_respects_content_constraints_enemies_first_and_pilot_item
     assert not {"q11", "q13"} <= set(items)
 
 
+def tangled(groups: int, items: int = 100, length: int = 50) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A course with random tags, and a session whose equal bounds on all of them hardly any test keeps."""
+    rng = np.random.default_rng(1)
+    has_tag, chosen = rng.random((groups, items)) < 0.5, rng.permutation(items)[:length]
+    course = {
+        "skills": [],
+        "items": [
+            {
+                "id": f"i{item}",
+                "skills": [],
+                "tags": [f"t{tag}" for tag in np.flatnonzero(has_tag[:, item])],
+                "parameters": {"model": "2PL", "a": 1.0, "b": item / items},
+            }
+            for item in range(items)
+        ],
+    }
+    bounds = [
+        {"tag": f"t{tag}", "min": int(row[chosen].sum()), "max": int(row[chosen].sum())}
+        for tag, row in enumerate(has_tag)
+    ]
+    return course, {"selection": {"constraints": bounds}, "stop": {"max_items": length}}
+
+
+@pytest.mark.parametrize(("groups", "kept"), [(30, False), (6, True)])
+async def test_session_with_bounds_that_no_solver_keeps_goes_on(
+    client: httpx.AsyncClient, groups: int, kept: bool
+) -> None:
+    course, wanted = tangled(groups)
+    assert (await client.put("catalogue", json=course)).status_code == 200
+    told = await begin(client, pool={"items": [item["id"] for item in course["items"]]}, **wanted)
+    outcomes = [told]
+    for number in range(4):
+        assert ("bounds" in outcomes[-1]["next"]["reason"].get("relaxed", ())) != kept
+        reply = await send(client, told["id"], item=outcomes[-1]["next"]["item"], correct=number % 2 == 0)
+        assert reply.status_code == 201, reply.text
+        outcomes.append(reply.json())
+    assert await find_differences(app_of(client).state.database, "bank") == []
+
+
+async def test_session_is_assembled_while_others_write(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A test that takes long to assemble holds neither the writer nor the event loop."""
+    begun, goes_on = threading.Event(), threading.Event()
+
+    def linger(problem: ShadowProblem) -> Assembly:
+        begun.set()
+        assert goes_on.wait(30)
+        return assemble_shadow_test(problem)
+
+    monkeypatch.setattr(shadow_tests, "ASSEMBLIES", LruCache())
+    monkeypatch.setattr(shadow_tests, "assemble_shadow_test", linger)
+    slow = asyncio.create_task(begin(client, id="slow", selection={"constraints": [{"tag": "long", "max": 1}]}))
+    try:
+        assert await asyncio.to_thread(begun.wait, 30)
+        assert (await begin(client, id="quick"))["next"] is not None
+        assert not slow.done()
+    finally:
+        goes_on.set()
+    assert (await slow)["next"] is not None
+
+
 async def test_session_reports_a_classification(client: httpx.AsyncClient) -> None:
     stop = {"classification": {"cuts": [0.0], "method": "sprt"}, "max_items": 25}
     outcomes = await go_through(client, await begin(client, stop=stop))
@@ -274,6 +340,13 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"seed": -1}, "/seed"),
     ({"extra": 1}, "/extra"),
     ({"selection": {"constraints": [{"tag": "long", "max": 1}]}, "stop": {"standard_error": 0.3}}, "/stop/max_items"),
+    (
+        {
+            "selection": {"constraints": [{"tag": "long", "max": 1}], "enemies": [["q01", "q02"]] * 800},
+            "stop": {"max_items": 1000},
+        },
+        "/selection/constraints",
+    ),
     ({"selection": {"randomesque": 5, "exposure_control": True}}, "/selection/randomesque"),
     ({"selection": {"rule": "random", "exposure_control": True}}, "/selection/exposure_control"),
     ({"selection": {"rule": "random", "constraints": [{"tag": "long"}]}}, "/selection/constraints"),

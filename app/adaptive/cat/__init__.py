@@ -8,7 +8,7 @@
 
 All values are frozen; nothing reads a clock or hidden randomness. The same pool, plan, responses and seed give the same
 decision, so a state need not be stored: replay the responses with `start_test` and `update_state`, and `next_item`
-selects the same item.
+selects the same item. A plan with `bounds` has one thing more to hand on, the `assembly` of the decision before.
 
 - `Pool`: items of any models and scales, by index. `make_pool(models, discrimination, difficulty, *, max_category,
   guessing, upper, scale, content, exposure, enemies, groups)` checks them, `pool_from_bank` takes a calibrated bank.
@@ -25,15 +25,16 @@ selects the same item.
   `standard_error` of each scale (mean and standard deviation of the posterior on `NODES`), `at_bound`, `scored`,
   `length`, `log_posterior`. A pilot item is recorded and changes no estimate. ValueError for an item that was given
   before, or a category it does not have.
-- `next_item(pool, plan, state, seed, elapsed_seconds=0.0, exposure_rates=None) -> NextItem`. `NextItem.item` is -1 at
-  the end and `NextItem.stop` says why: max_items, max_seconds, standard_error, standard_error_change, classified,
-  no_items. `NextItem.kind`: first, pilot, selected, end. `NextItem.propensity`: the probability of the item, over the
-  seeds, given the responses. `NextItem.relaxed`: what the plan asked for and could not be kept: max_exposure,
-  content_shares, bounds. `NextItem.terms`: ability, standard_error, information, and of a selected item criterion,
-  candidates, rank. `seed` is an integer from 0 to 2**64 - 1; `exposure_rates` (I,) the share of earlier tests that gave
-  each item.
-- `look_ahead(pool, plan, state, seed, count, exposure_rates=None)`: the next items, best first, as if no response
-  changed the estimate; the first is that of `next_item`.
+- `next_item(pool, plan, state, seed, elapsed_seconds=0.0, exposure_rates=None, known=(), assemble=assemble_shadow_test)
+  -> NextItem`. `NextItem.item` is -1 at the end and `NextItem.stop` says why: max_items, max_seconds, standard_error,
+  standard_error_change, classified, no_items. `NextItem.kind`: first, pilot, selected, end. `NextItem.propensity`: the
+  probability of the item, over the seeds, given the responses. `NextItem.relaxed`: what the plan asked for and could
+  not be kept: max_exposure, content_shares, bounds. `NextItem.terms`: ability, standard_error, information, and of a
+  selected item criterion, candidates, rank. `NextItem.assembly`: the shadow test, to be handed on as `known`. `seed` is
+  an integer from 0 to 2**64 - 1; `exposure_rates` (I,) the share of earlier tests that gave each item.
+- `look_ahead(pool, plan, state, seed, count, exposure_rates=None, known=(), assemble=assemble_shadow_test)`: the next
+  items, best first, as if no response changed the estimate; the first is that of `next_item`.
+- `assemble_shadow_test(problem: ShadowProblem) -> Assembly`: the part of `next_item` that may take long.
 - `cut_levels(plan, state)`: how many cuts each ability is above.
 - `expected_score(pool, item, ability)`: the mean score of an item as a share of its highest.
 - `simulate`: whole tests with simulated learners by these functions, and the calibration of exposure parameters.
@@ -56,6 +57,7 @@ from app.adaptive.cat.plan import (
     find_plan_faults,
 )
 from app.adaptive.cat.pool import NODES, Pool, expected_score, make_pool, pool_from_bank
+from app.adaptive.cat.shadow import Assemble, Assembly, ShadowProblem, assemble_shadow_test
 from app.adaptive.cat.state import ExamineeState, start_test, update_state
 from app.adaptive.cat.stopping import Stop, cut_levels
 
@@ -63,6 +65,8 @@ __all__ = [
     "METHODS",
     "NODES",
     "RULES",
+    "Assemble",
+    "Assembly",
     "Bound",
     "Classification",
     "ExamineeState",
@@ -74,7 +78,9 @@ __all__ = [
     "Pool",
     "Relaxed",
     "Rule",
+    "ShadowProblem",
     "Stop",
+    "assemble_shadow_test",
     "check_plan",
     "cut_levels",
     "expected_score",

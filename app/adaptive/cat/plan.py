@@ -15,6 +15,8 @@ RULES: tuple[Rule, ...] = get_args(Rule)
 METHODS: tuple[Method, ...] = get_args(Method)
 # A prior narrower than the step of the grid could not be told from one that is wider.
 MIN_PRIOR_SD, MAX_PRIOR_SD = 0.1, 10.0
+# What a shadow test may weigh: items × (bounds and sets of enemies) × its items, which count as so many or more.
+MOST_SHADOW_PRODUCTS, LEAST_SHADOW_LENGTH = 25_000_000, 50
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,21 @@ def _bound_faults(pool: Pool, plan: Plan) -> Iterator[PlanFault]:
             yield PlanFault(("bounds", index, "group"), "must be the index of a group of the pool")
         if not 0 <= bound.least <= bound.most:
             yield PlanFault(("bounds", index, "least"), f"must be from 0 to {bound.most}, the highest number allowed")
+    if plan.bounds:
+        yield from _shadow_size_faults(pool, plan)
+
+
+def _shadow_size_faults(pool: Pool, plan: Plan) -> Iterator[PlanFault]:
+    """A shadow test that can be assembled before each item, in the time of a learner who waits for it."""
+    rows, length = len(plan.bounds) + len(pool.enemies), max(plan.max_items or 0, LEAST_SHADOW_LENGTH)
+    products = pool.count * rows * length
+    if products > MOST_SHADOW_PRODUCTS:
+        yield PlanFault(
+            ("bounds",),
+            f"are too many for a test of this size: {pool.count} items × {rows} constraints and sets of enemies × "
+            f"{length} items of the test (at least {LEAST_SHADOW_LENGTH} count) are {products}, and at most "
+            f"{MOST_SHADOW_PRODUCTS} can be weighed; leave some out, or draw on fewer items of the course",
+        )
 
 
 def _item_faults(pool: Pool, plan: Plan) -> Iterator[PlanFault]:

@@ -80,8 +80,9 @@ def _run_test(
 ) -> tuple[ExamineeState, Stop | None, int]:
     """One test of somebody whose answer to every item, (I,), is known: its end, why, and how often something gave."""
     state, relaxed = start_test(pool, plan), 0
-    while (decision := next_item(pool, plan, state, seed, 0.0, rates)).item >= 0:
-        relaxed += bool(decision.relaxed)
+    known: tuple[int, ...] = ()
+    while (decision := next_item(pool, plan, state, seed, 0.0, rates, known)).item >= 0:
+        relaxed, known = relaxed + bool(decision.relaxed), decision.assembly
         state = update_state(pool, plan, state, decision.item, int(responses[decision.item]))
     return state, decision.stop, relaxed
 

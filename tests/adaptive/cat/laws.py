@@ -1,11 +1,12 @@
 """What must hold of every adaptive test, and pools and plans to ask it of. `test_controls` breaks each law."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 
 import numpy as np
+from scipy.optimize import Bounds, LinearConstraint, milp
 
-from app.adaptive.arrays import Floats, Integers
+from app.adaptive.arrays import Booleans, Floats, Integers
 from app.adaptive.cat import (
     NODES,
     RULES,
@@ -24,6 +25,7 @@ from app.adaptive.cat import (
 )
 from app.adaptive.cat import exposure as passing
 from app.adaptive.cat.pool import curve_blocks, information_at, log_curve
+from app.adaptive.cat.shadow import ShadowProblem
 from app.adaptive.irt.item_models import MODELS
 
 Step = tuple[ExamineeState, NextItem]
@@ -105,11 +107,13 @@ def random_answers(pool: Pool, seed: int) -> Integers:
 def steps(pool: Pool, plan: Plan, answers: Integers, seed: int, rates: Floats | None = None) -> Iterator[Step]:
     """Every turn of a test with what was known before it; the last one is its end."""
     state = start_test(pool, plan)
+    known: tuple[int, ...] = ()
     while True:
-        decision = next_item(pool, plan, state, seed, 0.0, rates)
+        decision = next_item(pool, plan, state, seed, 0.0, rates, known)
         yield state, decision
         if decision.item < 0:
             return
+        known = decision.assembly
         state = update_state(pool, plan, state, decision.item, int(answers[decision.item]))
 
 
@@ -152,11 +156,13 @@ def keeps_its_plan(pool: Pool, plan: Plan, seed: int) -> None:
 
 def resumes_at_the_same_item(pool: Pool, plan: Plan, seed: int) -> None:
     """A test folded again from its answers offers the same item, for the same reason, with the same chance."""
+    known: tuple[int, ...] = ()
     for state, decision in steps(pool, plan, random_answers(pool, seed), seed):
         replayed = replay(pool, plan, state)
         assert replayed.log_posterior.tobytes() == state.log_posterior.tobytes()
         assert replayed._replace(log_posterior=state.log_posterior) == state
-        assert next_item(pool, plan, replayed, seed) == decision
+        assert next_item(pool, plan, replayed, seed, known=known) == decision
+        known = decision.assembly
 
 
 def changes_no_argument(pool: Pool, plan: Plan, seed: int) -> None:
@@ -277,3 +283,56 @@ def keeps_bounds(pool: Pool, plan: Plan, seed: int) -> int:
         for bound in plan.bounds:
             assert bound.least <= np.isin(pool.groups[bound.group], state.items).sum() <= bound.most
     return gave_up
+
+
+def planted_choice(items: int, length: int, seed: int) -> Booleans:
+    """So many of the items, at random; (I,)."""
+    chosen = np.zeros(items, dtype=np.bool_)
+    chosen[np.random.default_rng(seed).permutation(items)[:length]] = True
+    return chosen
+
+
+def planted_problem(items: int, groups: int, length: int, seed: int) -> ShadowProblem:
+    """A shadow test with one bound for each of many groups of half the items, min = max, that one choice keeps."""
+    rows = np.random.default_rng([seed, 1]).random((groups, items)) < 0.5
+    return _problem(rows, planted_choice(items, length, seed), 0, seed)
+
+
+def content_problem(items: int, parts: Sequence[int], length: int, slack: int, seed: int) -> ShadowProblem:
+    """A shadow test whose items fall into parts in several ways, each part with its number of items, more or less."""
+    rng = np.random.default_rng([seed, 1])
+    kinds = [(part, rng.integers(0, part, items)) for part in parts]
+    rows = np.array([kind == number for part, kind in kinds for number in range(part)])
+    return _problem(rows, planted_choice(items, length, seed), slack, seed)
+
+
+def _problem(rows: Booleans, chosen: Booleans, slack: int, seed: int) -> ShadowProblem:
+    counts = rows[:, chosen].sum(axis=1)
+    return ShadowProblem(
+        items=np.arange(rows.shape[1]),
+        values=np.random.default_rng([seed, 2]).random((rows.shape[1],)),
+        rows=rows,
+        least=np.maximum(counts - slack, 0),
+        most=counts + slack,
+        left=int(chosen.sum()),
+        known=np.zeros(rows.shape[1], dtype=np.bool_),
+    )
+
+
+def turn_rows(problem: ShadowProblem) -> ShadowProblem:
+    """The same problem with its rows in the reverse order."""
+    return replace(problem, rows=problem.rows[::-1], least=problem.least[::-1], most=problem.most[::-1])
+
+
+def solve_exactly(problem: ShadowProblem) -> float:
+    """The value of the best test, by HiGHS."""
+    rows = np.vstack([np.ones(len(problem.items)), problem.rows.astype(np.float64)])
+    limits = [problem.left, *problem.least.tolist()], [problem.left, *problem.most.tolist()]
+    result = milp(
+        -problem.values,
+        integrality=np.ones(len(problem.items)),
+        bounds=Bounds(0, 1),
+        constraints=LinearConstraint(rows, *limits),
+        options={"time_limit": 60},
+    )
+    return float(-result.fun)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,10 +28,12 @@ from app.adaptive.cat import (
     next_item,
     pool_from_bank,
     selection,
+    shadow,
     start_test,
     update_state,
 )
 from app.adaptive.cat.pool import information_at, log_curve
+from app.adaptive.cat.shadow import assemble_shadow_test
 from app.adaptive.cat.simulate import calibrate_exposure, draw_abilities, simulate_tests
 from app.adaptive.cat.state import posterior
 from app.adaptive.irt import ItemResponses, Model
@@ -148,6 +151,47 @@ def test_shadow_tests_respect_every_bound(seed: int) -> None:
     assert end.stop == "max_items" or all(n >= bound.least for n, bound in zip(counts, bounds, strict=True))
 
 
+@examples(10, deadline=None)
+@given(seeds)
+def test_shadow_tests_are_the_same_in_any_order_of_summation(seed: int) -> None:
+    """Sums of whole numbers are exact, so no other machine finds another test."""
+    problem = laws.planted_problem(60, 12, 20, seed)
+    turned = laws.turn_rows(problem)
+    assert assemble_shadow_test(problem).items.tolist() == assemble_shadow_test(turned).items.tolist()
+
+
+@examples(10, deadline=None)
+@given(seeds)
+def test_known_assembly_is_kept_unless_a_better_one_is_found(seed: int) -> None:
+    problem = laws.planted_problem(100, 30, 50, seed)
+    known = laws.planted_choice(100, 50, seed)
+    found = assemble_shadow_test(replace(problem, known=known))
+    assert found.keeps_bounds
+    assert problem.values[found.items].sum() >= problem.values[known].sum() * (1 - 1e-6)
+
+
+@pytest.mark.parametrize(("items", "bounds", "length"), [(100, 30, 50), (300, 30, 30), (500, 30, 40), (500, 60, 40)])
+def test_work_on_a_shadow_test_is_counted_and_ends(items: int, bounds: int, length: int, counted: list[int]) -> None:
+    """Bounds that no solver keeps in minutes: what is weighed stays within what was promised."""
+    assemble_shadow_test(laws.planted_problem(items, bounds, length, 1))
+    assert 0 < sum(counted) <= shadow.MOST_EXCHANGES
+    assert sum(counted) * items * bounds * length <= 2 * shadow.MOST_PRODUCTS
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """One for each exchange that is weighed."""
+    calls: list[int] = []
+    best_exchange = shadow._best_exchange
+
+    def count(*given: Any) -> tuple[int, int] | None:
+        calls.append(1)
+        return best_exchange(*given)
+
+    monkeypatch.setattr(shadow, "_best_exchange", count)
+    return calls
+
+
 # Against slow references
 
 
@@ -196,6 +240,24 @@ def test_selection_criteria_equal_their_definitions(seed: int) -> None:
         here, everywhere = np.exp(log_curve(pool, item, np.array([ability]))), log_curve(pool, item, NODES)
         divergence = (here * (np.log(here) - everywhere)).sum(axis=0)
         assert apart[item] == pytest.approx(float((weights * divergence).sum()), abs=1e-9)
+
+
+@examples(20, deadline=None)
+@given(seeds, st.integers(0, 1))
+def test_shadow_test_is_the_best_there_is(seed: int, slack: int) -> None:
+    """By an exact solver, on problems of the size and the kind that tests have: parts of content, of format, of key."""
+    problem = laws.content_problem(120, (5, 4, 3), 25, slack, seed)
+    best = laws.solve_exactly(problem)
+    found = assemble_shadow_test(problem)
+    assert found.keeps_bounds
+    assert problem.values[found.items].sum() >= 0.99 * best
+
+
+@examples(20, deadline=None)
+@given(seeds)
+def test_shadow_test_is_found_where_few_keep_the_bounds(seed: int) -> None:
+    problem = laws.planted_problem(40, 8, 12, seed)
+    assert assemble_shadow_test(problem).keeps_bounds
 
 
 def expected_variance(pool: Pool, state: ExamineeState, item: int) -> float:
@@ -338,6 +400,16 @@ def test_look_ahead_respects_the_constraints() -> None:
     plan = Plan(max_items=8, bounds=(Bound(0, 3, 4),))
     ahead = look_ahead(pool, plan, start_test(pool, plan), 1, 8)
     assert 3 <= np.isin(ahead, np.arange(10)).sum() <= 4
+
+
+def test_plan_whose_shadow_tests_are_too_large_says_by_how_much() -> None:
+    pool = replace(laws.plain_pool(5001), groups=tuple(np.arange(2) for _ in range(100)))
+    plan = Plan(max_items=20, bounds=tuple(Bound(group, 0, 2) for group in range(100)))
+    [fault] = find_plan_faults(pool, plan)
+    assert fault.path == ("bounds",)
+    assert "5001 items × 100 constraints" in fault.sentence
+    assert "25005000" in fault.sentence
+    assert not find_plan_faults(pool, replace(plan, bounds=plan.bounds[:99]))
 
 
 # Classification

@@ -1,6 +1,7 @@
 """Each law of adaptive tests must be able to fail: something is broken on purpose and the law has to notice."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -62,12 +63,13 @@ def report_half_the_propensity(patch: Patch) -> None:
 
 
 def lose_a_bound(patch: Patch) -> None:
-    solve_shadow_test = shadow.solve_shadow_test
+    shadow_problem = shadow.shadow_problem
 
-    def only_the_length(items: Any, values: Any, rows: Any, limits: Any) -> Any:
-        return solve_shadow_test(items, values, rows[:1], (limits[0][:1], limits[1][:1]))
+    def only_the_length(*given: Any) -> Any:
+        problem = shadow_problem(*given)
+        return replace(problem, rows=problem.rows[:0], least=problem.least[:0], most=problem.most[:0])
 
-    patch.setattr(shadow, "solve_shadow_test", only_the_length)
+    patch.setattr(decide, "shadow_problem", only_the_length)
 
 
 def over(law: Callable[[Pool, Plan, int], Any]) -> Callable[[], None]:

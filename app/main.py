@@ -115,15 +115,19 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLD)
-    background = asyncio.gather(
-        run_background_work(database, settings.database_url), deliver(database, settings.webhook_hosts)
-    )
+    app.state.calls = {}
+    background = [
+        asyncio.create_task(run_background_work(database, settings.database_url)),
+        asyncio.create_task(deliver(database, settings.webhook_hosts, app.state.calls)),
+    ]
     app.state.stopping = False
     with drain_on_signal(lambda: setattr(app.state, "stopping", True), settings.drain_seconds):
         yield
     await app.state.group_commit.close()
-    background.cancel()
-    await asyncio.gather(background, return_exceptions=True)
+    for task in background:
+        task.cancel()
+    # All of them: what one still hands back needs the database.
+    await asyncio.gather(*background, return_exceptions=True)
     if app.state.tasks:
         _, unfinished = await asyncio.wait(app.state.tasks, timeout=STOP_S)
         for task in unfinished:

@@ -150,6 +150,11 @@ class NothingToCalibrate(Conflict):
     title = "The course has too few responses"
 
 
+class TooManyWebhooks(Conflict):
+    code = "too_many_webhooks"
+    title = "Too many webhooks"
+
+
 class TooSlow(ProximaError):
     code = "too_slow"
     title = "The body came too slowly"

@@ -16,6 +16,7 @@ ADVICE = {
     "unknown_response": "Check the id; only an answer that was stored can be voided or regraded.",
     "unknown_recommendation": "Use the id of a recommendation made for this learner, or leave the field out.",
     "unknown_calibration": "Check the id; GET /v1/courses/{course}/calibrations lists them.",
+    "too_many_webhooks": "Delete a webhook that is not needed; one without a course hears of all courses.",
     "unknown_webhook": "Check the id; GET /v1/webhooks lists them.",
     "unknown_session": "Check the id; POST /v1/courses/{course}/sessions begins a session and tells its id.",
     "unknown_section": "Post the section again, or begin another session: what was deleted or has expired is unknown.",

@@ -19,10 +19,9 @@ log = structlog.get_logger("proxima.jobs")
 
 async def run_background_work(database: Database, database_url: str) -> None:
     """Take over lapsed calibrations and rebuild stale snapshots, until cancelled."""
-    await asyncio.gather(
-        repeat_forever(lambda: take_over_lapsed(database, database_url), POLL_S),
-        repeat_forever(lambda: rebuild_courses(database), SWEEP_S),
-    )
+    async with asyncio.TaskGroup() as group:
+        group.create_task(repeat_forever(lambda: take_over_lapsed(database, database_url), POLL_S))
+        group.create_task(repeat_forever(lambda: rebuild_courses(database), SWEEP_S))
 
 
 async def repeat_forever(work: Callable[[], Awaitable[object]], pause_s: float) -> None:

@@ -11,12 +11,12 @@ import hashlib
 import hmac
 import ipaddress
 import re
-import socket
 import time
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from secrets import SystemRandom
 from ssl import SSLContext
 from typing import NoReturn
@@ -28,6 +28,7 @@ from app import __version__
 from app.core.database import Database
 from app.core.errors import Fault, Invalid, ProximaError, Unavailable
 from app.jobs.loop import repeat_forever
+from app.jobs.name_lookup import look_up
 from app.queries.webhooks import list_webhooks
 from app.services.calibrations import call_at_database_time
 from app.services.webhooks import WebhookCall, claim_calls, delete_failed_calls, return_calls, settle_calls
@@ -35,9 +36,11 @@ from app.services.webhooks import WebhookCall, claim_calls, delete_failed_calls,
 # How often to look for calls that are due, and where there is no webhook at all.
 POLL_S = 1.0
 IDLE_S = 5.0
-# Webhooks called at once, in each process: those that hang as long as they may must leave room for others.
-MAX_CONCURRENT = 32
+# Webhooks called at once, in each process, of all tenants and of each: what hangs must leave room for others.
+MAX_CONCURRENT, MAX_OF_TENANT = 32, 8
 FORGET_S = 3600.0
+# After so long every process has seen that a webhook is gone.
+STOPPED_ELSEWHERE_S = 1.5 * POLL_S
 CONNECT_S = 3.0
 LONGEST_CALL_S = 10.0
 # Bytes of an answer that are read, so that the connection can be reused; only its status counts.
@@ -51,10 +54,13 @@ PUBLIC_V6 = ipaddress.IPv6Network("2000::/3")
 SIX_TO_FOUR = ipaddress.IPv6Network("2002::/16")
 
 _HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
 log = structlog.get_logger("proxima.delivery")
 
-Running = dict[tuple[int, str], "asyncio.Task[None]"]
+# Tenant and id.
+WebhookKey = tuple[int, str]
+Running = dict[WebhookKey, "asyncio.Task[None]"]
 
 
 @dataclass(frozen=True)
@@ -67,32 +73,60 @@ class Target:
     exempt: bool
 
 
-async def deliver(database: Database, hosts: str) -> None:
-    """Make the calls that are due, until cancelled."""
-    running: Running = {}
+async def deliver(database: Database, hosts: str, running: Running) -> None:
+    """Make the calls that are due, until cancelled; `running` is what is under way, and empty at the end."""
     try:
-        await asyncio.gather(
-            repeat_forever(lambda: _start_due_calls(database, hosts, running), POLL_S),
-            repeat_forever(lambda: database.write(call_at_database_time, delete_failed_calls), FORGET_S),
-        )
+        async with asyncio.TaskGroup() as group:
+            group.create_task(repeat_forever(lambda: _start_due_calls(database, hosts, running), POLL_S))
+            forget = partial(database.write, call_at_database_time, delete_failed_calls)
+            group.create_task(repeat_forever(forget, FORGET_S))
     finally:
-        tasks = list(running.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await _stop(running.values())
+
+
+async def stop_calls(running: Running, webhook: WebhookKey, *, elsewhere: bool) -> None:
+    """Stop the calls of a webhook that was deleted; wait for other processes if it may be called `elsewhere`."""
+    task = running.get(webhook)
+    if task is not None:
+        await _stop([task])
+    elif elsewhere:
+        # Others look for webhooks that are gone as often as for calls that are due.
+        await asyncio.sleep(STOPPED_ELSEWHERE_S)
+
+
+async def _stop(tasks: Iterable["asyncio.Task[None]"]) -> None:
+    """Cancel tasks, and wait until they have returned what they had claimed."""
+    tasks = list(tasks)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _start_due_calls(database: Database, hosts: str, running: Running) -> None:
-    """Start a task for every webhook that has calls due, in random order: none holds up another."""
+    """Start a task for each webhook that has calls due: none holds up another. Stop those of webhooks that are gone."""
     webhooks = await database.read(call_at_database_time, list_webhooks)
+    known = {(tenant_id, webhook_id) for tenant_id, webhook_id, _ in webhooks}
+    await _stop(task for webhook, task in list(running.items()) if webhook not in known)
     due = [(tenant_id, webhook_id) for tenant_id, webhook_id, is_due in webhooks if is_due]
-    idle = [webhook for webhook in due if webhook not in running]
-    CHANCE.shuffle(idle)
-    for webhook in idle[: MAX_CONCURRENT - len(running)]:
+    for webhook in _choose_next(due, running):
         running[webhook] = asyncio.create_task(_make_calls(database, hosts, *webhook))
         running[webhook].add_done_callback(lambda _, webhook=webhook: running.pop(webhook))  # type: ignore[misc]
     if not webhooks:
         await asyncio.sleep(IDLE_S)
+
+
+def _choose_next(due: Iterable[WebhookKey], running: Collection[WebhookKey]) -> list[WebhookKey]:
+    """Return the webhooks to call next, in random order but those of tenants first that have the fewest under way."""
+    idle = [webhook for webhook in due if webhook not in running]
+    CHANCE.shuffle(idle)
+    taken = Counter(tenant_id for tenant_id, _ in running)
+    numbered = []
+    for webhook in idle:
+        numbered.append((taken[webhook[0]], webhook))
+        taken[webhook[0]] += 1
+    numbered.sort(key=lambda entry: entry[0])
+    allowed = [webhook for number, webhook in numbered if number < MAX_OF_TENANT]
+    return allowed[: MAX_CONCURRENT - len(running)]
 
 
 async def _make_calls(database: Database, hosts: str, tenant_id: int, webhook_id: str) -> None:
@@ -144,7 +178,7 @@ async def make_call(transport: httpx.AsyncBaseTransport, hosts: str, call: Webho
 async def _send(transport: httpx.AsyncBaseTransport, target: Target, call: WebhookCall) -> str | None:
     """Send to the first address of the target that takes connections; return why it failed, None if it was accepted."""
     timeout = httpx.Timeout(LONGEST_CALL_S, connect=CONNECT_S).as_dict()
-    for address in await find_addresses(target):
+    for address in await find_addresses(call.tenant_id, target):
         request = httpx.Request(
             "POST",
             target.url.copy_with(host=address),
@@ -200,7 +234,7 @@ def read_target(url: str, hosts: str) -> Target:
     except httpx.InvalidURL:
         _refuse_url("is not an address")
     shown_host = f"[{parsed.host}]" if ":" in parsed.host else parsed.host
-    port = parsed.port or {"http": 80, "https": 443}.get(parsed.scheme, 0)
+    port = {"http": 80, "https": 443}.get(parsed.scheme, 0) if parsed.port is None else parsed.port
     exempt = not {shown_host, f"{shown_host}:{port}"}.isdisjoint(entry.strip().lower() for entry in hosts.split(","))
     if len(url) > LONGEST_URL or not (url.isascii() and url.isprintable()) or " " in url or "\\" in url:
         _refuse_url("is not an address; write it in ASCII, with everything else encoded")
@@ -208,7 +242,7 @@ def read_target(url: str, hosts: str) -> Target:
         _refuse_url("must begin with https://")
     if parsed.userinfo:
         _refuse_url("must not hold a user or a password; calls are signed")
-    if not _HOST.fullmatch(parsed.host) or not 0 < port <= LAST_PORT:
+    if not _HOST.fullmatch(parsed.host) or _is_number(parsed.host) or not 0 < port <= LAST_PORT:
         _refuse_url("names no host that can be called")
     if not exempt and _is_address(parsed.host) and not _is_public(parsed.host):
         _refuse_url("leads to an address that is not public")
@@ -220,13 +254,12 @@ def _refuse_url(reason: str) -> NoReturn:
     raise Invalid(f"the url {reason}", [Fault("/url", reason)])
 
 
-async def find_addresses(target: Target) -> Collection[str]:
+async def find_addresses(tenant_id: int, target: Target) -> Collection[str]:
     """Return the addresses of a target, the preferred one first. Raises `Invalid` if one of them is not public."""
     try:
-        infos = await asyncio.get_running_loop().getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
+        addresses = await look_up(tenant_id, target.host, target.port)
+    except (OSError, ValueError):
         _refuse_url("names a host that is not known")
-    addresses = [str(address[0]) for *_, address in infos]
     if not target.exempt and not all(map(_is_public, addresses)):
         _refuse_url("leads to an address that is not public")
     return addresses
@@ -238,6 +271,12 @@ def _is_address(host: str) -> bool:
         ipaddress.ip_address(host)
         return True
     return False
+
+
+def _is_number(host: str) -> bool:
+    """Return whether a host is one that some resolvers take for an address, as `0x7f.1`: no name ends in a number."""
+    last = host.removesuffix(".").rpartition(".")[2]
+    return _NUMBER.fullmatch(last) is not None and not _is_address(host)
 
 
 def _is_public(text: str) -> bool:

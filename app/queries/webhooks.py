@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, bindparam, delete, exists, func, insert, or_, select, update
 
-from app.models import Course, Outbox, Webhook
+from app.models import Course, Outbox, Tenant, Webhook
 from app.queries.matching import matches_any
 
 # Whether anybody wants to hear of a course: a column for the statement that reads its row anyway.
@@ -91,15 +91,22 @@ def page_webhooks(db: Connection, tenant_id: int, after: str | None, limit: int)
     return [WebhookRow(*row) for row in db.execute(statement.order_by(Webhook.id).limit(limit))]
 
 
-def delete_webhook(db: Connection, tenant_id: int, webhook_id: str) -> bool:
-    """Delete a webhook with all that was to be told; whether there was one."""
+def count_webhooks(db: Connection, tenant_id: int) -> int:
+    """How many webhooks a tenant has; nobody adds one until the transaction ends."""
+    db.execute(select(Tenant.id).where(Tenant.id == tenant_id).with_for_update(key_share=True))
+    return int(db.scalar(select(func.count()).where(Webhook.tenant_id == tenant_id)) or 0)
+
+
+def delete_webhook(db: Connection, tenant_id: int, webhook_id: str) -> int | None:
+    """Delete a webhook with all that was to be told; how many of its calls were attempted, None if there is none."""
     mine = (Webhook.tenant_id == tenant_id, Webhook.id == webhook_id)
     # A transaction that is about to add a call ends first, so that nothing is left behind.
     if db.execute(select(Webhook.id).where(*mine).with_for_update()).one_or_none() is None:
-        return False
-    db.execute(delete(Outbox).where(Outbox.tenant_id == tenant_id, Outbox.webhook_id == webhook_id))
+        return None
+    calls = delete(Outbox).where(Outbox.tenant_id == tenant_id, Outbox.webhook_id == webhook_id)
+    attempts = db.execute(calls.returning(Outbox.attempt)).scalars().all()
     db.execute(delete(Webhook).where(*mine))
-    return True
+    return sum(attempt > 0 for attempt in attempts)
 
 
 def insert_outbox(db: Connection, rows: Sequence[Mapping[str, Any]]) -> None:

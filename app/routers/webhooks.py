@@ -1,5 +1,6 @@
 """Webhooks: who is called at what, and in the OpenAPI document what the calls hold."""
 
+from multiprocessing import parent_process
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request, Response
@@ -9,7 +10,7 @@ from app.http.auth import Caller, require
 from app.http.json_body import StrictRoute
 from app.http.paging import LINK, NO_PARAMETERS, Paging, read_cursor, reply, sorted_page_reply
 from app.http.problems import responses_for
-from app.jobs.webhook_delivery import read_target
+from app.jobs.webhook_delivery import read_target, stop_calls
 from app.schemas.webhooks import (
     WEBHOOK_ID,
     CalibrationFinished,
@@ -29,7 +30,9 @@ calls = APIRouter()
 Admin = Annotated[Caller, require("admin")]
 WebhookId = Annotated[str, Path(pattern=WEBHOOK_ID)]
 
-MAKE = responses_for("malformed_json", "too_large", "too_slow", "unsupported_media_type", "unknown_course")
+MAKE = responses_for(
+    "malformed_json", "too_large", "too_slow", "unsupported_media_type", "unknown_course", "too_many_webhooks"
+)
 LIST = {**responses_for("invalid_cursor"), 200: LINK}
 REMOVE = responses_for("unknown_webhook")
 # What a receiver answers. FastAPI would add its own 422, with a body that nobody sends.
@@ -69,11 +72,14 @@ async def list_webhooks(query: Paging, caller: Admin, request: Request) -> Respo
 
 @router.delete("/{webhook}", status_code=204, responses=REMOVE, dependencies=NO_PARAMETERS)
 async def delete_webhook(webhook: WebhookId, caller: Admin, request: Request) -> Response:
-    """Delete a webhook and its pending calls.
+    """Delete a webhook and its pending calls; after the reply none is made.
 
     It cannot be undone: a webhook that is made anew has another id and another secret.
     """
-    await request.app.state.database.write(services.remove_webhook, caller.tenant_id, webhook)
+    state = request.app.state
+    attempted: bool = await state.database.write(services.remove_webhook, caller.tenant_id, webhook)
+    others = state.database.dialect == "postgresql" or parent_process() is not None
+    await stop_calls(state.calls, (caller.tenant_id, webhook), elsewhere=attempted and others)
     return Response(status_code=204, headers={"X-Content-Type-Options": "nosniff"})
 
 

@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 
 from app.adaptive.state import States
 from app.adaptive.tracing.mastery import is_mastered, is_stuck
-from app.core.errors import UnknownWebhook
+from app.core.errors import TooManyWebhooks, UnknownWebhook
 from app.core.times import DAY_US, to_text
 from app.queries import webhooks as rows
 from app.services.catalogue import need_course
@@ -43,6 +43,8 @@ FIRST_PAUSE_US = 10 * SECOND_US
 PAUSE_GROWTH = 4
 LONGEST_PAUSE_US = DAY_US // 2
 MAX_ATTEMPTS = 13
+# Of one tenant: every event is a row of the outbox for each of them.
+MOST_WEBHOOKS = 50
 FAILED_RETENTION_US = 30 * DAY_US
 CHANCE = secrets.SystemRandom()
 
@@ -128,7 +130,12 @@ def mastery_events(
 def create_webhook(
     db: Connection, tenant_id: int, url: str, events: Sequence[str], course_id: str | None, now: int
 ) -> dict[str, Any]:
-    """Create a webhook and return it with its secret, which cannot be read again. Raises `UnknownCourse`."""
+    """Create a webhook and return it with its secret, which cannot be read again.
+
+    Raises `UnknownCourse`, and `TooManyWebhooks` if the tenant has as many as it may.
+    """
+    if rows.count_webhooks(db, tenant_id) >= MOST_WEBHOOKS:
+        raise TooManyWebhooks(f"there are {MOST_WEBHOOKS} webhooks, as many as there may be; delete one first")
     if course_id is not None:
         need_course(db, tenant_id, course_id)
     row = {
@@ -163,10 +170,12 @@ def _to_webhook_reply(row: rows.WebhookRow) -> dict[str, Any]:
     }
 
 
-def remove_webhook(db: Connection, tenant_id: int, webhook_id: str) -> None:
-    """Delete a webhook and its pending calls. Raises `UnknownWebhook`."""
-    if not rows.delete_webhook(db, tenant_id, webhook_id):
+def remove_webhook(db: Connection, tenant_id: int, webhook_id: str) -> bool:
+    """Delete a webhook and its pending calls; return whether some may be under way. Raises `UnknownWebhook`."""
+    attempted = rows.delete_webhook(db, tenant_id, webhook_id)
+    if attempted is None:
         raise UnknownWebhook("there is no such webhook; GET /v1/webhooks lists those there are")
+    return attempted > 0
 
 
 def claim_calls(db: Connection, tenant_id: int, webhook_id: str, now: int) -> list[WebhookCall]:

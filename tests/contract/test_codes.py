@@ -10,6 +10,7 @@ from sqlalchemy import Connection, text
 
 from app.http import rate_limits
 from app.http.problems import classes_by_code, status_of
+from app.services.webhooks import MOST_WEBHOOKS
 from tests.client import client_of, make_key, served
 from tests.contract.course import COURSE, fill, insert_running_calibration, insert_worse_calibration
 from tests.contract.document import current_document
@@ -74,7 +75,14 @@ ROWS = [
     Row("invalid_cursor", "list_skills", "GET", f"{AT}/skills?cursor=AAAA"),
 ]  # fmt: skip
 # Met in tests of their own below, or elsewhere for the reason given.
-OTHERS = {"rate_limited", "too_many_failures", "overloaded", "database_unavailable", "not_migrated"}
+OTHERS = {
+    "too_many_webhooks",
+    "rate_limited",
+    "too_many_failures",
+    "overloaded",
+    "database_unavailable",
+    "not_migrated",
+}
 ELSEWHERE = {
     "internal": "no request meets it, or that would be a bug; tests/http/test_problems.py breaks a route",
     "invalid_file": "the command line only",
@@ -129,6 +137,20 @@ async def test_too_many_pending_answers_get_a_retry_after_header(database_url: s
         reply = await client.post(f"{AT}/responses:batch", json={"responses": [ANSWER, ANSWER]})
         check_met(reply, "overloaded", "post_responses")
         assert (await client.post(f"{AT}/responses", json=ANSWER)).status_code == 201
+
+
+@pytest.mark.anyio
+async def test_tenant_with_as_many_webhooks_as_it_may_have_gets_no_more(database_url: str) -> None:
+    async with served(database_url) as app:
+        keys = [await make_key(app.state.database, tenant) for tenant in ("school", "other")]
+        async with client_of(app, keys[0]) as client, client_of(app, keys[1]) as neighbour:
+            wanted = {"url": "https://lms.example.org/", "events": ["skill.mastered"]}
+            made = [await client.post("webhooks", json=wanted) for _ in range(MOST_WEBHOOKS)]
+            assert {reply.status_code for reply in made} == {201}
+            check_met(await client.post("webhooks", json=wanted), "too_many_webhooks", "post_webhook")
+            assert (await neighbour.post("webhooks", json=wanted)).status_code == 201
+            assert (await client.delete(f"webhooks/{made[0].json()['id']}")).status_code == 204
+            assert (await client.post("webhooks", json=wanted)).status_code == 201
 
 
 @pytest.mark.anyio

@@ -5,8 +5,13 @@ import re
 import signal
 import socket
 import ssl
+import subprocess
+import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +30,7 @@ from app.jobs import webhook_delivery
 from app.jobs.webhook_delivery import deliver, make_call, read_target, sign
 from app.models import Outbox
 from app.queries import webhooks as rows_of
+from app.routers import webhooks as routers_webhooks
 from app.services import calibrations, webhooks
 from app.services.catalogue import upsert
 from app.services.keys import create_key
@@ -60,7 +66,7 @@ webhooks.CLAIMED_AT_ONCE = 4
 {harm}
 
 async def main():
-    await delivery.deliver(open_database(sys.argv[1]), "127.0.0.1")
+    await delivery.deliver(open_database(sys.argv[1]), "127.0.0.1", dict())
 
 asyncio.run(main())
 """
@@ -125,7 +131,7 @@ async def prepare(database: Database, url: str) -> str:
 @asynccontextmanager
 async def delivering(database: Database, hosts: str = HOSTS) -> AsyncIterator[None]:
     """While somebody delivers."""
-    task = asyncio.create_task(deliver(database, hosts))
+    task = asyncio.create_task(deliver(database, hosts, {}))
     try:
         yield
     finally:
@@ -395,6 +401,145 @@ async def test_calls_of_a_process_that_stops_are_returned(database: Database) ->
     assert (row.attempt, row.failed_at) == (0, None)
 
 
+@pytest.mark.parametrize("stopped", [True, False])
+async def test_deleted_webhook_is_called_no_more(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, *, stopped: bool
+) -> None:
+    """Calls are under way when it is deleted. The control does not stop them."""
+    monkeypatch.setattr(webhook_delivery, "STOPPED_ELSEWHERE_S", 0.1)
+    if not stopped:
+        monkeypatch.setattr(routers_webhooks, "stop_calls", do_nothing)
+        monkeypatch.setattr(webhook_delivery, "_stop", do_nothing)
+    finished: list[str] = []
+
+    async def answer(call: ReceivedCall) -> bytes:
+        await asyncio.sleep(0.2)
+        finished.append(call.id)
+        return status_reply(204)
+
+    async with running_receiver(answer) as receiver, school(database_url, webhook_hosts=HOSTS) as client:
+        address = client.base_url.join("/v1/webhooks")
+        database = app_of(client).state.database
+        made = (await client.post(address, json={"url": receiver.url, "events": list(EVENTS)})).json()["id"]
+        await database.write(record, mastering(*(f"l{n:02d}" for n in range(LEARNERS))))
+        await receiver.until(lambda: bool(receiver.calls))
+        task = app_of(client).state.calls[1, made]
+        assert (await client.delete(address.join(f"webhooks/{made}"))).status_code == 204
+        assert task.done() == stopped
+        before = len(receiver.calls)
+        await asyncio.sleep(0.5)
+        assert not stopped or len(receiver.calls) == before
+
+
+async def do_nothing(*_: Any, **__: Any) -> None:
+    """In the place of a protection."""
+
+
+async def test_calls_of_a_webhook_that_another_process_deleted_are_stopped(database: Database) -> None:
+    async with running_receiver(never_reply) as receiver:
+        await prepare(database, receiver.url)
+        await database.write(record, mastering("ann"))
+        running: webhook_delivery.Running = {}
+        task = asyncio.create_task(deliver(database, HOSTS, running))
+        await receiver.until(lambda: bool(receiver.calls))
+        [(_, webhook_id)] = running
+        assert await database.write(webhooks.remove_webhook, 1, webhook_id)
+        async with asyncio.timeout(LONGEST_S):
+            await asyncio.wait(running.values())
+        assert not running
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.mark.parametrize("own_threads", [True, False])
+async def test_names_that_hang_hold_up_their_tenant_only(
+    database: Database, monkeypatch: pytest.MonkeyPatch, *, own_threads: bool
+) -> None:
+    """The control looks names up as the event loop does, and has one thread."""
+    goes_on = threading.Event()
+
+    def hang(host: str, *rest: Any, **more: Any) -> Any:
+        if host.startswith("hang"):
+            goes_on.wait(LONGEST_S)
+        return resolve(host, *rest, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    if not own_threads:
+        loop, few = asyncio.get_running_loop(), ThreadPoolExecutor(1)
+
+        async def in_few_threads(_: int, host: str, port: int) -> list[str]:
+            infos = await loop.run_in_executor(few, hang, host, port)
+            return [str(address[0]) for *_, address in infos]
+
+        monkeypatch.setattr(webhook_delivery, "look_up", in_few_threads)
+    try:
+        async with running_receiver() as receiver:
+            await prepare(database, receiver.url)
+            await database.write(create_key, "other", ["admin"], 1)
+            for number in range(6):
+                url = f"https://hang{number}.example.org/"
+                await database.write(create_webhook, 2, url, EVENTS, None, now())
+            await database.write(upsert, 2, COURSE, CATALOGUE, 1)
+            await database.write(record, [replace(each, tenant_id=2) for each in mastering("eve")])
+            async with delivering(database):
+                await until(database, lambda left: sum(row.attempt > 0 for row in left) == 6)
+                await database.write(record, mastering("ann"))
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(None if own_threads else 1.0):
+                        await receiver.until(lambda: bool(receiver.calls))
+                assert bool(receiver.calls) == own_threads
+            left = await database.read(rows)
+            assert {row.attempt for row in left if row.tenant_id == 2} == {0}
+    finally:
+        goes_on.set()
+
+
+def test_places_go_to_the_tenants_that_have_the_fewest() -> None:
+    due = [(1, f"wh-{number}") for number in range(100)] + [(2, "wh-a"), (2, "wh-b"), (3, "wh-c")]
+    chosen = webhook_delivery._choose_next(due, [])
+    assert Counter(tenant for tenant, _ in chosen) == {1: webhook_delivery.MAX_OF_TENANT, 2: 2, 3: 1}
+    crowd = [(tenant, f"wh-{number}") for tenant in range(9) for number in range(100)]
+    counts = Counter(tenant for tenant, _ in webhook_delivery._choose_next(crowd, [(0, "wh-x")]))
+    assert sum(counts.values()) == webhook_delivery.MAX_CONCURRENT - 1
+    assert max(counts.values()) - min(counts.values()) <= 1
+
+
+HANGS = """
+import asyncio, socket, sys, time
+from app.jobs import webhook_delivery as delivery
+
+socket.getaddrinfo = lambda *_: time.sleep(600)
+{harm}
+
+async def main():
+    asking = asyncio.create_task(delivery.find_addresses(1, delivery.read_target("https://lms.example.org/", "")))
+    await asyncio.sleep(0.2)
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    print("asked", flush=True)
+
+asyncio.run(main())
+"""
+IN_THE_LOOP = """
+async def look_up(_, host, port):
+    return await asyncio.get_running_loop().getaddrinfo(host, port)
+delivery.look_up = look_up
+"""
+
+
+@pytest.mark.parametrize(("harm", "ends"), [("", True), (IN_THE_LOOP, False)], ids=["apart", "control"])
+def test_process_ends_though_a_name_hangs(harm: str, *, ends: bool) -> None:
+    started = processes.start([], program=HANGS.format(harm=harm))
+    try:
+        if ends:
+            assert started.wait(LONGEST_S) == 0
+        else:
+            with pytest.raises(subprocess.TimeoutExpired):
+                started.wait(3.0)
+    finally:
+        kill(started)
+
+
 # What is told
 
 
@@ -481,6 +626,7 @@ TRICKS = [
     "https://127。0。0。1:{port}/", "https://local.test%00.public.test/", "https://local.test\t:{port}/",
     " https://local.test:{port}/", "https://local.test:{port}/\r\nX: y", "https://local.test:99999/",
     "https://local.test:{port}:443/", "https://[::1/", "https://a..b/", "https://" + "a" * 70 + "/",
+    "https://public.test:0/", "https://8.8.8.010/", "https://example.0x1/", "https://example.1./",
 ]  # fmt: skip
 NAMES = {
     "local.test": ["127.0.0.1"],
@@ -572,8 +718,8 @@ async def test_call_goes_to_the_address_that_was_checked(monkeypatch: pytest.Mon
     if not pinned:
         find = webhook_delivery.find_addresses
 
-        async def by_name(target: webhook_delivery.Target) -> list[str]:
-            await find(target)
+        async def by_name(tenant_id: int, target: webhook_delivery.Target) -> list[str]:
+            await find(tenant_id, target)
             return [target.host]
 
         monkeypatch.setattr(webhook_delivery, "find_addresses", by_name)

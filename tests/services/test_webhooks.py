@@ -402,7 +402,7 @@ async def test_webhook_can_be_removed_while_events_are_written_for_it(
     """The control does not hold on to the webhook: then it goes, and the answers cannot be stored."""
     await database.write(prepare)
     webhook_id = (await database.write(create_webhook, 1, URL, EVENTS, None, AT))["id"]
-    removal: list[asyncio.Task[None]] = []
+    removal: list[asyncio.Task[bool]] = []
     find = rows_of.find_listeners
 
     def meanwhile(db: Connection, tenant_id: int, course_id: str) -> list[Listener]:

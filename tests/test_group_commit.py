@@ -375,6 +375,67 @@ async def test_learner_who_stays_locked_gives_unavailable_and_no_internal_error(
     outcomes(await door.submit([answer(1)]))
 
 
+@pytest.mark.parametrize("engine_name", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("splits", [True, False])
+async def test_locked_learner_is_nobody_elses_failure(
+    database_url: str, database: Database, monkeypatch: pytest.MonkeyPatch, *, splits: bool
+) -> None:
+    """Neither another tenant's nor another learner's of the course. The control fails the group as a whole."""
+    if not splits:
+        monkeypatch.setattr(group_commit, "is_locked", lambda _: False)
+    await begin(database)
+    await database.write(create_key, "other", ["admin"], 1)
+    await database.write(upsert, 2, COURSE, CATALOGUE, 1)
+    door = GroupCommit(database, 1000)
+    outcomes(await door.submit([answer(0)]))
+    locked, done = threading.Event(), threading.Event()
+
+    def hold(db: Connection) -> None:
+        find_learners(db, 1, COURSE, ["ann"], lock=True)
+        locked.set()
+        assert done.wait(30)
+
+    async def elsewhere() -> None:
+        async with opened(database_url) as other:
+            await other.write(hold)
+
+    holder = asyncio.create_task(asyncio.to_thread(asyncio.run, elsewhere()))
+    await asyncio.to_thread(locked.wait, 10)
+    try:
+        for round_number in (1, 2):
+            [hot, beside, far] = await asyncio.gather(
+                door.submit([answer(10 * round_number)]),
+                door.submit([answer(10 * round_number + 1, "bob")]),
+                door.submit([replace(answer(10 * round_number + 2, "eve"), tenant_id=2)]),
+            )
+            assert isinstance(hot[0], Unavailable)
+            assert [isinstance(other[0], RecordedResponse) for other in (beside, far)] == [splits, splits]
+    finally:
+        done.set()
+        await holder
+    outcomes(await door.submit([answer(40)]))
+    await door.close()
+    assert await find_differences(database) == []
+
+
+async def test_answers_that_are_recorded_apart_count_as_waiting_and_are_stored_before_it_closes(
+    database: Database,
+) -> None:
+    counting = Counting(await begin(database))
+    door = GroupCommit(counting, 10)
+    door._locked[1, COURSE, "ann"] = asyncio.get_running_loop().time() + 60
+    counting.free.clear()
+    apart = asyncio.create_task(door.submit([answer(n) for n in range(8)]))
+    await counting.begun.wait()
+    with pytest.raises(Overloaded):
+        await door.submit([answer(n) for n in range(8, 12)])
+    beside = asyncio.create_task(door.submit([answer(20, "bob")]))
+    counting.free.set()
+    await door.close()
+    assert len(await database.read(stored_ids)) == 9
+    outcomes([*await apart, *await beside])
+
+
 # Of known learners: lock them, read the course, look for repetitions, insert answers and recommendations, save.
 STATEMENTS = 6
 

@@ -61,7 +61,8 @@ RANDOM = SystemRandom()
 RETRIED_STATES = frozenset({"40001", "40P01", "23505"})
 # No connection, no such database or user, in the way after all attempts, short of resources, a row that stays locked,
 # stopped by a timeout or an operator.
-UNAVAILABLE_STATES = ("08", "28", "3D000", "40", "53", "55P03", "57", "25P03")
+LOCK_NOT_AVAILABLE = "55P03"
+UNAVAILABLE_STATES = ("08", "28", "3D000", "40", "53", LOCK_NOT_AVAILABLE, "57", "25P03")
 
 # Why a database cannot be used, for who runs it; replies to callers say less. By the states of PostgreSQL, by the codes
 # of SQLite, and by the errors on the way to a server.
@@ -374,6 +375,11 @@ class PostgresDatabase:
 def _sqlstate(error: Exception) -> str:
     """PostgreSQL's code of an error; empty if it is not one of PostgreSQL's."""
     return getattr(getattr(error, "orig", None) or error, "sqlstate", None) or ""
+
+
+def is_locked(error: Unavailable) -> bool:
+    """Whether the database was not available because another transaction held a row for too long."""
+    return isinstance(error.__cause__, DBAPIError) and _sqlstate(error.__cause__) == LOCK_NOT_AVAILABLE
 
 
 def is_unavailable(error: Exception) -> bool:

@@ -5,7 +5,7 @@
     ├── Unauthenticated, Forbidden
     ├── NotFound             absent, or another tenant's
     ├── Conflict             true, but not with what is stored
-    ├── TooSlow, TooLarge, UnsupportedMediaType, NotAcceptable, MethodNotAllowed
+    ├── TooSlow, TooLarge, HeaderTooLarge, UnsupportedMediaType, NotAcceptable, MethodNotAllowed
     ├── Invalid              well-formed, but not acceptable
     ├── RateLimited          too often
     ├── Unavailable          try again later
@@ -163,6 +163,11 @@ class TooSlow(ProximaError):
 class TooLarge(ProximaError):
     code = "too_large"
     title = "The body is too large"
+
+
+class HeaderTooLarge(ProximaError):
+    code = "header_too_large"
+    title = "The header of the request is too large"
 
 
 class UnsupportedMediaType(ProximaError):

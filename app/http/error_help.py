@@ -33,6 +33,7 @@ ADVICE = {
     ),
     "nothing_to_calibrate": "Collect or import more answers, then calibrate.",
     "too_slow": "Send the same request again, as fast as the connection allows, or send less at once.",
+    "header_too_large": "Send a shorter address, and fewer or shorter header fields.",
     "too_large": "Send less at once: split the batch.",
     "unsupported_media_type": "Send uncompressed JSON with the header Content-Type: application/json.",
     "not_acceptable": "Ask in the Accept header for a form that the address offers, or leave the header out.",

@@ -1,12 +1,15 @@
-"""The HTTP server: uvicorn, with deadlines for slow clients and a graceful stop.
+"""The HTTP server: uvicorn, with deadlines for slow clients, limits of heads, and a graceful stop.
 
-uvicorn by itself waits for ever for the head of a request and for a client to receive its reply. A proxy in front can
-protect it; this module protects a server without one. The time a body may take is bounded in `app.http.admission`.
+uvicorn by itself waits for ever for the head of a request and for a client to receive its reply, and keeps a head of
+any length. A proxy in front can protect it; this module protects a server without one. The time a body may take is
+bounded in `app.http.admission`.
 """
 
 import asyncio
+import json
 import logging
 import os
+import secrets
 import signal
 import socket
 import struct
@@ -19,12 +22,16 @@ from dataclasses import dataclass
 from functools import cache, partial
 from multiprocessing import parent_process
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
 
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.supervisors import Multiprocess
+
+from app.core.errors import HeaderTooLarge
+from app.core.telemetry import REQUESTS, UNMATCHED
+from app.http.problems import MEDIA_TYPE, problem_body
 
 if sys.platform != "win32":
     import resource
@@ -32,6 +39,14 @@ if sys.platform != "win32":
 MOST_CONNECTIONS = 8192
 BACKLOG = 2048
 PARENT_LOOK_S = 1.0
+# The head of a request: its bytes, its fields, and the bytes of all heads of a process that are not complete, from
+# which on only those go on that are no longer than heads usually are.
+MOST_HEAD_BYTES, MOST_FIELDS = 1 << 15, 100
+MOST_UNFINISHED_BYTES, USUAL_HEAD_BYTES = 1 << 23, 1 << 12
+UNREADABLE, TOO_LARGE = (REQUESTS.labels("other", UNMATCHED, status) for status in (400, 431))
+# What a client sends is no event of ours: it is counted, and our own errors are logged.
+CLIENTS_LOG = logging.getLogger("uvicorn.error.clients")
+CLIENTS_LOG.setLevel(logging.ERROR)
 
 
 @dataclass(frozen=True)
@@ -54,11 +69,22 @@ class Deadlines:
 
 
 class _DeadlineProtocol(HttpToolsProtocol):
-    """A connection that ends when its client is too slow: with the head of a request, or in taking a reply."""
+    """A connection that ends when its client is too slow, with the head of a request or in taking a reply.
+
+    Or when it sends a head that is too large: complete or not, and fields after a body alike.
+    """
+
+    # Of all connections of this process: bytes that led to nothing complete yet.
+    unfinished_bytes: ClassVar[int] = 0
 
     def __init__(self, deadlines: Deadlines, **given: Any) -> None:
         super().__init__(**given)
+        self.logger = CLIENTS_LOG
         self.deadlines = deadlines
+        # Bytes since something was complete; size and fields of the head; whether it was refused.
+        self._unfinished = self._counted = 0
+        self._head_bytes = self._fields = 0
+        self._refused = False
         # The timers that run: no whole head yet, and a reply that is not received.
         self._head: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
@@ -71,16 +97,77 @@ class _DeadlineProtocol(HttpToolsProtocol):
             self._head = self.loop.call_later(self.deadlines.head_s, self._give_up)
 
     def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
+        self._unfinished += len(data)
         super().data_received(data)
+        self._count_unfinished(self._unfinished)
+        crowded = _DeadlineProtocol.unfinished_bytes > MOST_UNFINISHED_BYTES
+        self._refused |= self._unfinished > (USUAL_HEAD_BYTES if crowded else MOST_HEAD_BYTES)
+        if self._refused:
+            self._refuse_head()
+            return
         # This was not a whole head. uvicorn has just stopped the timer of an idle connection, so another one must run.
         if self._head is None and self._is_between_requests():
             self._head = self.loop.call_later(self.deadlines.head_s, self._give_up)
 
+    def on_message_begin(self) -> None:
+        self._head_bytes = self._fields = 0
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        if self._has_room(len(url)):
+            super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._fields += 1
+        if self._has_room(len(name) + len(value)):
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
+        self._unfinished = 0
         if self._head is not None:
             self._head.cancel()
             self._head = None
-        super().on_headers_complete()
+        if not self._refused:
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._unfinished = 0
+        if not self._refused:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._unfinished = 0
+        if not self._refused:
+            super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        UNREADABLE.inc()
+        super().send_400_response(msg)
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Say nothing: the request is answered as if it had asked for no upgrade."""
+
+    def _has_room(self, size: int) -> bool:
+        """Count a part of a head; return whether it may be kept."""
+        self._head_bytes += size
+        self._refused |= self._head_bytes > MOST_HEAD_BYTES or self._fields > MOST_FIELDS
+        return not self._refused
+
+    def _count_unfinished(self, size: int) -> None:
+        """Count what this connection has sent without completing anything."""
+        _DeadlineProtocol.unfinished_bytes += size - self._counted
+        self._counted = size
+
+    def _refuse_head(self) -> None:
+        """Reply that the head is too large, unless a reply is under way, and close."""
+        if self.transport.is_closing():
+            return
+        TOO_LARGE.inc()
+        if self._is_between_requests():
+            self.transport.write(_head_refusal())
+        self.transport.close()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -95,6 +182,7 @@ class _DeadlineProtocol(HttpToolsProtocol):
         for clock in (self._head, self._unread):
             if clock is not None:
                 clock.cancel()
+        self._count_unfinished(0)
         super().connection_lost(exc)
 
     def timeout_keep_alive_handler(self) -> None:
@@ -118,6 +206,22 @@ class _DeadlineProtocol(HttpToolsProtocol):
             self.transport.abort()
         else:
             self.transport.close()
+
+
+def _head_refusal() -> bytes:
+    """Return the reply to a head that is too large."""
+    request_id = secrets.token_hex(16)
+    limits = f"the address and the header fields may have {MOST_HEAD_BYTES} bytes and {MOST_FIELDS} fields; send less"
+    body = json.dumps(problem_body(HeaderTooLarge(limits), request_id)).encode()
+    head = (
+        "HTTP/1.1 431 Request Header Fields Too Large",
+        f"content-type: {MEDIA_TYPE}",
+        f"content-length: {len(body)}",
+        "connection: close",
+        "x-content-type-options: nosniff",
+        f"x-request-id: {request_id}",
+    )
+    return "\r\n".join([*head, "", ""]).encode() + body
 
 
 @cache

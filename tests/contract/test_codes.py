@@ -89,6 +89,7 @@ ELSEWHERE = {
     "invalid_setting": "the command line only",
     "stopping": "a process that stops, in tests/edge/test_stopping.py",
     "unknown_section": "it is told as 1EdTech tells it, in tests/ims_cat/test_routes.py",
+    "header_too_large": "a connection of its own, in tests/edge/test_heads.py",
     "too_slow": "a slow sender, in tests/edge/test_slow_clients.py",
 }
 

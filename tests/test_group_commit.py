@@ -18,11 +18,13 @@ from app.core.errors import Overloaded, ProximaError, Unavailable
 from app.group_commit import MAX_GROUP, GroupCommit
 from app.models import Response
 from app.queries.learners import find_learners
+from app.services import responses
 from app.services.catalogue import upsert
 from app.services.course_model import read_course_model
 from app.services.keys import create_key
 from app.services.replay import rebuild
 from app.services.responses import NewResponse, RecordedResponse, late, read, record
+from app.services.responses.decide import make_decision
 from tests.client import CATALOGUE, COURSE, find_differences, make_response, opened
 
 pytestmark = pytest.mark.anyio
@@ -373,6 +375,27 @@ async def test_learner_who_stays_locked_gives_unavailable_and_no_internal_error(
     await holder
     assert isinstance(result, Unavailable)
     outcomes(await door.submit([answer(1)]))
+
+
+@pytest.mark.parametrize(("fewest", "ticks"), [(1, True), (1000, False)], ids=["beside", "control"])
+@pytest.mark.parametrize("engine_name", ["postgresql"], indirect=True)
+async def test_deciding_on_many_answers_leaves_the_event_loop_free(
+    database: Database, monkeypatch: pytest.MonkeyPatch, fewest: int, *, ticks: bool
+) -> None:
+    """The control decides on the loop, which then has no moment to say that it lives."""
+    ticked = threading.Event()
+    found: list[bool] = []
+
+    def ask_the_loop(known: Any) -> Any:
+        loop.call_soon_threadsafe(ticked.set)
+        found.append(ticked.wait(10 if ticks else 0.3))
+        return make_decision(known)
+
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(responses, "FEWEST_FOR_THREAD", fewest)
+    monkeypatch.setattr(responses, "make_decision", ask_the_loop)
+    outcomes(await GroupCommit(await begin(database), 100).submit([answer(n, f"learner-{n}") for n in range(9)]))
+    assert found == [ticks]
 
 
 @pytest.mark.parametrize("engine_name", ["postgresql"], indirect=True)

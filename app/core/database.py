@@ -36,6 +36,8 @@ from sqlalchemy.exc import (
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection, QueuePool
+from sqlalchemy.util import await_only
+from sqlalchemy.util.concurrency import in_greenlet
 
 from app.core.errors import InvalidSetting, NotMigrated, Unavailable
 
@@ -217,6 +219,13 @@ def _file_identity(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
+
+
+def run_off_loop(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run what only computes, from within a transaction: in a thread, if the transaction is on the event loop."""
+    if not in_greenlet():
+        return work(*args, **kwargs)
+    return await_only(asyncio.to_thread(work, *args, **kwargs))
 
 
 async def _compute_between(computers: ThreadPoolExecutor, attempt: Callable[[], Awaitable[T]]) -> T:

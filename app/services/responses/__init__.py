@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from sqlalchemy import Connection
 
+from app.core.database import run_off_loop
 from app.core.errors import ProximaError, UnknownCourse
 from app.core.telemetry import DECIDE_SECONDS
 from app.services.responses.decide import make_decision
@@ -23,12 +24,21 @@ from app.services.responses.read import (
     read_stored,
     triage,
 )
-from app.services.responses.types import AcceptedResponse, NewResponse, Postponed, RecordedResponse
+from app.services.responses.types import (
+    AcceptedResponse,
+    Decision,
+    Known,
+    NewResponse,
+    Postponed,
+    RecordedResponse,
+)
 from app.services.responses.write import write_decision
 
 __all__ = ["NewResponse", "Postponed", "RecordResult", "RecordedResponse", "record"]
 
 RecordResult = RecordedResponse | ProximaError
+# What follows from so many or more is computed beside the event loop.
+FEWEST_FOR_THREAD = 8
 
 
 def record(db: Connection, responses: Sequence[NewResponse]) -> list[RecordResult]:
@@ -73,11 +83,18 @@ def _record_new(db: Connection, stored: Stored, responses: Sequence[AcceptedResp
     affordable = count_affordable(known.learners, known.histories, responses)
     if affordable < len(responses):
         known = read_known(db, stored, responses[:affordable])
+    # A lone response in order takes less than the way to a thread and back is worth.
+    many = affordable >= FEWEST_FOR_THREAD or known.histories
     with DECIDE_SECONDS.time():
-        decision = make_decision(known)
-        outcomes = build_outcomes(decision)
+        decision, outcomes = run_off_loop(_decide, known) if many else _decide(known)
     write_decision(db, decision, outcomes, known.states.total_responses)
     return outcomes
+
+
+def _decide(known: Known) -> tuple[Decision, dict[str, bytes]]:
+    """The decision on new responses, and their outcomes."""
+    decision = make_decision(known)
+    return decision, build_outcomes(decision)
 
 
 def _to_result(verdict: Verdict, new: Mapping[str, AcceptedResponse], outcomes: Mapping[str, bytes]) -> RecordResult:

@@ -51,13 +51,17 @@ class GroupCommit:
         loop = asyncio.get_running_loop()
         futures: list[asyncio.Future[RecordResult]] = [loop.create_future() for _ in responses]
         self._pending.extend(zip(responses, futures, strict=True))
-        if self._worker is None:
-            self._worker = loop.create_task(self._work())
+        self._wake()
         try:
             return [await future for future in futures]
         finally:
             for future in futures:
                 future.cancel()
+
+    def _wake(self) -> None:
+        """Have what is pending recorded."""
+        if self._worker is None and self._pending:
+            self._worker = asyncio.get_running_loop().create_task(self._work())
 
     async def close(self) -> None:
         """Wait until every accepted answer is recorded."""
@@ -129,6 +133,8 @@ class GroupCommit:
             else:
                 _resolve_future(pending[1], result)
         self._pending.extendleft(reversed(postponed))
+        # What was recorded apart may have outlived the groups.
+        self._wake()
 
 
 def _course_of(response: NewResponse) -> PartKey:

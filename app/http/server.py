@@ -166,7 +166,7 @@ class _DeadlineProtocol(HttpToolsProtocol):
             return
         TOO_LARGE.inc()
         if self._is_between_requests():
-            self.transport.write(_head_refusal())
+            self.transport.write(_head_refusal(*self.transport.get_extra_info("sockname")[:2]))
         self.transport.close()
 
     def pause_writing(self) -> None:
@@ -208,11 +208,12 @@ class _DeadlineProtocol(HttpToolsProtocol):
             self.transport.close()
 
 
-def _head_refusal() -> bytes:
-    """Return the reply to a head that is too large."""
+def _head_refusal(host: str, port: int) -> bytes:
+    """Return the reply to a head that is too large; what it says of our address is not read."""
+    address = f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
     request_id = secrets.token_hex(16)
     limits = f"the address and the header fields may have {MOST_HEAD_BYTES} bytes and {MOST_FIELDS} fields; send less"
-    body = json.dumps(problem_body(HeaderTooLarge(limits), request_id)).encode()
+    body = json.dumps(problem_body(HeaderTooLarge(limits), request_id, address)).encode()
     head = (
         "HTTP/1.1 431 Request Header Fields Too Large",
         f"content-type: {MEDIA_TYPE}",

@@ -13,6 +13,9 @@ from app.queries import catalogue as rows
 from app.queries.responses import keep_max_scores
 
 # What of an item decides what an answer says about its learner.
+# What one course may hold; the last are pairs of a skill and one that it builds on.
+MOST_SKILLS, MOST_ITEMS, MOST_FOUNDATIONS = 10_000, 200_000, 1_000_000
+
 MEASUREMENT_FIELDS = ("skills", "max_score", "parameters", "choices", "reviewed")
 
 
@@ -123,6 +126,7 @@ def apply_change(catalogue: Catalogue, body: Mapping[str, Any]) -> _CatalogueDif
         _put_item(catalogue, item, difference)
     _check_references(catalogue, body)
     _check_acyclic(catalogue)
+    _check_size(catalogue)
     return difference
 
 
@@ -195,6 +199,34 @@ def _check_acyclic(catalogue: Catalogue) -> None:
         cycle = list(reversed(error.args[1]))
         path = " → ".join(cycle)
         raise PrerequisiteCycle(f"these prerequisites form a cycle: {path}; remove one of them") from error
+
+
+def _check_size(catalogue: Catalogue) -> None:
+    """Raise `Invalid` if the course would have more skills, items or chains of prerequisites than can be served.
+
+    What is kept of a chain of n skills grows with n²: each skill knows all that it builds on.
+    """
+    for name, count, most in (
+        ("skills", len(catalogue.skills), MOST_SKILLS),
+        ("items", len(catalogue.items), MOST_ITEMS),
+        ("skills", _count_foundations(catalogue), MOST_FOUNDATIONS),
+    ):
+        if count > most:
+            what = name if most != MOST_FOUNDATIONS else "pairs of a skill and one that it builds on, directly or not"
+            fault = Fault(f"/{name}", f"{count:,} {what} in the whole course; at most {most:,}")
+            raise Invalid(f"the course would have {count:,} {what}; at most {most:,} fit, so divide it", [fault])
+
+
+def _count_foundations(catalogue: Catalogue) -> int:
+    """Count the pairs of a skill and one that it builds on, directly or not; the prerequisites have no cycle."""
+    graph = {skill_id: skill["prerequisites"] for skill_id, skill in catalogue.skills.items()}
+    bits, foundations = {skill_id: 1 << number for number, skill_id in enumerate(graph)}, dict[str, int]()
+    for skill_id in TopologicalSorter(graph).static_order():
+        below = 0
+        for prerequisite in graph[skill_id]:
+            below |= foundations[prerequisite] | bits[prerequisite]
+        foundations[skill_id] = below
+    return sum(below.bit_count() for below in foundations.values())
 
 
 def page_of_skills(

@@ -326,6 +326,36 @@ async def test_scores_are_freed_of_what_arithmetic_leaves(client: httpx.AsyncCli
     assert await find_differences(database_of(client)) == []
 
 
+@pytest.mark.parametrize(
+    ("limit", "what"),
+    [("MOST_SKILLS", "skills"), ("MOST_ITEMS", "items"), ("MOST_FOUNDATIONS", "pairs of a skill and one")],
+)
+async def test_catalogue_that_is_too_large_for_a_course_is_refused_with_the_number_that_fits(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, limit: str, what: str
+) -> None:
+    before = await everything(client)
+
+    def foundations(skill: str) -> set[str]:
+        direct = before.skills[skill]["prerequisites"]
+        return set(direct).union(*map(foundations, direct))
+
+    pairs = sum(len(foundations(skill)) for skill in before.skills)
+    have = {"MOST_SKILLS": len(before.skills), "MOST_ITEMS": len(before.items), "MOST_FOUNDATIONS": pairs}[limit]
+    # Three skills in a row are three pairs.
+    chain = [{"id": f"new-{n}", "prerequisites": [f"new-{n - 1}"] if n else []} for n in range(3)]
+    more = {"skills": chain, "items": [{"id": f"new-{n}", "skills": []} for n in range(3)]}
+    monkeypatch.setattr(catalogue_service, limit, have + 2)
+    reply = await put(client, **more)
+    assert (reply.status_code, reply.json()["code"]) == (422, "invalid")
+    [error] = reply.json()["errors"]
+    assert error["pointer"] == ("/items" if limit == "MOST_ITEMS" else "/skills")
+    assert error["detail"].startswith(f"{have + 3} {what}")
+    assert error["detail"].endswith(f"at most {have + 2}")
+    assert await everything(client) == before
+    monkeypatch.setattr(catalogue_service, limit, have + 3)
+    assert (await put(client, **more)).status_code == 200
+
+
 async def test_number_of_choices_is_the_guessing_of_an_item_without_parameters(client: httpx.AsyncClient) -> None:
     known = {"model": "3PL", "a": 1, "b": 0, "c": 0.2}
     given: list[dict[str, Any]] = [

@@ -25,6 +25,8 @@ from app.adaptive.tracing.filter import logits_by_knowledge, measure_of_learning
 from app.adaptive.tracing.likelihood import expected_score
 from app.adaptive.tracing.mastery import LEAST_RESPONSES
 
+# Their passage times take a second or so.
+LARGEST_GOAL = 1000
 LONGEST = 200
 STEPS = 72
 EDGE = 9.0
@@ -47,12 +49,13 @@ class _GoalForecast:
 def forecast(parameters: Parameters, states: States, goal: Integers, target: float) -> _GoalForecast | None:
     """Return the exercises left for one learner (the row of `states`) until each skill of `goal` has mastery `target`.
 
-    None if the goal cannot be reached: the engine's rates end below the target, or a skill has no item.
+    None if the goal cannot be reached, as the engine's rates end below the target or a skill has no item, or if more
+    than `LARGEST_GOAL` skills are left.
     """
     lacking, unsecured = _missing_skills(parameters, states, goal, target)
     needed_skills = lacking | unsecured
     skills = np.flatnonzero(needed_skills)
-    if (parameters.item_counts[skills] == 0).any():
+    if skills.size > LARGEST_GOAL or (parameters.item_counts[skills] == 0).any():
         return None
     if not skills.size:
         return _GoalForecast(0.0, 0.0, 0.0)

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.adaptive.parameters import Parameters
+from app.adaptive.practice import forecast as forecasts
 from app.adaptive.practice.forecast import forecast, passage_times, secured_lines
 from app.adaptive.practice.skills import goal_skills, judge_skills
 from app.adaptive.tracing.filter import initial_states, predict_score, update_states
@@ -129,3 +130,12 @@ def test_forecast_is_finite_and_grows_with_the_goal(seed: int) -> None:
     assert less.mean <= some.mean + 1e-9
     assert lower is not None
     assert lower.mean <= some.mean + 1e-9
+
+
+def test_forecast_of_more_skills_than_it_can_count_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    parameters = course(tree([[]] * 3), make_items([[0], [1], [2]]))
+    states, goal = initial_states(parameters, 1), np.arange(3)
+    assert forecast(parameters, states, goal, 0.9) is not None
+    monkeypatch.setattr(forecasts, "LARGEST_GOAL", 2)
+    assert forecast(parameters, states, goal, 0.9) is None
+    assert forecast(parameters, states, goal[:2], 0.9) is not None

@@ -86,16 +86,26 @@ class GroupCommit:
 
     def _record_apart(self, parts: Sequence[Sequence[PendingResponse]]) -> None:
         """Record parts of a group beside the next groups, as one of them may wait for a lock."""
+        locked: list[PartKey] = []
         for part in parts:
             self._apart_count += len(part)
-            task = asyncio.create_task(self._record_when_free(part))
+            task = asyncio.create_task(self._record_when_free(part, locked))
             self._apart.add(task)
             task.add_done_callback(self._apart.discard)
 
-    async def _record_when_free(self, part: Sequence[PendingResponse]) -> None:
+    async def _record_when_free(self, part: Sequence[PendingResponse], locked: list[PartKey]) -> None:
+        """Record a part when there is room; `locked` are the learners of the same group who were found locked.
+
+        If all that could be tried at once were, so is more than a learner: the others are not kept waiting for it.
+        """
         try:
             async with self._apart_room:
+                if len(locked) >= MOST_APART:
+                    for _, future in part:
+                        _resolve_future(future, Unavailable("the database is locked; send this again"))
+                    return
                 await self._record(part)
+                locked += {_learner_of(response) for response, _ in part} & self._locked.keys()
         finally:
             self._apart_count -= len(part)
 

@@ -3,6 +3,7 @@
 import base64
 import gzip
 import json
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import unquote
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from app.core.ids import ID_PATTERN
 from tests.client import client_of, make_key, served
 from tests.contract.course import CATALOGUE, COURSE, fill
 from tests.contract.replies import check_headers, check_problem
@@ -217,6 +219,9 @@ async def test_id_of_a_new_learner_is_used_unchanged_or_refused(client: httpx.As
             check_problem(reply, 422, "invalid", (method, id_))
         for id_ in GOOD_IDS:
             reply = await client.request(method, f"{AT}/learners/{id_}/recommendations")
+            if method == "POST" and not re.fullmatch(ID_PATTERN, unquote(id_)):
+                check_problem(reply, 422, "invalid", (method, id_))
+                continue
             assert reply.status_code == status, (method, id_, reply.text)
             known = await client.get(f"{AT}/learners/{id_}/mastery")
             assert known.status_code == (200 if method == "POST" else 404), (method, id_)

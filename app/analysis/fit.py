@@ -52,6 +52,11 @@ class _ItemFit:
     reliability: float
     screening: Screening
 
+    @property
+    def calibrated(self) -> Booleans:
+        """(I,): which items can be relied on: calibrated, and not suspected of measuring something else."""
+        return self.calibration.calibrated & ~self.screening.items.suspect
+
 
 @dataclass(frozen=True)
 class _SkillFit:
@@ -189,7 +194,7 @@ def items_table(fit: _ItemFit) -> str:
     ]
     responses = np.bincount(fit.responses.items, minlength=result.item_bank.count)
     rows = [
-        [name, f"{responses[item]:,}", *_item_cells(result, item), "yes" if result.calibrated[item] else "no"]
+        [name, f"{responses[item]:,}", *_item_cells(result, item), "yes" if fit.calibrated[item] else "no"]
         for item, name in enumerate(sample.items)
     ]
     learners, items = _pluralise(fit.responses.learners, "learner"), _pluralise(result.item_bank.count, "item")
@@ -267,7 +272,7 @@ def items_json(fit: _ItemFit) -> dict[str, Any]:
                 "item": name,
                 "answers": int(responses[item]),
                 "categories": int(result.item_bank.max_category[item]) + 1,
-                "calibrated": bool(result.calibrated[item]),
+                "calibrated": bool(fit.calibrated[item]),
                 **_item_estimates(result.item_bank, item),
                 "standard_errors": _item_standard_errors(result.standard_errors, item),
                 "item_rest": fit.screening.items.describe(item),
@@ -293,7 +298,7 @@ def build_catalogue(fit: _ItemFit) -> dict[str, Any]:
     result, sample = fit.calibration, fit.sample
     if not result.converged:
         raise InvalidFile(f"{sample.name}: the search has not converged; no catalogue is written.")
-    if not result.calibrated.any():
+    if not fit.calibrated.any():
         raise InvalidFile(f"{sample.name}: not one item is calibrated; no catalogue is written.")
     items = [
         {
@@ -304,7 +309,7 @@ def build_catalogue(fit: _ItemFit) -> dict[str, Any]:
                 **_item_estimates(result.item_bank, item),
             },
         }
-        for item in np.flatnonzero(result.calibrated).tolist()
+        for item in np.flatnonzero(fit.calibrated).tolist()
     ]
     named = dict.fromkeys(skill for item in items for skill in item["skills"])
     return {"skills": [{"id": skill} for skill in named], "items": items}

@@ -379,6 +379,21 @@ def test_fit_writes_calibrated_items_only(lsat7: Path, tmp_path: Path) -> None:
     assert body["skills"] == [{"id": "s"}]
 
 
+def test_fit_writes_no_item_that_is_keyed_the_wrong_way_round(tmp_path: Path) -> None:
+    """A prior hides it: a stops above 0, with a small standard error."""
+    rng = np.random.default_rng(31)
+    ability, difficulty = rng.normal(size=600), rng.normal(size=10)
+    right = rng.random((600, 10)) < 1 / (1 + np.exp(-1.3 * (ability[:, None] - difficulty)))
+    right[:, 4] = ~right[:, 4]
+    path = write(tmp_path, [f"l{who},i{item},s,{int(right[who, item])}" for who in range(600) for item in range(10)])
+    target = tmp_path / "fitted.json"
+    report = fit_report(path, "2pl", "--catalogue", str(target))
+    assert [item["item"] for item in report["items"] if not item["calibrated"]] == ["i4"]
+    written = [item["id"] for item in json.loads(target.read_text())["items"]]
+    assert written == [f"i{item}" for item in range(10) if item != 4]
+    assert fit(path, "2pl", "--catalogue", str(target)).stdout.count(" yes") == 9
+
+
 def too_many_skills(lsat7: Path) -> list[str]:
     many = ";".join(f"s{skill}" for skill in range(17))
     return [row.replace(",s,", f",{many},") for row in lsat7.read_text().splitlines()[1:]]

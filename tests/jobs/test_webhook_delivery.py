@@ -501,6 +501,7 @@ def test_places_go_to_the_tenants_that_have_the_fewest() -> None:
     crowd = [(tenant, f"wh-{number}") for tenant in range(9) for number in range(100)]
     counts = Counter(tenant for tenant, _ in webhook_delivery._choose_next(crowd, [(0, "wh-x")]))
     assert sum(counts.values()) == webhook_delivery.MAX_CONCURRENT - 1
+    counts[0] += 1  # which is under way
     assert max(counts.values()) - min(counts.values()) <= 1
 
 

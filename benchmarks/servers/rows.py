@@ -103,6 +103,7 @@ def response_row(course: str, answer: Answer, learner: Mapping[str, Any], told: 
         "position": learner["position"],
         "item_id": answer.body.item,
         "score": float(answer.body.correct or 0),
+        "max_score": 1.0,
         "occurred_at": answer.received_at,
         "has_timestamp": False,
         "received_at": answer.received_at,

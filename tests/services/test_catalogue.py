@@ -14,6 +14,7 @@ from app.adaptive.parameters import Population
 from app.core.database import Database
 from app.models import Response
 from app.services import catalogue as catalogue_service
+from app.services import replay
 from app.services.calibration_codec import CalibratedValues
 from app.services.catalogue import catalogue_at, read_catalogue
 from app.services.course_model import build_items, course_model_at, read_course_model
@@ -300,13 +301,31 @@ async def test_answers_are_worth_what_they_were_out_of_the_maximum_of_their_time
     assert await find_differences(database_of(client)) == []
 
 
+def out_of_todays_maximum(course_model: Any, items: Any, scores: Any) -> Any:
+    return np.minimum(np.array([score for score, _ in scores]) / course_model.max_scores[items], 1.0)
+
+
 @pytest.mark.controls
-async def test_answers_change_their_worth_if_the_maximum_is_not_noted(
-    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("module", "name", "mutant", "earlier_program"),
+    [
+        (catalogue_service, "keep_max_scores", lambda *_: None, True),
+        (replay, "as_fractions", out_of_todays_maximum, False),
+    ],
+)
+async def test_answers_change_their_worth_if_the_maximum_of_their_time_is_not_used(
+    client: httpx.AsyncClient,
+    monkeypatch: pytest.MonkeyPatch,
+    module: Any,
+    name: str,
+    mutant: Any,
+    *,
+    earlier_program: bool,
 ) -> None:
-    monkeypatch.setattr(catalogue_service, "keep_max_scores", lambda *_: None)
+    monkeypatch.setattr(module, name, mutant)
+    law = test_answers_are_worth_what_they_were_out_of_the_maximum_of_their_time
     with pytest.raises(AssertionError):
-        await test_answers_are_worth_what_they_were_out_of_the_maximum_of_their_time(client, earlier_program=True)
+        await law(client, earlier_program=earlier_program)
 
 
 async def test_scores_are_freed_of_what_arithmetic_leaves(client: httpx.AsyncClient) -> None:

@@ -469,10 +469,6 @@ def never_stale(*_: Any) -> bool:
     return False
 
 
-def out_of_todays_maximum(course_model: CourseModel, items: Any, scores: Any) -> Any:
-    return np.minimum(np.array([score for score, _ in scores]) / course_model.max_scores[items], 1.0)
-
-
 def never_later(_bank: CourseModel, states: States, _moment: int) -> States:
     return states
 
@@ -494,7 +490,6 @@ def keep_outdated(*_: Any) -> None:
     [
         (late, "is_late", never_late),
         (replay, "is_stale", never_stale),
-        (replay, "as_fractions", out_of_todays_maximum),
         (corrections, "replay_from_checkpoints", forgive),
         (replay, "drop_checkpoints", keep_outdated),
         (mastery, "states_at", never_later),

@@ -113,7 +113,7 @@ def test_filter_is_not_changed_by_padding_and_unpractised_skills_and_items(seed:
         **{
             name: np.concatenate([getattr(items, name), getattr(extra, name)])
             for name in names
-            if name not in {"measured", "ignored"}
+            if name not in {"measured", "ignored", "undeclared"}
         }
     )
     log = random_log(parameters, seed)

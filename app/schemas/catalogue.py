@@ -4,10 +4,21 @@ from collections.abc import Hashable, Iterable, Sequence
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, Field, StringConstraints, create_model, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StringConstraints, create_model, model_validator
 
 from app.adaptive.irt.item_models import BY_CATALOGUE_NAME, ITEM_MODELS, CatalogueModel, ItemModel
-from app.schemas.common import LARGEST_SCORE, Identifier, Label, OneOf, Page, Reply, Request, Title, examples
+from app.schemas.common import (
+    LARGEST_SCORE,
+    Identifier,
+    Label,
+    OneOf,
+    Page,
+    Reply,
+    Request,
+    Title,
+    examples,
+    to_whole_number,
+)
 
 MAX_SKILLS = 16
 MAX_THRESHOLDS = 20
@@ -136,7 +147,7 @@ class ItemIn(Request):
         default=None, description="exposure parameter in adaptive tests (Sympson & Hetter); default 1"
     )
 
-    choices: Annotated[int, Field(ge=2, le=100)] | None = Field(
+    choices: Annotated[int, Field(ge=2, le=100), BeforeValidator(to_whole_number)] | None = Field(
         default=None,
         description="how many options there are, one of them right: guessing without parameters",
     )

@@ -378,7 +378,7 @@ async def test_catalogue_that_is_too_large_for_a_course_is_refused_with_the_numb
 async def test_number_of_choices_is_the_guessing_of_an_item_without_parameters(client: httpx.AsyncClient) -> None:
     known = {"model": "3PL", "a": 1, "b": 0, "c": 0.2}
     given: list[dict[str, Any]] = [
-        {"id": "c-1", "skills": ["add"], "choices": 4},
+        {"id": "c-1", "skills": ["add"], "choices": 4.0},
         {"id": "c-2", "skills": ["add"], "choices": 4, "parameters": known},
         {"id": "c-3", "skills": ["add"]},
     ]

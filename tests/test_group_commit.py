@@ -2,8 +2,9 @@
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -351,18 +352,15 @@ async def test_group_commit_mixes_no_course_models_when_the_catalogue_changes(
     assert await find_differences(database) == []
 
 
-@pytest.mark.parametrize("engine_name", ["postgresql"], indirect=True)
-async def test_learner_who_stays_locked_gives_unavailable_and_no_internal_error(
-    database_url: str, database: Database
-) -> None:
-    door = GroupCommit(await begin(database), 100)
-    outcomes(await door.submit([answer(0)]))
+@asynccontextmanager
+async def ann_locked_elsewhere(database_url: str) -> AsyncIterator[None]:
+    """Another process, as it were, holds the row of the learner."""
     locked, done = threading.Event(), threading.Event()
 
     def hold(db: Connection) -> None:
         find_learners(db, 1, COURSE, ["ann"], lock=True)
         locked.set()
-        assert done.wait(10)
+        assert done.wait(30)
 
     async def elsewhere() -> None:
         async with opened(database_url) as other:
@@ -370,9 +368,21 @@ async def test_learner_who_stays_locked_gives_unavailable_and_no_internal_error(
 
     holder = asyncio.create_task(asyncio.to_thread(asyncio.run, elsewhere()))
     await asyncio.to_thread(locked.wait, 10)
-    [result] = await door.submit([answer(1)])
-    done.set()
-    await holder
+    try:
+        yield
+    finally:
+        done.set()
+        await holder
+
+
+@pytest.mark.parametrize("engine_name", ["postgresql"], indirect=True)
+async def test_learner_who_stays_locked_gives_unavailable_and_no_internal_error(
+    database_url: str, database: Database
+) -> None:
+    door = GroupCommit(await begin(database), 100)
+    outcomes(await door.submit([answer(0)]))
+    async with ann_locked_elsewhere(database_url):
+        [result] = await door.submit([answer(1)])
     assert isinstance(result, Unavailable)
     outcomes(await door.submit([answer(1)]))
 
@@ -411,20 +421,7 @@ async def test_locked_learner_is_nobody_elses_failure(
     await database.write(upsert, 2, COURSE, CATALOGUE, 1)
     door = GroupCommit(database, 1000)
     outcomes(await door.submit([answer(0)]))
-    locked, done = threading.Event(), threading.Event()
-
-    def hold(db: Connection) -> None:
-        find_learners(db, 1, COURSE, ["ann"], lock=True)
-        locked.set()
-        assert done.wait(30)
-
-    async def elsewhere() -> None:
-        async with opened(database_url) as other:
-            await other.write(hold)
-
-    holder = asyncio.create_task(asyncio.to_thread(asyncio.run, elsewhere()))
-    await asyncio.to_thread(locked.wait, 10)
-    try:
+    async with ann_locked_elsewhere(database_url):
         for round_number in (1, 2):
             [hot, beside, far] = await asyncio.gather(
                 door.submit([answer(10 * round_number)]),
@@ -433,9 +430,6 @@ async def test_locked_learner_is_nobody_elses_failure(
             )
             assert isinstance(hot[0], Unavailable)
             assert [isinstance(other[0], RecordedResponse) for other in (beside, far)] == [splits, splits]
-    finally:
-        done.set()
-        await holder
     outcomes(await door.submit([answer(40)]))
     await door.close()
     assert await find_differences(database) == []

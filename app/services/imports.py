@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from app.adaptive.tracing.filter import initial_states
 from app.core.errors import InvalidScore
 from app.core.times import UNDATED_EPOCH_US
-from app.files.responses import Rejection, ResponseRecord, nearest_step
+from app.files.responses import ROUNDING, Rejection, ResponseRecord, nearest_step
 from app.queries.learners import LearnerRow, find_learners
 from app.queries.responses import Entry, find_import, find_responses, insert_responses
 from app.services.catalogue import Catalogue
@@ -30,8 +30,6 @@ from app.services.replay import (
 )
 from app.services.responses.late import is_late
 from app.services.responses.read import check_score
-
-SAME_FRACTION = 1e-9
 
 
 @dataclass
@@ -133,7 +131,7 @@ def _is_same(course: CourseModel, one: Entry, other: Entry) -> bool:
     fractions = as_fractions(course, items, [(entry.score or 0.0, entry.max_score) for entry in (one, other)])
     steps = int(course.parameters.items.max_category[items[0]])
     first, second = (nearest_step(fraction, steps) if steps else fraction for fraction in fractions.tolist())
-    return bool(abs(first - second) < SAME_FRACTION)
+    return bool(abs(first - second) < ROUNDING)
 
 
 def _replay_chunk(

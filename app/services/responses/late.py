@@ -77,6 +77,8 @@ def count_affordable(
     learners: Sequence[LearnerRow], histories: Mapping[str, History], responses: Sequence[AcceptedResponse]
 ) -> int:
     """How many of the responses, from the first, one transaction can take; at least up to the first late one."""
+    if not histories:
+        return len(responses)
     sizes = {learner: len(history.entries) for learner, history in histories.items()}
     replayed = 0
     for number, (_, entry, _, late) in enumerate(walk_arrivals(learners, responses)):

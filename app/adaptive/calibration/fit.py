@@ -3,8 +3,8 @@
 Four steps are repeated. Replay the log; Newton for the intercept of each item under the filter's own offsets; EM for
 P(L0), P(T), P(F) by forward and backward passes over each learner's answers on a skill (Corbett & Anderson 1995; Baum
 et al. 1970), with the filter's likelihoods as emissions; and a search for the population's variances and shifts. All
-of it is one-step-ahead likelihood with priors, so that an item or a skill with few answers keeps its prior. How often
-items are guessed of which nobody has said so is then raised, for all alike, while that predicts better.
+of it is one-step-ahead likelihood with priors, so that an item or a skill with few answers keeps its prior. Then a
+few levels are tried of how often items are guessed of which nobody has said so, one for all of them.
 
 Intercepts are cross-fitted over folds of learners: while rates and variances are fitted, no answer is predicted by an
 intercept fitted to it, else every item would look easier to predict than it is.
